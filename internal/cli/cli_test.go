@@ -170,7 +170,7 @@ func TestEnroll_StoresTheKeyForItsOwnerOnly(t *testing.T) {
 		t.Errorf("config.toml: %v, %v", info.Mode(), err)
 	}
 	if _, stderr, exit := eds(t, nil, "enroll", "--data-dir", dir, "--api-url", h.APIURL(), code); exit != 1 ||
-		!strings.Contains(stderr, "the code is unknown, or was used already") {
+		!strings.Contains(stderr, "the code is unknown or was used already") {
 		t.Errorf("a second time: exit code %d\n%s", exit, stderr)
 	}
 	out, stderr, exit := eds(t, nil, "import", "--data-dir", dir, "--url", "file://"+t.TempDir(), "--validate-only")
@@ -381,7 +381,7 @@ func TestServer_ReportsATakenPort(t *testing.T) {
 	t.Setenv("SM_APIKEY", h.APIKey(devhq.KeyOptions{ServerID: "s"})) // which the worker inherits
 	_, stderr, code := eds(t, map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")},
 		"server", "--data-dir", t.TempDir(), "--url", "file://"+t.TempDir(), "--host", "127.0.0.1", "--port", port)
-	if code != 1 || !strings.Contains(stderr, "another program has it") {
+	if code != 1 || !strings.Contains(stderr, "another program uses it") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
 }

@@ -109,7 +109,7 @@ func (s *sent) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	return nil, ctx.Err()
 }
 
-func (s *sent) Settle(_ context.Context, upTo cdc.Position) error {
+func (s *sent) Acknowledge(_ context.Context, upTo cdc.Position) error {
 	if upTo.Sequence == s.last {
 		close(s.settled)
 	}

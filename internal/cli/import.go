@@ -53,7 +53,7 @@ and --cancel ID ends it.`,
 	cmd.Flags().StringVar(&cancel, "cancel", "", "cancel the running server's import with this `id`; tables keep their rows")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		log := "import"
-		if flags.OnlyLooks() {
+		if flags.ReadOnly() {
 			log = ""
 		}
 		s, err := begin(p, common, log)
@@ -61,7 +61,7 @@ and --cancel ID ends it.`,
 			return err
 		}
 		defer s.close()
-		s.looks = flags.OnlyLooks()
+		s.looks = flags.ReadOnly()
 		o, err := flags.Resolve(s.common, config.Lookup(p.Lookup), s.file)
 		if err != nil {
 			return usage(err)

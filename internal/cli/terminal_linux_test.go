@@ -129,7 +129,7 @@ func TestServer_PromptsForTheCode(t *testing.T) {
 	// The worker's log is for the same terminal.
 	p.sees("eds is starting", 1)
 	p.signals <- os.Interrupt
-	if exit := <-p.code; exit != 0 || !strings.Contains(p.screen(), "That did not work: the code is unknown, or was used already") ||
+	if exit := <-p.code; exit != 0 || !strings.Contains(p.screen(), "That did not work: the code is unknown or was used already") ||
 		strings.Contains(p.screen(), `{"time"`) {
 		t.Errorf("exit code %d\n%s", exit, p.screen())
 	}

@@ -212,7 +212,7 @@ func TestUpgrade_IsRefusedWithItsReason(t *testing.T) {
 	}{
 		"takes one version":                       {3, []string{"upgrade", "1.0.0", "2.0.0"}},
 		"take no version":                         {3, []string{"upgrade", "1.0.0", "--accept"}},
-		"--rollback: it can't be done":            {3, []string{"upgrade", "--rollback", "--accept"}},
+		"--rollback: it cannot be combined":       {3, []string{"upgrade", "--rollback", "--accept"}},
 		"want one like 1.2.3":                     {3, []string{"upgrade", "latest"}},
 		"pass --allow-downgrade":                  {3, []string{"upgrade", "0.0.0-a"}},
 		"there is no such release: version 9.0.1": {1, []string{"upgrade", "9.0.1"}},

@@ -1,7 +1,6 @@
-// Package config turns flags, environment and config.toml into one immutable
-// value a command. Where a value may come from several of them, a flag beats the
-// environment and the environment beats the file. The package reads neither the
-// command line nor the environment itself: both are handed in.
+// Package config resolves flags, environment and config.toml into one immutable value per
+// command. A flag takes precedence over the environment, and the environment over the file.
+// Callers pass in the command line and the environment.
 package config
 
 import (
@@ -18,12 +17,11 @@ import (
 	"unicode"
 )
 
-// Lookup finds the value of an environment variable, as os.LookupEnv does.
+// Lookup returns the value of an environment variable, like os.LookupEnv.
 type Lookup func(name string) (string, bool)
 
-// UsageError says that the command line, or the environment in its place, asks
-// for something that can't be. The program ends with the exit code for wrong
-// usage.
+// UsageError reports an invalid value on the command line or in the environment. The program
+// exits with the code for wrong usage.
 type UsageError struct {
 	Name string // as the user wrote it: "--port", "PORT"
 	Err  error
@@ -32,17 +30,17 @@ type UsageError struct {
 func (e *UsageError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *UsageError) Unwrap() error { return e.Err }
 
-// UpdateStrategy says when a row is written.
+// UpdateStrategy decides when a row is written.
 type UpdateStrategy string
 
 const (
 	// Standard writes rows in the order of the stream.
 	Standard UpdateStrategy = "standard"
-	// After writes a whole row only where it is newer than what is there.
+	// After writes a whole row only if it is newer than the present one.
 	After UpdateStrategy = "after"
 )
 
-// ParseUpdateStrategy reads a strategy; "" is Standard.
+// ParseUpdateStrategy parses a strategy; "" is Standard.
 func ParseUpdateStrategy(text string) (UpdateStrategy, error) {
 	switch s := UpdateStrategy(strings.ToLower(strings.TrimSpace(text))); s {
 	case "", Standard:
@@ -53,16 +51,16 @@ func ParseUpdateStrategy(text string) (UpdateStrategy, error) {
 	return "", fmt.Errorf("the update strategy must be %q or %q", Standard, After)
 }
 
-// Heal says which tables a server imports by itself when they are missing or incomplete.
+// Heal decides which missing or incomplete tables a server imports by itself.
 type Heal string
 
 const (
-	HealTables Heal = "tables" // as long as not every table is
-	HealAll    Heal = "all"    // any
-	HealOff    Heal = "off"    // none
+	HealTables Heal = "tables" // unless all tables are lost
+	HealAll    Heal = "all"    // always
+	HealOff    Heal = "off"    // never
 )
 
-// ParseHeal reads a Heal; "" is HealTables.
+// ParseHeal parses a Heal; "" is HealTables.
 func ParseHeal(text string) (Heal, error) {
 	switch h := Heal(strings.ToLower(strings.TrimSpace(text))); h {
 	case "":
@@ -73,7 +71,7 @@ func ParseHeal(text string) (Heal, error) {
 	return "", fmt.Errorf("want %q, %q or %q", HealTables, HealAll, HealOff)
 }
 
-// Common is what every command has. Treat it as immutable.
+// Common is the configuration of every command. Treat it as immutable.
 type Common struct {
 	DataDir   string // absolute
 	Verbose   bool
@@ -81,14 +79,14 @@ type Common struct {
 	Timestamp bool
 	LogLabel  string
 	LogFormat LogFormat
-	// CPUProfile is the file that a profile of the whole run is written to, "" for none.
+	// CPUProfile is the file for a CPU profile of the whole run; "": none.
 	CPUProfile string
 }
 
 // ConfigFile returns the path of the configuration file.
 func (c Common) ConfigFile() string { return filepath.Join(c.DataDir, FileName) }
 
-// LogFormat is how log records look.
+// LogFormat is the format of log records.
 type LogFormat string
 
 const (
@@ -97,12 +95,12 @@ const (
 	JSONFormat LogFormat = "json"
 )
 
-// HQ is what a command needs that calls HQ. Treat it as immutable.
+// HQ is the configuration of commands that call HQ. Treat it as immutable.
 type HQ struct {
 	APIKey Secret
-	APIURL string // "" where the key says it
-	// RequireTLS: true refuses HQ's API and NATS without TLS; false refuses only hosts
-	// that have used it before; nil also the hosts that are HQ's by default.
+	APIURL string // "": from the key
+	// RequireTLS true refuses HQ's API and NATS without TLS; false refuses only hosts that
+	// have used TLS before; nil also HQ's default hosts.
 	RequireTLS *bool
 }
 
@@ -111,15 +109,15 @@ type Server struct {
 	Common
 	HQ
 	URL             Secret // of the destination; empty until HQ configures one
-	URLGiven        bool   // by the flag, which the next start finds again
+	URLGiven        bool   // by the flag, which overrides the file again at the next start
 	UpdateStrategy  UpdateStrategy
-	SchemaValidator string // a directory; "" for none
+	SchemaValidator string // a directory; "": none
 
-	Host string // "" for all interfaces
-	Port int    // 0 for any free one
+	Host string // "": all interfaces
+	Port int    // 0: any free port
 
-	Servers        []string // of NATS; nil for the default
-	ServerID       string   // "" where the credential tells
+	Servers        []string // of NATS; nil: the default
+	ServerID       string   // "": from the credential
 	ConsumerSuffix string
 	CompanyIDs     []string
 	KeepLogs       bool
@@ -130,7 +128,7 @@ type Server struct {
 	// BackfillNewTables reports whether tables that are new at HQ are imported.
 	BackfillNewTables bool
 
-	// Bounds of what is in flight; 0 leaves the choice to the program.
+	// Bounds of unapplied changes; 0: the default.
 	MaxAckPending     int
 	MaxPendingBuffer  int
 	MinPendingLatency time.Duration
@@ -146,8 +144,8 @@ type Import struct {
 	SchemaValidator string
 
 	JobID        string
-	Dir          string // of files that are there already; "" to download
-	DownloadDir  string // where to; "" is the data directory
+	Dir          string // of downloaded files; "": download them
+	DownloadDir  string // "": the data directory
 	DryRun       bool
 	NoConfirm    bool
 	NoCleanup    bool
@@ -156,10 +154,10 @@ type Import struct {
 	Strict       bool
 	SchemaOnly   bool
 	ValidateOnly bool
-	TimeOffset   time.Time // zero for none
+	TimeOffset   time.Time // zero: none
 	Parallel     int       // tables at a time; 1 with --single
 	Single       bool
-	Only         []string // tables; nil for all
+	Only         []string // tables; nil: all
 	CompanyIDs   []string
 	LocationIDs  []string
 }
@@ -183,8 +181,8 @@ func parseFormat(text string) (LogFormat, error) {
 	return "", fmt.Errorf("want %q or %q", TextFormat, JSONFormat)
 }
 
-// ParseAPIURL checks the base URL of HQ's API and returns it without a final
-// slash. The error holds none of it.
+// ParseAPIURL checks the base URL of HQ's API and returns it without a final slash. The error
+// contains no part of it.
 func ParseAPIURL(raw string) (string, error) {
 	raw = strings.TrimRight(strings.TrimSpace(raw), "/")
 	if raw == "" {
@@ -200,7 +198,7 @@ func ParseAPIURL(raw string) (string, error) {
 	return raw, nil
 }
 
-// parseServers reads the URLs of NATS servers. Those without a scheme get one.
+// parseServers parses the URLs of NATS servers. URLs without a scheme get nats://.
 func parseServers(raw []string) ([]string, error) {
 	var servers []string
 	for _, s := range raw {
@@ -219,8 +217,7 @@ func parseServers(raw []string) ([]string, error) {
 	return servers, nil
 }
 
-// checkToken returns an error where text can't be part of a NATS subject or of
-// a consumer's name.
+// checkToken returns an error if text cannot be part of a NATS subject or of a consumer's name.
 func checkToken(text string) error {
 	bad := func(r rune) bool {
 		return strings.ContainsRune(`.*>/\`, r) || unicode.IsSpace(r) || unicode.IsControl(r)
@@ -231,8 +228,7 @@ func checkToken(text string) error {
 	return nil
 }
 
-// checkIDs checks identifiers that become tokens of a subject. "*" alone means
-// every one.
+// checkIDs checks ids that become tokens of a subject. "*" means every id.
 func checkIDs(ids []string) error {
 	for _, id := range ids {
 		if id == "*" {
@@ -267,7 +263,7 @@ func checkHost(host string) error {
 	return nil
 }
 
-// list splits at commas, trims, and drops what is empty or was there before.
+// list splits at commas and trims. It drops empty and repeated values.
 func list(raw []string) []string {
 	var out []string
 	for _, one := range raw {

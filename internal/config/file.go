@@ -22,21 +22,20 @@ import (
 // FileName is the name of the configuration file in the data directory.
 const FileName = "config.toml"
 
-// File is config.toml: what the server remembers of its set-up. A value that the
-// file lacks is the zero value. Keys that this version does not know are kept.
+// File is config.toml. Values that the file lacks are zero. Unknown keys are kept.
 type File struct {
 	Token          Secret // the HQ key
 	ServerID       string
 	URL            Secret // of the destination
 	UpdateStrategy UpdateStrategy
 	KeepLogs       bool
-	// The operator alone writes these. Nil, or "", if the file does not say.
+	// Only the operator writes these. Nil or "": the file does not have them.
 	RequireTLS        *bool
 	Heal              Heal
 	BackfillNewTables *bool
 
-	all map[string]any // every key as it was read
-	raw string         // the text it was read from
+	all map[string]any // the value of every key of the file
+	raw string         // the text of the file
 }
 
 // Names of the keys.
@@ -54,8 +53,8 @@ const (
 // known are the keys that this version reads.
 var known = []string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs, keyRequireTLS, keyHeal, keyBackfill}
 
-// ReadFile reads the configuration file at path. One that does not exist is
-// empty. The warnings are for a person: the file can be used all the same.
+// ReadFile reads the configuration file at path. A missing file is empty. The warnings are for
+// the operator; the file is valid.
 func ReadFile(path string) (f File, warnings []string, err error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -68,17 +67,18 @@ func ReadFile(path string) (f File, warnings []string, err error) {
 		return File{}, nil, fmt.Errorf("read the configuration %s: %w", path, err)
 	}
 	if info, err := os.Stat(path); err == nil && tooOpen(info.Mode()) {
-		warnings = append(warnings, fmt.Sprintf("%s holds secrets and other users of this machine can read it (mode %04o); run: chmod 600 %s", path, info.Mode().Perm(), path))
+		const format = "%s contains secrets and other users of this machine can read it (mode %04o); run: chmod 600 %s"
+		warnings = append(warnings, fmt.Sprintf(format, path, info.Mode().Perm(), path))
 	}
 	return f, warnings, nil
 }
 
-// tooOpen reports whether a file of this mode is open to other users. Windows
-// has no such bits.
+// tooOpen reports whether a file with this mode is open to other users. Windows has no such
+// bits.
 func tooOpen(mode fs.FileMode) bool { return runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 }
 
-// ParseFile reads the text of a configuration file. Errors name the line and
-// what to do, and hold none of the text, which may be a secret.
+// ParseFile parses the text of a configuration file. Errors name the line and a remedy. They
+// contain no part of the text, which may be secret.
 func ParseFile(text string) (File, error) {
 	f := File{raw: text}
 	if _, err := toml.Decode(text, &f.all); err != nil {
@@ -128,11 +128,11 @@ func syntaxError(err error) error {
 	if slices.Contains(known, e.LastKey) {
 		after = fmt.Sprintf(" (at or after the key %s)", e.LastKey)
 	}
-	return fmt.Errorf("line %d is not valid TOML%s; a line reads like name = \"text\"; correct it, or move the file away and run: eds enroll", e.Position.Line, after)
+	return fmt.Errorf("line %d is not valid TOML%s; lines look like name = \"text\"; correct it, or move the file away and run: eds enroll",
+		e.Position.Line, after)
 }
 
-// take moves the value of key, where there is one, to dst. A boolean may be
-// written as text.
+// take copies the value of key, if there is one, to dst. A boolean may be written as text.
 func take[T string | bool](all map[string]any, text, key string, dst *T) error {
 	value, ok := all[key]
 	if !ok {
@@ -153,8 +153,7 @@ func take[T string | bool](all map[string]any, text, key string, dst *T) error {
 	return fmt.Errorf("line %d: the value of %s must be %s", lineOf(text, key), key, want)
 }
 
-// lineOf returns the number of the line that gives the top-level key a value,
-// or 0.
+// lineOf returns the number of the line that sets the top-level key; 0: none.
 func lineOf(text, key string) int {
 	for i, line := range strings.Split(text, "\n") {
 		if assigns(line, key) {
@@ -164,14 +163,14 @@ func lineOf(text, key string) int {
 	return 0
 }
 
-// assigns reports whether a line of TOML gives key a value.
+// assigns reports whether a line of TOML sets key.
 func assigns(line, key string) bool {
 	name, _, ok := strings.Cut(line, "=")
 	name = strings.TrimSpace(name)
 	return ok && (name == key || name == `"`+key+`"` || name == "'"+key+"'")
 }
 
-// Update reads the file at path, lets change alter it, and writes it back.
+// Update reads the file at path, calls change, and writes the file.
 func Update(path string, change func(*File)) error {
 	f, _, err := ReadFile(path)
 	if err != nil {
@@ -181,9 +180,8 @@ func Update(path string, change func(*File)) error {
 	return f.Write(path)
 }
 
-// Write puts the file in place at path, whole or not at all, durable when it
-// returns, readable by its owner alone. Comments, order and unknown keys of the
-// text that f was read from stay.
+// Write replaces the file at path atomically and durably. Only its owner can read it. Comments,
+// order and unknown keys of the original text stay.
 func (f File) Write(path string) error {
 	next, err := prepare(path)
 	if err != nil {
@@ -193,7 +191,7 @@ func (f File) Write(path string) error {
 	return f.put(path, next)
 }
 
-// put puts the file in place at path as next.
+// put replaces the file at path by next.
 func (f File) put(path string, next *durable.Replacement) error {
 	text, err := f.encode()
 	if err != nil {
@@ -209,8 +207,8 @@ func (f File) put(path string, next *durable.Replacement) error {
 	return nil
 }
 
-// values returns every key with its value: the known ones from f's fields, the
-// rest as they were read.
+// values returns every key with its value: known keys from the fields of f, the others from
+// the original text.
 func (f File) values() map[string]any {
 	all := maps.Clone(f.all)
 	if all == nil {
@@ -233,25 +231,25 @@ func (f File) values() map[string]any {
 	return all
 }
 
-// encode returns the file's text: the text it was read from with the changed
-// lines replaced, where that comes to the same values, else written anew.
+// encode returns the text of the file: the original text with the changed lines replaced, or a
+// new text if that has other values.
 func (f File) encode() ([]byte, error) {
 	want := f.values()
-	if edited := f.edit(want); says(edited, want) {
+	if edited := f.edit(want); decodesTo(edited, want) {
 		return []byte(edited), nil
 	}
 	var b bytes.Buffer
 	if err := toml.NewEncoder(&b).Encode(want); err != nil {
 		return nil, err
 	}
-	if !says(b.String(), want) {
-		return nil, errors.New("a value has bytes that TOML can't hold")
+	if !decodesTo(b.String(), want) {
+		return nil, errors.New("a value has bytes that TOML cannot represent")
 	}
 	return b.Bytes(), nil
 }
 
-// says reports whether text reads back as want.
-func says(text string, want map[string]any) bool {
+// decodesTo reports whether text decodes to want.
+func decodesTo(text string, want map[string]any) bool {
 	got := make(map[string]any)
 	_, err := toml.Decode(text, &got)
 	return err == nil && reflect.DeepEqual(got, want)
@@ -270,7 +268,7 @@ func (f File) edit(want map[string]any) string {
 		if wanted {
 			var b bytes.Buffer
 			if err := toml.NewEncoder(&b).Encode(map[string]any{key: value}); err != nil {
-				return "" // decodes to nothing, so that the file is written anew
+				return "" // has no values, so that encode writes a new text
 			}
 			line = b.String()
 		}
@@ -284,8 +282,8 @@ func (f File) edit(want map[string]any) string {
 	return strings.Join(lines, "")
 }
 
-// firstTable returns where top-level keys end: the index of the first table's
-// header, less the comments and blank lines that belong to it.
+// firstTable returns the end of the top-level keys: the index of the header of the first
+// table, before its comments and blank lines.
 func firstTable(lines []string) int {
 	at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), "[") })
 	if at < 0 {
@@ -300,8 +298,8 @@ func firstTable(lines []string) int {
 	return at
 }
 
-// prepare makes the temporary file that is to replace the one at path, or the one that
-// a link there leads to, and the directory if there is none.
+// prepare creates a temporary file to replace the file at path, or the target of a link there.
+// It creates the directory if there is none.
 func prepare(path string) (*durable.Replacement, error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -312,20 +310,19 @@ func prepare(path string) (*durable.Replacement, error) {
 	return durable.Prepare(path, "."+filepath.Base(path)+".*")
 }
 
-// reserved is the room that Reserve takes beside what the file has already, in bytes:
-// many times a key.
+// reserved is the disk space that Reserve adds to the size of the file, in bytes: many times
+// the size of a key.
 const reserved = 64 << 10
 
-// Reservation is a configuration file that is known to be writable, with room for more
-// on the disk.
+// Reservation is a configuration file that is known to be writable, with reserved disk space.
 type Reservation struct {
 	path string
 	next *durable.Replacement
 }
 
-// Reserve makes sure that the file at path can be written, for a caller that is about
-// to get something that it must not lose: it takes room on the disk and, if there is a
-// file, replaces it by a copy of itself. Release must follow.
+// Reserve makes sure that the file at path can be written, for a caller that is about to get a
+// value that it must not lose. It reserves disk space and, if there is a file, replaces it by
+// a copy of itself. The caller must call Release.
 func Reserve(path string) (*Reservation, error) {
 	f, _, err := ReadFile(path)
 	if err != nil {
@@ -350,7 +347,7 @@ func Reserve(path string) (*Reservation, error) {
 	return r, nil
 }
 
-// Update is Update of the file that was reserved. It can be called once.
+// Update is like the function Update, for the reserved file. It can be called once.
 func (r *Reservation) Update(change func(*File)) error {
 	f, _, err := ReadFile(r.path)
 	if err != nil {
@@ -360,5 +357,5 @@ func (r *Reservation) Update(change func(*File)) error {
 	return f.put(r.path, r.next)
 }
 
-// Release gives back the room.
+// Release frees the reserved space.
 func (r *Reservation) Release() { r.next.Discard() }

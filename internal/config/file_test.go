@@ -50,18 +50,21 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-func TestTheFileIsRead(t *testing.T) {
+func TestReadFile_ReadsAllKeys(t *testing.T) {
 	got, warnings, err := config.ReadFile(write(t, written, 0o600))
 	if err != nil || len(warnings) > 0 {
 		t.Fatal(warnings, err)
 	}
-	want := config.File{Token: config.NewSecret("eyJ.key"), ServerID: "s1", URL: config.NewSecret("postgres://u:p@h/db"), UpdateStrategy: config.Standard}
+	want := config.File{
+		Token: config.NewSecret("eyJ.key"), ServerID: "s1", URL: config.NewSecret("postgres://u:p@h/db"),
+		UpdateStrategy: config.Standard,
+	}
 	if diff := diffFiles(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestAMissingFileIsEmpty(t *testing.T) {
+func TestReadFile_OfNoFileIsEmpty(t *testing.T) {
 	got, warnings, err := config.ReadFile(filepath.Join(t.TempDir(), "none"))
 	if err != nil || len(warnings) > 0 {
 		t.Fatal(warnings, err)
@@ -71,7 +74,7 @@ func TestAMissingFileIsEmpty(t *testing.T) {
 	}
 }
 
-func TestAFileOpenToOthersIsWarnedOf(t *testing.T) {
+func TestReadFile_WarnsIfOthersCanReadTheFile(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		return // has no such permissions
 	}
@@ -87,35 +90,39 @@ func TestAFileOpenToOthersIsWarnedOf(t *testing.T) {
 	}
 }
 
-func TestAMalformedFileIsAnErrorThatNamesTheLineAndNoValue(t *testing.T) {
+func TestReadFile_NamesTheLineOfAnErrorAndNoValue(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
-		"no quotes":      {"# x\ntoken = SECRET\n", "line 2 is not valid TOML"},
-		"open quote":     {"server_id = \"a\"\nurl = \"SECRET\nkeep_logs = true", "line 2 is not valid TOML"},
-		"bare secret":    {"SECRET", "line 1 is not valid TOML"},
-		"secret as key":  {"SECRET = = 1", "line 1 is not valid TOML"},
-		"twice":          {"token = \"SECRET\"\ntoken = \"SECRET\"", "line 2 is not valid TOML"},
-		"number":         {"\ntoken = 7", "line 2: the value of token must be text"},
-		"table":          {"[url]\nSECRET = 1", "the value of url must be text"},
-		"not a heal":     {"url = \"u\"\nheal = \"SECRET\"", `line 2: heal: want "tables", "all" or "off"`},
-		"not a boolean":  {"keep_logs = \"SECRET\"", "line 1: the value of keep_logs must be true or false"},
-		"not a strategy": {"\n\n update_strategy = \"SECRET\"", `line 3: update_strategy: the update strategy must be "standard" or "after"`},
+		"no quotes":     {"# x\ntoken = SECRET\n", "line 2 is not valid TOML"},
+		"open quote":    {"server_id = \"a\"\nurl = \"SECRET\nkeep_logs = true", "line 2 is not valid TOML"},
+		"bare secret":   {"SECRET", "line 1 is not valid TOML"},
+		"secret as key": {"SECRET = = 1", "line 1 is not valid TOML"},
+		"twice":         {"token = \"SECRET\"\ntoken = \"SECRET\"", "line 2 is not valid TOML"},
+		"number":        {"\ntoken = 7", "line 2: the value of token must be text"},
+		"table":         {"[url]\nSECRET = 1", "the value of url must be text"},
+		"not a heal":    {"url = \"u\"\nheal = \"SECRET\"", `line 2: heal: want "tables", "all" or "off"`},
+		"not a boolean": {"keep_logs = \"SECRET\"", "line 1: the value of keep_logs must be true or false"},
+		"not a strategy": {
+			"\n\n update_strategy = \"SECRET\"",
+			`line 3: update_strategy: the update strategy must be "standard" or "after"`,
+		},
 	} {
 		path := write(t, c.text, 0o600)
 		_, _, err := config.ReadFile(path)
-		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "SECRET") {
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) ||
+			strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: got %v, want one with %q", name, err, c.want)
 		}
 	}
 }
 
-func TestABooleanMayBeText(t *testing.T) {
+func TestParseFile_TakesABooleanAsText(t *testing.T) {
 	f, err := config.ParseFile(`keep_logs = "true"`)
 	if err != nil || !f.KeepLogs {
 		t.Errorf("%+v, %v", f, err)
 	}
 }
 
-func TestRewritingKeepsWhatItDoesNotKnow(t *testing.T) {
+func TestUpdate_KeepsUnknownKeysAndComments(t *testing.T) {
 	for name, c := range map[string]struct {
 		before string
 		change func(*config.File)
@@ -136,7 +143,10 @@ func TestRewritingKeepsWhatItDoesNotKnow(t *testing.T) {
 		},
 		"a new file": {
 			"", func(f *config.File) {
-				*f = config.File{Token: config.NewSecret("t"), ServerID: "s", URL: config.NewSecret("u://"), UpdateStrategy: config.Standard, KeepLogs: true}
+				*f = config.File{
+					Token: config.NewSecret("t"), ServerID: "s", URL: config.NewSecret("u://"),
+					UpdateStrategy: config.Standard, KeepLogs: true,
+				}
 			},
 			"token = \"t\"\nserver_id = \"s\"\nurl = \"u://\"\nkeep_logs = true\n",
 		},
@@ -170,7 +180,7 @@ func TestRewritingKeepsWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-func TestWritingLeavesNothingBeside(t *testing.T) {
+func TestWrite_LeavesNoOtherFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "data")
 	path := filepath.Join(dir, config.FileName)
 	if err := (config.File{ServerID: "s"}).Write(path); err != nil {
@@ -197,7 +207,7 @@ func TestWritingLeavesNothingBeside(t *testing.T) {
 	}
 }
 
-func TestALinkedFileStaysLinked(t *testing.T) {
+func TestWrite_KeepsALink(t *testing.T) {
 	target := write(t, written, 0o600)
 	link := filepath.Join(t.TempDir(), config.FileName)
 	if err := os.Symlink(target, link); err != nil {
@@ -287,7 +297,10 @@ func FuzzFileRoundTrip(f *testing.F) {
 }
 
 func TestParseFile_RequireTLS(t *testing.T) {
-	for text, want := range map[string]string{"": "unset", "require_tls = true": "true", "require_tls = false": "false", `require_tls = "true"`: "true"} {
+	for text, want := range map[string]string{
+		"": "unset", "require_tls = true": "true", "require_tls = false": "false",
+		`require_tls = "true"`: "true",
+	} {
 		f, err := config.ParseFile(text)
 		got := "unset"
 		if f.RequireTLS != nil {
@@ -298,31 +311,32 @@ func TestParseFile_RequireTLS(t *testing.T) {
 		}
 	}
 	if _, err := config.ParseFile("require_tls = \"yes\""); err == nil {
-		t.Error("a value that is neither true nor false is taken for one of them")
+		t.Error("a value that is neither true nor false is accepted")
 	}
 }
 
-// TestUpdate_KeepsRequireTLS has HQ configure a destination.
+// TestUpdate_KeepsRequireTLS: HQ configures a destination.
 func TestUpdate_KeepsRequireTLS(t *testing.T) {
-	path := write(t, "require_tls = true # we insist\n", 0o600)
+	path := write(t, "require_tls = true # by the operator\n", 0o600)
 	if err := config.Update(path, func(f *config.File) { f.URL = config.NewSecret("file:///x\nrequire_tls = false") }); err != nil {
 		t.Fatal(err)
 	}
 	f, _, err := config.ReadFile(path)
-	if err != nil || f.RequireTLS == nil || !*f.RequireTLS || !strings.Contains(read(t, path), "require_tls = true # we insist\n") {
+	if err != nil || f.RequireTLS == nil || !*f.RequireTLS || !strings.Contains(read(t, path), "require_tls = true # by the operator\n") {
 		t.Errorf("%v, %q", err, read(t, path))
 	}
 }
 
-// TestFile_ReadsHowToHeal: values that only the operator writes.
-func TestFile_ReadsHowToHeal(t *testing.T) {
+// TestParseFile_Heal: only the operator writes these values.
+func TestParseFile_Heal(t *testing.T) {
 	no := false
 	path := write(t, "heal = \"off\"\nbackfill_new_tables = false\n", 0o600)
 	f, _, err := config.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(config.File{UpdateStrategy: config.Standard, Heal: config.HealOff, BackfillNewTables: &no}, f, cmpopts.IgnoreUnexported(config.File{}, config.Secret{})); diff != "" {
+	if diff := cmp.Diff(config.File{UpdateStrategy: config.Standard, Heal: config.HealOff, BackfillNewTables: &no}, f,
+		cmpopts.IgnoreUnexported(config.File{}, config.Secret{})); diff != "" {
 		t.Error(diff)
 	}
 }

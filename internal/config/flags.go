@@ -24,19 +24,19 @@ type CommonFlags struct {
 // BindCommon adds the flags of every command to fs.
 func BindCommon(fs *pflag.FlagSet) *CommonFlags {
 	f := new(CommonFlags)
-	fs.StringVarP(&f.value.DataDir, "data-dir", "d", "", "`directory` of state, logs and configuration, made if missing (default \"data\" in the working directory)")
-	fs.BoolVarP(&f.value.Verbose, "verbose", "v", false, "log more: what is done, step by step")
-	fs.BoolVarP(&f.value.Silent, "silent", "s", false, "log errors only; the log file keeps everything")
+	fs.StringVarP(&f.value.DataDir, "data-dir", "d", "",
+		"`directory` of state, logs and configuration, created if missing (default \"data\" in the working directory)")
+	fs.BoolVarP(&f.value.Verbose, "verbose", "v", false, "also log debug messages")
+	fs.BoolVarP(&f.value.Silent, "silent", "s", false, "log errors only; the log file still has everything")
 	fs.BoolVarP(&f.value.Timestamp, "timestamp", "t", false, "begin each log line on a terminal with the time")
-	fs.StringVar(&f.value.LogLabel, "log-label", "", "a `label` that each log line carries, to tell servers apart")
+	fs.StringVar(&f.value.LogLabel, "log-label", "", "a `label` in each log line, to distinguish servers")
 	fs.StringVar(&f.format, "log-format", "", "`format` of log lines, text or json (default text on a terminal, json elsewhere)")
 	fs.StringVar(&f.value.CPUProfile, "cpu-profile", "", "`file` to write a CPU profile of the whole run to")
-	_ = fs.MarkHidden("cpu-profile") // fails only for a flag that is not there
+	_ = fs.MarkHidden("cpu-profile") // fails only for an unknown flag
 	return f
 }
 
-// Resolve returns what the flags say. The data directory is taken from the
-// working directory where it is relative.
+// Resolve returns the values of the flags. A relative data directory is below workingDir.
 func (f *CommonFlags) Resolve(workingDir string) (Common, error) {
 	var p problems
 	c := f.value
@@ -58,19 +58,21 @@ type HQFlags struct {
 // BindAPIURL adds --api-url to fs, for commands that call HQ without a key.
 func BindAPIURL(fs *pflag.FlagSet) *HQFlags {
 	f := &HQFlags{fs: fs}
-	fs.StringVar(&f.apiURL, "api-url", "", "base `URL` of HQ's API (default: what the key or the code says)")
-	fs.BoolVar(&f.requireTLS, "require-tls", false, "refuse HQ's API and NATS if they do not use TLS (default: refuse hosts that have used it before, and Shopmonkey's own)")
+	fs.StringVar(&f.apiURL, "api-url", "", "base `URL` of HQ's API (default: from the key or the code)")
+	fs.BoolVar(&f.requireTLS, "require-tls", false,
+		"refuse HQ's API and NATS if they do not use TLS (default: refuse hosts that have used it before, and Shopmonkey's own)")
 	return f
 }
 
 // BindHQ adds --api-url and --api-key to fs.
 func BindHQ(fs *pflag.FlagSet) *HQFlags {
 	f := BindAPIURL(fs)
-	fs.StringVar(&f.apiKey, "api-key", "", "HQ `key`; better given in the environment as "+envAPIKey+" (default: the one that eds enroll wrote)")
+	fs.StringVar(&f.apiKey, "api-key", "",
+		"HQ `key`; the environment variable "+envAPIKey+" is safer (default: the key that eds enroll wrote)")
 	return f
 }
 
-// Resolve returns what the flags, the environment and the file say.
+// Resolve returns the values of the flags, the environment and the file.
 func (f *HQFlags) Resolve(env Lookup, file File) (HQ, error) {
 	var p problems
 	hq := HQ{
@@ -84,7 +86,7 @@ func (f *HQFlags) Resolve(env Lookup, file File) (HQ, error) {
 	return hq, p.join()
 }
 
-// destinationFlags are what import and server have in common.
+// destinationFlags are the common flags of import, server and verify.
 type destinationFlags struct {
 	*HQFlags
 	url, schemaValidator string
@@ -97,8 +99,10 @@ func bindDestination(fs *pflag.FlagSet) destinationFlags {
 
 func (f *destinationFlags) bind(fs *pflag.FlagSet) {
 	fs.StringVar(&f.url, "url", "", "destination `url`, as in postgres://user:${PASSWORD}@host:5432/database; see: eds server help")
-	fs.StringVar(&f.schemaValidator, "schema-validator", "", "`directory` of JSON Schemas; changes that fail theirs, or have none, are skipped")
-	fs.StringSliceVar(&f.companyIDs, "companyIds", nil, "only companies of these `ids`, separated by commas (default: all that the key may read)")
+	fs.StringVar(&f.schemaValidator, "schema-validator", "",
+		"`directory` of JSON Schemas; changes that have none or fail theirs are skipped")
+	fs.StringSliceVar(&f.companyIDs, "companyIds", nil,
+		"only companies of these `ids`, separated by commas (default: all companies that the key may read)")
 }
 
 func (f *destinationFlags) destination(file File) Secret {
@@ -132,37 +136,39 @@ func BindServer(fs *pflag.FlagSet) *ServerFlags {
 	numberVar(fs, &f.port, "port", DefaultPort, "`port` of health and metrics, 0 for any free one (environment: "+envPort+")")
 	numberVar(fs, &f.port, "health-port", DefaultPort, "the former name of --port")
 	fs.StringSliceVar(&f.server, "server", nil, "`urls` of NATS servers, separated by commas (default: HQ's)")
-	fs.StringVar(&f.serverID, "eds-id", "", "`id` of this server at HQ (default: what the key says)")
+	fs.StringVar(&f.serverID, "eds-id", "", "`id` of this server at HQ (default: from the key)")
 	fs.StringVar(&f.consumerSuffix, "consumer-suffix", "", "`suffix` of the consumer's name, to follow the stream a second time")
-	fs.BoolVar(&f.keepLogs, "keep-logs", false, "keep log files that HQ has been sent")
-	fs.BoolVar(&f.restart, "restart", false, "begin a new consumer at the beginning of the stream rather than now")
-	fs.BoolVar(&f.noRestart, "no-restart", false, "end when the worker process ends rather than starting it again")
-	durationVar(fs, &f.renewInterval, "renew-interval", 24*time.Hour, "how long a session with HQ lasts until it is renewed")
-	fs.StringVar(&f.heal, "heal", "", "`which` missing or incomplete tables to import without being asked: tables (unless all are lost), all or off (default tables)")
-	fs.BoolVar(&f.backfill, "backfill-new-tables", true, "import tables that are new at HQ rather than having only their changes from now on")
-	numberVar(fs, &f.maxAckPending, "maxAckPending", 0, "changes that may be delivered and not yet applied (default 25000)")
-	numberVar(fs, &f.maxPendingBuffer, "maxPendingBuffer", 0, "changes a batch at most (default: what suits the destination)")
-	durationVar(fs, &f.minPendingLatency, "minPendingLatency", 0, "how long a batch is filled at least while changes are waiting")
-	durationVar(fs, &f.maxPendingLatency, "maxPendingLatency", 0, "how long a batch is filled at most")
-	// The flag exists, so this can't fail.
+	fs.BoolVar(&f.keepLogs, "keep-logs", false, "keep log files after they were sent to HQ")
+	fs.BoolVar(&f.restart, "restart", false, "start a new consumer at the beginning of the stream instead of its end")
+	fs.BoolVar(&f.noRestart, "no-restart", false, "exit if the worker process ends, instead of restarting it")
+	durationVar(fs, &f.renewInterval, "renew-interval", 24*time.Hour, "time after which a session with HQ is renewed")
+	fs.StringVar(&f.heal, "heal", "",
+		"`which` missing or incomplete tables to import automatically: tables (unless all are lost), all or off (default tables)")
+	fs.BoolVar(&f.backfill, "backfill-new-tables", true,
+		"import tables that are new at HQ, instead of following only their changes")
+	numberVar(fs, &f.maxAckPending, "maxAckPending", 0, "maximum number of changes that are delivered and not applied (default 25000)")
+	numberVar(fs, &f.maxPendingBuffer, "maxPendingBuffer", 0, "maximum number of changes per batch (default: depends on the destination)")
+	durationVar(fs, &f.minPendingLatency, "minPendingLatency", 0, "minimum time to fill a batch while more changes wait")
+	durationVar(fs, &f.maxPendingLatency, "maxPendingLatency", 0, "maximum time to fill a batch")
+	// The flag exists, so this cannot fail.
 	_ = fs.MarkDeprecated("health-port", "use --port")
 	bindWrapper(fs)
 	return f
 }
 
-// WrapperFlag is among the arguments with which the parent process of the reference
-// server starts the program.
+// WrapperFlag is one of the flags with which the parent process of the reference server starts
+// the program.
 const WrapperFlag = "wrapper"
 
-// bindWrapper adds the flags that the parent process of the reference server adds to
-// the user's. Their values are of no use here.
+// bindWrapper adds the flags that the parent process of the reference server passes beside the
+// user's. Their values are not used.
 func bindWrapper(fs *pflag.FlagSet) {
 	fs.Bool(WrapperFlag, false, "run under the parent process of the reference server")
 	fs.String("parent", "", "`port` of that process")
 	fs.String("log-file-sink", "", "`file` of its log")
-	fs.Lookup("log-file-sink").NoOptDefVal = "true" // it comes without a value, too
+	fs.Lookup("log-file-sink").NoOptDefVal = "true" // it is also passed without a value
 	for _, name := range []string{WrapperFlag, "parent", "log-file-sink"} {
-		_ = fs.MarkHidden(name) // fails only for a flag that is not there
+		_ = fs.MarkHidden(name) // fails only for an unknown flag
 	}
 }
 
@@ -173,7 +179,8 @@ func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, err
 	p.add(err)
 	s := Server{
 		Common: common, HQ: hq,
-		URL: f.destination(file), URLGiven: strings.TrimSpace(f.url) != "", UpdateStrategy: first(file.UpdateStrategy, Standard), SchemaValidator: f.schemaValidator,
+		URL: f.destination(file), URLGiven: strings.TrimSpace(f.url) != "",
+		UpdateStrategy: first(file.UpdateStrategy, Standard), SchemaValidator: f.schemaValidator,
 		Host: strings.Trim(strings.TrimSpace(f.host), "[]"), Port: f.resolvePort(&p, env),
 		ServerID: first(strings.TrimSpace(f.serverID), file.ServerID), ConsumerSuffix: strings.TrimSpace(f.consumerSuffix),
 		CompanyIDs: list(f.companyIDs), Restart: f.restart, NoRestart: f.noRestart, KeepLogs: f.keepLogs,
@@ -205,7 +212,7 @@ func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, err
 	return s, p.join()
 }
 
-// Bounds of the counts. Both cost memory long before they are reached.
+// Bounds of the counts. Both use much memory long before that.
 const (
 	maxAckPending    = 1_000_000
 	maxPendingBuffer = 1_000_000
@@ -218,8 +225,8 @@ func (f *ServerFlags) checkCount(name string, n, most int) error {
 	return checkRange(n, 1, most)
 }
 
-// resolvePort returns the port: of a flag of either name, else of the
-// environment, else the default.
+// resolvePort returns the port of a flag of either name, else of the environment, else the
+// default.
 func (f *ServerFlags) resolvePort(p *problems, env Lookup) int {
 	if f.fs.Changed("port") || f.fs.Changed("health-port") {
 		p.check("--port", checkRange(f.port, 0, 65535))
@@ -244,38 +251,39 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	f := &ImportFlags{destinationFlags: bindDestination(fs)}
 	f.bind(fs)
 	v := &f.value
-	fs.StringVar(&v.JobID, "job-id", "", "`id` of an export job to go on with (default: the unfinished one, else a new one)")
-	fs.StringVar(&v.Dir, "dir", "", "`directory` with the export files to load; nothing is downloaded")
-	fs.StringVar(&v.DownloadDir, "download-dir", "", "`directory` to download export files into, where they stay (default: the data directory, until they are loaded)")
-	fs.BoolVar(&v.DryRun, "dry-run", false, "say what would be done; nothing is changed anywhere")
-	fs.BoolVar(&v.NoConfirm, "no-confirm", false, "don't ask before data is replaced")
+	fs.StringVar(&v.JobID, "job-id", "", "`id` of the export job to continue (default: the unfinished job, else a new one)")
+	fs.StringVar(&v.Dir, "dir", "", "`directory` with export files to load instead of downloading them")
+	fs.StringVar(&v.DownloadDir, "download-dir", "",
+		"`directory` to download export files into and keep them (default: the data directory, until they are loaded)")
+	fs.BoolVar(&v.DryRun, "dry-run", false, "print the steps without changing anything")
+	fs.BoolVar(&v.NoConfirm, "no-confirm", false, "do not ask before data is replaced")
 	fs.BoolVar(&v.NoCleanup, "no-cleanup", false, "keep the downloaded files")
-	fs.BoolVar(&v.NoDelete, "no-delete", false, "write over the rows that are there rather than replacing the tables")
-	fs.BoolVar(&v.AllowEmpty, "allow-empty", false, "empty tables of which the snapshot has no rows rather than keeping them")
-	fs.BoolVar(&v.Strict, "strict", false, "fail a table if one of its rows cannot be loaded, rather than leaving the row out")
-	fs.BoolVar(&v.SchemaOnly, "schema-only", false, "make the tables and load no rows")
-	fs.BoolVar(&v.ValidateOnly, "validate-only", false, "check the key and that the destination can be written; nothing stays there")
+	fs.BoolVar(&v.NoDelete, "no-delete", false, "update the existing rows instead of replacing the tables")
+	fs.BoolVar(&v.AllowEmpty, "allow-empty", false, "empty tables that have no rows in the snapshot, instead of keeping them")
+	fs.BoolVar(&v.Strict, "strict", false, "fail a table if one of its rows cannot be loaded, instead of leaving the row out")
+	fs.BoolVar(&v.SchemaOnly, "schema-only", false, "create the tables without loading rows")
+	fs.BoolVar(&v.ValidateOnly, "validate-only", false, "check the key and write access to the destination, and leave nothing there")
 	fs.StringVar(&f.timeOffset, "timeOffset", "", "only rows changed since this `time`, like 2026-01-31T00:00:00Z")
-	numberVar(fs, &v.Parallel, "parallel", 4, "tables that are loaded at a time")
-	fs.BoolVar(&v.Single, "single", false, "one table at a time, as --parallel 1")
+	numberVar(fs, &v.Parallel, "parallel", 4, "number of tables to load at a time")
+	fs.BoolVar(&v.Single, "single", false, "one table at a time, like --parallel 1")
 	fs.StringSliceVar(&f.only, "only", nil, "only these `tables`, separated by commas")
 	fs.StringSliceVar(&f.locationIDs, "locationIds", nil, "only locations of these `ids`, separated by commas")
 	return f
 }
 
-// BindVerify adds the flags of "eds verify" to fs, without the common ones: those
-// of an import that say which rows it is about.
+// BindVerify adds the flags of "eds verify" to fs, without the common ones: the flags of an
+// import that select rows.
 func BindVerify(fs *pflag.FlagSet) *ImportFlags {
 	f := &ImportFlags{destinationFlags: bindDestination(fs)}
 	f.bind(fs)
-	fs.BoolVar(&f.value.NoConfirm, "no-confirm", false, "don't ask before --repair replaces data")
-	numberVar(fs, &f.value.Parallel, "parallel", 4, "tables that are compared at a time")
+	fs.BoolVar(&f.value.NoConfirm, "no-confirm", false, "do not ask before --repair replaces data")
+	numberVar(fs, &f.value.Parallel, "parallel", 4, "number of tables to compare at a time")
 	fs.StringSliceVar(&f.only, "only", nil, "only these `tables`, separated by commas")
 	return f
 }
 
-// OnlyLooks reports whether the flags ask for a look that changes nothing.
-func (f *ImportFlags) OnlyLooks() bool { return f.value.DryRun || f.value.ValidateOnly }
+// ReadOnly reports whether the flags request an import that changes nothing.
+func (f *ImportFlags) ReadOnly() bool { return f.value.DryRun || f.value.ValidateOnly }
 
 // Resolve returns the configuration of "eds import".
 func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, error) {
@@ -306,10 +314,10 @@ func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, err
 		p.check("--"+f.name, checkGiven(flags, f.name, strings.TrimSpace(f.text) == "" && f.values == 0))
 	}
 	if f.fs.Changed("url") && strings.TrimSpace(f.url) == "" {
-		i.URL = Secret{} // rather than that of the file, which was not meant
+		i.URL = Secret{} // not the URL of the file
 	}
 	if i.Dir != "" && i.DownloadDir != "" {
-		p.check("--dir", errors.New("it is for files that are there, and --download-dir for files to come; leave one out"))
+		p.check("--dir", errors.New("it is for downloaded files, and --download-dir for files to download; leave one out"))
 	}
 	p.check("--job-id", checkToken(i.JobID))
 	p.check("--only", checkTables(i.Only))

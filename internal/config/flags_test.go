@@ -53,7 +53,7 @@ func imports(args []string, env map[string]string, file config.File) (config.Imp
 	return flags.Resolve(c, environment(env), file)
 }
 
-func TestTheServersDefaults(t *testing.T) {
+func TestServerFlags_Defaults(t *testing.T) {
 	got, err := server(nil, nil, config.File{})
 	if err != nil {
 		t.Fatal(err)
@@ -67,22 +67,30 @@ func TestTheServersDefaults(t *testing.T) {
 	}
 }
 
-func TestEveryFlagOfTheServer(t *testing.T) {
+func TestServerFlags_ResolveEveryFlag(t *testing.T) {
 	got, err := server([]string{
 		"-d", "d", "-v", "-s", "-t", "--log-label", "L", "--log-format", "JSON", "--schema-validator", "rules", "--url", " file:///x ",
 		"--api-key", "K", "--api-url", "http://localhost:3101/", "--port", "0", "--host", "[::1]", "--server", "nats://a:4222, b:4222",
-		"--eds-id", "id", "--consumer-suffix", "two", "--companyIds", "c1,c2", "--companyIds", " c2 ,,c3", "--keep-logs", "--no-restart", "--restart",
+		"--eds-id", "id", "--consumer-suffix", "two", "--companyIds", "c1,c2", "--companyIds", " c2 ,,c3",
+		"--keep-logs", "--no-restart", "--restart",
 		"--heal", "ALL", "--backfill-new-tables=false",
-		"--renew-interval", "1h", "--maxAckPending", "100", "--maxPendingBuffer", "200", "--minPendingLatency", "1s", "--maxPendingLatency", "2s",
+		"--renew-interval", "1h", "--maxAckPending", "100", "--maxPendingBuffer", "200",
+		"--minPendingLatency", "1s", "--maxPendingLatency", "2s",
 	}, nil, config.File{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := config.Server{
-		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/d"), Verbose: true, Silent: true, Timestamp: true, LogLabel: "L", LogFormat: config.JSONFormat},
-		HQ:     config.HQ{APIKey: config.NewSecret("K"), APIURL: "http://localhost:3101"},
-		URL:    config.NewSecret("file:///x"), URLGiven: true, UpdateStrategy: config.Standard, SchemaValidator: "rules",
-		Host: "::1", Servers: []string{"nats://a:4222", "nats://b:4222"}, ServerID: "id", ConsumerSuffix: "two", CompanyIDs: []string{"c1", "c2", "c3"},
+		Common: config.Common{
+			DataDir: filepath.FromSlash("/somewhere/d"), Verbose: true, Silent: true, Timestamp: true, LogLabel: "L",
+			LogFormat: config.JSONFormat,
+		},
+		HQ:  config.HQ{APIKey: config.NewSecret("K"), APIURL: "http://localhost:3101"},
+		URL: config.NewSecret("file:///x"), URLGiven: true, UpdateStrategy: config.Standard, SchemaValidator: "rules",
+		Host: "::1", Servers: []string{
+			"nats://a:4222",
+			"nats://b:4222",
+		}, ServerID: "id", ConsumerSuffix: "two", CompanyIDs: []string{"c1", "c2", "c3"},
 		KeepLogs: true, NoRestart: true, Restart: true, RenewInterval: time.Hour, MaxAckPending: 100, MaxPendingBuffer: 200,
 		MinPendingLatency: time.Second, MaxPendingLatency: 2 * time.Second, Heal: config.HealAll,
 	}
@@ -91,9 +99,10 @@ func TestEveryFlagOfTheServer(t *testing.T) {
 	}
 }
 
-func TestEveryFlagOfImport(t *testing.T) {
+func TestImportFlags_ResolveEveryFlag(t *testing.T) {
 	got, err := imports([]string{
-		"--job-id", "j", "--dir", "d", "--dry-run", "--no-confirm", "--no-cleanup", "--no-delete", "--allow-empty", "--strict", "--schema-only", "--validate-only",
+		"--job-id", "j", "--dir", "d", "--dry-run", "--no-confirm", "--no-cleanup", "--no-delete",
+		"--allow-empty", "--strict", "--schema-only", "--validate-only",
 		"--timeOffset", "2026-01-31T18:30:00+02:00", "--parallel", "8", "--only", "order,part", "--companyIds", "c", "--locationIds", "l,m",
 		"--url", "file:///x", "--api-key", "K", "--api-url", "https://x", "--schema-validator", "r",
 	}, nil, config.File{UpdateStrategy: config.After})
@@ -101,9 +110,14 @@ func TestEveryFlagOfImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Import{
-		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, HQ: config.HQ{APIKey: config.NewSecret("K"), APIURL: "https://x"},
-		URL: config.NewSecret("file:///x"), UpdateStrategy: config.After, SchemaValidator: "r", JobID: "j", Dir: "d", DryRun: true, NoConfirm: true,
-		NoCleanup: true, NoDelete: true, AllowEmpty: true, Strict: true, SchemaOnly: true, ValidateOnly: true, TimeOffset: time.Date(2026, 1, 31, 16, 30, 0, 0, time.UTC), Parallel: 8,
+		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, HQ: config.HQ{
+			APIKey: config.NewSecret("K"),
+			APIURL: "https://x",
+		},
+		URL: config.NewSecret("file:///x"), UpdateStrategy: config.After, SchemaValidator: "r", JobID: "j", Dir: "d",
+		DryRun: true, NoConfirm: true,
+		NoCleanup: true, NoDelete: true, AllowEmpty: true, Strict: true, SchemaOnly: true, ValidateOnly: true,
+		TimeOffset: time.Date(2026, 1, 31, 16, 30, 0, 0, time.UTC), Parallel: 8,
 		Only: []string{"order", "part"}, CompanyIDs: []string{"c"}, LocationIDs: []string{"l", "m"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -142,7 +156,8 @@ func TestFlags_RefuseEmptyValuesThatWouldMeanEverything(t *testing.T) {
 			t.Errorf("%s: %v", command, err)
 		}
 	}
-	if got, err := imports([]string{"--only", "", "--only", "order,"}, nil, config.File{}); err != nil || !slices.Equal(got.Only, []string{"order"}) {
+	if got, err := imports([]string{"--only", "", "--only", "order,"}, nil, config.File{}); err != nil ||
+		!slices.Equal(got.Only, []string{"order"}) {
 		t.Errorf("%q, %v", got.Only, err)
 	}
 	if got, err := imports([]string{"--url", ""}, nil, config.File{URL: config.NewSecret("file:///x")}); err != nil || !got.URL.IsZero() {
@@ -151,12 +166,13 @@ func TestFlags_RefuseEmptyValuesThatWouldMeanEverything(t *testing.T) {
 	if got, err := imports([]string{"--download-dir", "d"}, nil, config.File{}); err != nil || got.DownloadDir != "d" {
 		t.Errorf("%q, %v", got.DownloadDir, err)
 	}
-	if _, err := imports([]string{"--dir", "a", "--download-dir", "b"}, nil, config.File{}); err == nil || !strings.Contains(err.Error(), "leave one out") {
+	if _, err := imports([]string{"--dir", "a", "--download-dir", "b"}, nil, config.File{}); err == nil ||
+		!strings.Contains(err.Error(), "leave one out") {
 		t.Errorf("both directories: %v", err)
 	}
 }
 
-func TestAFlagBeatsTheEnvironmentBeatsTheFile(t *testing.T) {
+func TestFlags_BeatTheEnvironmentWhichBeatsTheFile(t *testing.T) {
 	type values struct {
 		Key, URL, ID string
 		Port         int
@@ -169,10 +185,14 @@ func TestAFlagBeatsTheEnvironmentBeatsTheFile(t *testing.T) {
 		env  map[string]string
 		want values
 	}{
-		"file":             {nil, nil, values{"file", "file://", "file", 8080, true}},
-		"empty variables":  {nil, map[string]string{"SM_APIKEY": "", "PORT": " "}, values{"file", "file://", "file", 8080, true}},
-		"environment":      {nil, env, values{"env", "file://", "file", 81, true}},
-		"flags":            {[]string{"--api-key=flag", "--url=flag://", "--eds-id=flag", "--port=82", "--keep-logs=false"}, env, values{"flag", "flag://", "flag", 82, false}},
+		"file":            {nil, nil, values{"file", "file://", "file", 8080, true}},
+		"empty variables": {nil, map[string]string{"SM_APIKEY": "", "PORT": " "}, values{"file", "file://", "file", 8080, true}},
+		"environment":     {nil, env, values{"env", "file://", "file", 81, true}},
+		"flags": {
+			[]string{"--api-key=flag", "--url=flag://", "--eds-id=flag", "--port=82", "--keep-logs=false"},
+			env,
+			values{"flag", "flag://", "flag", 82, false},
+		},
 		"the former name":  {[]string{"--health-port=83"}, env, values{"env", "file://", "file", 83, true}},
 		"the default said": {[]string{"--port=8080"}, env, values{"env", "file://", "file", 8080, true}},
 	} {
@@ -186,19 +206,22 @@ func TestAFlagBeatsTheEnvironmentBeatsTheFile(t *testing.T) {
 	}
 }
 
-func TestWrongUsageIsSaidInPlainWords(t *testing.T) {
+func TestFlags_ExplainWrongUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"--port 65536":                                  "--port: want a number from 0 to 65535",
-		"--health-port -1":                              "--port: want a number from 0 to 65535",
-		"--host a:80":                                   "--host: want a host name or an IP address without a port, like 127.0.0.1; the port has its own flag, --port",
-		"--log-format xml":                              `--log-format: want "text" or "json"`,
-		"--api-url ftp://x":                             "--api-url: want a URL like https://api.shopmonkey.cloud",
-		"--api-url https://u:SECRET@x":                  "--api-url: want a URL without user name, query or fragment",
-		"--server http://a":                             "--server: a NATS server's URL begins with nats://, tls://, ws:// or wss://",
-		"--server nats://":                              "--server: want NATS servers like nats://host:4222, separated by commas",
-		"--eds-id a.b":                                  `--eds-id: want at most 128 characters, none of them . * > / \ or a space`,
-		"--consumer-suffix >":                           `--consumer-suffix: want at most 128 characters, none of them . * > / \ or a space`,
-		"--companyIds c,x.>":                            `--companyIds: an id is malformed: want at most 128 characters, none of them . * > / \ or a space`,
+		"--port 65536":     "--port: want a number from 0 to 65535",
+		"--health-port -1": "--port: want a number from 0 to 65535",
+		"--host a:80": "--host: want a host name or an IP address without a port, like 127.0.0.1; " +
+			"the port has its own flag, --port",
+		"--log-format xml":             `--log-format: want "text" or "json"`,
+		"--api-url ftp://x":            "--api-url: want a URL like https://api.shopmonkey.cloud",
+		"--api-url https://u:SECRET@x": "--api-url: want a URL without user name, query or fragment",
+		"--server http://a":            "--server: a NATS server's URL begins with nats://, tls://, ws:// or wss://",
+		"--server nats://":             "--server: want NATS servers like nats://host:4222, separated by commas",
+		"--eds-id a.b":                 `--eds-id: want at most 128 characters, none of them . * > / \ or a space`,
+		"--consumer-suffix >": `--consumer-suffix: want at most 128 characters, ` +
+			`none of them . * > / \ or a space`,
+		"--companyIds c,x.>": `--companyIds: an id is malformed: want at most 128 characters, ` +
+			`none of them . * > / \ or a space`,
 		"--maxAckPending 0":                             "--maxAckPending: want a number from 1 to 1000000",
 		"--maxPendingBuffer -5":                         "--maxPendingBuffer: want a number from 1 to 1000000",
 		"--renew-interval 0":                            "--renew-interval: want a time from 1s to 720h0m0s",
@@ -226,7 +249,7 @@ func TestWrongUsageIsSaidInPlainWords(t *testing.T) {
 	}
 }
 
-func TestEverythingWrongIsSaidAtOnce(t *testing.T) {
+func TestFlags_ReportAllErrors(t *testing.T) {
 	_, err := server([]string{"--host", "a b", "--eds-id", "a b"}, map[string]string{"PORT": "tcp://10.0.0.1:80"}, config.File{})
 	if err == nil {
 		t.Fatal("no error")
@@ -241,7 +264,7 @@ func TestEverythingWrongIsSaidAtOnce(t *testing.T) {
 	}
 }
 
-func TestValuesThatAreNoneAreSaidInPlainWords(t *testing.T) {
+func TestFlags_ExplainMalformedValues(t *testing.T) {
 	for args, want := range map[string]string{
 		"--port x":             "want a whole number",
 		"--renew-interval day": "want a time like 250ms, 90s, 15m or 24h",
@@ -254,7 +277,7 @@ func TestValuesThatAreNoneAreSaidInPlainWords(t *testing.T) {
 }
 
 // TestTheHelpNamesEveryFlag is a golden text: users see it.
-func TestTheHelpNamesEveryFlag(t *testing.T) {
+func TestHelp_NamesEveryFlag(t *testing.T) {
 	for name, bind := range map[string]func(*pflag.FlagSet){
 		"common": func(fs *pflag.FlagSet) { config.BindCommon(fs) },
 		"server": func(fs *pflag.FlagSet) { config.BindServer(fs) },
@@ -294,7 +317,7 @@ func TestRequireTLS_FlagBeatsFile(t *testing.T) {
 }
 
 // TestHeal is taken from the flags, else from the file.
-func TestHeal(t *testing.T) {
+func TestServerFlags_Heal(t *testing.T) {
 	no, yes := false, true
 	type values struct {
 		Heal     config.Heal
@@ -305,10 +328,18 @@ func TestHeal(t *testing.T) {
 		file config.File
 		want values
 	}{
-		"neither":          {nil, config.File{}, values{config.HealTables, true}},
-		"file":             {nil, config.File{Heal: config.HealOff, BackfillNewTables: &no}, values{config.HealOff, false}},
-		"flags, not file":  {[]string{"--heal", "tables", "--backfill-new-tables"}, config.File{Heal: config.HealOff, BackfillNewTables: &no}, values{config.HealTables, true}},
-		"flags, other way": {[]string{"--heal=off", "--backfill-new-tables=false"}, config.File{Heal: config.HealAll, BackfillNewTables: &yes}, values{config.HealOff, false}},
+		"neither": {nil, config.File{}, values{config.HealTables, true}},
+		"file":    {nil, config.File{Heal: config.HealOff, BackfillNewTables: &no}, values{config.HealOff, false}},
+		"flags, not file": {
+			[]string{"--heal", "tables", "--backfill-new-tables"},
+			config.File{Heal: config.HealOff, BackfillNewTables: &no},
+			values{config.HealTables, true},
+		},
+		"flags, other way": {
+			[]string{"--heal=off", "--backfill-new-tables=false"},
+			config.File{Heal: config.HealAll, BackfillNewTables: &yes},
+			values{config.HealOff, false},
+		},
 	} {
 		s, err := server(c.args, nil, c.file)
 		if err != nil {
@@ -318,7 +349,8 @@ func TestHeal(t *testing.T) {
 			t.Error(name, diff)
 		}
 	}
-	if _, err := server([]string{"--heal", "some"}, nil, config.File{}); err == nil || err.Error() != `--heal: want "tables", "all" or "off"` {
+	if _, err := server([]string{"--heal", "some"}, nil, config.File{}); err == nil ||
+		err.Error() != `--heal: want "tables", "all" or "off"` {
 		t.Errorf("the error is %v", err)
 	}
 }

@@ -5,19 +5,18 @@ import (
 	"log/slog"
 )
 
-// redacted stands where a secret would.
+// redacted replaces a secret.
 const redacted = "[redacted]"
 
-// Secret is text that shows itself to nobody who does not ask for it by name:
-// formatted, marshalled or logged in any way it reads "[redacted]". The zero
-// Secret is empty and reads "".
+// Secret is text that only Reveal returns. Every way to format, marshal or log it gives
+// "[redacted]". The zero Secret is empty and gives "".
 type Secret struct {
-	// A pointer, because fmt prints the fields of a Secret that is itself an
-	// unexported field without calling its methods: so it prints an address.
+	// A pointer: if a Secret is an unexported field, fmt does not call its methods, and prints
+	// an address instead of the text.
 	text *string
 }
 
-// NewSecret returns a Secret that holds text.
+// NewSecret returns text as a Secret.
 func NewSecret(text string) Secret {
 	if text == "" {
 		return Secret{}
@@ -36,7 +35,7 @@ func (s Secret) Reveal() string {
 // IsZero reports whether the Secret is empty.
 func (s Secret) IsZero() bool { return s.text == nil }
 
-// Equal reports whether both hold the same text.
+// Equal reports whether both have the same text.
 func (s Secret) Equal(other Secret) bool { return s.Reveal() == other.Reveal() }
 
 func (s Secret) String() string {
@@ -55,11 +54,11 @@ func (s Secret) Format(f fmt.State, verb rune) {
 	if verb == 'v' && f.Flag('#') {
 		text = s.GoString()
 	}
-	// A writer that fails here fails for its owner too.
+	// The owner of the writer gets the same error.
 	_, _ = f.Write([]byte(text))
 }
 
-// MarshalText redacts text encodings, JSON among them.
+// MarshalText redacts text encodings, including JSON.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
 // LogValue redacts structured logs.

@@ -18,12 +18,20 @@ import (
 
 const hidden = "hunter2"
 
-func TestSecretsShowThemselvesOnlyToThoseWhoAsk(t *testing.T) {
+func TestSecret_IsShownByRevealOnly(t *testing.T) {
 	secret := config.NewSecret(hidden)
 	type private struct{ inner config.Secret }
 	type public struct{ Inner config.Secret }
 	var shown []string
-	for _, value := range []any{secret, &secret, private{secret}, &private{secret}, public{secret}, []config.Secret{secret}, map[string]config.Secret{"a": secret}, map[config.Secret]int{secret: 1}} {
+	for _, value := range []any{
+		secret, &secret,
+		private{secret},
+		&private{secret},
+		public{secret},
+		[]config.Secret{secret},
+		map[string]config.Secret{"a": secret},
+		map[config.Secret]int{secret: 1},
+	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%T", "%t", "%20s", "%-5v", "%c"} {
 			shown = append(shown, fmt.Sprintf(verb, value))
 		}
@@ -55,7 +63,7 @@ func TestSecretsShowThemselvesOnlyToThoseWhoAsk(t *testing.T) {
 	}
 }
 
-func TestSecretsReadTheSameEverywhere(t *testing.T) {
+func TestSecret_PrintsTheSameEverywhere(t *testing.T) {
 	type shown struct{ V, S, Sharp, JSON, Text string }
 	show := func(s config.Secret) shown {
 		b, err := json.Marshal(s)
@@ -68,7 +76,8 @@ func TestSecretsReadTheSameEverywhere(t *testing.T) {
 		}
 		return shown{fmt.Sprintf("%v", s), s.String(), fmt.Sprintf("%#v", s), string(b), string(text)}
 	}
-	if diff := cmp.Diff(shown{"[redacted]", "[redacted]", `config.Secret("[redacted]")`, `"[redacted]"`, "[redacted]"}, show(config.NewSecret(hidden))); diff != "" {
+	if diff := cmp.Diff(shown{"[redacted]", "[redacted]", `config.Secret("[redacted]")`, `"[redacted]"`, "[redacted]"},
+		show(config.NewSecret(hidden))); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(shown{"", "", `config.Secret("")`, `""`, ""}, show(config.Secret{})); diff != "" {
@@ -76,8 +85,9 @@ func TestSecretsReadTheSameEverywhere(t *testing.T) {
 	}
 }
 
-func TestSecretsCompareByTheirText(t *testing.T) {
-	if !config.NewSecret("a").Equal(config.NewSecret("a")) || config.NewSecret("a").Equal(config.NewSecret("b")) || !config.NewSecret("").IsZero() || config.NewSecret("a").IsZero() {
+func TestSecret_ComparesByText(t *testing.T) {
+	if !config.NewSecret("a").Equal(config.NewSecret("a")) || config.NewSecret("a").Equal(config.NewSecret("b")) ||
+		!config.NewSecret("").IsZero() || config.NewSecret("a").IsZero() {
 		t.Error("secrets don't compare")
 	}
 }

@@ -9,28 +9,30 @@ import (
 // ReleaseFlags are the flags of commands that download releases.
 type ReleaseFlags struct{ value Release }
 
-// Release is what a command needs that downloads releases. Treat it as immutable.
+// Release is the configuration of commands that download releases. Treat it as immutable.
 type Release struct {
-	KeyFile string // of the public keys; "" for the built-in one
-	URL     string // below which releases are; "" for the default
+	KeyFile string // of the public keys; "": the built-in one
+	URL     string // of the releases, without their versions; "": the default
 }
 
 // BindRelease adds the flags of commands that download releases to fs.
 func BindRelease(fs *pflag.FlagSet) *ReleaseFlags {
 	f := new(ReleaseFlags)
-	fs.StringVar(&f.value.KeyFile, "key", "", "`file` with the PGP public keys that releases may be signed by (default: the built-in one, see eds publickey)")
-	fs.StringVar(&f.value.URL, "releases-url", "", "`URL` below which releases are, each under its version (default: where eds is released)")
+	fs.StringVar(&f.value.KeyFile, "key", "",
+		"`file` with the PGP public keys that may sign releases (default: the built-in key, see eds publickey)")
+	fs.StringVar(&f.value.URL, "releases-url", "",
+		"base `URL` of releases, to which the version is appended (default: the releases of eds)")
 	return f
 }
 
-// Resolve returns what the flags say.
+// Resolve returns the values of the flags.
 func (f *ReleaseFlags) Resolve() Release { return f.value }
 
 // Upgrade is the configuration of "eds upgrade". Treat it as immutable.
 type Upgrade struct {
 	Release
 	AllowDowngrade, DryRun bool
-	// At most one of them is set.
+	// At most one of these is set.
 	Rollback, Accept bool
 }
 
@@ -43,9 +45,9 @@ type UpgradeFlags struct {
 // BindUpgrade adds the flags of "eds upgrade" to fs, without the common ones.
 func BindUpgrade(fs *pflag.FlagSet) *UpgradeFlags {
 	f := &UpgradeFlags{ReleaseFlags: BindRelease(fs)}
-	fs.BoolVar(&f.value.DryRun, "dry-run", false, "say what would be done and do nothing")
-	fs.BoolVar(&f.value.AllowDowngrade, "allow-downgrade", false, "accept an older version too, and the one that is in place")
-	fs.BoolVar(&f.value.Rollback, "rollback", false, "go back to the program before the last upgrade")
+	fs.BoolVar(&f.value.DryRun, "dry-run", false, "print the steps and do nothing")
+	fs.BoolVar(&f.value.AllowDowngrade, "allow-downgrade", false, "also accept an older version, or the installed one")
+	fs.BoolVar(&f.value.Rollback, "rollback", false, "return to the version before the last upgrade")
 	fs.BoolVar(&f.value.Accept, "accept", false, "end the probation of the last upgrade, and keep it")
 	return f
 }
@@ -56,7 +58,7 @@ func (f *UpgradeFlags) Resolve() (Upgrade, error) {
 	u := f.value
 	u.Release = f.ReleaseFlags.Resolve()
 	if u.Rollback && u.Accept {
-		p.check("--rollback", errors.New("it can't be done together with --accept"))
+		p.check("--rollback", errors.New("it cannot be combined with --accept"))
 	}
 	return u, p.join()
 }

@@ -18,20 +18,22 @@ func upgrade(args ...string) (config.Upgrade, error) {
 	return flags.Resolve()
 }
 
-func TestEveryFlagOfAnUpgrade(t *testing.T) {
-	got, err := upgrade("--key", "key.asc", "--releases-url", "https://mirror.example.com/eds", "--dry-run", "--allow-downgrade", "--accept")
+func TestUpgradeFlags_ResolveEveryFlag(t *testing.T) {
+	got, err := upgrade("--key", "key.asc", "--releases-url", "https://mirror.example.com/eds", "--dry-run", "--allow-downgrade",
+		"--accept")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := config.Upgrade{
-		Release: config.Release{KeyFile: "key.asc", URL: "https://mirror.example.com/eds"}, AllowDowngrade: true, DryRun: true, Accept: true,
+		Release:        config.Release{KeyFile: "key.asc", URL: "https://mirror.example.com/eds"},
+		AllowDowngrade: true, DryRun: true, Accept: true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestAnUpgradeIsEitherKeptOrTakenBack(t *testing.T) {
+func TestUpgradeFlags_RefuseRollbackWithAccept(t *testing.T) {
 	usage := new(config.UsageError)
 	if _, err := upgrade("--rollback", "--accept"); !errors.As(err, &usage) || usage.Name != "--rollback" {
 		t.Error(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// problems collects what is wrong, so that a person is told all of it at once.
+// problems collects errors, so that the operator sees all of them at once.
 type problems struct{ errs []error }
 
 func (p *problems) add(err error) {
@@ -19,7 +19,7 @@ func (p *problems) add(err error) {
 	}
 }
 
-// check adds err, where there is one, under the name of what the user wrote.
+// check adds err, unless it is nil, under the name of the flag or variable.
 func (p *problems) check(name string, err error) {
 	if err != nil {
 		p.add(&UsageError{name, err})
@@ -28,20 +28,20 @@ func (p *problems) check(name string, err error) {
 
 func (p *problems) join() error { return errors.Join(p.errs...) }
 
-// try parses a value and notes what is wrong with it.
+// try parses a value and adds its error.
 func try[In, Out any](p *problems, name string, in In, parse func(In) (Out, error)) Out {
 	out, err := parse(in)
 	p.check(name, err)
 	return out
 }
 
-// checkGiven refuses a flag that was given with an empty value: a variable of a script
-// that is not set must not mean everything, or the default.
+// checkGiven refuses a flag with an empty value: an unset variable of a script must not mean
+// everything, or the default.
 func checkGiven(fs *pflag.FlagSet, name string, empty bool) error {
 	if !empty || !fs.Changed(name) {
 		return nil
 	}
-	return errors.New("its value is empty; leave the flag out, if that is meant")
+	return errors.New("its value is empty; leave the flag out if you mean that")
 }
 
 func checkRange(n, least, most int) error {
@@ -66,7 +66,7 @@ func parseTime(text string) (time.Time, error) {
 	return t, nil
 }
 
-// duration is a flag whose error tells a person how to write one.
+// duration is a flag whose error shows how to write a duration.
 type duration struct{ value *time.Duration }
 
 func durationVar(fs *pflag.FlagSet, value *time.Duration, name string, byDefault time.Duration, usage string) {
@@ -85,7 +85,7 @@ func (d duration) Set(text string) error {
 
 func (d duration) String() string {
 	if d.value == nil || *d.value == 0 {
-		return "" // so that the help shows no default
+		return "" // the help shows no default
 	}
 	text := d.value.String()
 	if whole, ok := strings.CutSuffix(text, "m0s"); ok {
@@ -99,7 +99,7 @@ func (d duration) String() string {
 
 func (d duration) Type() string { return "duration" }
 
-// number is a flag whose error does not speak of strconv.
+// number is a flag whose error does not mention strconv.
 type number struct{ value *int }
 
 func numberVar(fs *pflag.FlagSet, value *int, name string, byDefault int, usage string) {

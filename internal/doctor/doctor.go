@@ -1,5 +1,5 @@
-// Package doctor looks at everything that eds needs, one thing after the other,
-// and says of each whether it works and what to do where it does not.
+// Package doctor checks everything that eds needs, and reports for each check whether it works
+// and what to do if it does not.
 package doctor
 
 import (
@@ -32,41 +32,41 @@ type Result string
 // The outcomes.
 const (
 	OK      Result = "ok"
-	Warning Result = "warning" // it works, and may not for long
+	Warning Result = "warning" // it works, but may stop working
 	Failed  Result = "failed"
-	Skipped Result = "skipped" // it could not be looked at, because something before failed
+	Skipped Result = "skipped" // an earlier check that it needs failed
 )
 
-// Check is what was found of one thing.
+// Check is the outcome of one check.
 type Check struct {
 	Name   string `json:"name"`
 	Result Result `json:"result"`
 	Found  string `json:"found"`
-	Do     string `json:"do,omitempty"` // what to do about it
+	Do     string `json:"do,omitempty"` // the remedy
 }
 
-// Config is what there is to look at.
+// Config is the configuration to check.
 type Config struct {
 	Options config.Server
 	Build   build.Info
 	Lookup  sink.Lookup
 	Logger  *slog.Logger
-	// Running says that a server uses the data directory and holds a session,
-	// which another one would end; Warnings are its own.
+	// Running means that a server uses the data directory and holds a session, which another
+	// session would end. Warnings are those of the server.
 	Running  bool
 	Warnings []telemetry.Reason
-	// Problem is what is wrong with the configuration; nil: nothing.
+	// Problem is the error of the configuration; nil: none.
 	Problem error
 }
 
 const (
-	// littleDisk is how much room on the disk is little, in bytes.
+	// littleDisk is the free disk space below which there is a warning, in bytes.
 	littleDisk = 1 << 30
-	// soon is how long before its end a key is worth a warning.
+	// soon is the remaining validity of a key below which there is a warning.
 	soon = 14 * 24 * time.Hour
-	// skewed is how far clocks may differ.
+	// skewed is the difference between clocks above which there is a warning.
 	skewed = time.Minute
-	// patience bounds each check that asks somebody else.
+	// patience bounds each check that depends on another machine.
 	patience = 30 * time.Second
 )
 
@@ -78,21 +78,21 @@ type doctor struct {
 	key      hq.Key
 	client   *hq.Client // nil until there is a key
 	security *hq.Security
-	insecure map[string]string // warnings about connections, by what they lead to
+	insecure map[string]string // warnings about connections, by peer
 	apiURL   string
 	reached  bool // HQ has answered
 }
 
-// Run makes every check, in the order in which they build on each other, and
-// reports each when it is made. It leaves nothing behind, but remembers which hosts
-// use TLS, as the server does.
+// Run makes every check in the order of their dependencies, and reports each outcome at once.
+// Like the server, it remembers which hosts use TLS. It leaves nothing else behind.
 func Run(ctx context.Context, c Config, report func(Check)) {
 	d := &doctor{Config: c, report: report, insecure: make(map[string]string)}
 	for _, w := range c.Warnings {
 		d.insecure[w.Condition] = w.Message
 	}
 	d.security = &hq.Security{
-		Require: c.Options.RequireTLS, Hosts: tlshosts.In(c.Options.DataDir), Warn: func(peer, warning string) { d.insecure[peer] = warning },
+		Require: c.Options.RequireTLS, Hosts: tlshosts.In(c.Options.DataDir),
+		Warn: func(peer, warning string) { d.insecure[peer] = warning },
 	}
 	d.dataDirectory()
 	d.disk(ctx)
@@ -115,7 +115,7 @@ func (d *doctor) dataDirectory() {
 	const name = "data directory"
 	dir := d.Options.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		d.say(name, Failed, err.Error(), "make it by hand, or name another with --data-dir")
+		d.say(name, Failed, err.Error(), "create it, or name another one with --data-dir")
 		return
 	}
 	probe, err := os.CreateTemp(dir, ".doctor-*")
@@ -126,14 +126,14 @@ func (d *doctor) dataDirectory() {
 	if err != nil {
 		do := "give it to the user that eds runs as: chown -R eds " + dir
 		if errors.Is(err, syscall.ENOSPC) {
-			do = "make room on its disk; a server goes on meanwhile, without a log and without new schemas"
+			do = "free space on its disk; meanwhile a server runs without a log and without new schemas"
 		}
-		d.say(name, Failed, fmt.Sprintf("%s can not be written to: %v", dir, err), do)
+		d.say(name, Failed, fmt.Sprintf("%s cannot be written: %v", dir, err), do)
 		return
 	}
 	found := dir
 	if d.Running {
-		found += ", used by a server that runs"
+		found += ", used by a running server"
 	}
 	d.say(name, OK, found, "")
 }
@@ -143,11 +143,12 @@ func (d *doctor) disk(ctx context.Context) {
 	usage, err := disk.UsageWithContext(ctx, d.Options.DataDir)
 	switch {
 	case err != nil:
-		d.say(name, Warning, "how much room is left can not be told: "+err.Error(), "")
+		d.say(name, Warning, "the free space is not known: "+err.Error(), "")
 	case usage.Free < littleDisk:
-		d.say(name, Warning, fmt.Sprintf("%d MiB are left", usage.Free>>20), "make room: an import keeps its files there, and logs take up to 512 MiB")
+		d.say(name, Warning, fmt.Sprintf("%d MiB are free", usage.Free>>20),
+			"free some space: an import stores its files there, and logs take up to 512 MiB")
 	default:
-		d.say(name, OK, fmt.Sprintf("%d GiB are left", usage.Free>>30), "")
+		d.say(name, OK, fmt.Sprintf("%d GiB are free", usage.Free>>30), "")
 	}
 }
 
@@ -158,11 +159,12 @@ func (d *doctor) configuration() {
 	case d.Problem != nil:
 		d.say(name, Failed, d.Problem.Error(), "correct it, or move it away and run: eds enroll CODE")
 	case errors.Is(err, os.ErrNotExist):
-		d.say(name, OK, "there is no "+file+"; flags and the environment count alone", "")
+		d.say(name, OK, "there is no "+file+"; eds uses only flags and the environment", "")
 	case err != nil:
 		d.say(name, Failed, err.Error(), "let the user that eds runs as read it")
 	case info.Mode().Perm()&0o077 != 0 && os.PathSeparator == '/':
-		d.say(name, Warning, fmt.Sprintf("%s holds secrets, and others may read it (mode %04o)", file, info.Mode().Perm()), "run: chmod 600 "+file)
+		d.say(name, Warning, fmt.Sprintf("%s contains secrets, and others may read it (mode %04o)", file, info.Mode().Perm()),
+			"run: chmod 600 "+file)
 	default:
 		d.say(name, OK, file, "")
 	}
@@ -186,23 +188,26 @@ func (d *doctor) apiKey() {
 		return
 	}
 	d.key = key
-	d.client = hq.New(hq.Options{BaseURL: d.apiURL, Key: key, Version: d.Build.Version, Logger: d.Logger, Patience: patience / 3, Security: d.security})
+	d.client = hq.New(hq.Options{
+		BaseURL: d.apiURL, Key: key, Version: d.Build.Version, Logger: d.Logger, Patience: patience / 3,
+		Security: d.security,
+	})
 	switch end := key.Expiry(); {
 	case end.IsZero():
 		d.say(name, OK, "it does not expire", "")
 	case time.Until(end) < soon:
-		d.say(name, Warning, "it expires on "+end.Format(time.DateOnly), "have HQ make a new one: eds enroll CODE")
+		d.say(name, Warning, "it expires on "+end.Format(time.DateOnly), "enrol again with a new code of HQ: eds enroll CODE")
 	default:
-		d.say(name, OK, "it is good until "+end.Format(time.DateOnly), "")
+		d.say(name, OK, "it is valid until "+end.Format(time.DateOnly), "")
 	}
 }
 
-// api asks HQ for the schema, which takes a key.
+// api fetches the schemas from HQ, for which HQ requires a key.
 func (d *doctor) api(ctx context.Context) {
 	const name, schemas = "HQ", "schema"
 	if d.client == nil {
-		d.say(name, Skipped, "there is no key to ask with", "")
-		d.say(schemas, Skipped, "there is no key to ask HQ with", "")
+		d.say(name, Skipped, "there is no key", "")
+		d.say(schemas, Skipped, "there is no key", "")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -224,16 +229,16 @@ func (d *doctor) api(ctx context.Context) {
 	}
 	switch {
 	case !d.reached:
-		d.say(schemas, Skipped, "HQ has not told it", "")
+		d.say(schemas, Skipped, "HQ has not sent it", "")
 	case malformed != nil:
-		d.say(schemas, Warning, fmt.Sprintf("%d tables, and %d that can not be used: %v", len(tables), len(malformed.Objects), err), "tell HQ of it; the others work")
+		d.say(schemas, Warning, fmt.Sprintf("%d tables, and %d that cannot be used: %v", len(tables), len(malformed.Objects), err),
+			"report it to HQ; the other tables work")
 	default:
 		d.say(schemas, OK, fmt.Sprintf("%d tables", len(tables)), "")
 	}
 }
 
-// forgetful is a cache of schemas that keeps nothing: the one that does is the
-// server's.
+// forgetful is a cache of schemas that stores nothing: only the server may write its cache.
 type forgetful struct{}
 
 func (forgetful) LoadSchema(string, string) (json.RawMessage, bool, error) { return nil, false, nil }
@@ -242,28 +247,29 @@ func (forgetful) SaveSchema(string, string, json.RawMessage) error         { ret
 func (d *doctor) clock() {
 	const name = "clock"
 	if !d.reached {
-		d.say(name, Skipped, "it is compared with HQ's, which has not answered", "")
+		d.say(name, Skipped, "HQ, whose clock is the reference, has not answered", "")
 		return
 	}
 	if skew := d.client.Skew(); skew.Abs() > skewed {
-		d.say(name, Warning, fmt.Sprintf("it differs from HQ's by %v", skew.Round(time.Second)), "have the machine set it by NTP; keys and signed urls depend on it")
+		d.say(name, Warning, fmt.Sprintf("it differs from HQ's by %v", skew.Round(time.Second)),
+			"synchronize it with NTP; keys and signed urls depend on it")
 		return
 	}
 	d.say(name, OK, "it agrees with HQ's", "")
 }
 
-// nats begins a session, because only that brings a credential, and ends it.
+// nats starts a session, because only a session has a credential, and ends it.
 func (d *doctor) nats(ctx context.Context) {
 	const name = "NATS"
 	switch {
 	case d.Running && d.insecure["nats"] != "":
-		d.say(name, Warning, "of the server that runs: "+d.insecure["nats"], encrypt)
+		d.say(name, Warning, "the running server reports: "+d.insecure["nats"], encrypt)
 		return
 	case d.Running:
-		d.say(name, Skipped, "the server that runs holds the session", "see: eds status")
+		d.say(name, Skipped, "the running server holds the session", "see: eds status")
 		return
 	case !d.reached:
-		d.say(name, Skipped, "HQ gives the credential for it, and has not answered", "")
+		d.say(name, Skipped, "HQ, which issues the credential, has not answered", "")
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -272,11 +278,12 @@ func (d *doctor) nats(ctx context.Context) {
 	hq.DescribeHost(ctx, &start)
 	session, err := d.client.StartSession(ctx, start)
 	if hq.Conflict(err) {
-		d.say(name, Warning, "another server runs with this server's id, so no session could be begun", "stop it, if it should not; each server needs an id of its own")
+		d.say(name, Warning, "another server runs with this server's id, so no session could be started",
+			"stop it if it should not run; each server needs its own id")
 		return
 	}
 	if err != nil {
-		d.say(name, Failed, err.Error(), "ask HQ why it begins no session, and name the request where there is one")
+		d.say(name, Failed, err.Error(), "ask HQ why it starts no session, and name the request if there is one")
 		return
 	}
 	defer func() {
@@ -287,7 +294,7 @@ func (d *doctor) nats(ctx context.Context) {
 	servers := hq.Servers(strings.Join(d.Options.Servers, ","), d.apiURL)
 	conn, err := hq.Connect(servers, session.Credential, d.security, nats.Name("eds doctor"))
 	if err != nil {
-		do := "check that a firewall lets this machine reach it"
+		do := "check that no firewall blocks it"
 		if errors.As(err, new(*hq.InsecureError)) {
 			do = encrypt
 		}
@@ -307,10 +314,10 @@ func (d *doctor) nats(ctx context.Context) {
 	}
 }
 
-// encrypt is what to do about a connection that does not use TLS.
-const encrypt = "have its owner set up TLS, then write require_tls = true into config.toml, so that it stays"
+// encrypt is the remedy for a connection without TLS.
+const encrypt = "have its owner set up TLS, then write require_tls = true into config.toml to require it"
 
-// destination opens the destination, and has it make, write and drop a table.
+// destination opens the destination and probes it: it creates, writes and drops a table.
 func (d *doctor) destination(ctx context.Context) {
 	const name = "destination"
 	raw := d.Options.URL.Reveal()

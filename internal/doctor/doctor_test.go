@@ -19,7 +19,7 @@ import (
 )
 
 // TestEachFailureIsNamedWithWhatToDo breaks one thing after the other.
-func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
+func TestRun_NamesEachFailureWithItsRemedy(t *testing.T) {
 	h, err := devhq.Start(t.Context(), devhq.Options{DataDir: t.TempDir(), Customers: 2})
 	if err != nil {
 		t.Fatal(err)
@@ -55,38 +55,80 @@ func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
 		results[name] = r
 		return results
 	}
-	// An address that is none of this machine by its looks, but leads to it.
+	// An address of this machine that eds takes for another machine's.
 	elsewhere := func(url string) string { return strings.Replace(url, "127.0.0.1", "0.0.0.0", 1) }
 	for name, c := range map[string]struct {
 		change func(*doctor.Config)
 		before func()
-		want   map[string]doctor.Result // but for those that are ok
+		want   map[string]doctor.Result // without those that are ok
 	}{
-		"nothing":            {},
-		"a running server":   {change: func(c *doctor.Config) { c.Running = true }, want: skipped("NATS")},
-		"the data directory": {change: func(c *doctor.Config) { c.Options.DataDir = filepath.Join(blocked, "x") }, want: map[string]doctor.Result{"data directory": doctor.Failed, "disk": doctor.Warning, "configuration": doctor.Failed}},
-		"the configuration":  {change: func(c *doctor.Config) { c.Problem = os.ErrInvalid }, want: map[string]doctor.Result{"configuration": doctor.Failed}},
-		"no key":             {change: func(c *doctor.Config) { c.Options.APIKey = config.Secret{} }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
-		"a key that ends":    {change: func(c *doctor.Config) { c.Options.APIKey = key(devhq.KeyOptions{Life: time.Hour}) }, want: map[string]doctor.Result{"api key": doctor.Warning}},
-		"a key that ended":   {change: func(c *doctor.Config) { c.Options.APIKey = key(devhq.KeyOptions{Life: -time.Hour}) }, want: with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed)},
-		"HQ":                 {before: refuse("/v3/schema", http.StatusUnauthorized), want: with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed)},
-		"another server":     {before: refuse("/v3/eds/internal", http.StatusConflict), want: map[string]doctor.Result{"NATS": doctor.Warning}},
-		"NATS":               {change: func(c *doctor.Config) { c.Options.Servers = []string{"nats://127.0.0.1:1"} }, want: map[string]doctor.Result{"NATS": doctor.Failed}},
-		"NATS without TLS":   {change: func(c *doctor.Config) { c.Options.Servers = []string{elsewhere(h.NATSURL())} }, want: map[string]doctor.Result{"NATS": doctor.Warning}},
-		"HQ without TLS":     {change: func(c *doctor.Config) { c.Options.APIURL = elsewhere(h.APIURL()) }, want: map[string]doctor.Result{"HQ": doctor.Warning}},
-		"TLS is required":    {change: func(c *doctor.Config) { yes := true; c.Options.RequireTLS = &yes }, want: with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed)},
+		"nothing":          {},
+		"a running server": {change: func(c *doctor.Config) { c.Running = true }, want: skipped("NATS")},
+		"the data directory": {
+			change: func(c *doctor.Config) { c.Options.DataDir = filepath.Join(blocked, "x") },
+			want:   map[string]doctor.Result{"data directory": doctor.Failed, "disk": doctor.Warning, "configuration": doctor.Failed},
+		},
+		"the configuration": {
+			change: func(c *doctor.Config) { c.Problem = os.ErrInvalid },
+			want:   map[string]doctor.Result{"configuration": doctor.Failed},
+		},
+		"no key": {
+			change: func(c *doctor.Config) { c.Options.APIKey = config.Secret{} },
+			want:   with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed),
+		},
+		"a key that ends": {
+			change: func(c *doctor.Config) { c.Options.APIKey = key(devhq.KeyOptions{Life: time.Hour}) },
+			want:   map[string]doctor.Result{"api key": doctor.Warning},
+		},
+		"a key that ended": {
+			change: func(c *doctor.Config) { c.Options.APIKey = key(devhq.KeyOptions{Life: -time.Hour}) },
+			want:   with(skipped("HQ", "schema", "clock", "NATS"), "api key", doctor.Failed),
+		},
+		"HQ": {
+			before: refuse("/v3/schema", http.StatusUnauthorized),
+			want:   with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed),
+		},
+		"another server": {
+			before: refuse("/v3/eds/internal", http.StatusConflict),
+			want:   map[string]doctor.Result{"NATS": doctor.Warning},
+		},
+		"NATS": {
+			change: func(c *doctor.Config) { c.Options.Servers = []string{"nats://127.0.0.1:1"} },
+			want:   map[string]doctor.Result{"NATS": doctor.Failed},
+		},
+		"NATS without TLS": {
+			change: func(c *doctor.Config) { c.Options.Servers = []string{elsewhere(h.NATSURL())} },
+			want:   map[string]doctor.Result{"NATS": doctor.Warning},
+		},
+		"HQ without TLS": {
+			change: func(c *doctor.Config) { c.Options.APIURL = elsewhere(h.APIURL()) },
+			want:   map[string]doctor.Result{"HQ": doctor.Warning},
+		},
+		"TLS is required": {
+			change: func(c *doctor.Config) { yes := true; c.Options.RequireTLS = &yes },
+			want:   with(skipped("schema", "clock", "NATS"), "HQ", doctor.Failed),
+		},
 		"a running server without TLS": {change: func(c *doctor.Config) {
 			c.Running, c.Warnings = true, []telemetry.Reason{{Condition: "nats", Message: "it is not encrypted"}}
 		}, want: map[string]doctor.Result{"NATS": doctor.Warning}},
-		"no destination":      {change: func(c *doctor.Config) { c.Options.URL = config.Secret{} }, want: map[string]doctor.Result{"destination": doctor.Failed}},
-		"a wrong destination": {change: func(c *doctor.Config) { c.Options.URL = config.NewSecret("sqlite://" + blocked + "/x.db") }, want: map[string]doctor.Result{"destination": doctor.Failed}},
+		"no destination": {
+			change: func(c *doctor.Config) { c.Options.URL = config.Secret{} },
+			want:   map[string]doctor.Result{"destination": doctor.Failed},
+		},
+		"a wrong destination": {
+			change: func(c *doctor.Config) { c.Options.URL = config.NewSecret("sqlite://" + blocked + "/x.db") },
+			want:   map[string]doctor.Result{"destination": doctor.Failed},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := config.Server{
 				Common: config.Common{DataDir: t.TempDir()}, HQ: config.HQ{APIKey: key(devhq.KeyOptions{})},
 				URL: config.NewSecret("sqlite://" + filepath.Join(t.TempDir(), "shop.db")), Servers: []string{h.NATSURL()},
 			}
-			config := doctor.Config{Options: o, Build: build.Info{Version: "1.2.3"}, Lookup: os.LookupEnv, Logger: slog.New(slog.DiscardHandler)}
+			config := doctor.Config{
+				Options: o, Build: build.Info{Version: "1.2.3"}, Lookup: os.LookupEnv,
+				Logger: slog.New(slog.DiscardHandler),
+			}
 			if c.change != nil {
 				c.change(&config)
 			}
@@ -110,7 +152,10 @@ func TestEachFailureIsNamedWithWhatToDo(t *testing.T) {
 			if diff := cmp.Diff(c.want, got); diff != "" {
 				t.Error(diff)
 			}
-			if diff := cmp.Diff([]string{"data directory", "disk", "configuration", "api key", "HQ", "schema", "clock", "NATS", "destination"}, all); diff != "" {
+			if diff := cmp.Diff([]string{
+				"data directory", "disk", "configuration", "api key", "HQ", "schema", "clock", "NATS",
+				"destination",
+			}, all); diff != "" {
 				t.Error(diff)
 			}
 		})

@@ -1,4 +1,4 @@
-// Package drivers knows the destinations that were linked into this binary.
+// Package drivers finds the drivers that are linked into this binary.
 package drivers
 
 import (
@@ -15,8 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// builtin is filled by the builtin_<name>.go files before main begins, and
-// never after.
+// builtin has the drivers of the builtin_<name>.go files, which add them before main begins.
 var builtin []sink.Driver
 
 // All returns every driver, by name.
@@ -59,8 +58,8 @@ func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 	return d, target, err
 }
 
-// Expander returns what expands the placeholders of raw again, for sink.NewAccess. Each
-// result has to pass check, if it is not nil.
+// Expander returns a function that expands the placeholders of raw again, for sink.NewAccess. Each
+// result must pass check, if check is not nil.
 func Expander(raw string, lookup sink.Lookup, check func(sink.Driver, *url.URL) error) func() (*url.URL, error) {
 	return func() (*url.URL, error) {
 		d, target, err := Parse(raw, lookup)
@@ -84,7 +83,7 @@ func MaskURL(raw string) string {
 // Identity returns the identity of the destination that raw names, masked or not.
 func Identity(raw string, lookup sink.Lookup) (string, error) {
 	d, target, err := Parse(raw, lookup)
-	if fault.Of(err) == fault.Refused { // the secret that it cannot read is no part of it
+	if fault.Of(err) == fault.Refused { // an identity does not depend on the secret in an unreadable file
 		d, target, err = Parse(sink.WithoutFiles(raw), lookup)
 	}
 	if err != nil {

@@ -11,25 +11,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
-	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// applier makes batches durable, one after the other. It belongs to one
-// goroutine.
+// applier makes batches durable, one after the other. It belongs to one goroutine.
 type applier struct {
-	p        *Pipeline
-	migrator sink.Migrator // nil where the sink has no tables
-	migrated map[*schema.Table]bool
-	poison   map[string]*poisonRate // by table
-	ends     []uint64               // of batches that may come again, ascending
-	through  cdc.Position           // up to which everything is durable
-	withheld int                    // events of the batch that were skipped because their table is behind
+	p          *Pipeline
+	migrator   sink.Migrator // nil if the sink has no tables
+	migrated   map[*schema.Table]bool
+	poison     map[string]*poisonRate // by table
+	boundaries []uint64               // ends of batches that may come again, ascending
+	durable    cdc.Position           // position up to which everything is durable
+	withheld   int                    // events of the batch that were skipped because their table is behind
 }
 
-// delivered is what the settler acknowledges.
-type delivered struct {
+// durableBatch is a batch that the last stage acknowledges.
+type durableBatch struct {
 	upTo             cdc.Position
 	messages, memory int
 }
@@ -37,7 +35,10 @@ type delivered struct {
 // applyBatches is the fourth stage.
 func (p *Pipeline) applyBatches(ctx context.Context) error {
 	defer close(p.applied)
-	a := &applier{p: p, migrated: make(map[*schema.Table]bool), poison: make(map[string]*poisonRate), ends: slices.Clone(p.c.Ends), through: p.c.Checkpoint}
+	a := &applier{
+		p: p, migrated: make(map[*schema.Table]bool), poison: make(map[string]*poisonRate),
+		boundaries: slices.Clone(p.c.BatchBoundaries), durable: p.c.Checkpoint,
+	}
 	if p.c.KeepsRows {
 		a.migrator = p.sink.Migrator
 	}
@@ -50,15 +51,15 @@ func (p *Pipeline) applyBatches(ctx context.Context) error {
 			return err
 		}
 		select {
-		case p.applied <- delivered{b.change.Last, b.messages, b.memory}:
+		case p.applied <- durableBatch{b.change.Last, b.messages, b.memory}:
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
 }
 
-// next returns the next batch, nil after the last. While it waits, it checks the
-// destination now and then.
+// next returns the next batch, or nil after the last one. While it waits, it checks the destination
+// from time to time.
 func (a *applier) next(ctx context.Context) (*batch, error) {
 	var due <-chan time.Time
 	recorder := a.p.sink.Recorder
@@ -75,7 +76,7 @@ func (a *applier) next(ctx context.Context) (*batch, error) {
 		case b := <-a.p.batches:
 			return b, nil
 		case <-due:
-			err := a.p.persist(ctx, troubleDestination, func() error { return recorder.Check(ctx) })
+			err := a.p.retry(ctx, dependencyDestination, func() error { return recorder.Check(ctx) })
 			if err != nil {
 				return nil, fmt.Errorf("check the destination: %w", err)
 			}
@@ -83,18 +84,15 @@ func (a *applier) next(ctx context.Context) (*batch, error) {
 	}
 }
 
-// apply makes b durable, and its rejected events dead letters.
+// apply makes b durable, and dead-letters its rejected events.
 func (a *applier) apply(ctx context.Context, b *batch) error {
-	if a.p.forget.Swap(false) {
-		clear(a.migrated)
-	}
 	leave, err := a.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	if first := b.change.First; first.Sequence > a.through.Sequence+1 {
-		a.through = cdc.Position{Sequence: first.Sequence - 1, Stored: first.Stored}
+	if first := b.change.First; first.Sequence > a.durable.Sequence+1 {
+		a.durable = cdc.Position{Sequence: first.Sequence - 1, Stored: first.Stored}
 	}
 	a.withheld = 0
 	for _, it := range b.rejects {
@@ -107,7 +105,7 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 	}
 	switch {
 	case len(b.events) > 0:
-		if err := a.announce(ctx, b.change.Last.Sequence); err != nil {
+		if err := a.recordBoundary(ctx, b.change.Last.Sequence); err != nil {
 			return err
 		}
 		if err := a.applyEvents(ctx, b.events, b.change); err != nil {
@@ -120,17 +118,16 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 		}
 	}
 	b.skip(skipBehind, a.withheld)
-	a.p.status.delivered(b, a.p.c.Dead.Count(a.p.c.Destination))
+	a.p.status.batchDone(b, a.p.c.Dead.Count(a.p.c.Destination))
 	return nil
 }
 
-// applyEvents makes the events durable, which c was built of. Where one of them
-// is poison it halves them, and the halves, until the one is found, and goes on
-// with the others in their order.
+// applyEvents makes events durable; c was built from them. If one of them is poison, it bisects
+// until it has found that event, and applies the others in their order.
 func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Batch) error {
 	events, c = a.withhold(events, c)
 	if len(events) == 0 {
-		return a.passOver(ctx, c.Last)
+		return a.advanceCheckpoint(ctx, c.Last)
 	}
 	if err := a.supersede(ctx, events); err != nil {
 		return err
@@ -139,7 +136,7 @@ func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Bat
 		return err
 	}
 	if events, c = a.withhold(events, c); len(events) == 0 {
-		return a.passOver(ctx, c.Last)
+		return a.advanceCheckpoint(ctx, c.Last)
 	}
 	began := time.Now()
 	err := a.deliver(ctx, c)
@@ -156,7 +153,7 @@ func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Bat
 		if err := a.reject(ctx, events[0], stageApply, err); err != nil {
 			return err
 		}
-		return a.leavePlace(ctx, events[0], c.Last)
+		return a.deleteOldRow(ctx, events[0], c.Last)
 	}
 	half := len(events) / 2
 	first, second := build(events[:half]), build(events[half:])
@@ -167,7 +164,7 @@ func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Bat
 	return a.applyEvents(ctx, events[half:], second)
 }
 
-// build forms a batch of events that were accepted into one before.
+// build forms a batch of events that one batch has accepted before.
 func build(events []*item) *change.Batch {
 	var b change.Builder
 	for _, it := range events {
@@ -176,32 +173,31 @@ func build(events []*item) *change.Batch {
 	return b.Batch()
 }
 
-// passOver moves the stored checkpoint over a dead letter.
-func (a *applier) passOver(ctx context.Context, through cdc.Position) error {
+// advanceCheckpoint moves the stored checkpoint past a dead letter.
+func (a *applier) advanceCheckpoint(ctx context.Context, through cdc.Position) error {
 	if a.p.sink.Checkpointer == nil {
 		return nil
 	}
 	return a.deliver(ctx, &change.Batch{First: through, Last: through})
 }
 
-// deliver gives c to the sink until it is durable. The error is poison or fatal,
-// or ctx's.
+// deliver gives c to the sink until it is durable. The error is poison, fatal, or the cause of ctx.
 func (a *applier) deliver(ctx context.Context, c *change.Batch) error {
-	err := a.p.persist(ctx, troubleDestination, func() error { return a.p.attempt(ctx, c) })
+	err := a.p.retry(ctx, dependencyDestination, func() error { return a.p.attempt(ctx, c) })
 	switch {
 	case err == nil:
-		a.through = a.through.Advance(c.Last)
+		a.durable = a.durable.Advance(c.Last)
 		return nil
 	case fault.Of(err) == fault.Poison && len(c.Events) > 0:
 		return err
-	case fault.Of(err) == fault.Poison: // there is no event that could be
+	case fault.Of(err) == fault.Poison: // there is no event to dead-letter
 		err = fault.Mark(fault.Fatal, err)
 	}
 	return fmt.Errorf("apply changes: %w", err)
 }
 
-// attempt gives c to the sink. What makes the sink panic is taken for poison,
-// so that one event can't end the program again and again.
+// attempt gives c to the sink once. A panic of the sink counts as poison, so that one event cannot
+// crash the program again and again.
 func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -213,7 +209,7 @@ func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
 	return p.c.Sink.Apply(ctx, c)
 }
 
-// migrate makes the destination able to hold rows of the sets' tables.
+// migrate prepares the destination for rows of the sets' tables.
 func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
 	if a.migrator == nil {
 		return nil
@@ -227,22 +223,27 @@ func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
 	if len(tables) == 0 {
 		return nil
 	}
-	err := a.migrateTables(ctx, tables)
-	if err != nil && ctx.Err() == nil && a.p.c.Gate != nil {
-		err = a.migrateEach(ctx, tables)
+	refused, err := sink.MigrateTables(tables, func(tables []*schema.Table) error { return a.migrateTables(ctx, tables) },
+		func(err error) bool {
+			return ctx.Err() != nil || a.p.c.Gate == nil || concernsAllTables(err)
+		})
+	for _, t := range tables {
+		if err := refused[t]; err != nil && !a.failTables(err) {
+			a.p.c.Gate.Fail(t.Name, a.durable, sink.CauseRefused, err)
+		}
 	}
 	if err != nil {
-		// A table that can not be made is no single event's fault.
-		return fault.Mark(fault.Fatal, fmt.Errorf("bring the destination's tables in step: %w", err))
+		// A failed migration is no single event's fault, so it is never poison.
+		return fault.Mark(fault.Fatal, fmt.Errorf("migrate the destination's tables: %w", err))
 	}
 	return nil
 }
 
 func (a *applier) migrateTables(ctx context.Context, tables []*schema.Table) error {
-	var lines []string
-	err := a.p.persist(ctx, troubleDestination, func() (err error) {
-		lines, err = a.migrator.Migrate(ctx, tables)
-		a.p.status.migrated(lines)
+	var migrations []string
+	err := a.p.retry(ctx, dependencyDestination, func() (err error) {
+		migrations, err = a.migrator.Migrate(ctx, tables)
+		a.p.status.migrated(migrations)
 		return err
 	})
 	if err != nil {
@@ -252,23 +253,4 @@ func (a *applier) migrateTables(ctx context.Context, tables []*schema.Table) err
 		a.migrated[t] = true
 	}
 	return nil
-}
-
-// persist calls attempt until it succeeds, fails with an error that is not
-// transient, or ctx ends. An attempt that does not return is a trouble, too.
-func (p *Pipeline) persist(ctx context.Context, what trouble, attempt func() error) error {
-	var backoff retry.Backoff
-	for {
-		began := time.Now()
-		err := retry.Watch(func() { p.status.silent(what, began) }, attempt)
-		switch {
-		case err == nil || fault.Of(err) != fault.Transient:
-			p.status.recovered(what)
-			return err
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		}
-		p.status.trouble(what, began, err)
-		sleep(ctx, backoff.Next(err))
-	}
 }

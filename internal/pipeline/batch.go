@@ -8,46 +8,46 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// batch is a run of messages that the applier makes durable as one.
+// batch is a run of messages that the applier makes durable together.
 type batch struct {
 	change   *change.Batch
-	events   []*item // what change was built of
+	events   []*item // from which change was built
 	rejects  []*item
-	denied   []*item // by HQ, their schema version
+	denied   []*item // HQ denies their schema version
 	skipped  map[skipReason]int
 	messages int       // all of them
 	bytes    int       // of their payloads
-	memory   int       // that they take
-	pending  uint64    // messages in the stream behind its last one
-	began    time.Time // when its first message was received
+	memory   int       // of the messages, in bytes
+	pending  uint64    // messages in the stream after the last one
+	began    time.Time // receipt of the first message
 }
 
-// passAge is how long a batch of nothing but skipped messages waits for more,
-// before the checkpoint is moved and they are acknowledged.
+// passAge is how long a batch of only skipped messages waits for more, before the applier moves the
+// checkpoint and the messages are acknowledged.
 const passAge = time.Second
 
-// former forms batches. It belongs to one goroutine.
-type former struct {
-	p       *Pipeline
-	builder change.Builder
-	batch   batch
-	full    bool                     // the batch takes no more
-	layouts map[string]*schema.Table // of the batch's tables; nil where a table has come under two
-	queue   []item                   // decoded and not yet in a batch; not empty only while full
-	head    *chunk                   // the next chunk, which may be with its decoder still
-	drained bool                     // nothing was pending in the stream behind the last message
-	ends    []uint64                 // of batches of an earlier run that are still to come
+// batcher forms batches. It belongs to one goroutine.
+type batcher struct {
+	p          *Pipeline
+	builder    change.Builder
+	batch      batch
+	full       bool                     // the batch takes no more messages
+	layouts    map[string]*schema.Table // of the batch's tables; nil for a table with two layouts
+	queue      []item                   // decoded and not yet in a batch; empty unless full
+	head       *messageChunk            // the next chunk; its decoder may not have finished it
+	drained    bool                     // nothing was pending in the stream after the last message
+	boundaries []uint64                 // ends of batches of an earlier run that are still to come
 }
 
-// formBatches is the third stage. It hands a batch over when it is full, or when
-// it is due and the applier has nothing to do.
+// formBatches is the third stage. It hands over a batch when the batch is full, or when it is due
+// and the applier is idle.
 func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 	defer close(p.batches)
-	f := &former{p: p, layouts: make(map[string]*schema.Table), ends: p.c.Ends}
+	f := &batcher{p: p, layouts: make(map[string]*schema.Table), boundaries: p.c.BatchBoundaries}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	ordered := p.ordered // nil once it has ended
-	for ordered != nil || f.holds() {
+	for ordered != nil || f.hasMessages() {
 		var ready <-chan struct{}
 		switch wait := f.due(ordered == nil); {
 		case wait <= 0:
@@ -66,7 +66,7 @@ func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 		case <-decoded:
 			if !f.accept() { // the stream ends here, for this run
 				endIntake()
-				for range ordered { // what lies behind is dropped, and comes again
+				for range ordered { // drop later messages: they come again
 				}
 				ordered = nil
 			}
@@ -84,12 +84,14 @@ func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 	return nil
 }
 
-// holds reports whether there is anything that has not been handed over.
-func (f *former) holds() bool { return f.head != nil || f.batch.messages > 0 || len(f.queue) > 0 }
+// hasMessages reports whether there are messages that have not been handed over.
+func (f *batcher) hasMessages() bool {
+	return f.head != nil || f.batch.messages > 0 || len(f.queue) > 0
+}
 
-// inputs returns what the batch waits for: the head chunk to be decoded, or a
-// chunk to be the head; nothing while it is full.
-func (f *former) inputs(ordered chan *chunk) (chan *chunk, chan struct{}) {
+// inputs returns the channels that bring more for the batch: the head chunk's decoder, or the next
+// head chunk. It returns none while the batch is full.
+func (f *batcher) inputs(ordered chan *messageChunk) (chan *messageChunk, chan struct{}) {
 	switch {
 	case f.full:
 		return nil, nil
@@ -100,9 +102,8 @@ func (f *former) inputs(ordered chan *chunk) (chan *chunk, chan struct{}) {
 	}
 }
 
-// accept takes the items of the head chunk. It returns false where the chunk
-// was cut.
-func (f *former) accept() bool {
+// accept takes the items of the head chunk. It returns false if the chunk was cut.
+func (f *batcher) accept() bool {
 	c := f.head
 	f.head = c.rest
 	f.queue = c.items
@@ -115,37 +116,43 @@ func (f *former) accept() bool {
 	return !c.cut
 }
 
-// maxBatchMemory ends a batch of sparse rows of wide tables, in bytes. Other batches reach
-// MaxBytes before.
+// maxBatchMemory ends a batch of sparse rows of wide tables, in bytes. Other batches reach MaxBytes
+// first.
 const maxBatchMemory = 2 * DefaultMaxBytes
 
-// take moves items from the queue into the batch, as many as fit.
-func (f *former) take() {
-	c := &f.p.c
+// take moves items from the queue into the batch until the batch is full.
+func (f *batcher) take() {
 	queued := f.queue
 	for len(f.queue) > 0 && !f.full {
 		it := &f.queue[0]
-		if f.ended(it) || !f.fits(it) {
+		if f.boundaryBefore(it) || !f.fits(it) {
 			f.full = true
 			break
 		}
 		f.add(it)
 		f.queue = f.queue[1:]
-		f.full = f.endsWith(it) || f.builder.Len() >= c.MaxRows || f.batch.bytes >= c.MaxBytes || f.batch.memory >= maxBatchMemory || f.batch.messages >= max(1, c.MaxInFlight/2)
+		f.full = f.boundaryAfter(it) || f.atLimit()
 	}
 	if f.full {
-		f.p.flow.closeBatch(f.batch.messages)
+		f.p.inFlight.closeBatch(f.batch.messages)
 	}
-	if taken := len(queued) - len(f.queue); taken > 0 { // later, or the next message is admitted beside a full batch
-		f.p.flow.accept(queued[taken-1].message.Position.Sequence)
+	// Only now: otherwise the next message would be admitted next to a full batch.
+	if taken := len(queued) - len(f.queue); taken > 0 {
+		f.p.inFlight.accept(queued[taken-1].message.Position.Sequence)
 	}
 	if f.full {
 		f.batch.change = f.builder.Batch() // while the applier may still be busy
 	}
 }
 
-// fits reports whether the batch can take it.
-func (f *former) fits(it *item) bool {
+// atLimit reports whether the batch has reached one of its limits.
+func (f *batcher) atLimit() bool {
+	c, b := &f.p.c, &f.batch
+	return f.builder.Len() >= c.MaxRows || b.bytes >= c.MaxBytes || b.memory >= maxBatchMemory || b.messages >= max(1, c.MaxInFlight/2)
+}
+
+// fits reports whether the batch can take the item.
+func (f *batcher) fits(it *item) bool {
 	if f.batch.messages > 0 && f.batch.bytes+it.size > f.p.c.MaxBytes {
 		return false
 	}
@@ -162,7 +169,7 @@ func (f *former) fits(it *item) bool {
 	return true
 }
 
-func (f *former) add(it *item) {
+func (f *batcher) add(it *item) {
 	b := &f.batch
 	b.messages++
 	b.bytes += it.size
@@ -196,16 +203,16 @@ func (b *batch) skip(reason skipReason, n int) {
 	b.skipped[reason] += n
 }
 
-// forever is a wait that only something else ends.
+// forever is a wait without a timeout.
 const forever = time.Duration(1<<63 - 1)
 
-// due returns how long the batch still waits for more, at most.
-func (f *former) due(ending bool) time.Duration {
+// due returns the maximum time that the batch still waits for more messages.
+func (f *batcher) due(ending bool) time.Duration {
 	age := f.p.c.MaxLatency
 	switch {
 	case f.full, ending && f.head == nil && f.batch.messages > 0:
 		return 0
-	case f.batch.messages == 0, len(f.ends) > 0 && !f.drained: // the rest of what comes again is in the stream
+	case f.batch.messages == 0, len(f.boundaries) > 0 && !f.drained: // the rest of the batch is in the stream
 		return forever
 	case len(f.batch.events) == 0 && len(f.batch.rejects) == 0 && len(f.batch.denied) == 0:
 		age = max(passAge, age)
@@ -215,11 +222,11 @@ func (f *former) due(ending bool) time.Duration {
 	return age - time.Since(f.batch.began)
 }
 
-// close ends the batch and begins the next with what is queued.
-func (f *former) close() *batch {
+// close ends the batch and starts the next one with the queued items.
+func (f *batcher) close() *batch {
 	b := f.batch
 	if b.change == nil {
-		f.p.flow.closeBatch(b.messages)
+		f.p.inFlight.closeBatch(b.messages)
 		b.change = f.builder.Batch()
 	}
 	f.batch = batch{began: time.Now(), pending: b.pending, events: make([]*item, 0, len(b.events))}

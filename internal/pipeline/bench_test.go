@@ -19,16 +19,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// flood is a Source that has total messages at once. Each payload is new memory,
-// as from a connection.
-type flood struct {
-	payloads [][]byte
-	total    int
-	sent     int
-	settled  chan uint64
+// floodSource is a Source that has total messages at once. Each payload is new memory, as from a
+// connection.
+type floodSource struct {
+	payloads     [][]byte
+	total        int
+	sent         int
+	acknowledged chan uint64
 }
 
-func (f *flood) Receive(ctx context.Context) ([]pipeline.Message, error) {
+func (f *floodSource) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	n := min(256, f.total-f.sent)
 	if n == 0 {
 		<-ctx.Done()
@@ -45,29 +45,31 @@ func (f *flood) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	return run, nil
 }
 
-func (f *flood) Settle(_ context.Context, upTo cdc.Position) error {
+func (f *floodSource) Acknowledge(_ context.Context, upTo cdc.Position) error {
 	if upTo.Sequence == uint64(f.total) {
-		close(f.settled)
+		close(f.acknowledged)
 	}
 	return nil
 }
 
-// void is a sink that takes all and keeps none.
-type void struct{ rows int }
+// discardSink is a sink that accepts all changes and keeps none.
+type discardSink struct{ rows int }
 
-func (v *void) Apply(_ context.Context, b *change.Batch) error {
+func (v *discardSink) Apply(_ context.Context, b *change.Batch) error {
 	v.rows += b.Rows()
 	return nil
 }
 
-func (v *void) Close(context.Context) error { return nil }
+func (v *discardSink) Close(context.Context) error { return nil }
 
-// one is a catalogue of one table.
-type one struct{ table *schema.Table }
+// oneTable is a catalogue of one table.
+type oneTable struct{ table *schema.Table }
 
-func (o one) Version(context.Context, string, string) (*schema.Table, error) { return o.table, nil }
+func (o oneTable) Version(context.Context, string, string) (*schema.Table, error) {
+	return o.table, nil
+}
 
-func wide(tb testing.TB, columns int) (one, [][]byte) {
+func wide(tb testing.TB, columns int) (oneTable, [][]byte) {
 	tb.Helper()
 	cs := []schema.Column{{Name: "id", Type: schema.String}}
 	var row strings.Builder
@@ -81,13 +83,14 @@ func wide(tb testing.TB, columns int) (one, [][]byte) {
 	}
 	payloads := make([][]byte, 10_000)
 	for i := range payloads {
-		payloads[i] = fmt.Appendf(nil, `{"operation":"UPDATE","id":"event%d","table":"order","key":["row%d"],"modelVersion":"v1","companyId":"c","locationId":"l","after":{"id":"row%d"%s},"diff":["column01"],"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000003"}`, i, i%8000, i%8000, row.String())
+		payloads[i] = fmt.Appendf(nil, `{"operation":"UPDATE","id":"event%d","table":"order","key":["row%d"],"modelVersion":"v1",`+
+			`"companyId":"c","locationId":"l","after":{"id":"row%d"%s},"diff":["column01"],"timestamp":1712345678901,`+
+			`"mvccTimestamp":"1712345678901234567.0000000003"}`, i, i%8000, i%8000, row.String())
 	}
-	return one{table}, payloads
+	return oneTable{table}, payloads
 }
 
-// BenchmarkPipeline takes events from the wire into a sink that does nothing,
-// on one processor.
+// BenchmarkPipeline carries events from the wire to a sink that does nothing, on one processor.
 func BenchmarkPipeline(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		b.Run(fmt.Sprintf("columns=%d", columns), func(b *testing.B) {
@@ -97,9 +100,9 @@ func BenchmarkPipeline(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			f := &flood{payloads: payloads, total: b.N, settled: make(chan uint64)}
+			f := &floodSource{payloads: payloads, total: b.N, acknowledged: make(chan uint64)}
 			p, err := pipeline.New(pipeline.Config{
-				Source: f, Sink: &void{}, KeepsRows: true, Tables: tables, Dead: dead,
+				Source: f, Sink: &discardSink{}, KeepsRows: true, Tables: tables, Dead: dead,
 				Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 			})
 			if err != nil {
@@ -112,7 +115,7 @@ func BenchmarkPipeline(b *testing.B) {
 			soft, stop := context.WithCancel(b.Context())
 			ended := make(chan error)
 			go func() { ended <- p.Run(soft, b.Context()) }()
-			<-f.settled
+			<-f.acknowledged
 			b.ReportMetric(float64(b.N)/time.Since(began).Seconds(), "events/s")
 			stop()
 			if err := <-ended; err != nil {

@@ -16,40 +16,39 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// TestBudget_IsSharedByPipelines would hang if a pipeline waited for memory that another
-// one holds: one of them is stuck with all that the budget allows, or a single message is
-// larger than the budget.
+// TestBudget_IsSharedByPipelines would hang if a pipeline waited for memory that another one has:
+// one of them is stuck with the whole budget, or a single message is larger than the budget.
 func TestBudget_IsSharedByPipelines(t *testing.T) {
 	const (
 		maxBytes = 3 << 20
 		text     = 1200 << 10 // of a large message
 		messages = 30
 	)
-	large := backlog{text: text}.zipped()
-	for _, room := range []int{1, text - 1, 2 * maxBytes} {
-		t.Run(fmt.Sprint(room), func(t *testing.T) {
+	large := compressedBacklog{text: text}.zipped()
+	for _, limit := range []int{1, text - 1, 2 * maxBytes} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
 			inBubble(t, make([]string, messages), func(t *testing.T, stuck *rig) {
-				going, err := newRig(t.TempDir(), newStream(make([]string, messages)...), newTable())
+				going, err := newRig(t.TempDir(), newMemorySource(make([]string, messages)...), newMemorySink())
 				if err != nil {
 					t.Fatal(err)
 				}
-				budget := pipeline.NewBudget(room)
+				budget := pipeline.NewBudget(limit)
 				var down atomic.Bool
 				down.Store(true)
 				most := 0
-				stuck.table.before = func(int, *change.Batch) error {
+				stuck.sink.before = func(int, *change.Batch) error {
 					if down.Load() {
 						return errors.New("connection refused")
 					}
 					return nil
 				}
-				going.table.before = func(int, *change.Batch) error {
+				going.sink.before = func(int, *change.Batch) error {
 					most = max(most, budget.Used())
 					return nil
 				}
 				for _, r := range []*rig{stuck, going} {
-					for i := range r.stream.messages {
-						m := &r.stream.messages[i]
+					for i := range r.source.messages {
+						m := &r.source.messages[i]
 						if m.Data = []byte(put("b", fmt.Sprint(i), "x")); i%3 > 0 {
 							m.Data, m.Encoding = large, "gzip/json"
 						}
@@ -61,18 +60,19 @@ func TestBudget_IsSharedByPipelines(t *testing.T) {
 				going.mustStart(t)
 				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 				defer cancel()
-				if err := going.stream.await(ctx, messages); err != nil {
+				if err := going.source.await(ctx, messages); err != nil {
 					t.Fatalf("the pipeline waits for the one that is stuck: %v", err)
 				}
-				if n := stuck.stream.settled.Sequence; n != 0 {
-					t.Fatalf("%d messages were settled while the destination was down", n)
+				if n := stuck.source.acknowledged.Sequence; n != 0 {
+					t.Fatalf("%d messages were acknowledged while the destination was down", n)
 				}
-				// Beyond the budget, each may have a batch, the next message, and runs of compressed ones.
-				if bound := room + 2*(maxBytes+text+messages*len(large)); most > bound {
+				// Beyond the budget, each may have a batch, the next message, and runs of
+				// compressed messages.
+				if bound := limit + 2*(maxBytes+text+messages*len(large)); most > bound {
 					t.Errorf("%d bytes were in flight, more than %d", most, bound)
 				}
 				down.Store(false)
-				if err := stuck.stream.await(ctx, messages); err != nil {
+				if err := stuck.source.await(ctx, messages); err != nil {
 					t.Fatal(err)
 				}
 				going.mustStop(t)
@@ -87,7 +87,7 @@ func TestBudget_IsGivenBackByAPipelineThatIsStopped(t *testing.T) {
 	inBubble(t, []string{put("b", "1", "x"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
 		budget := pipeline.NewBudget(1 << 20)
 		r.config.Budget = budget
-		r.table.before = func(int, *change.Batch) error { return errors.New("connection refused") }
+		r.sink.before = func(int, *change.Batch) error { return errors.New("connection refused") }
 		r.mustStart(t)
 		synctest.Wait()
 		if budget.Used() == 0 {
@@ -99,12 +99,12 @@ func TestBudget_IsGivenBackByAPipelineThatIsStopped(t *testing.T) {
 	})
 }
 
-// TestBudget_CountsTheColumnsOfSparseRows: each event takes far more memory than its text.
+// TestBudget_CountsTheColumnsOfSparseRows has events that need far more memory than their text.
 func TestBudget_CountsTheColumnsOfSparseRows(t *testing.T) {
 	const (
 		columns  = 1000
 		rowBytes = 8 * columns
-		room     = 1 << 20
+		limit    = 1 << 20
 	)
 	all := []schema.Column{{Name: "id", Type: schema.String}}
 	for i := range columns - 1 {
@@ -119,18 +119,18 @@ func TestBudget_CountsTheColumnsOfSparseRows(t *testing.T) {
 		payloads[i] = put("a", fmt.Sprint(i), "x")
 	}
 	inBubble(t, payloads, func(t *testing.T, r *rig) {
-		budget := pipeline.NewBudget(room)
-		r.config.Budget, r.config.Tables = budget, one{layout}
-		r.stream.run = func() int { return 10 }
-		r.table.before = func(int, *change.Batch) error { return errors.New("connection refused") }
+		budget := pipeline.NewBudget(limit)
+		r.config.Budget, r.config.Tables = budget, oneTable{layout}
+		r.source.run = func() int { return 10 }
+		r.sink.before = func(int, *change.Batch) error { return errors.New("connection refused") }
 		r.mustStart(t)
 		synctest.Wait()
-		held, used := r.Status().InFlight, budget.Used()
-		if used < held*rowBytes {
-			t.Errorf("%d messages in flight count as %d bytes", held, used)
+		messages, used := r.Status().InFlight, budget.Used()
+		if used < messages*rowBytes {
+			t.Errorf("%d messages in flight count as %d bytes", messages, used)
 		}
-		// Beyond the budget there may be a batch, and runs that were received beside it.
-		if most := room + 2*pipeline.DefaultMaxBytes + 20*10*rowBytes; used > most {
+		// Beyond the budget there may be a batch, and runs that were received with it.
+		if most := limit + 2*pipeline.DefaultMaxBytes + 20*10*rowBytes; used > most {
 			t.Errorf("%d bytes are in flight, more than %d", used, most)
 		}
 		r.hard()
@@ -139,9 +139,9 @@ func TestBudget_CountsTheColumnsOfSparseRows(t *testing.T) {
 	})
 }
 
-// TestBudget_BoundsEventsThatHaveNoRow: the places of their members would take three times
-// their text.
-func TestBudget_BoundsEventsThatHaveNoRow(t *testing.T) {
+// TestBudget_BoundsEventsWithoutRows has events whose member positions would need three times the
+// memory of their text.
+func TestBudget_BoundsEventsWithoutRows(t *testing.T) {
 	payloads := make([]string, 40)
 	for i := range payloads {
 		payloads[i] = `{"operation":"UPDATE","table":"no table","after":{"id":"1"` + strings.Repeat(`,"":1`, 40_000) + `}}`
@@ -151,7 +151,7 @@ func TestBudget_BoundsEventsThatHaveNoRow(t *testing.T) {
 		budget := pipeline.NewBudget(pipeline.DefaultBudget)
 		r.config.Budget = budget
 		r.config.MaxRows, r.config.MaxInFlight = 1, 1000
-		r.table.before = func(int, *change.Batch) error { return errors.New("connection refused") }
+		r.sink.before = func(int, *change.Batch) error { return errors.New("connection refused") }
 		before := liveHeap()
 		r.mustStart(t)
 		synctest.Wait()

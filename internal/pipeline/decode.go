@@ -18,16 +18,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// item is what a message came to: an event to apply, a reason to skip it, or
-// the error that makes it a dead letter.
+// item is a decoded message: an event to apply, a reason to skip it, or the error that makes it a
+// dead letter.
 type item struct {
 	message *Message
 	size    int           // of its payload in memory
-	memory  int           // size, and what the event takes beside its payload
-	event   *cdc.Event    // nil where it is skipped unread, or can not be decoded
-	effect  change.Effect // of event on rows; none where the sink keeps history
-	skipped skipReason    // "" where it is to be applied or rejected
-	stage   string        // where it was rejected
+	memory  int           // size plus the memory that the event needs beside its payload
+	event   *cdc.Event    // nil if the message is skipped unread or cannot be decoded
+	effect  change.Effect // of event on rows; none if the sink keeps history
+	skipped skipReason    // "" if the event is to be applied or rejected
+	stage   string        // that rejected it
 	poison  error
 	denied  error // HQ denies its schema version; with a Gate only
 }
@@ -35,10 +35,10 @@ type item struct {
 type skipReason string
 
 const (
-	skipCheckpoint skipReason = "checkpoint" // the destination has it already
-	skipSnapshot   skipReason = "snapshot"   // the snapshot has it already
-	skipNoRule     skipReason = "no rule"    // the schema validator does not know its table
-	skipInvalid    skipReason = "invalid"    // it fails the schema validator
+	skipCheckpoint skipReason = "checkpoint" // the destination already has the event
+	skipSnapshot   skipReason = "snapshot"   // the snapshot already has the event
+	skipNoRule     skipReason = "no rule"    // the schema validator does not know the table
+	skipInvalid    skipReason = "invalid"    // the event fails the schema validator
 )
 
 // Stages that reject events, as the dead-letter queue names them.
@@ -48,25 +48,24 @@ const (
 	stageApply  = "apply"
 )
 
-// errEnding says that a message could not be decoded before the intake ended.
+// errEnding is returned for a message that was not decoded before the intake ended.
 var errEnding = errors.New("the intake has ended")
 
-// decodeChunks is one worker of the second stage. A chunk's items are its own
-// until it closes done.
+// decodeChunks is one worker of the second stage. It owns a chunk's items until it closes done.
 func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailure) error {
-	w := &worker{
-		p: p, intake: intake, decoder: cdc.NewDecoder(),
-		splitters: make(map[version]*change.Splitter), layouts: make(map[*schema.Table]*change.Splitter),
+	w := &decodeWorker{
+		p: p, decoder: cdc.NewDecoder(),
+		splitters: make(map[tableVersion]*change.Splitter), layouts: make(map[*schema.Table]*change.Splitter),
 	}
 	w.decoder.Members = p.c.KeepsRows
-	w.decoder.Large = w.reserveLarge
+	w.decoder.Large = func(size int) error { return w.reserveLarge(intake, size) }
 	for {
 		select {
 		case c, ok := <-p.decode:
 			if !ok {
 				return nil
 			}
-			if err := w.decode(c); err != nil && !errors.Is(err, errEnding) {
+			if err := w.decode(intake, c); err != nil && !errors.Is(err, errEnding) {
 				failed.set(err)
 			}
 		case <-ctx.Done():
@@ -75,33 +74,31 @@ func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailu
 	}
 }
 
-// worker decodes chunks. It belongs to one goroutine.
-type worker struct {
+// decodeWorker decodes chunks. It belongs to one goroutine.
+type decodeWorker struct {
 	p         *Pipeline
-	intake    context.Context
 	decoder   *cdc.Decoder
-	splitters map[version]*change.Splitter
+	splitters map[tableVersion]*change.Splitter
 	layouts   map[*schema.Table]*change.Splitter
 
-	chunk  *chunk
-	events []cdc.Event // of the messages of chunk that have no item
+	chunk  *messageChunk
+	events []cdc.Event // for the messages of chunk that have no item yet
 
-	// What decoding changed and flow does not count yet, in bytes.
-	raw      int // of messages, as they came, that are decoded
-	growth   int // added to what is in flight
-	reserved int // counted by flow already, for growth
+	// Changes of memory that inFlight does not count yet, in bytes.
+	raw      int // of decoded messages, as received
+	growth   int // added by decoding
+	reserved int // that inFlight counts already, for growth
 }
 
-type version struct{ table, model string }
+type tableVersion struct{ table, model string }
 
-// decode decodes c's messages into its items. An error ends the chunk where it
-// stands.
-func (w *worker) decode(c *chunk) (err error) {
+// decode decodes c's messages into its items. An error cuts the chunk at the message that failed.
+func (w *decodeWorker) decode(intake context.Context, c *messageChunk) (err error) {
 	w.chunk, w.events = c, make([]cdc.Event, len(c.messages))
 	c.items = make([]item, 0, len(c.messages))
 	for err == nil && len(w.chunk.items) < len(w.chunk.messages) {
-		if err = w.reserveSmall(); err == nil {
-			err = w.next()
+		if err = w.reserveSmall(intake); err == nil {
+			err = w.next(intake)
 		}
 	}
 	w.count()
@@ -112,19 +109,20 @@ func (w *worker) decode(c *chunk) (err error) {
 	return err
 }
 
-// ownEvent is from which size of its text on an event shares no memory with its
-// neighbours, which would keep it for as long as they are kept.
+// ownEvent is the minimum text size, in bytes, of an event that does not share memory with its
+// neighbours. They would keep it in memory for as long as they exist.
 const ownEvent = 16 << 10
 
 // next decodes the first message that has no item. A panic rejects the message.
-func (w *worker) next() (err error) {
+func (w *decodeWorker) next(intake context.Context) (err error) {
 	m, e := &w.chunk.messages[len(w.chunk.items)], &w.events[0]
 	data := m.Data
 	var it item
 	defer func() {
 		if r := recover(); r != nil {
 			m.Data = data
-			w.p.c.Logger.Error("a message made the decoder panic", "sequence", m.Position.Sequence, "panic", panicText(r), "stack", string(debug.Stack()))
+			w.p.c.Logger.Error("a message made the decoder panic",
+				"sequence", m.Position.Sequence, "panic", panicText(r), "stack", string(debug.Stack()))
 			it = item{message: m, size: len(data), stage: stageDecode, poison: errors.New("the decoder panicked: " + panicText(r))}
 			err = nil
 		}
@@ -135,53 +133,53 @@ func (w *worker) next() (err error) {
 			w.chunk.items, w.events = append(w.chunk.items, it), w.events[1:]
 		}
 	}()
-	it, err = w.item(m, e)
+	it, err = w.item(intake, m, e)
 	return err
 }
 
-// measure drops what the event does not need any more, and computes its memory without
-// the part that is the same for each event: MaxInFlight bounds that.
+// measure drops the parts of the event that are no longer needed, and computes its memory without
+// the part that is the same for each event. MaxInFlight bounds that part.
 func (it *item) measure() {
 	it.memory = it.size
 	if it.event == nil {
 		return
 	}
-	it.event.Members = nil // the effect has them by slot; they may take more than the row
+	it.event.Members = nil // the effect has them by slot; they may need more memory than the row
 	it.memory += len(it.event.ID) + len(it.event.MVCC)
-	if row := it.effect.Upsert; row != nil { // a sparse row of a wide table takes more than its text
+	if row := it.effect.Upsert; row != nil { // a sparse row of a wide table needs more than its text
 		it.memory += len(row.Spans) * int(unsafe.Sizeof(rawjson.Span{}))
 	}
 }
 
-// smallReserve is how much a decoder reserves at once for messages that are not large.
+// smallReserve is how many bytes a decoder reserves at once for messages that are not large.
 const smallReserve = 2 * cdc.LargePayload
 
-// reserveSmall waits until there is memory for the next message, if it is not large. A
-// message that is not encoded takes no more than it does already.
-func (w *worker) reserveSmall() error {
+// reserveSmall waits for memory for the next message if the message is not large. A message without
+// an encoding needs no more memory than it already has.
+func (w *decodeWorker) reserveSmall(intake context.Context) error {
 	if w.chunk.messages[len(w.chunk.items)].Encoding == "" || w.reserved-w.growth >= cdc.LargePayload {
 		return nil
 	}
-	return w.reserve(smallReserve - max(0, w.reserved-w.growth))
+	return w.reserve(intake, smallReserve-max(0, w.reserved-w.growth))
 }
 
-// reserveLarge waits until there is memory for the message that is being decoded, which is
-// a large one. Before, it hands over what was decoded, and its own reserve.
-func (w *worker) reserveLarge(size int) error {
+// reserveLarge waits for memory for the large message that is being decoded. It first gives back
+// the worker's own reserve, and hands over the decoded messages before it waits.
+func (w *decodeWorker) reserveLarge(intake context.Context, size int) error {
 	w.count()
-	return w.reserve(size)
+	return w.reserve(intake, size)
 }
 
-// reserve waits until there are so many bytes for the next message, or the intake ends.
-// Before it waits, it hands over what comes before the message.
-func (w *worker) reserve(bytes int) error {
+// reserve waits until it has reserved bytes for the next message, or the intake ends. Before it
+// waits, it hands over the earlier messages.
+func (w *decodeWorker) reserve(intake context.Context, bytes int) error {
 	before := w.chunk.before
 	if n := len(w.chunk.items); n > 0 {
 		before = w.chunk.messages[n-1].Position.Sequence
 	}
-	if !w.p.flow.tryReserve(before, bytes) {
+	if !w.p.inFlight.tryReserve(before, bytes) {
 		w.handOver()
-		if w.p.flow.reserve(w.intake, before, bytes) != nil {
+		if w.p.inFlight.reserve(intake, before, bytes) != nil {
 			return errEnding
 		}
 	}
@@ -189,14 +187,14 @@ func (w *worker) reserve(bytes int) error {
 	return nil
 }
 
-// handOver hands over the items that the chunk has, and goes on with the rest of it.
-func (w *worker) handOver() {
+// handOver hands over the chunk's items, and continues with the rest of the chunk.
+func (w *decodeWorker) handOver() {
 	w.count()
 	c, n := w.chunk, len(w.chunk.items)
 	if n == 0 {
 		return
 	}
-	c.rest = &chunk{
+	c.rest = &messageChunk{
 		messages: c.messages[n:], before: c.messages[n-1].Position.Sequence, received: c.received, existed: c.existed,
 		done: make(chan struct{}), items: make([]item, 0, len(c.messages)-n),
 	}
@@ -205,16 +203,15 @@ func (w *worker) handOver() {
 	close(c.done)
 }
 
-// count has flow count what decoding has changed, and gives back what is left of the
-// reserve.
-func (w *worker) count() {
+// count passes changes of memory to inFlight, and gives back the unused reserve.
+func (w *decodeWorker) count() {
 	if w.raw != 0 || w.growth != w.reserved {
-		w.p.flow.decoded(w.raw, w.growth-w.reserved)
+		w.p.inFlight.decoded(w.raw, w.growth-w.reserved)
 	}
 	w.raw, w.growth, w.reserved = 0, 0, 0
 }
 
-// panicText describes a panic without quoting what may be a value of a row.
+// panicText describes a panic without quoting a value that may be from a row.
 func panicText(r any) string {
 	if err, ok := r.(runtime.Error); ok {
 		return err.Error()
@@ -222,7 +219,7 @@ func panicText(r any) string {
 	return fmt.Sprintf("%T", r)
 }
 
-func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
+func (w *decodeWorker) item(intake context.Context, m *Message, e *cdc.Event) (item, error) {
 	it := item{message: m, size: len(m.Data)}
 	if w.p.c.Checkpoint.Covers(m.Position) {
 		it.skipped = skipCheckpoint
@@ -243,7 +240,7 @@ func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
 		*e, e = cdc.Event{}, &own
 	}
 	it.event, it.size = e, len(e.Payload)
-	m.Data = nil // the event holds its text
+	m.Data = nil // the event has its text
 	if err := schema.CheckStreamTable(e.Table); err != nil {
 		it.stage, it.poison = stageSchema, err
 		return it, nil
@@ -259,11 +256,11 @@ func (w *worker) item(m *Message, e *cdc.Event) (item, error) {
 	if !w.p.c.KeepsRows {
 		return it, nil
 	}
-	return it, w.split(&it)
+	return it, w.split(intake, &it)
 }
 
 // check applies the rules to e.
-func (w *worker) check(e *cdc.Event) skipReason {
+func (w *decodeWorker) check(e *cdc.Event) skipReason {
 	if w.p.c.Rules == nil {
 		return ""
 	}
@@ -275,15 +272,15 @@ func (w *worker) check(e *cdc.Event) skipReason {
 	case reason == "":
 		return skipNoRule
 	default:
-		w.p.c.Logger.Warn("skipped an event that fails its schema", "table", e.Table, "event", e.ID, "sequence", e.Position.Sequence, "reason", reason)
+		w.p.c.Logger.Warn("skipped an event that fails its schema",
+			"table", e.Table, "event", e.ID, "sequence", e.Position.Sequence, "reason", reason)
 		return skipInvalid
 	}
 }
 
-// split finds the layout of the event's table and cuts its row images into
-// columns.
-func (w *worker) split(it *item) error {
-	s, err := w.splitter(it.event)
+// split finds the layout of the event's table and splits its row images into columns.
+func (w *decodeWorker) split(intake context.Context, it *item) error {
+	s, err := w.splitter(intake, it.event)
 	switch {
 	case err == nil:
 	case fault.Of(err) == fault.Poison && w.p.c.Gate != nil:
@@ -305,12 +302,12 @@ func (w *worker) split(it *item) error {
 }
 
 // splitter returns the splitter of the event's table and version.
-func (w *worker) splitter(e *cdc.Event) (*change.Splitter, error) {
-	v := version{e.Table, e.ModelVersion}
+func (w *decodeWorker) splitter(intake context.Context, e *cdc.Event) (*change.Splitter, error) {
+	v := tableVersion{e.Table, e.ModelVersion}
 	if s := w.splitters[v]; s != nil {
 		return s, nil
 	}
-	t, err := w.layout(v)
+	t, err := w.layout(intake, v)
 	if err != nil {
 		return nil, err
 	}
@@ -324,15 +321,15 @@ func (w *worker) splitter(e *cdc.Event) (*change.Splitter, error) {
 	return s, nil
 }
 
-// maxUnknown bounds the columns that UnknownColumns remembers, and maxColumnName what
-// is logged of a name.
+// maxUnknown bounds the columns that UnknownColumns remembers, and maxColumnName the bytes of a
+// name in the log.
 const (
 	maxUnknown    = 1000
 	maxColumnName = 100
 )
 
-// UnknownColumns are columns of events that the schemas of their tables lack. It is safe
-// for concurrent use; the zero value is empty.
+// UnknownColumns remembers columns of events that the schemas of their tables lack. It is safe for
+// concurrent use; the zero value is empty.
 type UnknownColumns struct {
 	mu   sync.Mutex
 	seen map[[2]string]bool // table and column
@@ -354,8 +351,8 @@ func (u *UnknownColumns) add(table, column string) bool {
 }
 
 // unknown returns a function that logs a column that the schema lacks, once.
-func (w *worker) unknown(t *schema.Table) func(name []byte) {
-	seen := make(map[string]bool) // by this worker, which so need not wait for others
+func (w *decodeWorker) unknown(t *schema.Table) func(name []byte) {
+	seen := make(map[string]bool) // by this worker, which need not lock Unknown again
 	return func(name []byte) {
 		if seen[string(name)] || len(seen) >= maxUnknown {
 			return
@@ -363,18 +360,19 @@ func (w *worker) unknown(t *schema.Table) func(name []byte) {
 		seen[string(name)] = true
 		column := string(name[:min(len(name), maxColumnName)])
 		if w.p.c.Unknown.add(t.Name, column) {
-			w.p.c.Logger.Warn("events have a column that the schema lacks; it is not written", "table", t.Name, "version", t.Version, "column", column)
+			w.p.c.Logger.Warn("events have a column that the schema lacks; it is not written",
+				"table", t.Name, "version", t.Version, "column", column)
 		}
 	}
 }
 
-// unknownVersionPatience is for how long HQ may deny a schema version that the
-// stream names before its events are dead letters: a version is published
-// and its first change sent by different parts of the source.
+// unknownVersionPatience is how long HQ may deny a schema version before its events become dead
+// letters. The source publishes a version and sends its first change from different parts, so the
+// change can come first.
 const unknownVersionPatience = 15 * time.Second
 
-// gatePatience stands for it if a Gate can leave the table behind, so that others do not
-// wait as long.
+// gatePatience replaces unknownVersionPatience if a Gate can leave the table behind, so that other
+// tables do not wait as long.
 const gatePatience = 3 * time.Second
 
 func (p *Pipeline) denialPatience() time.Duration {
@@ -384,28 +382,27 @@ func (p *Pipeline) denialPatience() time.Duration {
 	return unknownVersionPatience
 }
 
-// layout asks for a table's layout until there is an answer. The error is
-// poison if HQ denies the version, errEnding if the intake ends before the answer
-// is there. HQ is given time to publish a version only once, when its first event
-// comes, and all versions that the stream holds by then share that time.
-func (w *worker) layout(v version) (*schema.Table, error) {
+// layout requests a table's layout until HQ answers. The error is poison if HQ denies the version,
+// and errEnding if the intake ends before the answer. HQ gets time to publish a version only once,
+// when its first event comes. All versions in the stream by then share that time.
+func (w *decodeWorker) layout(intake context.Context, v tableVersion) (*schema.Table, error) {
 	var backoff retry.Backoff
 	for {
-		if w.intake.Err() != nil {
+		if intake.Err() != nil {
 			return nil, errEnding
 		}
 		began := time.Now()
 		var t *schema.Table
-		err := retry.Watch(func() { w.p.status.silent(troubleSchema, began) }, func() (err error) {
-			t, err = w.p.c.Tables.Version(w.intake, v.table, v.model)
+		err := retry.Watch(func() { w.p.status.attemptHangs(dependencySchema, began) }, func() (err error) {
+			t, err = w.p.c.Tables.Version(intake, v.table, v.model)
 			return err
 		})
 		wait := time.Duration(0)
 		switch {
 		case err == nil:
-			w.p.status.recovered(troubleSchema)
+			w.p.status.recovered(dependencySchema)
 			return t, nil
-		case w.intake.Err() != nil:
+		case intake.Err() != nil:
 			return nil, errEnding
 		case isNotFound(err):
 			since, next := w.chunk.existed, time.Now().Add(backoff.Next(nil))
@@ -415,7 +412,7 @@ func (w *worker) layout(v version) (*schema.Table, error) {
 			}
 			left := time.Until(since.Add(w.p.denialPatience()))
 			if left <= 0 {
-				w.p.status.abandoned(troubleSchema)
+				w.p.status.clearRetryState(dependencySchema)
 				return nil, fault.Mark(fault.Poison, reason)
 			}
 			wait = min(left, time.Until(next))
@@ -424,8 +421,10 @@ func (w *worker) layout(v version) (*schema.Table, error) {
 		default:
 			wait = backoff.Next(err)
 		}
-		w.p.status.trouble(troubleSchema, began, err)
-		sleep(w.intake, wait)
+		w.p.status.attemptFailed(dependencySchema, began, err)
+		if retry.Sleep(intake, wait) != nil {
+			return nil, errEnding
+		}
 	}
 }
 
@@ -436,7 +435,7 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// isNotFound reports whether HQ has answered that it knows no such version.
+// isNotFound reports whether HQ has answered that there is no such version.
 func isNotFound(err error) bool {
 	var n interface{ NotFound() bool }
 	return errors.As(err, &n) && n.NotFound()

@@ -17,8 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// schemaServer answers for HQ: it lists tables, and has the versions that publish
-// has named.
+// schemaServer replaces HQ: it lists tables, and has the versions that publish has added.
 type schemaServer struct {
 	mu        sync.Mutex
 	published map[string]bool // "table/version"
@@ -27,7 +26,7 @@ type schemaServer struct {
 }
 
 func newSchemaServer(published ...string) *schemaServer {
-	s := &schemaServer{published: map[string]bool{}, refusal: fault.Mark(fault.Poison, unknown{}), asked: map[string]int{}}
+	s := &schemaServer{published: map[string]bool{}, refusal: fault.Mark(fault.Poison, unknownVersion{}), asked: map[string]int{}}
 	s.publish(published...)
 	return s
 }
@@ -47,7 +46,8 @@ func (s *schemaServer) requests(version string) int {
 }
 
 func schemaText(table, version string) json.RawMessage {
-	return json.RawMessage(fmt.Sprintf(`{"table":%q,"modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"},"v":{"type":"string"}}}`, table, version))
+	const format = `{"table":%q,"modelVersion":%q,"primaryKeys":["id"],"properties":{"id":{"type":"string"},"v":{"type":"string"}}}`
+	return json.RawMessage(fmt.Sprintf(format, table, version))
 }
 
 func (s *schemaServer) LatestSchemas(context.Context) (map[string]json.RawMessage, error) {
@@ -86,13 +86,13 @@ func of(table, version, id string) string {
 
 func TestLayout_WaitsOnceForDeniedVersions(t *testing.T) {
 	for name, denied := range map[string]func(i int) string{
-		"one version":       func(i int) string { return of("a", "v9", fmt.Sprint(i)) },
-		"different ones":    func(i int) string { return of("a", fmt.Sprint("v9.", i), fmt.Sprint(i)) },
-		"one unknown table": func(i int) string { return of("z", "v1", fmt.Sprint(i)) },
-		"unknown tables":    func(i int) string { return of(fmt.Sprint("z", i), "v1", fmt.Sprint(i)) },
+		"one version":        func(i int) string { return of("a", "v9", fmt.Sprint(i)) },
+		"different versions": func(i int) string { return of("a", fmt.Sprint("v9.", i), fmt.Sprint(i)) },
+		"one unknown table":  func(i int) string { return of("z", "v1", fmt.Sprint(i)) },
+		"unknown tables":     func(i int) string { return of(fmt.Sprint("z", i), "v1", fmt.Sprint(i)) },
 	} {
 		for _, run := range []int{1, 5, 256} {
-			t.Run(fmt.Sprintf("%s by %d", name, run), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, runs of %d", name, run), func(t *testing.T) {
 				var payloads []string
 				for i := range 12 {
 					payloads = append(payloads, denied(i), put("b", fmt.Sprint(i), "x"))
@@ -100,18 +100,18 @@ func TestLayout_WaitsOnceForDeniedVersions(t *testing.T) {
 				inBubble(t, payloads, func(t *testing.T, r *rig) {
 					server := newSchemaServer("a/v1", "b/v1")
 					r.config.Tables = schema.NewCatalogue(server, noCache{})
-					r.stream.run = func() int { return run }
+					r.source.run = func() int { return run }
 					began := time.Now()
 					r.mustStart(t)
-					if err := r.stream.await(t.Context(), 24); err != nil {
+					if err := r.source.await(t.Context(), 24); err != nil {
 						t.Fatal(err)
 					}
 					if took := time.Since(began); took < 10*time.Second || took > 20*time.Second {
 						t.Errorf("24 events took %v", took)
 					}
 					synctest.Wait()
-					equal(t, 12, len(r.mustLetters(t)))
-					equal(t, 12, len(r.table.snapshot()))
+					equal(t, 12, len(r.mustDeadLetters(t)))
+					equal(t, 12, len(r.sink.snapshot()))
 					if n := server.requests("latest"); n > 5 {
 						t.Errorf("hq was asked %d times for all schemas", n)
 					}
@@ -129,25 +129,25 @@ func TestLayout_DeadLettersLaterEventsOfADeniedVersionAtOnce(t *testing.T) {
 		server := newSchemaServer("a/v1", "b/v1")
 		r.config.Tables = schema.NewCatalogue(server, noCache{})
 		r.mustStart(t)
-		settled := uint64(1)
-		if err := r.stream.await(t.Context(), settled); err != nil {
+		acknowledged := uint64(1)
+		if err := r.source.await(t.Context(), acknowledged); err != nil {
 			t.Fatal(err)
 		}
 		for _, later := range []time.Duration{time.Second, time.Minute, time.Hour, 24 * time.Hour} {
 			time.Sleep(later)
 			began := time.Now()
 			for i := range 12 {
-				r.stream.publish(of("a", "v9", fmt.Sprint(i)), put("b", fmt.Sprint(i), "x"))
+				r.source.publish(of("a", "v9", fmt.Sprint(i)), put("b", fmt.Sprint(i), "x"))
 			}
-			settled += 24
-			if err := r.stream.await(t.Context(), settled); err != nil {
+			acknowledged += 24
+			if err := r.source.await(t.Context(), acknowledged); err != nil {
 				t.Fatal(err)
 			}
 			if took := time.Since(began); took > 2*time.Second { // the batch's own latency
 				t.Errorf("%v later 24 events took %v", later, took)
 			}
 		}
-		equal(t, 12, len(r.table.snapshot()))
+		equal(t, 12, len(r.sink.snapshot()))
 		equal(t, "", r.Status().Reason)
 		if strings.Contains(r.logs.String(), "works again") {
 			t.Error("a denial is logged as a recovery")
@@ -155,31 +155,31 @@ func TestLayout_DeadLettersLaterEventsOfADeniedVersionAtOnce(t *testing.T) {
 		asked := server.requests("a/v9")
 		server.publish("a/v9")
 		time.Sleep(11 * time.Minute)
-		r.stream.publish(of("a", "v9", "back"))
+		r.source.publish(of("a", "v9", "back"))
 		synctest.Wait()
 		time.Sleep(time.Second)
 		synctest.Wait()
-		equal(t, 13, len(r.table.snapshot()))
+		equal(t, 13, len(r.sink.snapshot()))
 		equal(t, asked+1, server.requests("a/v9"))
 	})
 }
 
-func TestLayout_WaitsForVersionsThatArePublishedLate(t *testing.T) {
+func TestLayout_WaitsForVersionsPublishedLate(t *testing.T) {
 	inBubble(t, []string{of("a", "v9", "1"), of("a", "v9", "2"), of("z", "v1", "3"), put("b", "4", "x")}, func(t *testing.T, r *rig) {
 		server := newSchemaServer("a/v1", "b/v1")
 		r.config.Tables = schema.NewCatalogue(server, noCache{})
 		r.mustStart(t)
 		time.Sleep(6 * time.Second)
 		server.publish("a/v9", "z/v1")
-		if err := r.stream.await(t.Context(), 4); err != nil {
+		if err := r.source.await(t.Context(), 4); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, []string{"a/1", "a/2", "b/4", "z/3"}, sortedKeys(r.table.snapshot()))
-		equal(t, 0, len(r.mustLetters(t)))
+		equal(t, []string{"a/1", "a/2", "b/4", "z/3"}, sortedKeys(r.sink.snapshot()))
+		equal(t, 0, len(r.mustDeadLetters(t)))
 	})
 }
 
-func TestLayout_WaitsOutHQWithoutTakingItForADenial(t *testing.T) {
+func TestLayout_RetriesWhileHQIsDown(t *testing.T) {
 	inBubble(t, []string{of("a", "v9", "1"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
 		server := newSchemaServer("a/v1", "b/v1")
 		server.refusal = fmt.Errorf("service unavailable")
@@ -187,13 +187,13 @@ func TestLayout_WaitsOutHQWithoutTakingItForADenial(t *testing.T) {
 		r.mustStart(t)
 		time.Sleep(6 * time.Hour)
 		synctest.Wait()
-		equal(t, 0, len(r.mustLetters(t)))
+		equal(t, 0, len(r.mustDeadLetters(t)))
 		equal(t, `waiting for the schema: fetch the schema of "a", version "v9": service unavailable`, r.Status().Reason)
 		server.publish("a/v9")
-		if err := r.stream.await(t.Context(), 2); err != nil {
+		if err := r.source.await(t.Context(), 2); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, []string{"a/1", "b/2"}, sortedKeys(r.table.snapshot()))
+		equal(t, []string{"a/1", "b/2"}, sortedKeys(r.sink.snapshot()))
 	})
 }
 
@@ -207,11 +207,11 @@ func TestLayout_StopsWhileHQDeniesAVersion(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("the stop took %v", took)
 		}
-		equal(t, 1, r.stream.settled.Sequence)
+		equal(t, 1, r.source.acknowledged.Sequence)
 	})
 }
 
-func TestBury_GoesOnWhileHQDeniesOneTable(t *testing.T) {
+func TestDeadLetter_ContinuesWhileHQDeniesOneTable(t *testing.T) {
 	var payloads []string
 	for i := range 500 {
 		payloads = append(payloads, of("a", "v9", fmt.Sprint(i)), put("b", fmt.Sprint(i), "x"))
@@ -219,33 +219,36 @@ func TestBury_GoesOnWhileHQDeniesOneTable(t *testing.T) {
 	inBubble(t, payloads, func(t *testing.T, r *rig) {
 		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1", "b/v1"), noCache{})
 		r.mustStart(t)
-		if err := r.stream.await(t.Context(), 1000); err != nil {
+		if err := r.source.await(t.Context(), 1000); err != nil {
 			t.Fatal(err)
 		}
 		r.mustStop(t)
-		equal(t, 500, len(r.mustLetters(t)))
-		equal(t, 500, len(r.table.snapshot()))
+		equal(t, 500, len(r.mustDeadLetters(t)))
+		equal(t, 500, len(r.sink.snapshot()))
 	})
 }
 
-// TestBury_WithinTheLimitOfTheQueue: if it is full, the table lacks the changes that do not
-// fit, or, where that cannot be recorded, the run ends before them.
-func TestBury_WithinTheLimitOfTheQueue(t *testing.T) {
-	payloads := []string{of("a", "v9", "1"), of("a", "v9", "2"), of("a", "v9", "3"), put("b", "1", "x"), put("c", "2", "poison"), "nonsense"}
+// TestDeadLetter_StaysWithinTheQueueLimit fills the queue. The table then lacks the other changes
+// or, without a gate, the run ends before them.
+func TestDeadLetter_StaysWithinTheQueueLimit(t *testing.T) {
+	payloads := []string{
+		of("a", "v9", "1"), of("a", "v9", "2"), of("a", "v9", "3"),
+		put("b", "1", "x"), put("c", "2", "poison"), "nonsense",
+	}
 	arrange := func(r *rig) {
 		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1", "b/v1", "c/v1"), noCache{})
 		r.config.MaxRows = 1
-		r.stream.messages[5].Subject = "dbchange.d.UPDATE.company.location.PUBLIC.x"
+		r.source.messages[5].Subject = "dbchange.d.UPDATE.company.location.PUBLIC.x"
 		r.dead.Limits.Bytes = 2 * 4096
 	}
-	gated(t, payloads, func(r *rig, g *gate) {
+	withGate(t, payloads, func(r *rig, g *recordingGate) {
 		arrange(r)
-		g.bury = true
-	}, func(t *testing.T, r *rig, g *gate) {
-		equal(t, 2, len(r.mustLetters(t)))
-		const lost = "changes could not be applied, and the dead-letter queue has no room for them"
+		g.deadLetters = true
+	}, func(t *testing.T, r *rig, g *recordingGate) {
+		equal(t, 2, len(r.mustDeadLetters(t)))
+		const lost = "changes could not be applied, and the dead-letter queue is full"
 		equal(t, []string{"a: " + lost, "c: " + lost, "d: " + lost}, slices.Compact(slices.Sorted(slices.Values(g.lacks))))
-		equal(t, []string{"b/1"}, sortedKeys(r.table.snapshot()))
+		equal(t, []string{"b/1"}, sortedKeys(r.sink.snapshot()))
 	})
 	inBubble(t, payloads, func(t *testing.T, r *rig) {
 		arrange(r)
@@ -253,7 +256,7 @@ func TestBury_WithinTheLimitOfTheQueue(t *testing.T) {
 		if err := r.finish(); fault.Of(err) != fault.Fatal || !errors.Is(err, dlq.ErrFull) {
 			t.Errorf("Run: %v", err)
 		}
-		equal(t, 2, len(r.mustLetters(t)))
-		equal(t, 0, len(r.table.snapshot()))
+		equal(t, 2, len(r.mustDeadLetters(t)))
+		equal(t, 0, len(r.sink.snapshot()))
 	})
 }

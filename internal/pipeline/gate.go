@@ -10,36 +10,36 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/retry"
-	"github.com/shopmonkeyus/eds/internal/schema"
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Gate decides, table by table, which changes a pipeline applies. The others are skipped:
-// the stream keeps them until the table is brought back. Enter, Leave, Fail and Denied are
-// called by the applier's goroutine only.
+// Gate decides for each table which changes a pipeline applies. The others are skipped: the stream
+// keeps them until the table is brought forward. Only the applier's goroutine calls Enter, Leave,
+// Fail and Denied.
 type Gate interface {
-	// Enter waits until the next batch may be applied, or ctx ends. If it returns nil,
-	// Leave follows.
+	// Enter waits until the next batch may be applied, or ctx ends. If it returns nil, Leave
+	// follows.
 	Enter(ctx context.Context) error
 	Leave()
 	// Withholds reports whether Applies returns false for any table.
 	Withholds() bool
-	// Applies reports whether the change of a table at p is to be applied.
+	// Applies reports whether to apply the change of a table at p.
 	Applies(table string, p cdc.Position) bool
-	// Fail stops applying changes of a table, which has every change up to p. The sink
-	// records that with the next batch.
+	// Fail stops applying changes of a table, which has every change up to p. The sink records that
+	// with the next batch.
 	Fail(table string, p cdc.Position, cause sink.Cause, reason error)
-	// Lack records that changes of a table are missing for good. The sink records that with
-	// the next batch.
+	// Lack records that changes of a table are missing for good. The sink records that with the
+	// next batch.
 	Lack(table string, reason error)
-	// Denied reports whether a change whose schema version HQ denies becomes a dead
-	// letter. Otherwise its table fails.
+	// Denied reports whether to dead-letter a change whose schema version HQ denies. Otherwise its
+	// table fails.
 	Denied(table string) (deadLetter bool)
 	// Known reports a withheld change whose schema version HQ knows.
 	Known(table string)
 }
 
-// skipBehind: its table is behind, and is brought forward from the stream later.
+// skipBehind skips changes of a table that is behind. A lane brings it forward from the stream
+// later.
 const skipBehind skipReason = "behind"
 
 // enter waits until the batch may be applied.
@@ -49,15 +49,15 @@ func (a *applier) enter(ctx context.Context) (leave func(), err error) {
 		return func() {}, nil
 	}
 	began := time.Now()
-	err = retry.Watch(func() { a.p.status.silent(troubleTables, began) }, func() error { return g.Enter(ctx) })
+	err = retry.Watch(func() { a.p.status.attemptHangs(dependencyTables, began) }, func() error { return g.Enter(ctx) })
 	if err != nil {
 		return nil, err
 	}
-	a.p.status.recovered(troubleTables)
+	a.p.status.recovered(dependencyTables)
 	return g.Leave, nil
 }
 
-// deny decides about changes whose schema version HQ denies.
+// deny handles changes whose schema version HQ denies.
 func (a *applier) deny(ctx context.Context, b *batch) error {
 	for _, it := range b.denied {
 		g, table := a.p.c.Gate, it.event.Table
@@ -65,18 +65,18 @@ func (a *applier) deny(ctx context.Context, b *batch) error {
 		case !g.Applies(table, it.message.Position):
 			a.withheld++
 		case g.Denied(table):
-			if err := a.bury(ctx, it, stageSchema, it.denied); err != nil {
+			if err := a.deadLetter(ctx, it, stageSchema, it.denied); err != nil {
 				return err
 			}
 		default:
-			g.Fail(table, a.through, sink.CauseDenied, it.denied)
+			g.Fail(table, a.durable, sink.CauseDenied, it.denied)
 			a.withheld++
 		}
 	}
 	return nil
 }
 
-// withhold returns the events that are to be applied, and c of them only.
+// withhold returns the events to apply, and the part of c that they make up.
 func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Batch) {
 	g := a.p.c.Gate
 	if g == nil || !g.Withholds() {
@@ -102,8 +102,8 @@ func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Ba
 	return applied, rest
 }
 
-// failTables takes tables out of the pipeline that the destination cannot hold, and
-// reports whether err is about nothing else.
+// failTables takes tables out of the pipeline that the destination cannot hold. It reports whether
+// err is about such tables only.
 func (a *applier) failTables(err error) bool {
 	if a.p.c.Gate == nil || fault.Of(err) == fault.Transient {
 		return false
@@ -114,7 +114,7 @@ func (a *applier) failTables(err error) bool {
 		if errors.Is(reason, sink.ErrMissing) {
 			cause = sink.CauseAbsent
 		}
-		a.p.c.Gate.Fail(table, a.through, cause, reason)
+		a.p.c.Gate.Fail(table, a.durable, cause, reason)
 	}
 	return len(tables) > 0
 }
@@ -137,20 +137,7 @@ func tableErrors(err error) map[string]error {
 	return found
 }
 
-// migrateEach migrates one table after the other, and fails those that the destination
-// refuses. It returns an error if something else is wrong. There is a Gate.
-func (a *applier) migrateEach(ctx context.Context, tables []*schema.Table) error {
-	for _, t := range tables {
-		err := a.migrateTables(ctx, []*schema.Table{t})
-		switch {
-		case err == nil:
-		case ctx.Err() != nil:
-			return err
-		case fault.Of(err) == fault.Transient, errors.As(err, new(*sink.WriterError)), errors.As(err, new(*sink.ReopenError)):
-			return err
-		case !a.failTables(err):
-			a.p.c.Gate.Fail(t.Name, a.through, sink.CauseRefused, err)
-		}
-	}
-	return nil
+// concernsAllTables reports whether an error of a migration is not one of a single table.
+func concernsAllTables(err error) bool {
+	return fault.Of(err) == fault.Transient || errors.As(err, new(*sink.WriterError)) || errors.As(err, new(*sink.ReopenError))
 }

@@ -20,74 +20,74 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// gate is a Gate that remembers which tables have failed.
-type gate struct {
-	mu     sync.Mutex
-	failed map[string]bool
-	log    []string
-	lacks  []string // tables, and what for
-	bury   bool
-	known  map[string]bool
-	enter  func() // nil: batches do not wait
+// recordingGate is a Gate that records its calls and withholds tables that have failed.
+type recordingGate struct {
+	mu          sync.Mutex
+	failed      map[string]bool
+	log         []string
+	lacks       []string // tables and reasons
+	deadLetters bool
+	known       map[string]bool
+	enter       func() // nil: batches do not wait
 }
 
-func (g *gate) Enter(context.Context) error {
+func (g *recordingGate) Enter(context.Context) error {
 	if g.enter != nil {
 		g.enter()
 	}
 	return nil
 }
 
-func (*gate) Leave() {}
+func (*recordingGate) Leave() {}
 
-func (g *gate) Withholds() bool {
+func (g *recordingGate) Withholds() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return len(g.failed) > 0
 }
 
-func (g *gate) Applies(table string, _ cdc.Position) bool {
+func (g *recordingGate) Applies(table string, _ cdc.Position) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return !g.failed[table]
 }
 
-func (g *gate) Fail(table string, p cdc.Position, cause sink.Cause, _ error) {
+func (g *recordingGate) Fail(table string, p cdc.Position, cause sink.Cause, _ error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.failed[table] = true
 	g.log = append(g.log, fmt.Sprintf("%s as of %d: %s", table, p.Sequence, cause))
 }
 
-func (g *gate) Lack(table string, reason error) {
+func (g *recordingGate) Lack(table string, reason error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.lacks = append(g.lacks, table+": "+reason.Error())
 }
 
-func (g *gate) Denied(string) bool { return g.bury }
+func (g *recordingGate) Denied(string) bool { return g.deadLetters }
 
-func (g *gate) Known(table string) {
+func (g *recordingGate) Known(table string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.known[table] = true
 }
 
-func (g *gate) failures() []string {
+func (g *recordingGate) failures() []string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.Clone(g.log)
 }
 
-// gated runs payloads with a gate, until everything is settled.
-func gated(t *testing.T, payloads []string, arrange func(r *rig, g *gate), check func(t *testing.T, r *rig, g *gate)) {
+// withGate runs payloads with a gate until every message is acknowledged.
+func withGate(t *testing.T, payloads []string, arrange func(r *rig, g *recordingGate), check func(t *testing.T, r *rig, g *recordingGate)) {
 	t.Helper()
 	inBubble(t, payloads, func(t *testing.T, r *rig) {
-		g := &gate{failed: make(map[string]bool), known: make(map[string]bool)}
+		g := &recordingGate{failed: make(map[string]bool), known: make(map[string]bool)}
 		r.config.Gate = g
 		arrange(r, g)
 		r.mustStart(t)
-		if err := r.stream.await(t.Context(), uint64(len(payloads))); err != nil {
+		if err := r.source.await(t.Context(), uint64(len(payloads))); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -96,14 +96,14 @@ func gated(t *testing.T, payloads []string, arrange func(r *rig, g *gate), check
 	})
 }
 
-func TestGate_SaysThatTheBatchWaits(t *testing.T) {
+func TestGate_ReportsAWaitingBatch(t *testing.T) {
 	var reason string
-	gated(t, []string{put("a", "1", "x")}, func(r *rig, g *gate) {
+	withGate(t, []string{put("a", "1", "x")}, func(r *rig, g *recordingGate) {
 		g.enter = func() {
 			time.Sleep(retry.HangTimeout + time.Second)
 			reason = r.Status().Reason
 		}
-	}, func(t *testing.T, r *rig, _ *gate) {
+	}, func(t *testing.T, r *rig, _ *recordingGate) {
 		equal(t, "waiting for the tables that are behind: there was no answer for 30s", reason)
 		equal(t, "", r.Status().Reason)
 		if logs := r.logs.String(); strings.Count(logs, "waiting for the tables that are behind") != 1 {
@@ -112,7 +112,7 @@ func TestGate_SaysThatTheBatchWaits(t *testing.T) {
 	})
 }
 
-// refuse has Apply or Migrate refuse table a.
+// refuse makes Apply or Migrate refuse table a.
 func refuse(tables []*schema.Table, reason error) error {
 	for _, t := range tables {
 		if t.Name == "a" {
@@ -123,7 +123,7 @@ func refuse(tables []*schema.Table, reason error) error {
 }
 
 func TestGate_LeavesOneTableBehind(t *testing.T) {
-	const first = 4 // messages that are applied before anything fails
+	const first = 4 // messages are applied before a table fails
 	payloads := []string{put("a", "1", "x"), put("b", "1", "x"), put("a", "2", "x"), put("b", "2", "x")}
 	for i := range 6 {
 		payloads = append(payloads, put("b", fmt.Sprint("b", i), "x"), put("a", fmt.Sprint("a", i), "x"))
@@ -137,9 +137,9 @@ func TestGate_LeavesOneTableBehind(t *testing.T) {
 		"missing": {sink.ErrMissing, sink.CauseAbsent},
 	} {
 		t.Run(name, func(t *testing.T) {
-			gated(t, payloads, func(r *rig, _ *gate) {
+			withGate(t, payloads, func(r *rig, _ *recordingGate) {
 				r.config.MaxRows = first
-				r.table.before = func(_ int, b *change.Batch) error {
+				r.sink.before = func(_ int, b *change.Batch) error {
 					var tables []*schema.Table
 					for _, s := range b.Sets {
 						tables = append(tables, s.Table)
@@ -149,20 +149,20 @@ func TestGate_LeavesOneTableBehind(t *testing.T) {
 					}
 					return refuse(tables, c.reason)
 				}
-			}, func(t *testing.T, r *rig, g *gate) {
+			}, func(t *testing.T, r *rig, g *recordingGate) {
 				equal(t, []string{fmt.Sprintf("a as of %d: %s", first, c.cause)}, g.failures())
-				equal(t, kept, sortedKeys(r.table.snapshot()))
-				equal(t, 0, len(r.mustLetters(t)))
+				equal(t, kept, sortedKeys(r.sink.snapshot()))
+				equal(t, 0, len(r.mustDeadLetters(t)))
 				equal(t, [3]uint64{10, 6, 0}, [3]uint64{r.Status().Applied, r.Status().Skipped, r.Status().Rejected})
 			})
 		})
 	}
 	t.Run("migration", func(t *testing.T) {
-		gated(t, payloads, func(r *rig, _ *gate) {
-			r.table.migrate = func(tables []*schema.Table) error { return refuse(tables, errors.New("it is too wide")) }
-		}, func(t *testing.T, r *rig, g *gate) {
+		withGate(t, payloads, func(r *rig, _ *recordingGate) {
+			r.sink.migrate = func(tables []*schema.Table) error { return refuse(tables, errors.New("it is too wide")) }
+		}, func(t *testing.T, r *rig, g *recordingGate) {
 			equal(t, []string{"a as of 0: refused"}, g.failures())
-			equal(t, kept[2:], sortedKeys(r.table.snapshot()))
+			equal(t, kept[2:], sortedKeys(r.sink.snapshot()))
 		})
 	})
 }
@@ -172,31 +172,34 @@ func TestGate_FailsATableWithTooManyPoisonEvents(t *testing.T) {
 	for i := range 150 {
 		payloads = append(payloads, put("a", fmt.Sprint(i), "poison"), put("b", fmt.Sprint(i), "x"))
 	}
-	gated(t, payloads, func(*rig, *gate) {}, func(t *testing.T, r *rig, g *gate) {
+	withGate(t, payloads, func(*rig, *recordingGate) {}, func(t *testing.T, r *rig, g *recordingGate) {
 		equal(t, []string{"a as of 200: too many errors"}, g.failures())
-		equal(t, 100, len(r.mustLetters(t)))
-		equal(t, 150, len(r.table.snapshot()))
-		equal(t, 300, r.stream.settled.Sequence)
+		equal(t, 100, len(r.mustDeadLetters(t)))
+		equal(t, 150, len(r.sink.snapshot()))
+		equal(t, 300, r.source.acknowledged.Sequence)
 	})
 }
 
-func TestGate_LeavesADeniedVersionBehindOrBuriesIt(t *testing.T) {
+func TestGate_FailsOrDeadLettersADeniedVersion(t *testing.T) {
 	payloads := []string{put("a", "1", "x"), of("a", "v9", "2"), put("b", "1", "x"), put("a", "3", "x")}
 	catalogue := func(r *rig) {
 		r.config.Tables = schema.NewCatalogue(newSchemaServer("a/v1", "b/v1"), noCache{})
 		r.config.MaxRows = 1
 	}
-	gated(t, payloads, func(r *rig, _ *gate) { catalogue(r) }, func(t *testing.T, r *rig, g *gate) {
+	withGate(t, payloads, func(r *rig, _ *recordingGate) { catalogue(r) }, func(t *testing.T, r *rig, g *recordingGate) {
 		equal(t, []string{"a as of 1: schema denied"}, g.failures())
-		equal(t, []string{"a/1", "b/1"}, sortedKeys(r.table.snapshot()))
-		equal(t, 0, len(r.mustLetters(t)))
+		equal(t, []string{"a/1", "b/1"}, sortedKeys(r.sink.snapshot()))
+		equal(t, 0, len(r.mustDeadLetters(t)))
 		equal(t, true, g.known["a"])
 	})
-	gated(t, payloads, func(r *rig, g *gate) { catalogue(r); g.bury = true }, func(t *testing.T, r *rig, g *gate) {
+	withGate(t, payloads, func(r *rig, g *recordingGate) {
+		catalogue(r)
+		g.deadLetters = true
+	}, func(t *testing.T, r *rig, g *recordingGate) {
 		equal(t, 0, len(g.failures()))
-		equal(t, []string{"a/1", "a/3", "b/1"}, sortedKeys(r.table.snapshot()))
-		equal(t, 1, len(r.mustLetters(t)))
+		equal(t, []string{"a/1", "a/3", "b/1"}, sortedKeys(r.sink.snapshot()))
+		equal(t, 1, len(r.mustDeadLetters(t)))
 	})
 }
 
-var _ pipeline.Gate = (*gate)(nil)
+var _ pipeline.Gate = (*recordingGate)(nil)

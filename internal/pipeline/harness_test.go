@@ -31,30 +31,29 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// stream is a Source in memory: it redelivers what was not settled to whoever
-// reads it next.
-type stream struct {
-	mu       sync.Mutex
-	messages []pipeline.Message
-	next     int // index of the message to deliver next
-	settled  cdc.Position
-	grown    chan struct{}
-	run      func() int   // length of the next run
-	fail     func() error // of the next Receive
-	behind   uint64       // messages that are pending and do not come
-	receives int
+// memorySource is a Source in memory. It redelivers unacknowledged messages to the next reader.
+type memorySource struct {
+	mu           sync.Mutex
+	messages     []pipeline.Message
+	next         int // index of the message to deliver next
+	acknowledged cdc.Position
+	grown        chan struct{}
+	run          func() int   // length of the next run
+	fail         func() error // of the next Receive
+	behind       uint64       // pending messages that are not delivered
+	receives     int
 
-	inFlight                [2]int // messages and bytes received and not settled
+	inFlight                [2]int // messages and bytes received and not acknowledged
 	mostMessages, mostBytes int
 }
 
-func newStream(payloads ...string) *stream {
-	s := &stream{grown: make(chan struct{}), run: func() int { return 256 }, fail: func() error { return nil }}
+func newMemorySource(payloads ...string) *memorySource {
+	s := &memorySource{grown: make(chan struct{}), run: func() int { return 256 }, fail: func() error { return nil }}
 	s.publish(payloads...)
 	return s
 }
 
-func (s *stream) publish(payloads ...string) {
+func (s *memorySource) publish(payloads ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range payloads {
@@ -67,14 +66,14 @@ func (s *stream) publish(payloads ...string) {
 	s.grown = make(chan struct{})
 }
 
-// rewind begins again behind what is settled, as a new subscription does.
-func (s *stream) rewind() {
+// rewind continues after the acknowledged messages, as a new subscription does.
+func (s *memorySource) rewind() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.next = int(s.settled.Sequence)
+	s.next = int(s.acknowledged.Sequence)
 }
 
-func (s *stream) Receive(ctx context.Context) ([]pipeline.Message, error) {
+func (s *memorySource) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	for {
 		s.mu.Lock()
 		s.receives++
@@ -102,31 +101,31 @@ func (s *stream) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	}
 }
 
-func (s *stream) Settle(_ context.Context, upTo cdc.Position) error {
+func (s *memorySource) Acknowledge(_ context.Context, upTo cdc.Position) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := s.settled.Sequence; i < upTo.Sequence; i++ {
+	for i := s.acknowledged.Sequence; i < upTo.Sequence; i++ {
 		s.count(-1, -len(s.messages[i].Data))
 	}
-	s.settled = upTo
+	s.acknowledged = upTo
 	close(s.grown)
 	s.grown = make(chan struct{})
 	return nil
 }
 
-func (s *stream) count(messages, bytes int) {
+func (s *memorySource) count(messages, bytes int) {
 	s.inFlight[0] += messages
 	s.inFlight[1] += bytes
 	s.mostMessages, s.mostBytes = max(s.mostMessages, s.inFlight[0]), max(s.mostBytes, s.inFlight[1])
 }
 
-func (s *stream) payload(i int) []byte { return s.messages[i].Data }
+func (s *memorySource) payload(i int) []byte { return s.messages[i].Data }
 
-// await waits until the first n messages are settled.
-func (s *stream) await(ctx context.Context, n uint64) error {
+// await waits until the first n messages are acknowledged.
+func (s *memorySource) await(ctx context.Context, n uint64) error {
 	for {
 		s.mu.Lock()
-		done, grown := s.settled.Sequence >= n, s.grown
+		done, grown := s.acknowledged.Sequence >= n, s.grown
 		s.mu.Unlock()
 		if done {
 			return nil
@@ -139,9 +138,9 @@ func (s *stream) await(ctx context.Context, n uint64) error {
 	}
 }
 
-// table is a sink in memory: rows, with the checkpoint in the same transaction.
-// A row that holds "poison" is refused.
-type table struct {
+// memorySink is a sink in memory: rows, with the checkpoint in the same transaction. It refuses a
+// row that contains "poison".
+type memorySink struct {
 	mu         sync.Mutex
 	rows       map[string]string // table, layout version and key -> row
 	checkpoint cdc.Position
@@ -151,17 +150,20 @@ type table struct {
 	sizes      []int       // their events
 	calls      int
 	before     func(call int, b *change.Batch) error // fails an Apply before it commits
-	after      func(call int, b *change.Batch) error // and after
+	after      func(call int, b *change.Batch) error // fails an Apply after it commits
 	migrate    func(tables []*schema.Table) error
-	complaint  string
+	violation  string
 }
 
-func newTable() *table {
+func newMemorySink() *memorySink {
 	none := func(int, *change.Batch) error { return nil }
-	return &table{rows: map[string]string{}, migrated: map[*schema.Table]bool{}, before: none, after: none, migrate: func([]*schema.Table) error { return nil }}
+	return &memorySink{
+		rows: map[string]string{}, migrated: map[*schema.Table]bool{}, before: none, after: none,
+		migrate: func([]*schema.Table) error { return nil },
+	}
 }
 
-func (t *table) Apply(_ context.Context, b *change.Batch) error {
+func (t *memorySink) Apply(_ context.Context, b *change.Batch) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.calls++
@@ -174,7 +176,7 @@ func (t *table) Apply(_ context.Context, b *change.Batch) error {
 	}
 	for _, s := range b.Sets {
 		if !t.migrated[s.Table] {
-			t.complaint = "a batch came before its migration"
+			t.violation = "a batch came before its migration"
 		}
 		for i := range s.Deletes {
 			delete(next, rowKey(s.Table, &s.Deletes[i]))
@@ -188,7 +190,7 @@ func (t *table) Apply(_ context.Context, b *change.Batch) error {
 		}
 	}
 	if b.Last.Sequence < t.checkpoint.Sequence {
-		t.complaint = fmt.Sprintf("checkpoint %d after %d", b.Last.Sequence, t.checkpoint.Sequence)
+		t.violation = fmt.Sprintf("checkpoint %d after %d", b.Last.Sequence, t.checkpoint.Sequence)
 	}
 	t.rows, t.checkpoint = next, t.checkpoint.Advance(b.Last)
 	t.batches = append(t.batches, [2]uint64{b.First.Sequence, b.Last.Sequence})
@@ -196,38 +198,38 @@ func (t *table) Apply(_ context.Context, b *change.Batch) error {
 	return t.after(t.calls, b)
 }
 
-func (t *table) Close(context.Context) error { return nil }
+func (t *memorySink) Close(context.Context) error { return nil }
 
-func (t *table) Checkpoint(context.Context) (cdc.Position, error) {
+func (t *memorySink) Checkpoint(context.Context) (cdc.Position, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.checkpoint, nil
 }
 
-func (t *table) ResetCheckpoint(context.Context) error { return nil }
+func (t *memorySink) ResetCheckpoint(context.Context) error { return nil }
 
-func (t *table) Migrate(_ context.Context, tables []*schema.Table) ([]string, error) {
+func (t *memorySink) Migrate(_ context.Context, tables []*schema.Table) ([]string, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if err := t.migrate(tables); err != nil {
 		return nil, err
 	}
-	var lines []string
+	var changes []string
 	for _, s := range tables {
 		t.migrated[s] = true
 		t.migrations = append(t.migrations, s.Name+" "+s.Version)
-		lines = append(lines, "create "+s.Name+" "+s.Version)
+		changes = append(changes, "create "+s.Name+" "+s.Version)
 	}
-	return lines, nil
+	return changes, nil
 }
 
-func (t *table) snapshot() map[string]string {
+func (t *memorySink) snapshot() map[string]string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.rows
 }
 
-func (t *table) committed() (batches [][2]uint64, calls int) {
+func (t *memorySink) committed() (batches [][2]uint64, calls int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return append([][2]uint64(nil), t.batches...), t.calls
@@ -237,7 +239,7 @@ func rowKey(s *schema.Table, r *change.Row) string {
 	return s.Name + "/" + string(rawjson.Text(r.Value(0)))
 }
 
-// rowText is a row by column name, so that rows of two layouts can be compared.
+// rowText returns a row by column name, so that rows of two layouts can be compared.
 func rowText(s *schema.Table, r *change.Row) string {
 	var text []string
 	for slot, c := range s.Columns {
@@ -248,14 +250,14 @@ func rowText(s *schema.Table, r *change.Row) string {
 	return strings.Join(text, " ")
 }
 
-// journal is a sink that keeps history: it has neither tables nor a checkpoint.
-type journal struct {
+// historySink is a sink that keeps history: it has neither tables nor a checkpoint.
+type historySink struct {
 	mu     sync.Mutex
 	events []uint64
 	empty  int // batches without events
 }
 
-func (j *journal) Apply(_ context.Context, b *change.Batch) error {
+func (j *historySink) Apply(_ context.Context, b *change.Batch) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if len(b.Events) == 0 {
@@ -267,10 +269,10 @@ func (j *journal) Apply(_ context.Context, b *change.Batch) error {
 	return nil
 }
 
-func (j *journal) Close(context.Context) error { return nil }
+func (j *historySink) Close(context.Context) error { return nil }
 
-// layouts is a catalogue of the tables a, b, ... with a version each of v1
-// (id, v) and v2 (id, v, w).
+// layouts is a catalogue of the tables a, b, ... Each has the versions v1 (id, v) and v2 (id, v,
+// w).
 type layouts struct {
 	mu    sync.Mutex
 	known map[string]*schema.Table
@@ -305,7 +307,8 @@ func (l *layouts) Version(_ context.Context, table, version string) (*schema.Tab
 }
 
 func put(table, id, v string) string {
-	return fmt.Sprintf(`{"operation":"UPDATE","id":"e","table":%q,"modelVersion":"v1","after":{"id":%q,"v":%q},"timestamp":1}`, table, id, v)
+	const format = `{"operation":"UPDATE","id":"e","table":%q,"modelVersion":"v1","after":{"id":%q,"v":%q},"timestamp":1}`
+	return fmt.Sprintf(format, table, id, v)
 }
 
 func remove(table, id string) string {
@@ -314,54 +317,54 @@ func remove(table, id string) string {
 
 // rig is a pipeline with everything around it.
 type rig struct {
-	stream  *stream
-	table   *table
+	source  *memorySource
+	sink    *memorySink
 	layouts *layouts
 	dead    *dlq.Queue
-	logs    *lines
+	logs    *logBuffer
 	config  pipeline.Config
 
 	*pipeline.Pipeline
 	soft, hard context.CancelFunc
 	ended      context.Context // ends when Run returns
-	finish     func() error    // waits for that and returns what it returned
+	finish     func() error    // waits for Run and returns its error
 }
 
-// lines is a log that a test can read while it is written.
-type lines struct {
+// logBuffer is a log that a test can read while it is written.
+type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-func (l *lines) Write(b []byte) (int, error) {
+func (l *logBuffer) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(b)
 }
 
-func (l *lines) String() string {
+func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
 }
 
-func newRig(dir string, s *stream, tab *table) (*rig, error) {
+func newRig(dir string, s *memorySource, t *memorySink) (*rig, error) {
 	dead, err := dlq.Open(dir)
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{stream: s, table: tab, layouts: newLayouts(), dead: dead, logs: &lines{}}
+	r := &rig{source: s, sink: t, layouts: newLayouts(), dead: dead, logs: &logBuffer{}}
 	r.config = pipeline.Config{
-		Source: s, Sink: tab, KeepsRows: true, Tables: r.layouts, Dead: dead, Metrics: pipeline.NewMetrics(prometheus.NewRegistry()),
-		Logger: slog.New(slog.NewTextHandler(r.logs, nil)), Decoders: 3,
+		Source: s, Sink: t, KeepsRows: true, Tables: r.layouts, Dead: dead,
+		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Logger: slog.New(slog.NewTextHandler(r.logs, nil)), Decoders: 3,
 	}
 	return r, nil
 }
 
 // start runs a pipeline from what the table has stored.
 func (r *rig) start() error {
-	r.config.Checkpoint, _ = r.table.Checkpoint(context.Background())
-	r.stream.rewind()
+	r.config.Checkpoint, _ = r.sink.Checkpoint(context.Background())
+	r.source.rewind()
 	p, err := pipeline.New(r.config)
 	if err != nil {
 		return err
@@ -385,16 +388,16 @@ func (r *rig) start() error {
 	return nil
 }
 
-// errClean stands for a run that ended without an error.
+// errClean is the cause of a run that ended without an error.
 var errClean = errors.New("no error")
 
-// stop ends the run softly and returns what it returned.
+// stop ends the run softly and returns its error.
 func (r *rig) stop() error {
 	r.soft()
 	return r.finish()
 }
 
-func letters(q *dlq.Queue) ([]dlq.Entry, error) {
+func deadLetters(q *dlq.Queue) ([]dlq.Entry, error) {
 	var out []dlq.Entry
 	for e, err := range q.List(dlq.Filter{}) {
 		if err != nil {

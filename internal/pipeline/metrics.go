@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/dlq"
 )
 
-// Metrics are the figures of all pipelines of a process, one after the other.
+// Metrics are the metrics of all pipelines of a process, one after the other.
 type Metrics struct {
 	pending    prometheus.Gauge
 	total      prometheus.Counter
@@ -33,63 +33,78 @@ type Metrics struct {
 	skipped            *prometheus.CounterVec
 	migrations         prometheus.Counter
 
-	tables       tableNames // that changes were applied to
-	letterTables tableNames // that dead letters are of
+	tables           tableNames // of applied changes
+	deadLetterTables tableNames // of dead letters
 
-	running atomic.Pointer[Pipeline] // nil: none
-	held    atomic.Int64
-	events  atomic.Uint64
-	batches atomic.Uint64
+	running        atomic.Pointer[Pipeline] // nil: none
+	unacknowledged atomic.Int64
+	events         atomic.Uint64
+	batches        atomic.Uint64
 }
 
-// Counts are the figures that a heartbeat tells HQ. A histogram is told as its
-// sample count.
+// Counts are the counts that a heartbeat reports to HQ. For a histogram it is the number of
+// samples.
 type Counts struct {
 	FlushCount, FlushDuration, ProcessingDuration uint64
 	PendingEvents                                 int64
 	TotalEvents                                   uint64
 }
 
-// Counts returns the present figures.
+// Counts returns the current counts.
 func (m *Metrics) Counts() Counts {
 	n := m.batches.Load()
-	return Counts{FlushCount: n, FlushDuration: n, ProcessingDuration: n, PendingEvents: m.held.Load(), TotalEvents: m.events.Load()}
+	return Counts{
+		FlushCount: n, FlushDuration: n, ProcessingDuration: n,
+		PendingEvents: m.unacknowledged.Load(), TotalEvents: m.events.Load(),
+	}
 }
 
-// NewMetrics registers the figures with r. It panics where they are registered
-// already, as prometheus.MustRegister does.
+// NewMetrics registers the metrics with r. It panics if they are already registered, as
+// prometheus.MustRegister does.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	seconds := prometheus.ExponentialBuckets(0.001, 2, 16) // 1 ms to 33 s
 	sizes := prometheus.ExponentialBuckets(1, 4, 10)       // 1 to 262,144
-	gauge := func(name, help string) prometheus.GaugeOpts { return prometheus.GaugeOpts{Name: name, Help: help} }
-	counter := func(name, help string) prometheus.CounterOpts {
-		return prometheus.CounterOpts{Name: name, Help: help}
+	gaugeOpts := func(name, help string) prometheus.GaugeOpts { return prometheus.GaugeOpts{Name: name, Help: help} }
+	gauge := func(name, help string) prometheus.Gauge { return prometheus.NewGauge(gaugeOpts(name, help)) }
+	gaugeVec := func(name, help string, labels ...string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(gaugeOpts(name, help), labels)
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	counterVec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
 	}
 	m := &Metrics{
-		pending:    prometheus.NewGauge(gauge("eds_pending_events", "Events received and not yet acknowledged.")),
-		total:      prometheus.NewCounter(counter("eds_total_events", "Events received and acknowledged.")),
-		flush:      histogram("eds_flush_duration_seconds", "Time to make a batch durable at the destination.", seconds),
-		flushed:    histogram("eds_flush_count", "Events a batch.", sizes),
-		processing: histogram("eds_processing_duration_seconds", "Time from the receipt of a batch's first event until all of it was durable.", seconds),
+		pending: gauge("eds_pending_events", "Events received and not yet acknowledged."),
+		total:   counter("eds_total_events", "Events received and acknowledged."),
+		flush:   histogram("eds_flush_duration_seconds", "Time to make a batch durable at the destination.", seconds),
+		flushed: histogram("eds_flush_count", "Events per batch.", sizes),
+		processing: histogram("eds_processing_duration_seconds",
+			"Time from the receipt of a batch's first event until the whole batch was durable.", seconds),
 
-		tableLag:           prometheus.NewGaugeVec(gauge("eds_table_lag_seconds", "Time from the newest applied change at the source until it was durable."), []string{"table"}),
-		lastApplied:        prometheus.NewGaugeVec(gauge("eds_last_applied_timestamp_seconds", "When changes were last made durable."), []string{"table"}),
-		rows:               prometheus.NewCounterVec(counter("eds_applied_rows_total", "Changes made durable."), []string{"table", "operation"}),
-		batchRows:          histogram("eds_batch_rows", "Rows a batch, after compaction.", sizes),
-		batchBytes:         histogram("eds_batch_bytes", "Payload bytes a batch.", prometheus.ExponentialBuckets(1024, 4, 9)),
-		retries:            prometheus.NewCounterVec(counter("eds_retries_total", "Attempts that failed and were repeated."), []string{"what"}),
-		deadLetters:        prometheus.NewCounterVec(counter("eds_dead_letters_total", "Events that could not be applied."), []string{"table", "stage"}),
-		deadLettersMissing: prometheus.NewGauge(gauge("eds_dead_letters", "Dead letters that are not superseded: what the destination lacks.")),
-		deadLettersUnknown: prometheus.NewGauge(gauge("eds_dead_letters_unknown", "Of these, those of which it is not known which rows they concern, or what the destination has of them.")),
-		skipped:            prometheus.NewCounterVec(counter("eds_skipped_events_total", "Events that were not to be applied."), []string{"reason"}),
-		migrations:         prometheus.NewCounter(counter("eds_migrations_total", "Changes made to the destination's tables.")),
+		tableLag: gaugeVec("eds_table_lag_seconds",
+			"Time from the newest applied change at the source until it was durable.", "table"),
+		lastApplied: gaugeVec("eds_last_applied_timestamp_seconds", "When changes were last made durable.", "table"),
+		rows:        counterVec("eds_applied_rows_total", "Changes made durable.", "table", "operation"),
+		batchRows:   histogram("eds_batch_rows", "Rows per batch, after compaction.", sizes),
+		batchBytes:  histogram("eds_batch_bytes", "Payload bytes per batch.", prometheus.ExponentialBuckets(1024, 4, 9)),
+		retries:     counterVec("eds_retries_total", "Attempts that failed and were retried.", "what"),
+		deadLetters: counterVec("eds_dead_letters_total", "Events that could not be applied.", "table", "stage"),
+		deadLettersMissing: gauge("eds_dead_letters",
+			"Dead letters that are not superseded: changes that the destination lacks."),
+		deadLettersUnknown: gauge("eds_dead_letters_unknown",
+			"Part of eds_dead_letters: entries that may concern any row, or that the destination may have in part."),
+		skipped:    counterVec("eds_skipped_events_total", "Events that were skipped.", "reason"),
+		migrations: counter("eds_migrations_total", "Changes made to the destination's tables."),
 	}
+	lag := prometheus.NewGaugeFunc(gaugeOpts("eds_lag_seconds",
+		"Age of the oldest change that was received and is not durable; NaN if it is not known."), m.lag)
 	r.MustRegister(m.pending, m.total, m.flush, m.flushed, m.processing, m.tableLag, m.lastApplied, m.rows, m.batchRows,
-		m.batchBytes, m.retries, m.deadLetters, m.deadLettersMissing, m.deadLettersUnknown, m.skipped, m.migrations,
-		prometheus.NewGaugeFunc(gauge("eds_lag_seconds", "Age of the oldest change that was received and is not durable; NaN if it is not known."), m.lag))
+		m.batchBytes, m.retries, m.deadLetters, m.deadLettersMissing, m.deadLettersUnknown, m.skipped, m.migrations, lag)
 	return m
 }
 
@@ -103,27 +118,27 @@ func (m *Metrics) lag() float64 {
 	return math.NaN()
 }
 
-// The stream can name any number of tables. Of those beyond maxTables the figures are
-// told together, as those of otherTables.
+// The stream can name any number of tables. Tables beyond maxTables share the series of
+// otherTables.
 const (
 	maxTables    = 1000
 	maxTableName = 128 // bytes
 	otherTables  = "(other tables)"
 )
 
-// tableNames are the names that figures are told by. It is safe for concurrent use; the
-// zero value is empty.
+// tableNames are the values of the label table. It is safe for concurrent use; the zero value is
+// empty.
 type tableNames struct {
 	mu    sync.Mutex
 	known map[string]bool
 }
 
-// label bounds the length of what the stream calls a table, and makes it text.
+// label cuts the name that the stream gives a table to maxTableName, and makes it valid UTF-8.
 func label(table string) string {
 	return strings.ToValidUTF8(table[:min(len(table), maxTableName)], "\ufffd")
 }
 
-// of returns the name by which a table's figures are told.
+// of returns the label value of a table.
 func (n *tableNames) of(table string) string {
 	table = label(table)
 	n.mu.Lock()
@@ -141,11 +156,11 @@ func (n *tableNames) of(table string) string {
 }
 
 func (m *Metrics) arrived(messages int) {
-	m.held.Add(int64(messages))
-	m.pending.Set(float64(m.held.Load()))
+	m.unacknowledged.Add(int64(messages))
+	m.pending.Set(float64(m.unacknowledged.Load()))
 }
 
-func (m *Metrics) settled(messages int) {
+func (m *Metrics) acknowledged(messages int) {
 	m.arrived(-messages)
 	m.total.Add(float64(messages))
 	m.events.Add(uint64(messages))
@@ -171,13 +186,13 @@ func (m *Metrics) applied(tables map[string]*TableStatus, events int, c *change.
 	}
 }
 
-// CountLetters tells of the dead letters that there are now.
-func (m *Metrics) CountLetters(c dlq.Counts) {
+// SetDeadLetters sets the number of dead letters.
+func (m *Metrics) SetDeadLetters(c dlq.Counts) {
 	m.deadLettersMissing.Set(float64(c.Lacks()))
 	m.deadLettersUnknown.Set(float64(c.Unknown))
 }
 
-func (m *Metrics) delivered(b *batch) {
+func (m *Metrics) batchDone(b *batch) {
 	m.batches.Add(1)
 	m.processing.Observe(time.Since(b.began).Seconds())
 	for reason, n := range b.skipped {

@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-// gathered returns the registry's counters, gauges and sample counts, a line
-// each, those that tell times left out.
+// gathered returns the registry's counters, gauges and sample counts, one per line, without the
+// values of times.
 func gathered(t *testing.T, r *prometheus.Registry) []string {
 	t.Helper()
 	families, err := r.Gather()
@@ -47,7 +47,7 @@ func gathered(t *testing.T, r *prometheus.Registry) []string {
 	return lines
 }
 
-func TestTheFiguresTellWhatHappened(t *testing.T) {
+func TestMetrics_CountARun(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	metrics := pipeline.NewMetrics(registry)
 	insert := strings.Replace(put("b", "1", "x"), "UPDATE", "INSERT", 1)
@@ -58,7 +58,7 @@ func TestTheFiguresTellWhatHappened(t *testing.T) {
 		r.config.SnapshotClock = func(string) (cdc.Timestamp, bool) { return cdc.Timestamp{Wall: 100}, true }
 		r.mustStart(t)
 		synctest.Wait()
-		r.stream.publish(put("a", "4", "x"))
+		r.source.publish(put("a", "4", "x"))
 		synctest.Wait()
 		equal(t, pipeline.Counts{FlushCount: 2, FlushDuration: 2, ProcessingDuration: 2, TotalEvents: 7}, metrics.Counts())
 
@@ -96,7 +96,7 @@ func TestTheFiguresTellWhatHappened(t *testing.T) {
 	}, gathered(t, registry))
 }
 
-func TestTheNextPipelineGoesOnWithTheSameFigures(t *testing.T) {
+func TestMetrics_ContinueWithTheNextPipeline(t *testing.T) {
 	registry := prometheus.NewRegistry()
 	metrics := pipeline.NewMetrics(registry)
 	for range 2 {
@@ -112,22 +112,22 @@ func TestTheNextPipelineGoesOnWithTheSameFigures(t *testing.T) {
 	}
 }
 
-func TestMetrics_BoundTheTablesThatAreToldApart(t *testing.T) {
-	const tables = 1500 // more than are told apart
+func TestMetrics_LimitTheTableLabels(t *testing.T) {
+	const tables = 1500 // more than the limit
 	registry := prometheus.NewRegistry()
 	metrics := pipeline.NewMetrics(registry)
 	var payloads []string
 	for i := range tables {
 		payloads = append(payloads, put(fmt.Sprint("applied", i), "1", "x"), "nonsense")
 	}
-	for range 2 { // a session, and the next one
+	for range 2 { // two sessions
 		inBubble(t, payloads, func(t *testing.T, r *rig) {
-			for i := range r.stream.messages {
-				r.stream.messages[i].Subject = fmt.Sprintf("dbchange.broken%d.UPDATE.c.l.PUBLIC.x", i)
+			for i := range r.source.messages {
+				r.source.messages[i].Subject = fmt.Sprintf("dbchange.broken%d.UPDATE.c.l.PUBLIC.x", i)
 			}
-			r.config.Metrics, r.config.Sink, r.config.KeepsRows = metrics, &journal{}, false
+			r.config.Metrics, r.config.Sink, r.config.KeepsRows = metrics, &historySink{}, false
 			r.mustStart(t)
-			if err := r.stream.await(t.Context(), 2*tables); err != nil {
+			if err := r.source.await(t.Context(), 2*tables); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -147,7 +147,9 @@ func TestMetrics_BoundTheTablesThatAreToldApart(t *testing.T) {
 	for _, line := range gathered(t, registry) {
 		series[strings.Fields(line)[0]]++
 	}
-	for _, name := range []string{"eds_applied_rows_total", "eds_last_applied_timestamp_seconds", "eds_table_lag_seconds", "eds_dead_letters_total"} {
+	for _, name := range []string{
+		"eds_applied_rows_total", "eds_last_applied_timestamp_seconds", "eds_table_lag_seconds", "eds_dead_letters_total",
+	} {
 		equal(t, 1001, series[name])
 	}
 }

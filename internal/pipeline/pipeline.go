@@ -1,16 +1,14 @@
-// Package pipeline carries changes from a source to a sink: it decodes,
-// compacts, migrates, applies, and acknowledges, and is the only place that
-// knows in which order.
+// Package pipeline carries changes from a source to a sink: it decodes, compacts, migrates, applies
+// and acknowledges them. No other package knows that order.
 //
-// Five stages run concurrently, joined by channels that keep stream order: one
-// receiver, several decoders, one batcher, one applier, one settler. While one
-// batch is applied the next is received, decoded and compacted. What has been
-// received and not yet acknowledged is bounded by count and by bytes; the
-// receiver waits for room.
+// Five stages run concurrently: one receiver, several decoders, one batcher, one applier, and the
+// acknowledgement. The channels between them keep stream order. While one batch is applied, the
+// next one is received, decoded and compacted. The number and the bytes of messages that are
+// received and not acknowledged are bounded; the receiver waits at the bound.
 //
-// A message is acknowledged once all that it and its predecessors ask for is
-// durable: at the destination, or in the dead-letter queue. With a sink that
-// stores checkpoints, acknowledgement follows the stored checkpoint.
+// A message is acknowledged when its changes and all earlier ones are durable: at the destination,
+// or in the dead-letter queue. If the sink stores checkpoints, acknowledgement follows the stored
+// checkpoint.
 package pipeline
 
 import (
@@ -30,59 +28,57 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Sink is what a pipeline applies batches to, as sink.Sink describes it. A sink that is a
-// sink.Checkpointer, sink.Recorder or sink.Migrator as well is used as one.
+// Sink applies batches, with the contract of sink.Sink. The pipeline also uses it as a
+// sink.Checkpointer, sink.Recorder or sink.Migrator if it is one.
 type Sink interface {
 	Apply(ctx context.Context, b *change.Batch) error
 }
 
-// Config is what a pipeline is made of. Source, Sink, Dead, Metrics and Logger
-// are required, and Tables where KeepsRows is set; other zero fields mean the
-// documented default.
+// Config configures a pipeline. Source, Sink, Dead, Metrics and Logger are required, and Tables if
+// KeepsRows is set. Other zero fields mean the documented default.
 type Config struct {
 	Source Source
 	Sink   Sink
-	// KeepsRows and Limits are those of the sink's driver, or Limits the sink's own. Without KeepsRows
-	// events are not split into columns, and no schema is needed.
+	// KeepsRows is that of the sink's driver. Without it, events are not split into columns, and no
+	// schema is needed. Limits are the driver's or, if the sink has some, the sink's own.
 	KeepsRows bool
 	Limits    sink.Limits
 	Tables    Tables
-	// SnapshotClock returns the time of the snapshot that the destination holds
-	// of a table, or false. Changes up to and including it are skipped. It is
-	// called concurrently.
+	// SnapshotClock returns the time of the table's snapshot that the destination holds, or false.
+	// Changes up to and including it are skipped. It is called concurrently.
 	SnapshotClock func(table string) (cdc.Timestamp, bool)
-	// Checkpoint is the position that the destination had stored when it was
-	// opened. Messages that it covers are skipped.
+	// Checkpoint is the position that the destination had stored when it was opened. Messages up to
+	// it are skipped.
 	Checkpoint cdc.Position
-	// Ends are what RecordEnds was given last, in this run or an earlier one: the
-	// sequences of messages that ended batches, ascending. A batch that comes again
-	// ends where it did.
-	Ends []uint64
-	// RecordEnds stores, durably, what Ends is to be. It is called before a batch is
-	// applied, not concurrently. Nil: nobody minds how batches are cut.
-	RecordEnds func(ends []uint64) error
-	Rules      Rules // nil: none
-	// Gate says of which tables changes are applied; nil: of all. A table that fails then
-	// stops the pipeline.
+	// BatchBoundaries is the last argument of RecordBatchBoundaries, in this run or an earlier one:
+	// the sequences of messages that ended batches, ascending. A batch that comes again ends at the
+	// same message.
+	BatchBoundaries []uint64
+	// RecordBatchBoundaries stores BatchBoundaries durably. It is called before a batch is applied,
+	// never concurrently. Nil: batches may be cut differently when they come again.
+	RecordBatchBoundaries func(ends []uint64) error
+	Rules                 Rules // nil: none
+	// Gate decides which tables' changes are applied; nil: all. A table that fails then stops the
+	// pipeline.
 	Gate Gate
-	// Unknown remembers the columns that schemas lack, over all runs; nil: of this one.
+	// Unknown remembers the columns that schemas lack, over all runs; nil: over this run.
 	Unknown *UnknownColumns
 	Dead    *dlq.Queue
-	// Destination is the identity by which dead letters know the destination.
+	// Destination identifies the destination in dead letters.
 	Destination string
 	Metrics     *Metrics
 	Logger      *slog.Logger
 
-	MaxRows  int // events a batch; default: Limits.Rows
-	MaxBytes int // payload bytes a batch; default: Limits.Bytes, at most DefaultMaxBytes
-	// A batch waits at least MinLatency for more, and at most MaxLatency. Where
-	// both are 0 they are Limits.Age; MaxLatency is DefaultMaxLatency then.
+	MaxRows  int // events per batch; default: Limits.Rows
+	MaxBytes int // payload bytes per batch; default: Limits.Bytes, at most DefaultMaxBytes
+	// A batch waits at least MinLatency for more changes, and at most MaxLatency. If both are 0,
+	// they default to Limits.Age, and MaxLatency is DefaultMaxLatency at least.
 	MinLatency time.Duration
 	MaxLatency time.Duration
 
 	MaxInFlight int     // messages received and not acknowledged; default DefaultMaxInFlight
 	Budget      *Budget // of their memory; default: DefaultBudget, which no other pipeline shares
-	Decoders    int     // default: one a processor, at most 4
+	Decoders    int     // default: one per processor, at most 4
 }
 
 // Defaults of Config.
@@ -100,7 +96,7 @@ func (c *Config) complete() error {
 	case c.KeepsRows && c.Tables == nil:
 		return errors.New("a pipeline whose sink keeps rows needs their tables")
 	case c.MinLatency < 0 || c.MaxLatency < 0 || c.MaxLatency > 0 && c.MaxLatency < c.MinLatency:
-		return fmt.Errorf("a batch can not wait at least %v and at most %v", c.MinLatency, c.MaxLatency)
+		return fmt.Errorf("a batch cannot wait at least %v and at most %v", c.MinLatency, c.MaxLatency)
 	}
 	defaults := func(field *int, values ...int) {
 		for _, v := range values {
@@ -125,7 +121,7 @@ func (c *Config) complete() error {
 	if c.MaxLatency == 0 {
 		c.MaxLatency = max(DefaultMaxLatency, c.MinLatency)
 	}
-	// One batch is applied while the next is formed: two must fit.
+	// One batch is applied while the next one is formed, so two must fit.
 	c.MaxRows = max(1, min(c.MaxRows, c.MaxInFlight/2))
 	if c.Unknown == nil {
 		c.Unknown = new(UnknownColumns)
@@ -136,58 +132,56 @@ func (c *Config) complete() error {
 	return nil
 }
 
-// ErrAbandoned says that a run was ended by force: what it held comes again.
-var ErrAbandoned = errors.New("stopped before everything that was received had been applied; it will be received again")
+// ErrAbandoned is returned by a run that was stopped hard while messages were in flight. They come
+// again.
+var ErrAbandoned = errors.New("stopped before all received messages were applied; they will be received again")
 
 // Pipeline is one run of changes from a source to a sink.
 type Pipeline struct {
 	c    Config
 	sink sink.Capabilities // of c.Sink
 
-	flow    *flow
-	status  *tracker
-	began   atomic.Bool
-	settled atomic.Uint64  // sequence up to which messages are acknowledged
-	forget  atomic.Bool    // the applier is to look at all tables again
-	decode  chan *chunk    // receiver -> decoders
-	ordered chan *chunk    // receiver -> batcher: the same chunks, in order
-	ready   chan struct{}  // applier -> batcher: it is idle
-	batches chan *batch    // batcher -> applier
-	applied chan delivered // applier -> settler
+	inFlight     *inFlight
+	status       *statusTracker
+	began        atomic.Bool
+	acknowledged atomic.Uint64      // sequence up to which messages are acknowledged
+	decode       chan *messageChunk // receiver -> decoders
+	ordered      chan *messageChunk // receiver -> batcher: the same chunks, in order
+	ready        chan struct{}      // applier -> batcher: the applier is idle
+	batches      chan *batch        // batcher -> applier
+	applied      chan durableBatch  // applier -> last stage
 }
 
-// New returns a pipeline that has not begun.
+// New returns a pipeline that has not started.
 func New(c Config) (*Pipeline, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
 	p := &Pipeline{
 		c: c, sink: sink.CapabilitiesOf(c.Sink),
-		flow:    newFlow(c.MaxInFlight, c.Budget),
-		status:  newTracker(c.Logger, c.Metrics),
-		decode:  make(chan *chunk, c.Decoders),
-		ordered: make(chan *chunk, 2*c.Decoders),
-		ready:   make(chan struct{}),
-		batches: make(chan *batch),
-		applied: make(chan delivered, 4),
+		inFlight: newInFlight(c.MaxInFlight, c.Budget),
+		status:   newStatusTracker(c.Logger, c.Metrics),
+		decode:   make(chan *messageChunk, c.Decoders),
+		ordered:  make(chan *messageChunk, 2*c.Decoders),
+		ready:    make(chan struct{}),
+		batches:  make(chan *batch),
+		applied:  make(chan durableBatch, 4),
 	}
-	c.Metrics.CountLetters(c.Dead.Count(c.Destination))
+	c.Metrics.SetDeadLetters(c.Dead.Count(c.Destination))
 	return p, nil
 }
 
-// Run carries changes until soft ends; then it takes in no more, applies and
-// acknowledges what it holds, and returns nil. Where hard ends it stops at
-// once, with ErrAbandoned if it held anything: nothing is lost, for what was
-// not acknowledged comes again. Any other error is fatal, and what was received
-// before it has been applied where that was possible. Run is called once.
+// Run carries changes until soft ends. Then it receives no more, applies and acknowledges all
+// received messages, and returns nil. If hard ends, it stops at once, with ErrAbandoned if messages
+// were in flight. They are not lost: unacknowledged messages come again. Any other error is fatal;
+// messages received before it have been applied if possible. Run is called once.
 func (p *Pipeline) Run(soft, hard context.Context) error {
 	if p.began.Swap(true) {
 		return errors.New("the pipeline has run already")
 	}
 	p.c.Metrics.running.Store(p)
 	defer p.c.Metrics.running.Store(nil)
-	// intake ends when there is nothing more to take in: by the caller's wish,
-	// or because a stage has failed.
+	// intake ends when the caller stops the pipeline or a stage fails.
 	intake, endIntake := context.WithCancel(soft)
 	defer endIntake()
 	g, ctx := errgroup.WithContext(hard)
@@ -202,12 +196,12 @@ func (p *Pipeline) Run(soft, hard context.Context) error {
 	}
 	g.Go(func() error { return p.formBatches(ctx, endIntake) })
 	g.Go(func() error { return p.applyBatches(ctx) })
-	g.Go(func() error { return p.settle(hard) })
+	g.Go(func() error { return p.acknowledge(hard) })
 	err := g.Wait()
-	held := p.flow.end()
-	p.status.ended(held)
+	abandoned := p.inFlight.end()
+	p.status.ended(abandoned)
 	switch {
-	case hard.Err() != nil && held > 0:
+	case hard.Err() != nil && abandoned > 0:
 		return ErrAbandoned
 	case hard.Err() != nil:
 		return nil

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,13 +21,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// inBubble runs a test on a clock that stands still while anything happens. The
-// rig is not started, and is stopped at the end.
+// inBubble runs a test with a fake clock that only moves while all goroutines wait. The test starts
+// the rig; inBubble stops it.
 func inBubble(t *testing.T, payloads []string, test func(t *testing.T, r *rig)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		r, err := newRig(dir, newStream(payloads...), newTable())
+		r, err := newRig(dir, newMemorySource(payloads...), newMemorySink())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,9 +55,9 @@ func (r *rig) mustStop(t *testing.T) {
 	}
 }
 
-func (r *rig) mustLetters(t *testing.T) []string {
+func (r *rig) mustDeadLetters(t *testing.T) []string {
 	t.Helper()
-	all, err := letters(r.dead)
+	all, err := deadLetters(r.dead)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,99 +79,99 @@ func equal[T any](t *testing.T, want, got T) {
 	}
 }
 
-func TestASoftStopAppliesAndSettlesAllThatIsHeld(t *testing.T) {
+func TestRun_SoftStopAppliesMessagesInFlight(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x"), put("a", "2", "y"), remove("a", "1")}, func(t *testing.T, r *rig) {
 		r.config.MinLatency, r.config.MaxLatency = time.Hour, time.Hour
 		r.mustStart(t)
 		synctest.Wait()
-		equal(t, map[string]string{}, r.table.snapshot())
+		equal(t, map[string]string{}, r.sink.snapshot())
 		equal(t, 3, r.Status().InFlight)
 		r.mustStop(t)
-		equal(t, map[string]string{"a/2": "id=2 v=y"}, r.table.snapshot())
-		equal(t, 3, r.stream.settled.Sequence)
+		equal(t, map[string]string{"a/2": "id=2 v=y"}, r.sink.snapshot())
+		equal(t, 3, r.source.acknowledged.Sequence)
 		equal(t, pipeline.Stopping, r.Status().State)
 	})
 }
 
-func TestAHardStopAbandonsWhatIsHeld(t *testing.T) {
+func TestRun_HardStopAbandonsMessagesInFlight(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		r.table.before = func(int, *change.Batch) error { return errors.New("down") }
+		r.sink.before = func(int, *change.Batch) error { return errors.New("down") }
 		r.mustStart(t)
 		synctest.Wait()
 		r.soft()
 		time.Sleep(time.Minute)
-		equal(t, 0, r.stream.settled.Sequence) // a soft stop waits for the destination
+		equal(t, 0, r.source.acknowledged.Sequence) // a soft stop waits for the destination
 		r.hard()
 		if err := r.finish(); !errors.Is(err, pipeline.ErrAbandoned) {
 			t.Errorf("Run: %v", err)
 		}
-		equal(t, 0, r.stream.settled.Sequence)
+		equal(t, 0, r.source.acknowledged.Sequence)
 	})
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.mustStart(t)
 		synctest.Wait()
 		r.hard()
-		if err := r.finish(); err != nil { // nothing was held
+		if err := r.finish(); err != nil { // no message was in flight
 			t.Errorf("Run: %v", err)
 		}
 	})
 }
 
-func TestAChangeOnAnIdleStreamIsAppliedAtOnce(t *testing.T) {
+func TestBatcher_AppliesAChangeOnAnIdleStreamAtOnce(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
 		r.mustStart(t)
 		for i := range 5 {
 			time.Sleep(time.Hour)
-			r.stream.publish(put("a", "1", fmt.Sprint(i)))
+			r.source.publish(put("a", "1", fmt.Sprint(i)))
 			synctest.Wait()
-			equal(t, map[string]string{"a/1": fmt.Sprintf("id=1 v=%d", i)}, r.table.snapshot())
-			equal(t, uint64(i+1), r.stream.settled.Sequence)
+			equal(t, map[string]string{"a/1": fmt.Sprintf("id=1 v=%d", i)}, r.sink.snapshot())
+			equal(t, uint64(i+1), r.source.acknowledged.Sequence)
 		}
 	})
 }
 
-func TestMinLatencyHoldsABatchAndMaxLatencyEndsIt(t *testing.T) {
+func TestBatcher_WaitsBetweenMinAndMaxLatency(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.config.MinLatency = 2 * time.Second
 		r.mustStart(t)
 		time.Sleep(1900 * time.Millisecond)
 		synctest.Wait()
-		equal(t, 0, len(r.table.snapshot()))
+		equal(t, 0, len(r.sink.snapshot()))
 		time.Sleep(200 * time.Millisecond)
 		synctest.Wait()
-		equal(t, 1, len(r.table.snapshot()))
+		equal(t, 1, len(r.sink.snapshot()))
 	})
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		r.config.Limits.Age = 5 * time.Minute // what the destination wants, where nobody says otherwise
+		r.config.Limits.Age = 5 * time.Minute // the destination's default
 		r.mustStart(t)
 		time.Sleep(299 * time.Second)
 		synctest.Wait()
-		equal(t, 0, len(r.table.snapshot()))
+		equal(t, 0, len(r.sink.snapshot()))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		equal(t, 1, len(r.table.snapshot()))
+		equal(t, 1, len(r.sink.snapshot()))
 	})
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.config.Limits.Age = 5 * time.Minute
 		r.config.MaxLatency = time.Second
 		r.mustStart(t)
 		synctest.Wait()
-		equal(t, 1, len(r.table.snapshot()))
+		equal(t, 1, len(r.sink.snapshot()))
 	})
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.config.MaxLatency = 3 * time.Second
-		r.stream.behind = 1000 // more is there, and does not come
+		r.source.behind = 1000 // more messages wait, but do not come
 		r.mustStart(t)
 		time.Sleep(2900 * time.Millisecond)
 		synctest.Wait()
-		equal(t, 0, len(r.table.snapshot()))
+		equal(t, 0, len(r.sink.snapshot()))
 		time.Sleep(200 * time.Millisecond)
 		synctest.Wait()
-		equal(t, 1, len(r.table.snapshot()))
+		equal(t, 1, len(r.sink.snapshot()))
 	})
 }
 
-func TestBatchesAreFilledWhileBehindAndBoundedByRowsAndBytes(t *testing.T) {
+func TestBatcher_FillsBatchesUpToRowsAndBytes(t *testing.T) {
 	var payloads []string
 	for i := range 1000 {
 		payloads = append(payloads, put("a", fmt.Sprint(i), "x"))
@@ -182,11 +181,11 @@ func TestBatchesAreFilledWhileBehindAndBoundedByRowsAndBytes(t *testing.T) {
 		inBubble(t, payloads, func(t *testing.T, r *rig) {
 			set(&r.config)
 			r.mustStart(t)
-			if err := r.stream.await(t.Context(), 1000); err != nil {
+			if err := r.source.await(t.Context(), 1000); err != nil {
 				t.Fatal(err)
 			}
 			r.mustStop(t)
-			equal(t, want, r.table.sizes)
+			equal(t, want, r.sink.sizes)
 		})
 	}
 	bounded(t, func(c *pipeline.Config) { c.Limits.Rows = 400 }, []int{400, 400, 200})
@@ -195,7 +194,7 @@ func TestBatchesAreFilledWhileBehindAndBoundedByRowsAndBytes(t *testing.T) {
 	bounded(t, func(c *pipeline.Config) { c.MaxBytes = 600 * len(put("a", "100", "x")) }, []int{601, 399})
 }
 
-func TestWhatIsInFlightIsBounded(t *testing.T) {
+func TestInFlight_IsBoundedByMessagesAndBytes(t *testing.T) {
 	var payloads []string
 	for i := range 3000 {
 		payloads = append(payloads, put("a", fmt.Sprint(i), strings.Repeat("x", 100)))
@@ -204,101 +203,55 @@ func TestWhatIsInFlightIsBounded(t *testing.T) {
 		const most = 100_000
 		r.config.MaxBytes, r.config.Budget, r.config.MaxInFlight = most/4, pipeline.NewBudget(most), 500
 		run := 10
-		r.stream.run = func() int { return run }
+		r.source.run = func() int { return run }
 		r.mustStart(t)
-		if err := r.stream.await(t.Context(), 3000); err != nil {
+		if err := r.source.await(t.Context(), 3000); err != nil {
 			t.Fatal(err)
 		}
-		if got, bound := r.stream.mostBytes, most+run*250; got > bound {
+		if got, bound := r.source.mostBytes, most+run*250; got > bound {
 			t.Errorf("%d bytes were in flight, more than %d", got, bound)
 		}
-		if got := r.stream.mostMessages; got > 500+run {
+		if got := r.source.mostMessages; got > 500+run {
 			t.Errorf("%d messages were in flight", got)
 		}
 	})
 }
 
-func TestAnIdlePipelineDoesNothing(t *testing.T) {
+func TestPipeline_DoesNothingWhileIdle(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.mustStart(t)
 		synctest.Wait()
-		_, calls := r.table.committed()
-		received := r.stream.receives
+		_, calls := r.sink.committed()
+		received := r.source.receives
 		time.Sleep(30 * 24 * time.Hour)
 		synctest.Wait()
-		_, after := r.table.committed()
-		equal(t, [2]int{calls, received}, [2]int{after, r.stream.receives})
+		_, after := r.sink.committed()
+		equal(t, [2]int{calls, received}, [2]int{after, r.source.receives})
 	})
 }
 
-func TestAPauseEndsWhenNothingIsHeldAndEventsWaitInTheStream(t *testing.T) {
-	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		r.config.MinLatency, r.config.MaxLatency = time.Second, time.Second
-		r.mustStart(t)
-		synctest.Wait()
-		if err := r.Pause(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		equal(t, 1, r.stream.settled.Sequence)
-		equal(t, pipeline.Paused, r.Status().State)
-		r.stream.publish(put("a", "2", "y"))
-		time.Sleep(time.Hour)
-		equal(t, 1, len(r.table.snapshot()))
-		asked := len(r.table.migrations)
-		r.Resume()
-		time.Sleep(2 * time.Second)
-		equal(t, 2, len(r.table.snapshot()))
-		equal(t, pipeline.Running, r.Status().State)
-		equal(t, asked+1, len(r.table.migrations)) // an import may have changed the tables
-	})
+// healthSource is a source that reports its health.
+type healthSource struct {
+	*memorySource
+	unhealthy atomic.Pointer[error]
+	waiting   atomic.Int64 // -1: not known
 }
 
-func TestAPauseThatCanNotEndGivesUpAndStaysAPause(t *testing.T) {
-	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		var up atomic.Bool
-		r.table.before = func(int, *change.Batch) error {
-			if !up.Load() {
-				return errors.New("down")
-			}
-			return nil
-		}
-		r.mustStart(t)
-		synctest.Wait()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if err := r.Pause(ctx); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Pause: %v", err)
-		}
-		up.Store(true)
-		if err := r.Pause(t.Context()); err != nil {
-			t.Error(err)
-		}
-		equal(t, 1, r.stream.settled.Sequence)
-	})
-}
-
-// patient is a stream that says what it waits for.
-type patient struct {
-	*stream
-	ill     atomic.Pointer[error]
-	waiting atomic.Int64 // -1: not known
-}
-
-func (p *patient) Waiting() (uint64, bool) {
+func (p *healthSource) Waiting() (uint64, bool) {
 	n := p.waiting.Load()
 	return uint64(max(n, 0)), n >= 0
 }
 
-func (p *patient) Health() (time.Time, error) {
-	if reason := p.ill.Load(); reason != nil {
+func (p *healthSource) Health() (time.Time, error) {
+	if reason := p.unhealthy.Load(); reason != nil {
 		return time.Unix(1, 0), *reason
 	}
 	return time.Time{}, nil
 }
 
-func TestLagThatIsNotKnownIsNotZero(t *testing.T) {
+func TestStatus_MarksUnknownLag(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
-		p := &patient{stream: r.stream}
+		p := &healthSource{memorySource: r.source}
 		p.waiting.Store(-1)
 		r.config.Source = p
 		r.mustStart(t)
@@ -309,35 +262,34 @@ func TestLagThatIsNotKnownIsNotZero(t *testing.T) {
 				t.Errorf("%s: %+v", when, s)
 			}
 		}
-		known("before the stream has answered", false, false)
+		known("before the stream answers", false, false)
 		p.waiting.Store(1)
 		known("before the first message", false, true)
 		p.waiting.Store(0)
-		known("if there is none", true, true)
-		r.stream.publish(put("a", "1", "x"))
-		known("once all is applied", true, true)
+		known("without messages", true, true)
+		r.source.publish(put("a", "1", "x"))
+		known("after all messages are applied", true, true)
 		lost := errors.New("not connected")
-		p.ill.Store(&lost)
+		p.unhealthy.Store(&lost)
 		known("without the stream", false, false)
-		p.ill.Store(nil)
-		if err := r.Pause(t.Context()); err != nil {
-			t.Error(err)
-		}
-		known("paused", false, false)
+		p.unhealthy.Store(nil)
+		r.soft()
+		known("stopping", false, false)
 	})
 }
 
-func TestWhatTheSourceWaitsForIsTold(t *testing.T) {
+func TestStatus_ReportsTheHealthOfTheSource(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
-		p := &patient{stream: r.stream}
+		p := &healthSource{memorySource: r.source}
 		r.config.Source = p
 		r.mustStart(t)
 		synctest.Wait()
 		equal(t, pipeline.Running, r.Status().State)
 		lost := errors.New("not connected")
-		p.ill.Store(&lost)
+		p.unhealthy.Store(&lost)
 		s := r.Status()
-		equal(t, [3]any{pipeline.Waiting, "waiting for the stream: not connected", time.Unix(1, 0)}, [3]any{s.State, s.Reason, s.Since})
+		want := [3]any{pipeline.Waiting, "waiting for the stream: not connected", time.Unix(1, 0)}
+		equal(t, want, [3]any{s.State, s.Reason, s.Since})
 	})
 }
 
@@ -345,7 +297,7 @@ func at(clock, payload string) string {
 	return strings.Replace(payload, `"timestamp":1`, `"mvccTimestamp":"`+clock+`"`, 1)
 }
 
-func TestWhatTheSnapshotHoldsIsSkippedByItsExactClock(t *testing.T) {
+func TestDecode_SkipsSnapshotChangesByExactClock(t *testing.T) {
 	const wall = "1712345678901234567"
 	payloads := []string{
 		at(wall+".0000000001", put("a", "1", "old")),
@@ -365,7 +317,7 @@ func TestWhatTheSnapshotHoldsIsSkippedByItsExactClock(t *testing.T) {
 		r.mustStart(t)
 		synctest.Wait()
 		r.mustStop(t)
-		equal(t, []string{"a/3", "a/4", "a/6", "b/5"}, sortedKeys(r.table.snapshot()))
+		equal(t, []string{"a/3", "a/4", "a/6", "b/5"}, sortedKeys(r.sink.snapshot()))
 		equal(t, 3, r.Status().Skipped)
 	})
 }
@@ -379,87 +331,91 @@ func sortedKeys(m map[string]string) []string {
 	return out
 }
 
-func TestWhatTheCheckpointCoversIsSkippedUnread(t *testing.T) {
+func TestDecode_SkipsCheckpointedMessagesUnread(t *testing.T) {
 	inBubble(t, []string{"not even an event", put("a", "2", "y"), put("a", "3", "z")}, func(t *testing.T, r *rig) {
-		r.table.checkpoint = r.stream.messages[1].Position
+		r.sink.checkpoint = r.source.messages[1].Position
 		r.mustStart(t)
 		synctest.Wait()
 		r.mustStop(t)
-		equal(t, []string{"a/3"}, sortedKeys(r.table.snapshot()))
-		equal(t, 3, r.stream.settled.Sequence)
-		equal(t, 0, len(r.mustLetters(t)))
+		equal(t, []string{"a/3"}, sortedKeys(r.sink.snapshot()))
+		equal(t, 3, r.source.acknowledged.Sequence)
+		equal(t, 0, len(r.mustDeadLetters(t)))
 	})
 }
 
-func TestSkippedMessagesMoveTheCheckpointAndAreSettledSoon(t *testing.T) {
+func TestApply_AdvancesTheCheckpointOverSkippedMessages(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
 		r.config.SnapshotClock = func(string) (cdc.Timestamp, bool) { return cdc.Timestamp{Wall: 100}, true }
 		r.mustStart(t)
 		for range 10 {
-			r.stream.publish(at("50", put("a", "1", "x")))
+			r.source.publish(at("50", put("a", "1", "x")))
 			time.Sleep(time.Millisecond)
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		equal(t, 10, r.stream.settled.Sequence)
-		equal(t, 10, r.table.checkpoint.Sequence)
-		batches, _ := r.table.committed()
+		equal(t, 10, r.source.acknowledged.Sequence)
+		equal(t, 10, r.sink.checkpoint.Sequence)
+		batches, _ := r.sink.committed()
 		equal(t, [][2]uint64{{1, 10}}, batches)
 	})
 }
 
-func TestASinkWithoutACheckpointGetsNoEmptyBatches(t *testing.T) {
-	inBubble(t, []string{at("50", put("a", "1", "x")), "nonsense", at("200", put("a", "2", "y")), `{"operation":"INSERT","table":"unknown_to_the_schema","mvccTimestamp":"201"}`}, func(t *testing.T, r *rig) {
-		j := &journal{}
+func TestApply_SendsNoEmptyBatchesWithoutCheckpoint(t *testing.T) {
+	payloads := []string{
+		at("50", put("a", "1", "x")), "nonsense", at("200", put("a", "2", "y")),
+		`{"operation":"INSERT","table":"unknown_to_the_schema","mvccTimestamp":"201"}`,
+	}
+	inBubble(t, payloads, func(t *testing.T, r *rig) {
+		j := &historySink{}
 		r.config.Sink, r.config.KeepsRows, r.config.Tables = j, false, nil
 		r.config.SnapshotClock = func(string) (cdc.Timestamp, bool) { return cdc.Timestamp{Wall: 100}, true }
 		r.mustStart(t)
 		synctest.Wait()
-		r.stream.publish(at("50", put("a", "1", "x")))
+		r.source.publish(at("50", put("a", "1", "x")))
 		time.Sleep(2 * time.Second)
 		r.mustStop(t)
 		equal(t, []uint64{3, 4}, j.events)
 		equal(t, 0, j.empty)
-		equal(t, 5, r.stream.settled.Sequence)
-		equal(t, 1, len(r.mustLetters(t)))
+		equal(t, 5, r.source.acknowledged.Sequence)
+		equal(t, 1, len(r.mustDeadLetters(t)))
 	})
 }
 
-func TestATableIsMigratedBeforeItsFirstEventOfANewLayout(t *testing.T) {
+func TestMigrate_RunsBeforeTheFirstEventOfANewLayout(t *testing.T) {
 	v2 := strings.ReplaceAll(put("a", "1", "x"), "v1", "v2")
 	inBubble(t, []string{put("a", "1", "x"), put("a", "2", "x"), v2, put("b", "1", "x"), v2}, func(t *testing.T, r *rig) {
 		failures := 3
-		r.table.migrate = func([]*schema.Table) error {
+		r.sink.migrate = func([]*schema.Table) error {
 			if failures--; failures >= 0 {
 				return errors.New("lock timeout")
 			}
 			return nil
 		}
 		r.mustStart(t)
-		if err := r.stream.await(t.Context(), 5); err != nil {
+		if err := r.source.await(t.Context(), 5); err != nil {
 			t.Fatal(err)
 		}
 		r.mustStop(t)
-		if r.table.complaint != "" {
-			t.Error(r.table.complaint)
+		if r.sink.violation != "" {
+			t.Error(r.sink.violation)
 		}
-		slices.Sort(r.table.migrations)
-		equal(t, []string{"a v1", "a v2", "b v1"}, r.table.migrations)
+		slices.Sort(r.sink.migrations)
+		equal(t, []string{"a v1", "a v2", "b v1"}, r.sink.migrations)
 	})
 }
 
-func TestATableThatCanNotBeMadeIsFatal(t *testing.T) {
+func TestMigrate_FailureIsFatal(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		r.table.migrate = func([]*schema.Table) error { return fault.Mark(fault.Poison, errors.New("the name is too long")) }
+		r.sink.migrate = func([]*schema.Table) error { return fault.Mark(fault.Poison, errors.New("the name is too long")) }
 		r.mustStart(t)
 		if err := r.finish(); fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "the name is too long") {
 			t.Errorf("Run: %v", err)
 		}
-		equal(t, 0, len(r.mustLetters(t)))
+		equal(t, 0, len(r.mustDeadLetters(t)))
 	})
 }
 
-func TestARuleMaySkipAnEventOrNameItsObject(t *testing.T) {
+func TestRules_SkipEventsOrNameObjects(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x"), put("c", "3", "x")}, func(t *testing.T, r *rig) {
 		r.config.Rules = ruleFunc(func(e *cdc.Event) (bool, string, string) {
 			switch e.Table {
@@ -472,7 +428,7 @@ func TestARuleMaySkipAnEventOrNameItsObject(t *testing.T) {
 			}
 		})
 		var objects []string
-		r.table.before = func(_ int, b *change.Batch) error {
+		r.sink.before = func(_ int, b *change.Batch) error {
 			for _, e := range b.Events {
 				objects = append(objects, e.Object)
 			}
@@ -481,7 +437,7 @@ func TestARuleMaySkipAnEventOrNameItsObject(t *testing.T) {
 		r.mustStart(t)
 		synctest.Wait()
 		equal(t, []string{"c/object.json"}, objects)
-		equal(t, []string{"c/3"}, sortedKeys(r.table.snapshot()))
+		equal(t, []string{"c/3"}, sortedKeys(r.sink.snapshot()))
 		if logs := r.logs.String(); strings.Count(logs, "missing property") != 1 || strings.Contains(logs, "table=a") {
 			t.Errorf("logged: %s", logs)
 		}
@@ -492,8 +448,8 @@ type ruleFunc func(e *cdc.Event) (bool, string, string)
 
 func (f ruleFunc) Check(e *cdc.Event) (bool, string, string) { return f(e) }
 
-func TestAPipelineThatLacksAPartIsRefused(t *testing.T) {
-	r, err := newRig(t.TempDir(), newStream(), newTable())
+func TestNew_RefusesIncompleteConfig(t *testing.T) {
+	r, err := newRig(t.TempDir(), newMemorySource(), newMemorySink())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -523,24 +479,25 @@ func TestAPipelineThatLacksAPartIsRefused(t *testing.T) {
 	}
 }
 
-// TestPipeline_LogsAColumnThatTheSchemaLacksOnce: whichever decoder meets it, in this
-// run of the pipeline or the next, and however it is spelt.
+// TestPipeline_LogsAColumnThatTheSchemaLacksOnce over all decoders and runs of the pipeline, for
+// any spelling.
 func TestPipeline_LogsAColumnThatTheSchemaLacksOnce(t *testing.T) {
 	var payloads []string
 	for i := range 300 {
 		for _, version := range []string{"v1", "v2"} {
-			payloads = append(payloads, strings.Replace(fmt.Sprintf(`{"operation":"UPDATE","id":"e","table":"a","modelVersion":"v1","after":{"id":"%d","extra":1,"mor\u0065":2},"timestamp":1}`, i), `"v1"`, strconv.Quote(version), 1))
+			payloads = append(payloads, fmt.Sprintf(`{"operation":"UPDATE","id":"e","table":"a","modelVersion":%q,`+
+				`"after":{"id":"%d","extra":1,"mor\u0065":2},"timestamp":1}`, version, i))
 		}
 	}
 	inBubble(t, payloads, func(t *testing.T, r *rig) {
 		r.config.Unknown = new(pipeline.UnknownColumns)
-		r.stream.run = func() int { return 7 }
+		r.source.run = func() int { return 7 }
 		for range 2 {
 			r.mustStart(t)
 			synctest.Wait()
 			r.mustStop(t)
-			r.table.checkpoint = cdc.Position{}
-			r.stream.settled = cdc.Position{}
+			r.sink.checkpoint = cdc.Position{}
+			r.source.acknowledged = cdc.Position{}
 		}
 		for _, column := range []string{"extra", "more"} {
 			if n := strings.Count(r.logs.String(), " column="+column+"\n"); n != 1 {
@@ -550,12 +507,12 @@ func TestPipeline_LogsAColumnThatTheSchemaLacksOnce(t *testing.T) {
 	})
 }
 
-// TestPipeline_LeavesMigrationsToTheLogOfTheSink: so that each is logged once.
-func TestPipeline_LeavesMigrationsToTheLogOfTheSink(t *testing.T) {
+// TestPipeline_DoesNotLogMigrations, because the sink logs them.
+func TestPipeline_DoesNotLogMigrations(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		r.mustStart(t)
 		synctest.Wait()
-		equal(t, []string{"a v1"}, r.table.migrations)
+		equal(t, []string{"a v1"}, r.sink.migrations)
 		if strings.Contains(r.logs.String(), "create a v1") {
 			t.Errorf("the log is\n%s", r.logs)
 		}

@@ -16,18 +16,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// More than maxPoison dead letters among the last poisonWindow events of a table are not
-// bad rows: something is wrong with the table. Events that cannot be decoded, or whose
-// schema version HQ denies, do not count: they say nothing about the table.
+// More than maxPoison dead letters among the last poisonWindow events of a table are not bad rows:
+// something is wrong with the table. Events that cannot be decoded, or whose schema version HQ
+// denies, do not count: their errors are independent of the destination's table.
 const (
 	maxPoison    = 100
 	poisonWindow = 1000
 )
 
-// poisonRate counts the dead letters among the last events of a table, since its first.
+// poisonRate counts the dead letters among the last events of a table, starting with its first dead
+// letter.
 type poisonRate struct {
 	events uint64   // so far
-	dead   []uint64 // of these, the numbers of the latest dead letters, ascending
+	dead   []uint64 // ordinals of the latest dead letters among them, ascending
 }
 
 // pass counts events that were applied.
@@ -41,11 +42,10 @@ func (r *poisonRate) add() (tooMany bool) {
 	return len(r.dead) > maxPoison
 }
 
-// reject makes an event a dead letter, unless its table has too many of them: then the
-// table fails.
+// reject dead-letters an event, unless its table has too many dead letters: then the table fails.
 func (a *applier) reject(ctx context.Context, it *item, stage string, reason error) error {
 	if it.event == nil || stage == stageSchema {
-		return a.bury(ctx, it, stage, reason)
+		return a.deadLetter(ctx, it, stage, reason)
 	}
 	g, table := a.p.c.Gate, it.event.Table
 	if g != nil && !g.Applies(table, it.message.Position) {
@@ -57,11 +57,11 @@ func (a *applier) reject(ctx context.Context, it *item, stage string, reason err
 	}
 	switch {
 	case !a.poison[table].add():
-		return a.bury(ctx, it, stage, reason)
+		return a.deadLetter(ctx, it, stage, reason)
 	case g == nil:
 		return fault.Mark(fault.Fatal, errTooMany(reason))
 	}
-	g.Fail(table, a.through, sink.CausePoison, errTooMany(reason))
+	g.Fail(table, a.durable, sink.CausePoison, errTooMany(reason))
 	delete(a.poison, table)
 	a.withheld++
 	return nil
@@ -80,33 +80,34 @@ func (a *applier) countApplied(events []*item) {
 }
 
 func errTooMany(last error) error {
-	return fmt.Errorf("more than %d of the last %d changes could not be applied, the last one because: %w", maxPoison, poisonWindow, last)
+	return fmt.Errorf("more than %d of the last %d changes could not be applied; the last error: %w", maxPoison, poisonWindow, last)
 }
 
-// bury makes an event a dead letter. If the queue is full, its table lacks the event.
-func (a *applier) bury(ctx context.Context, it *item, stage string, reason error) error {
-	e := a.letter(it, stage, reason)
-	err := a.p.persist(ctx, troubleDeadLetters, func() error { return a.p.c.Dead.Put(e) })
+// deadLetter puts an event into the dead-letter queue. If the queue is full, the gate records that
+// the table lacks the event.
+func (a *applier) deadLetter(ctx context.Context, it *item, stage string, reason error) error {
+	e := a.newEntry(it, stage, reason)
+	err := a.p.retry(ctx, dependencyDeadLetters, func() error { return a.p.c.Dead.Put(e) })
 	if g := a.p.c.Gate; errors.Is(err, dlq.ErrFull) && g != nil {
 		table := e.Table
 		if schema.CheckStreamTable(table) != nil {
 			table = sink.OtherTables
 		}
-		g.Lack(table, errLetterLost)
+		g.Lack(table, errQueueFull)
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("set aside a change that cannot be applied (%v): %w", reason, err) // of err's kind alone
+		return fmt.Errorf("dead-letter a change that cannot be applied (%v): %w", reason, err) // with err's class only
 	}
-	a.p.status.buried(&e)
+	a.p.status.deadLettered(&e)
 	return nil
 }
 
-// errLetterLost is why a table lacks changes after the dead-letter queue was full.
-var errLetterLost = errors.New("changes could not be applied, and the dead-letter queue has no room for them")
+// errQueueFull is why a table lacks changes after the dead-letter queue was full.
+var errQueueFull = errors.New("changes could not be applied, and the dead-letter queue is full")
 
-// letter is the entry of the dead-letter queue for it.
-func (a *applier) letter(it *item, stage string, reason error) dlq.Entry {
+// newEntry returns the entry of the dead-letter queue for the item.
+func (a *applier) newEntry(it *item, stage string, reason error) dlq.Entry {
 	m := it.message
 	e := dlq.Entry{
 		Sequence: m.Position.Sequence, Stored: m.Position.Stored, Subject: m.Subject,
@@ -126,38 +127,38 @@ func (a *applier) letter(it *item, stage string, reason error) dlq.Entry {
 	return e
 }
 
-// leavePlace moves the stored checkpoint over a dead letter. If the event moves a row to
-// another key, the row leaves its old one all the same: the source does not have it there.
-func (a *applier) leavePlace(ctx context.Context, it *item, through cdc.Position) error {
+// deleteOldRow moves the stored checkpoint past a dead letter. If the event moves a row to another
+// key, it also deletes the row with the old key, because the source no longer has that row.
+func (a *applier) deleteOldRow(ctx context.Context, it *item, through cdc.Position) error {
 	g, effect := a.p.c.Gate, it.effect
 	if effect.Upsert == nil || effect.Delete == nil || g != nil && !g.Applies(it.event.Table, it.message.Position) {
-		return a.passOver(ctx, through)
+		return a.advanceCheckpoint(ctx, through)
 	}
-	left := change.Effect{Table: effect.Table, Delete: effect.Delete}
+	deletion := change.Effect{Table: effect.Table, Delete: effect.Delete}
 	var b change.Builder
-	b.Add(it.event, left)
+	b.Add(it.event, deletion)
 	b.Pass(through)
 	err := a.deliver(ctx, b.Batch())
-	if fault.Of(err) == fault.Poison || a.failTables(err) { // no more can be done
-		return a.passOver(ctx, through)
+	if fault.Of(err) == fault.Poison || a.failTables(err) { // the row stays
+		return a.advanceCheckpoint(ctx, through)
 	}
 	if err != nil {
 		return err
 	}
-	_, rows := change.LetterKeys(it.event, left)
-	return a.p.persist(ctx, troubleDeadLetters, func() error {
+	_, rows := change.LetterKeys(it.event, deletion)
+	return a.p.retry(ctx, dependencyDeadLetters, func() error {
 		return a.p.c.Dead.Delivered(a.p.c.Destination, it.message.Position, rows[0])
 	})
 }
 
-// supersede marks the dead letters of rows that the events change.
+// supersede marks dead letters as superseded if the events change the same rows.
 func (a *applier) supersede(ctx context.Context, events []*item) error {
 	for _, it := range events {
 		if !a.p.c.Dead.Concerns(it.event.Table, it.message.Position) {
 			continue
 		}
 		keys := change.RowKeys(it.event, it.effect)
-		err := a.p.persist(ctx, troubleDeadLetters, func() error {
+		err := a.p.retry(ctx, dependencyDeadLetters, func() error {
 			return a.p.c.Dead.Supersede(a.p.c.Destination, it.event.Table, keys, it.message.Position)
 		})
 		if err != nil {

@@ -20,10 +20,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-// TestAnyHistoryWithAnyFaultsIsNaiveApplication runs random histories through
-// pipelines that are stopped softly and by force, over a sink that fails before
-// and after it commits, and compares with the history applied event by event.
-func TestAnyHistoryWithAnyFaultsIsNaiveApplication(t *testing.T) {
+// TestPipeline_MatchesNaiveApplicationUnderRandomFaults runs random histories through pipelines
+// that are stopped softly and hard, over a sink that fails before and after it commits. The result
+// must equal the history applied event by event.
+func TestPipeline_MatchesNaiveApplicationUnderRandomFaults(t *testing.T) {
 	dir := t.TempDir()
 	rapid.Check(t, func(rt *rapid.T) {
 		h, seed := drawHistory(rt), rapid.Uint64().Draw(rt, "seed")
@@ -35,16 +35,16 @@ func TestAnyHistoryWithAnyFaultsIsNaiveApplication(t *testing.T) {
 	})
 }
 
-// history is a random stream, and the rows and dead letters it must come to.
-type history struct {
+// eventHistory is a random stream, and the rows and dead letters that it must produce.
+type eventHistory struct {
 	payloads []string
 	rows     map[string]string
-	dead     map[uint64]bool // undecodable: these must be dead letters
+	dead     map[uint64]bool // undecodable messages: they must be dead letters
 	poison   map[uint64]bool // refused by the sink: dead letters unless compacted away
 }
 
-func drawHistory(t *rapid.T) history {
-	h := history{rows: map[string]string{}, dead: map[uint64]bool{}, poison: map[uint64]bool{}}
+func drawHistory(t *rapid.T) eventHistory {
+	h := eventHistory{rows: map[string]string{}, dead: map[uint64]bool{}, poison: map[uint64]bool{}}
 	for i := range rapid.IntRange(1, 120).Draw(t, "events") {
 		n := uint64(i + 1)
 		table := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "table")
@@ -68,7 +68,8 @@ func drawHistory(t *rapid.T) history {
 			delete(h.rows, table+"/"+id)
 		case kind < 8: // the key moves
 			old := rapid.SampledFrom([]string{"1", "2", "3", "4"}).Draw(t, "old")
-			payload = `{"operation":"UPDATE","table":"` + table + `","modelVersion":"` + version + `","before":{"id":"` + old + `"},"after":` + row + `}`
+			payload = `{"operation":"UPDATE","table":"` + table + `","modelVersion":"` + version + `",` +
+				`"before":{"id":"` + old + `"},"after":` + row + `}`
 			delete(h.rows, table+"/"+old)
 			h.rows[table+"/"+id] = text
 		default:
@@ -94,13 +95,13 @@ func (d *dice) between(low, high int) int {
 
 func (d *dice) one(in int) bool { return d.between(1, in) == 1 }
 
-func checkHistory(h history, seed uint64, dir string) error {
+func checkHistory(h eventHistory, seed uint64, dir string) error {
 	dir, err := os.MkdirTemp(dir, "")
 	if err != nil {
 		return err
 	}
 	d := &dice{r: rand.New(rand.NewPCG(seed, 0))}
-	s, tab := newStream(h.payloads...), newTable()
+	s, tab := newMemorySource(h.payloads...), newMemorySink()
 	s.run = func() int { return d.between(1, 9) }
 	r, err := newRig(dir, s, tab)
 	if err != nil {
@@ -108,20 +109,20 @@ func checkHistory(h history, seed uint64, dir string) error {
 	}
 	r.config.MaxRows, r.config.MaxBytes = d.between(1, 20), d.between(100, 4000)
 	r.config.MaxInFlight, r.config.Decoders = d.between(1, 60), d.between(1, 4)
-	for lives := 4; lives >= 0; lives-- {
-		if err := live(r, d, lives == 0, uint64(len(h.payloads))); err != nil {
+	for runs := 4; runs >= 0; runs-- {
+		if err := runOnce(r, d, runs == 0, uint64(len(h.payloads))); err != nil {
 			return err
 		}
 	}
 	if diff := cmp.Diff(h.rows, tab.snapshot()); diff != "" {
 		return errors.New(diff)
 	}
-	return compareLetters(h, r.dead)
+	return compareDeadLetters(h, r.dead)
 }
 
-// live runs a pipeline over the rig: with faults, and to any end, unless it is
-// the last life, which has to see all of the stream settled.
-func live(r *rig, d *dice, last bool, total uint64) error {
+// runOnce runs a pipeline over the rig, with faults and any end. The last run has no faults and
+// must see the whole stream acknowledged.
+func runOnce(r *rig, d *dice, last bool, total uint64) error {
 	inject := func(int, *change.Batch) error {
 		if last || !d.one(4) {
 			return nil
@@ -131,7 +132,7 @@ func live(r *rig, d *dice, last bool, total uint64) error {
 		}
 		return errors.New("connection lost")
 	}
-	r.table.before, r.table.after = inject, inject
+	r.sink.before, r.sink.after = inject, inject
 	if err := r.start(); err != nil {
 		return err
 	}
@@ -139,8 +140,8 @@ func live(r *rig, d *dice, last bool, total uint64) error {
 	defer cancel()
 	defer context.AfterFunc(r.ended, cancel)()
 	if last || d.one(2) {
-		if err := r.stream.await(ctx, total); last && err != nil {
-			return fmt.Errorf("the last life ended early: %w", r.finish())
+		if err := r.source.await(ctx, total); last && err != nil {
+			return fmt.Errorf("the last run ended early: %w", r.finish())
 		}
 	}
 	if d.one(2) {
@@ -150,16 +151,16 @@ func live(r *rig, d *dice, last bool, total uint64) error {
 		return err
 	}
 	switch {
-	case r.table.complaint != "":
-		return errors.New(r.table.complaint)
-	case r.table.checkpoint.Sequence < r.stream.settled.Sequence:
-		return fmt.Errorf("settled %d, checkpoint %d", r.stream.settled.Sequence, r.table.checkpoint.Sequence)
+	case r.sink.violation != "":
+		return errors.New(r.sink.violation)
+	case r.sink.checkpoint.Sequence < r.source.acknowledged.Sequence:
+		return fmt.Errorf("acknowledged %d, checkpoint %d", r.source.acknowledged.Sequence, r.sink.checkpoint.Sequence)
 	}
 	return nil
 }
 
-func compareLetters(h history, q *dlq.Queue) error {
-	all, err := letters(q)
+func compareDeadLetters(h eventHistory, q *dlq.Queue) error {
+	all, err := deadLetters(q)
 	if err != nil {
 		return err
 	}

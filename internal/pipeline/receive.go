@@ -10,20 +10,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// chunk is a run of messages on its way through a decoder.
-type chunk struct {
+// messageChunk is a run of messages that one decoder decodes.
+type messageChunk struct {
 	messages []Message
 	before   uint64 // sequence of the message before them; 0 if there is none
 	received time.Time
 	existed  time.Time     // by when the messages were in the stream
 	done     chan struct{} // closed when items holds one item per message, or cut is set
 	items    []item
-	cut      bool   // the messages after the items could not be decoded: the stream ends here
-	rest     *chunk // what follows the messages, if they were handed over without it
+	cut      bool          // the messages after the items could not be decoded: the stream ends here
+	rest     *messageChunk // later messages, if the chunk was handed over without them
 }
 
-// intakeFailure is why the intake ended, if not because it was asked to: what
-// came before it is still applied.
+// intakeFailure holds the error that ended the intake. Messages received before it are still
+// applied.
 type intakeFailure struct {
 	mu    sync.Mutex
 	first error
@@ -43,58 +43,71 @@ func (f *intakeFailure) err() error {
 	return f.first
 }
 
-// receive is the first stage. It ends, and with it stage by stage the others,
-// when intake does.
+// receive is the first stage. It ends when intake ends, and then the other stages end one by one.
 func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) error {
 	defer close(p.ordered)
 	defer close(p.decode)
-	var backoff retry.Backoff
 	var b backlog
 	for {
-		waiting, err := p.flow.enter(intake)
-		if err != nil {
+		if p.inFlight.admit(intake) != nil {
 			return nil // the intake has ended
 		}
-		messages, err := p.c.Source.Receive(waiting)
-		interrupted := waiting.Err() != nil
-		p.flow.leave(messages)
+		messages, err := p.receiveMessages(intake)
 		switch {
-		case err == nil:
-			if backoff != (retry.Backoff{}) {
-				backoff.Reset()
-				p.status.recovered(troubleSource)
-			}
-			if !p.forward(ctx, messages, &b) {
-				return nil
-			}
-		case interrupted && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Cause(waiting))):
-			// paused, or at the end: enter says which
-		case fault.Of(err) != fault.Transient:
+		case err != nil && errors.Is(err, context.Cause(intake)):
+			return nil
+		case err != nil:
 			failed.set(err)
 			return nil
-		default:
-			p.status.trouble(troubleSource, time.Now(), err)
-			sleep(intake, backoff.Next(err))
+		}
+		p.inFlight.add(messages)
+		if !p.forward(ctx, messages, &b) {
+			return nil
 		}
 	}
 }
 
-// backlog is what the stream is known to have held at some time.
+// receiveMessages returns the next messages of the source, and retries while the source fails. If
+// intake ends, the error is its cause.
+func (p *Pipeline) receiveMessages(intake context.Context) (messages []Message, err error) {
+	var permanent error
+	retried := false
+	policy := retry.Policy{Failed: func(err error, _ time.Duration) {
+		retried = true
+		p.status.attemptFailed(dependencySource, time.Now(), err)
+	}}
+	err = retry.Do(intake, policy, func() (err error) {
+		if messages, err = p.c.Source.Receive(intake); fault.Of(err) == fault.Transient {
+			return err
+		}
+		permanent = err
+		return nil
+	})
+	if err == nil && permanent == nil && retried {
+		p.status.recovered(dependencySource)
+	}
+	if permanent != nil {
+		return nil, permanent
+	}
+	return messages, err
+}
+
+// backlog remembers what the stream is known to have held at some time.
 type backlog struct {
 	last     uint64 // sequence of the last message received
-	received uint64 // messages, so far
-	through  uint64 // how many of them, and of those to come, the stream held at seen
+	received uint64 // number of messages received
+	through  uint64 // number of messages, received or to come, that the stream held at seen
 	seen     time.Time
 }
 
 // chunk returns the chunk of messages that are received now.
-func (b *backlog) chunk(messages []Message) *chunk {
+func (b *backlog) chunk(messages []Message) *messageChunk {
 	now, last := time.Now(), &messages[len(messages)-1]
 	b.received += uint64(len(messages))
 	if b.received > b.through {
 		b.through, b.seen = b.received+last.Pending, now
 	}
-	c := &chunk{messages: messages, before: b.last, received: now, existed: b.seen, done: make(chan struct{})}
+	c := &messageChunk{messages: messages, before: b.last, received: now, existed: b.seen, done: make(chan struct{})}
 	b.last = last.Position.Sequence
 	return c
 }
@@ -106,7 +119,7 @@ func (p *Pipeline) forward(ctx context.Context, messages []Message, b *backlog) 
 	}
 	c := b.chunk(messages)
 	p.status.arrived(c)
-	for _, to := range []chan *chunk{p.ordered, p.decode} {
+	for _, to := range []chan *messageChunk{p.ordered, p.decode} {
 		select {
 		case to <- c:
 		case <-ctx.Done():
@@ -122,14 +135,4 @@ func size(messages []Message) int {
 		n += len(messages[i].Data)
 	}
 	return n
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -16,11 +16,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-func TestADestinationThatIsDownIsWaitedForWithTheSameBatch(t *testing.T) {
+func TestRetry_RepeatsTheSameBatchWhileTheDestinationIsDown(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x"), put("a", "2", "y")}, func(t *testing.T, r *rig) {
 		var batches []*change.Batch
 		var times []time.Time
-		r.table.before = func(_ int, b *change.Batch) error {
+		r.sink.before = func(_ int, b *change.Batch) error {
 			batches, times = append(batches, b), append(times, time.Now())
 			if time.Since(times[0]) < 6*time.Hour {
 				return errors.New("connection refused")
@@ -38,11 +38,11 @@ func TestADestinationThatIsDownIsWaitedForWithTheSameBatch(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		equal(t, 2, len(r.table.snapshot()))
+		equal(t, 2, len(r.sink.snapshot()))
 		equal(t, pipeline.Running, r.Status().State)
 		for i := range batches {
 			if batches[i] != batches[0] {
-				t.Fatal("another batch was tried")
+				t.Fatal("it retries another batch")
 			}
 			if i == 0 {
 				continue
@@ -53,18 +53,18 @@ func TestADestinationThatIsDownIsWaitedForWithTheSameBatch(t *testing.T) {
 		}
 		logs := r.logs.String()
 		if n := strings.Count(logs, "waiting for the destination"); n < 3 || n > 50 {
-			t.Errorf("%d lines say so, of %d attempts", n, len(batches))
+			t.Errorf("%d log lines for %d attempts", n, len(batches))
 		}
 		if strings.Count(logs, "the destination works again") != 1 {
-			t.Errorf("nothing is said of the recovery: %s", logs)
+			t.Errorf("the recovery is not logged once: %s", logs)
 		}
 	})
 }
 
-func TestADestinationThatDoesNotAnswerIsTold(t *testing.T) {
+func TestRetry_ReportsADestinationThatHangs(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		var began time.Time
-		r.table.before = func(call int, _ *change.Batch) error {
+		r.sink.before = func(call int, _ *change.Batch) error {
 			if call == 1 {
 				began = time.Now()
 				time.Sleep(retry.HangTimeout + 2*time.Second)
@@ -83,7 +83,7 @@ func TestADestinationThatDoesNotAnswerIsTold(t *testing.T) {
 		equal(t, "waiting for the destination: there was no answer for 30s", s.Reason)
 		equal(t, began, s.Since)
 		if logs := r.logs.String(); strings.Count(logs, "waiting for the destination") != 1 {
-			t.Errorf("it is not logged once: %s", logs)
+			t.Errorf("the wait is not logged once: %s", logs)
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
@@ -92,15 +92,15 @@ func TestADestinationThatDoesNotAnswerIsTold(t *testing.T) {
 		synctest.Wait()
 		equal(t, pipeline.Running, r.Status().State)
 		if logs := r.logs.String(); strings.Count(logs, "the destination works again") != 1 {
-			t.Errorf("nothing is said of the recovery: %s", logs)
+			t.Errorf("the recovery is not logged once: %s", logs)
 		}
 	})
 }
 
-func TestStatus_KeepsTheReasonWhileTheNextAttemptIsSilent(t *testing.T) {
+func TestStatus_KeepsTheReasonWhileTheNextAttemptHangs(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		r.table.before = func(call int, _ *change.Batch) error {
-			if call <= 2 { // as a wait for a lock of another session
+		r.sink.before = func(call int, _ *change.Batch) error {
+			if call <= 2 { // like a wait for a lock of another session
 				time.Sleep(retry.HangTimeout + time.Second)
 				return errors.New("locks are held by pid 7")
 			}
@@ -115,13 +115,13 @@ func TestStatus_KeepsTheReasonWhileTheNextAttemptIsSilent(t *testing.T) {
 		}
 		time.Sleep(retry.HangTimeout - 500*time.Millisecond)
 		synctest.Wait()
-		equal(t, "waiting for the destination: there was no answer for 30s; the attempt before: locks are held by pid 7", r.Status().Reason)
+		equal(t, "waiting for the destination: there was no answer for 30s; the previous attempt: locks are held by pid 7", r.Status().Reason)
 	})
 }
 
-func TestADestinationsOwnWaitIsHonoured(t *testing.T) {
+func TestRetry_HonoursRetryAfter(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		r.table.before = func(call int, _ *change.Batch) error {
+		r.sink.before = func(call int, _ *change.Batch) error {
 			if call == 1 {
 				return &fault.Error{RetryAfter: 5 * time.Minute, Err: errors.New("throttled")}
 			}
@@ -130,18 +130,18 @@ func TestADestinationsOwnWaitIsHonoured(t *testing.T) {
 		r.mustStart(t)
 		time.Sleep(5*time.Minute - time.Second)
 		synctest.Wait()
-		equal(t, 0, len(r.table.snapshot()))
+		equal(t, 0, len(r.sink.snapshot()))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		equal(t, 1, len(r.table.snapshot()))
+		equal(t, 1, len(r.sink.snapshot()))
 	})
 }
 
-func TestAFatalErrorEndsTheRunAndKeepsWhatCameBefore(t *testing.T) {
+func TestRun_FatalErrorKeepsEarlierBatches(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x"), put("a", "2", "y"), put("a", "3", "z")}, func(t *testing.T, r *rig) {
 		denied := fault.Mark(fault.Fatal, errors.New("permission denied"))
 		r.config.MaxRows = 1
-		r.table.before = func(_ int, b *change.Batch) error {
+		r.sink.before = func(_ int, b *change.Batch) error {
 			if b.First.Sequence == 2 {
 				return denied
 			}
@@ -151,16 +151,16 @@ func TestAFatalErrorEndsTheRunAndKeepsWhatCameBefore(t *testing.T) {
 		if err := r.finish(); !errors.Is(err, denied) {
 			t.Errorf("Run: %v", err)
 		}
-		equal(t, 1, r.stream.settled.Sequence)
+		equal(t, 1, r.source.acknowledged.Sequence)
 	})
 }
 
-func TestAFatalErrorOfTheSourceEndsTheRunAfterWhatCameBefore(t *testing.T) {
+func TestRun_FatalSourceErrorAppliesEarlierMessages(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		gone := fault.Mark(fault.Fatal, errors.New("permissions violation"))
 		r.config.MinLatency, r.config.MaxLatency = time.Hour, time.Hour
-		r.stream.fail = func() error {
-			if r.stream.next > 0 {
+		r.source.fail = func() error {
+			if r.source.next > 0 {
 				return gone
 			}
 			return nil
@@ -169,14 +169,14 @@ func TestAFatalErrorOfTheSourceEndsTheRunAfterWhatCameBefore(t *testing.T) {
 		if err := r.finish(); !errors.Is(err, gone) {
 			t.Errorf("Run: %v", err)
 		}
-		equal(t, 1, r.stream.settled.Sequence)
+		equal(t, 1, r.source.acknowledged.Sequence)
 	})
 }
 
-func TestASourceThatFailsForAWhileIsAskedAgain(t *testing.T) {
+func TestReceive_RetriesAFailingSource(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
 		failures := 5
-		r.stream.fail = func() error {
+		r.source.fail = func() error {
 			if failures--; failures >= 0 {
 				return errors.New("timeout")
 			}
@@ -185,7 +185,7 @@ func TestASourceThatFailsForAWhileIsAskedAgain(t *testing.T) {
 		r.mustStart(t)
 		synctest.Wait()
 		equal(t, "waiting for the source: timeout", r.Status().Reason)
-		if err := r.stream.await(t.Context(), 1); err != nil {
+		if err := r.source.await(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -193,28 +193,28 @@ func TestASourceThatFailsForAWhileIsAskedAgain(t *testing.T) {
 	})
 }
 
-// asking is a log handler that asks for the pipeline's status.
-type asking struct {
+// statusHandler is a log handler that calls the pipeline's Status.
+type statusHandler struct {
 	slog.Handler
 	rig   *rig
 	asked chan pipeline.Status
 }
 
-func (a asking) Handle(_ context.Context, r slog.Record) error {
+func (a statusHandler) Handle(_ context.Context, r slog.Record) error {
 	if strings.Contains(r.Message, "the destination, and trying") || strings.Contains(r.Message, "works again") {
 		a.asked <- a.rig.Status()
 	}
 	return nil
 }
 
-func TestStatus_CanBeAskedWhileARetryIsLogged(t *testing.T) {
-	r, err := newRig(t.TempDir(), newStream(put("a", "1", "x")), newTable())
+func TestStatus_IsAvailableWhileARetryIsLogged(t *testing.T) {
+	r, err := newRig(t.TempDir(), newMemorySource(put("a", "1", "x")), newMemorySink())
 	if err != nil {
 		t.Fatal(err)
 	}
 	asked := make(chan pipeline.Status, 100)
-	r.config.Logger = slog.New(asking{slog.NewTextHandler(io.Discard, nil), r, asked})
-	r.table.before = func(call int, _ *change.Batch) error {
+	r.config.Logger = slog.New(statusHandler{slog.NewTextHandler(io.Discard, nil), r, asked})
+	r.sink.before = func(call int, _ *change.Batch) error {
 		if call == 1 {
 			return errors.New("connection refused")
 		}
@@ -228,7 +228,7 @@ func TestStatus_CanBeAskedWhileARetryIsLogged(t *testing.T) {
 		case s := <-asked:
 			equal(t, want, s.Reason)
 		case <-time.After(30 * time.Second):
-			t.Fatal("logging and asking wait for each other")
+			t.Fatal("logging and Status wait for each other")
 		}
 	}
 	if err := r.stop(); err != nil {
@@ -236,20 +236,20 @@ func TestStatus_CanBeAskedWhileARetryIsLogged(t *testing.T) {
 	}
 }
 
-// causing is a stream that says why it is interrupted.
-type causing struct{ *stream }
+// causeSource is a source that returns the cause of its interruption.
+type causeSource struct{ *memorySource }
 
-func (s causing) Receive(ctx context.Context) ([]pipeline.Message, error) {
-	messages, err := s.stream.Receive(ctx)
+func (s causeSource) Receive(ctx context.Context) ([]pipeline.Message, error) {
+	messages, err := s.memorySource.Receive(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	return messages, err
 }
 
-func TestToBeStoppedIsNoTrouble(t *testing.T) {
+func TestReceive_LogsNoErrorWhenStopped(t *testing.T) {
 	inBubble(t, []string{put("a", "1", "x")}, func(t *testing.T, r *rig) {
-		r.config.Source = causing{r.stream}
+		r.config.Source = causeSource{r.source}
 		p, err := pipeline.New(r.config)
 		if err != nil {
 			t.Fatal(err)
@@ -257,13 +257,13 @@ func TestToBeStoppedIsNoTrouble(t *testing.T) {
 		soft, stop := context.WithCancelCause(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- p.Run(soft, t.Context()) }()
-		if err := r.stream.await(t.Context(), 1); err != nil {
+		if err := r.source.await(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		stop(errors.New("the parent process ends"))
 		if err := <-ended; err != nil || strings.Contains(r.logs.String(), "the parent process ends") {
-			t.Errorf("it ends with %v, and says %s", err, r.logs)
+			t.Errorf("it ends with %v, and logs %s", err, r.logs)
 		}
 	})
 }

@@ -10,27 +10,26 @@ import (
 
 // Source is a stream of changes.
 type Source interface {
-	// Receive returns the next run of messages, in strictly ascending stream
-	// sequence, and none that it has returned before. It blocks until there is
-	// one; a run is what is there, up to a few hundred messages. Where ctx ends
-	// it returns ctx's error, and nothing is lost: the messages come with a
-	// later call. Calls are serial. The messages are the caller's.
+	// Receive returns the next run of messages, in strictly ascending stream sequence, and never
+	// returns a message twice. It blocks until a message is available, and returns available
+	// messages, up to a few hundred. If ctx ends, it returns ctx's error and loses nothing: a later
+	// call returns the messages. Calls are serial. The caller owns the messages.
 	//
-	// A transient error may be answered by another call; the source repairs its
-	// own connection and returns none for it.
+	// The caller may call it again after a transient error. The source repairs its own connection
+	// and returns no error for it.
 	Receive(ctx context.Context) ([]Message, error)
-	// Settle acknowledges every message up to and including upTo, each for
-	// itself. It may be called concurrently with Receive.
-	Settle(ctx context.Context, upTo cdc.Position) error
+	// Acknowledge acknowledges every message up to and including upTo, each one individually. It
+	// may be called concurrently with Receive.
+	Acknowledge(ctx context.Context, upTo cdc.Position) error
 }
 
-// Patient is a source that mends itself and can say what it waits for.
-type Patient interface {
-	// Health returns since when nothing can be received, and why; nil where all
-	// is well. It is safe for concurrent use.
+// HealthReporter is a source that repairs itself and reports why it waits.
+type HealthReporter interface {
+	// Health returns since when and why no message can be received; nil if the source is healthy.
+	// It is safe for concurrent use.
 	Health() (since time.Time, reason error)
-	// Waiting returns how many messages there were to receive when the source last
-	// connected; false: it has not yet. It is safe for concurrent use.
+	// Waiting returns how many messages were available when the source last connected; false: it
+	// has not connected yet. It is safe for concurrent use.
 	Waiting() (messages uint64, known bool)
 }
 
@@ -38,22 +37,22 @@ type Patient interface {
 type Message struct {
 	Position cdc.Position
 	Subject  string
-	Encoding string // of Data, as the content-encoding header has it
+	Encoding string // of Data: the content-encoding header
 	Data     []byte
-	Pending  uint64 // messages behind it in the stream
+	Pending  uint64 // messages after it in the stream
 }
 
-// Tables knows the layout of every version of every table. It is safe for
-// concurrent use. An error that has a method NotFound() bool which returns true,
-// as a *schema.DeniedError, says that HQ has answered and denies the version.
+// Tables returns the layout of every version of every table. It is safe for concurrent use. If HQ
+// denies the version, the error has a method NotFound() bool that returns true, like
+// *schema.DeniedError.
 type Tables interface {
 	Version(ctx context.Context, table, modelVersion string) (*schema.Table, error)
 }
 
-// Rules choose among events. They are safe for concurrent use.
+// Rules select events. They are safe for concurrent use.
 type Rules interface {
-	// Check says whether to skip e, and with a reason where that is worth a line
-	// in the log; else it may name the object to which file and object stores
-	// write e. It neither changes e nor keeps it.
+	// Check reports whether to skip e, with a reason if the log should have a line about it.
+	// Otherwise it may return the object name under which file and object stores write e. It
+	// neither changes e nor keeps it.
 	Check(e *cdc.Event) (skip bool, reason, object string)
 }

@@ -12,49 +12,52 @@ import (
 	"github.com/shopmonkeyus/eds/internal/dlq"
 )
 
-// State is what a pipeline is doing.
+// State is the state of a pipeline.
 type State string
 
 const (
 	Running  State = "running"
-	Waiting  State = "waiting" // for what Status.Reason says; it tries again
-	Paused   State = "paused"
+	Waiting  State = "waiting" // for the dependency in Status.Reason, with retries
+	Paused   State = "paused"  // no pipeline runs
 	Stopping State = "stopping"
 )
 
 // Status is a snapshot of a pipeline.
 type Status struct {
 	State  State
-	Reason string    // why it waits; "" elsewhere
-	Since  time.Time // since when it has waited; zero elsewhere
+	Reason string    // why it waits; "" in other states
+	Since  time.Time // start of the wait; zero in other states
 
 	Position    cdc.Position  // of the last message that is durable and acknowledged
 	LastApplied time.Time     // when events were last made durable; zero: never
-	LastChange  time.Time     // when the newest of those had been made, by the source's clock
+	LastChange  time.Time     // time of the newest of these events, by the source's clock
 	Lag         time.Duration // age of the oldest change that was received and is not durable; 0: none
-	LagKnown    bool          // false also if nothing was received yet of what there is
+	LagKnown    bool          // also false if messages wait and none was received yet
 	Pending     uint64        // messages in the stream that are not acknowledged
-	InFlight    int           // of those, received
-	// PendingKnown is false while the stream does not answer, or is not asked.
+	InFlight    int           // received messages among them
+	// PendingKnown is false while the stream does not answer, or eds does not read it.
 	PendingKnown bool
 
 	Applied     uint64  // events made durable
-	Skipped     uint64  // events that were not to be applied
+	Skipped     uint64  // events that were skipped
 	Rejected    uint64  // events that became dead letters
 	Batches     uint64  // applied
-	Rate        float64 // events applied a second, over the last ten seconds
+	Rate        float64 // applied events per second, over the last ten seconds
 	LastError   string
 	LastErrorAt time.Time
 	Tables      map[string]TableStatus
 }
 
-// After returns s with what earlier pipelines did, which s knows nothing of.
+// After returns s with the counts of earlier pipelines added. s knows nothing about them.
 func (s Status) After(earlier Status) Status {
 	if s.LastApplied.IsZero() {
 		s.Position = earlier.Position
 	}
 	s.LastApplied, s.LastChange = later(earlier.LastApplied, s.LastApplied), later(earlier.LastChange, s.LastChange)
-	s.Applied, s.Skipped, s.Rejected, s.Batches = s.Applied+earlier.Applied, s.Skipped+earlier.Skipped, s.Rejected+earlier.Rejected, s.Batches+earlier.Batches
+	s.Applied += earlier.Applied
+	s.Skipped += earlier.Skipped
+	s.Rejected += earlier.Rejected
+	s.Batches += earlier.Batches
 	if s.LastErrorAt.IsZero() {
 		s.LastError, s.LastErrorAt = earlier.LastError, earlier.LastErrorAt
 	}
@@ -78,14 +81,14 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// TableStatus counts what was applied to one table.
+// TableStatus counts the applied changes of one table.
 type TableStatus struct {
 	Inserts, Updates, Deletes uint64
 	LastApplied               time.Time
 	LastChange                time.Time // by the source's clock
 }
 
-// add adds what was applied to t before, or to another table.
+// add adds the counts of an earlier time, or of another table.
 func (t *TableStatus) add(other *TableStatus) {
 	t.Inserts += other.Inserts
 	t.Updates += other.Updates
@@ -93,18 +96,18 @@ func (t *TableStatus) add(other *TableStatus) {
 	t.LastApplied, t.LastChange = later(t.LastApplied, other.LastApplied), later(t.LastChange, other.LastChange)
 }
 
-// tracker gathers what Status and the metrics tell. It is safe for concurrent use.
-type tracker struct {
+// statusTracker collects the data of Status and the metrics. It is safe for concurrent use.
+type statusTracker struct {
 	logger   *slog.Logger
 	metrics  *Metrics
-	troubled atomic.Int32 // len(ordeals)
+	retrying atomic.Int32 // len(retries)
 
 	mu       sync.Mutex
-	ordeals  map[trouble]*ordeal
+	retries  map[dependency]*retryState
 	ending   bool
-	status   Status // its counters and what only they tell
-	receives bool   // something was received
-	behind   uint64 // messages in the stream behind the last that was received
+	status   Status // the fields that only counters provide
+	receives bool   // a message was received
+	behind   uint64 // messages in the stream after the last received one
 	rate     rateMeter
 	received []arrival // chunks in flight, oldest first
 
@@ -115,20 +118,22 @@ type tracker struct {
 // arrival is when the stream stored the first message of a chunk.
 type arrival struct{ first, last cdc.Position }
 
-func newTracker(logger *slog.Logger, metrics *Metrics) *tracker {
-	return &tracker{logger: logger, metrics: metrics, ordeals: make(map[trouble]*ordeal), status: Status{Tables: make(map[string]TableStatus)}}
+func newStatusTracker(logger *slog.Logger, metrics *Metrics) *statusTracker {
+	return &statusTracker{
+		logger: logger, metrics: metrics, retries: make(map[dependency]*retryState),
+		status: Status{Tables: make(map[string]TableStatus)},
+	}
 }
 
-// Status returns what the pipeline is doing. It is safe for concurrent use.
+// Status returns the current status of the pipeline. It is safe for concurrent use.
 func (p *Pipeline) Status() Status {
-	held, _ := p.flow.held()
-	paused := p.flow.isPaused()
-	var ill error
+	inFlight := p.inFlight.unacknowledged()
+	var unhealthy error
 	var since time.Time
 	var waiting uint64
 	connected := true
-	if source, ok := p.c.Source.(Patient); ok {
-		since, ill = source.Health()
+	if source, ok := p.c.Source.(HealthReporter); ok {
+		since, unhealthy = source.Health()
 		waiting, connected = source.Waiting()
 	}
 	t := p.status
@@ -141,22 +146,19 @@ func (p *Pipeline) Status() Status {
 	if t.receives {
 		waiting = t.behind
 	}
-	s.InFlight, s.Pending = held, waiting+uint64(held)
-	s.PendingKnown = connected && ill == nil && !paused && !t.ending
+	s.InFlight, s.Pending = inFlight, waiting+uint64(inFlight)
+	s.PendingKnown = connected && unhealthy == nil && !t.ending
 	s.Rate = t.rate.perSecond(time.Now())
 	if len(t.received) > 0 {
 		s.Lag, s.LagKnown = max(0, time.Since(time.Unix(0, t.received[0].first.Stored))), true
 	} else {
 		s.LagKnown = s.PendingKnown && s.Pending == 0
 	}
-	if paused {
-		s.State = Paused
+	if unhealthy != nil {
+		s.State, s.Reason, s.Since = Waiting, "waiting for the stream: "+unhealthy.Error(), since
 	}
-	if ill != nil {
-		s.State, s.Reason, s.Since = Waiting, "waiting for the stream: "+ill.Error(), since
-	}
-	for _, what := range []trouble{troubleSource, troubleSchema, troubleDeadLetters, troubleTables, troubleDestination} {
-		if o := t.ordeals[what]; o != nil {
+	for _, what := range []dependency{dependencySource, dependencySchema, dependencyDeadLetters, dependencyTables, dependencyDestination} {
+		if o := t.retries[what]; o != nil {
 			s.State, s.Reason, s.Since = Waiting, "waiting for the "+string(what)+": "+o.reason, o.since
 		}
 	}
@@ -166,14 +168,14 @@ func (p *Pipeline) Status() Status {
 	return s
 }
 
-func (t *tracker) stopping() {
+func (t *statusTracker) stopping() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ending = true
 }
 
-// ended records that the run is over, with messages that were not acknowledged.
-func (t *tracker) ended(messages int) {
+// ended records the end of the run and the number of messages that were not acknowledged.
+func (t *statusTracker) ended(messages int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.ending, t.received = true, nil
@@ -181,7 +183,7 @@ func (t *tracker) ended(messages int) {
 }
 
 // arrived records that messages were received.
-func (t *tracker) arrived(c *chunk) {
+func (t *statusTracker) arrived(c *messageChunk) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	first, last := &c.messages[0], &c.messages[len(c.messages)-1]
@@ -190,19 +192,19 @@ func (t *tracker) arrived(c *chunk) {
 	t.metrics.arrived(len(c.messages))
 }
 
-// settled records that messages are acknowledged.
-func (t *tracker) settled(d delivered) {
+// acknowledged records that the batch's messages are acknowledged.
+func (t *statusTracker) acknowledged(d durableBatch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.status.Position = d.upTo
 	for len(t.received) > 0 && t.received[0].last.Sequence <= d.upTo.Sequence {
 		t.received = t.received[1:]
 	}
-	t.metrics.settled(d.messages)
+	t.metrics.acknowledged(d.messages)
 }
 
-// applied records that events were made durable, as c, which took that long.
-func (t *tracker) applied(events []*item, c *change.Batch, took time.Duration) {
+// applied records that events are durable: as c, which took this long to write.
+func (t *statusTracker) applied(events []*item, c *change.Batch, took time.Duration) {
 	now := time.Now()
 	counts := make(map[string]*TableStatus)
 	for _, it := range events {
@@ -224,7 +226,7 @@ func (t *tracker) applied(events []*item, c *change.Batch, took time.Duration) {
 			s.LastChange = at
 		}
 	}
-	counts = t.named(counts)
+	counts = t.labelled(counts)
 	t.metrics.applied(counts, len(events), c, took)
 
 	t.mu.Lock()
@@ -243,18 +245,18 @@ func (t *tracker) applied(events []*item, c *change.Batch, took time.Duration) {
 	}
 }
 
-// named returns the counts by the names that they are told by.
-func (t *tracker) named(counts map[string]*TableStatus) map[string]*TableStatus {
-	named := make(map[string]*TableStatus, len(counts))
+// labelled returns the counts by label value.
+func (t *statusTracker) labelled(counts map[string]*TableStatus) map[string]*TableStatus {
+	labelled := make(map[string]*TableStatus, len(counts))
 	for table, s := range counts {
 		name := t.metrics.tables.of(table)
-		if sum := named[name]; sum != nil {
+		if sum := labelled[name]; sum != nil {
 			sum.add(s)
 		} else {
-			named[name] = s
+			labelled[name] = s
 		}
 	}
-	return named
+	return labelled
 }
 
 // changed returns when the source made the change.
@@ -269,10 +271,10 @@ func changed(e *cdc.Event) time.Time {
 	}
 }
 
-// delivered records that all of a batch is durable, and which dead letters are left.
-func (t *tracker) delivered(b *batch, letters dlq.Counts) {
-	t.metrics.delivered(b)
-	t.metrics.CountLetters(letters)
+// batchDone records that the whole batch is durable, and the dead letters that are left.
+func (t *statusTracker) batchDone(b *batch, deadLetters dlq.Counts) {
+	t.metrics.batchDone(b)
+	t.metrics.SetDeadLetters(deadLetters)
 	skipped := 0
 	for _, n := range b.skipped {
 		skipped += n
@@ -282,9 +284,9 @@ func (t *tracker) delivered(b *batch, letters dlq.Counts) {
 	t.status.Skipped += uint64(skipped)
 }
 
-func (t *tracker) buried(e *dlq.Entry) {
-	t.metrics.deadLetters.WithLabelValues(t.metrics.letterTables.of(e.Table), e.Stage).Inc()
-	t.logger.Error("an event can not be applied; it is in the dead-letter queue", "table", e.Table, "operation", e.Operation,
+func (t *statusTracker) deadLettered(e *dlq.Entry) {
+	t.metrics.deadLetters.WithLabelValues(t.metrics.deadLetterTables.of(e.Table), e.Stage).Inc()
+	t.logger.Error("an event cannot be applied; it is in the dead-letter queue", "table", e.Table, "operation", e.Operation,
 		"event", e.EventID, "sequence", e.Sequence, "stage", e.Stage, "reason", e.Reason)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -293,11 +295,11 @@ func (t *tracker) buried(e *dlq.Entry) {
 }
 
 // migrated counts changes of the destination's tables, which the sink has logged.
-func (t *tracker) migrated(lines []string) {
-	t.metrics.migrations.Add(float64(len(lines)))
+func (t *statusTracker) migrated(migrations []string) {
+	t.metrics.migrations.Add(float64(len(migrations)))
 }
 
-// rateMeter counts events by second.
+// rateMeter counts events per second.
 type rateMeter struct {
 	began   time.Time
 	seconds [rateSpan]struct {

@@ -91,7 +91,7 @@ func Named(raw string, lookup sink.Lookup) state.Destination {
 func (d *Destination) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	target, err := sink.Renew(env.Access, d.Target, func(target *url.URL) (*url.URL, error) { return target, nil })
 	if err != nil {
-		return nil, env.Access.Judge(err)
+		return nil, env.Access.Outcome(err)
 	}
 	s, err := d.Driver.Open(ctx, target, env)
 	if err != nil {

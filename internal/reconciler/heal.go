@@ -31,7 +31,7 @@ type healer struct {
 	at          *Destination
 	set         *tables.Set
 	destination tables.Sink
-	imports     map[string]importedTable
+	imports     map[string]importStats
 	backfill    bool   // whether to import tables that are new at HQ
 	warned      string // latest warning about unverified tables; "": none
 	latest      func(context.Context) (map[string]*schema.Table, error)

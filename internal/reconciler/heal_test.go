@@ -79,7 +79,7 @@ type healerTest struct {
 }
 
 // newHealing returns a healer of the imported tables.
-func newHealing(t *testing.T, imports map[string]importedTable, states ...sink.TableState) *healerTest {
+func newHealing(t *testing.T, imports map[string]importStats, states ...sink.TableState) *healerTest {
 	d := destination(t)
 	g := &healerTest{process: begin(t, t.TempDir(), d), d: d}
 	g.run(imports, states...)
@@ -87,7 +87,7 @@ func newHealing(t *testing.T, imports map[string]importedTable, states ...sink.T
 }
 
 // run follows the stream again, with the recorded states.
-func (g *healerTest) run(imports map[string]importedTable, states ...sink.TableState) {
+func (g *healerTest) run(imports map[string]importStats, states ...sink.TableState) {
 	g.destination = new(statesSink)
 	g.process.Options.Heal = config.HealTables
 	set := tables.New(states, cdc.Position{Sequence: 10}, slog.New(slog.DiscardHandler))
@@ -151,10 +151,10 @@ func incomplete(name string) sink.TableState {
 	return sink.TableState{Table: name, State: sink.Incomplete, Cause: sink.CauseGap, Reason: "gap", Gap: "gap"}
 }
 
-func imports(names ...string) map[string]importedTable {
-	all := make(map[string]importedTable)
+func imports(names ...string) map[string]importStats {
+	all := make(map[string]importStats)
 	for _, name := range names {
-		all[name] = importedTable{}
+		all[name] = importStats{}
 	}
 	return all
 }
@@ -166,7 +166,7 @@ func TestHeal_RequestsAnImportOfLostTables(t *testing.T) {
 	others := incomplete(sink.OtherTables)
 	for name, c := range map[string]struct {
 		states  []sink.TableState
-		imports map[string]importedTable
+		imports map[string]importStats
 		options func(*Config)
 		want    []string
 	}{
@@ -272,7 +272,7 @@ func TestHeal_RequestsNoImportThatTakesLongerThanTheStreamKeepsChanges(t *testin
 		t.Run(fmt.Sprint("trimmed ", trimmed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				all := imports("a", "b", "c")
-				all["a"] = importedTable{took: 49 * time.Hour}
+				all["a"] = importStats{took: 49 * time.Hour}
 				g := newHealing(t, all, missing("a", "b")...)
 				if !trimmed {
 					g.h.retention = func(context.Context) (time.Time, uint64, error) { return time.Now().Add(-48 * time.Hour), 1, nil }

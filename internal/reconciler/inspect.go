@@ -24,8 +24,8 @@ const (
 	reasonEmptied = "its rows were removed from the destination"
 )
 
-// importedTable describes the latest import of a table.
-type importedTable struct {
+// importStats describes the latest import of a table.
+type importStats struct {
 	// rows is the number of rows that it put in place, if this process applies all changes
 	// since; else 0.
 	rows uint64
@@ -34,16 +34,16 @@ type importedTable struct {
 
 // importedTables returns the tables of the snapshots, with details from the destination's
 // records.
-func importedTables(all map[string]continuity.Snapshot, records []sink.Snapshot) map[string]importedTable {
+func importedTables(all map[string]continuity.Snapshot, records []sink.Snapshot) map[string]importStats {
 	latest := make(map[string]sink.Snapshot)
 	for _, s := range records {
 		if s.Generation >= latest[s.Table].Generation {
 			latest[s.Table] = s
 		}
 	}
-	imports := make(map[string]importedTable, len(all))
+	imports := make(map[string]importStats, len(all))
 	for table, s := range all {
-		var i importedTable
+		var i importStats
 		if last, ok := latest[table]; ok {
 			i.took = max(last.Imported.Sub(time.Unix(0, last.Clock.Wall)), 0)
 			if last.Complete() && !s.Followed {
@@ -62,7 +62,7 @@ func importedTables(all map[string]continuity.Snapshot, records []sink.Snapshot)
 type inspection struct {
 	sink.Inspector
 	set     *tables.Set
-	imports map[string]importedTable
+	imports map[string]importStats
 	dir     *state.Dir
 	at      state.Destination
 	// filled holds the tables in which the last inspection found rows, and the number of

@@ -56,7 +56,7 @@ const (
 // TestInspect_DistinguishesEmptiedTables from tables whose rows the stream deleted.
 func TestInspect_DistinguishesEmptiedTables(t *testing.T) {
 	const filled = sink.FindingKind(0)
-	counted := map[string]importedTable{"a": {rows: 5}, "b": {}}
+	counted := map[string]importStats{"a": {rows: 5}, "b": {}}
 	for name, f := range map[string]func(g *healerTest){
 		"unchanged": func(g *healerTest) { g.inspects(filled, "", "") },
 		"absent": func(g *healerTest) {
@@ -159,8 +159,8 @@ func TestImportedTables_HaveRowsIfEveryLaterChangeIsCounted(t *testing.T) {
 	got := importedTables(map[string]continuity.Snapshot{
 		"fresh": {}, "followed": {Followed: true}, "part": {}, "local": {},
 	}, []sink.Snapshot{record("fresh", 2, 7), record("fresh", 1, 3), record("followed", 1, 5), part, record("left", 1, 5)})
-	want := map[string]importedTable{"fresh": {7, time.Hour}, "followed": {0, time.Hour}, "part": {0, time.Hour}, "local": {}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(importedTable{})); diff != "" {
+	want := map[string]importStats{"fresh": {7, time.Hour}, "followed": {0, time.Hour}, "part": {0, time.Hour}, "local": {}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(importStats{})); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -44,10 +44,10 @@ func (r *follower) runPipeline(due, hard context.Context, d *Destination) (err e
 		MinLatency: r.Options.MinPendingLatency, MaxLatency: r.Options.MaxPendingLatency,
 	}
 	if limits.Stable {
-		if config.Ends, err = r.State.BatchBoundaries(r.Consumer, ev.at); err != nil {
+		if config.BatchBoundaries, err = r.State.BatchBoundaries(r.Consumer, ev.at); err != nil {
 			return err
 		}
-		config.RecordEnds = func(ends []uint64) error { return r.State.RecordBatchBoundaries(r.Consumer, ev.at, ends) }
+		config.RecordBatchBoundaries = func(ends []uint64) error { return r.State.RecordBatchBoundaries(r.Consumer, ev.at, ends) }
 	}
 	beside, err := r.lanesFor(destination, ev, &config, source.Began())
 	if err != nil {

@@ -106,9 +106,9 @@ func TestAccess_RecordsThatTheDestinationHasWorked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		class := fault.Of(a.Judge(refusal))
+		class := fault.Of(a.Outcome(refusal))
 		reasons := len(health.Report().Reasons)
-		if err := a.Judge(nil); err != nil {
+		if err := a.Outcome(nil); err != nil {
 			t.Error(err)
 		}
 		return class, reasons

@@ -67,7 +67,7 @@ func (s *Server) watchDeadLetters(now time.Time) {
 	}
 	s.Health.Warn("dead-letter queue", broken)
 	c, warning := s.deadLetters(), ""
-	s.metrics.CountLetters(c)
+	s.metrics.SetDeadLetters(c)
 	switch n := c.Lacks(); {
 	case n == 1:
 		warning = "the destination lacks a change or row, which is a dead letter"

@@ -7,10 +7,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Access is how an open sink reaches its destination while secrets, certificates and keys
-// are rotated. The sink reads them with Renew at each connection, and passes what comes of
-// its calls to Judge, which decides whether a refusal is waited for. It is safe for
-// concurrent use.
+// Access lets an open sink reach its destination while secrets, certificates and keys are
+// rotated. The sink reads them with Renew at each connection, and passes the outcome of its
+// calls to Outcome, which decides whether eds waits after a refusal. It is safe for concurrent
+// use.
 type Access struct {
 	expand func() (*url.URL, error)
 	report func(error)
@@ -20,11 +20,11 @@ type Access struct {
 	refused bool
 }
 
-// NewAccess returns an Access. Expand returns the destination's URL with what its
-// placeholders name now; nil: the sink keeps the URL that it was opened with. Worked says
-// that the destination has worked before, in another process. Report, which may be nil, is
-// called with each refusal of a destination that has worked, and with nil when the
-// destination works for the first time or again. It must not call the Access.
+// NewAccess returns an Access. expand returns the destination's URL with the current values of
+// its placeholders; nil: the sink keeps the URL that it was opened with. worked says that the
+// destination has worked before, in another process. report, which may be nil, is called with
+// each refusal of a destination that has worked, and with nil when the destination works for
+// the first time or again. It must not call the Access.
 func NewAccess(expand func() (*url.URL, error), worked bool, report func(error)) *Access {
 	if report == nil {
 		report = func(error) {}
@@ -32,9 +32,9 @@ func NewAccess(expand func() (*url.URL, error), worked bool, report func(error))
 	return &Access{expand: expand, worked: worked, report: report}
 }
 
-// Renew parses the destination's URL, given when the sink was opened, with what its
-// placeholders and the files of its options hold now. Errors are fault.Refused: the file
-// may be about to be replaced.
+// Renew parses the destination's URL with the current values of its placeholders and files;
+// given is the URL that the sink was opened with. Errors are fault.Refused: a file may be about
+// to be replaced.
 func Renew[T any](a *Access, given *url.URL, parse func(*url.URL) (T, error)) (parsed T, err error) {
 	if a != nil && a.expand != nil {
 		if given, err = a.expand(); err != nil {
@@ -45,20 +45,20 @@ func Renew[T any](a *Access, given *url.URL, parse func(*url.URL) (T, error)) (p
 	return parsed, fault.Mark(fault.Refused, err)
 }
 
-// Reject returns err, for which the URL of a sink cannot be used, with its class: fatal, but
-// if it is a file of secrets or certificates that cannot be used, as Judge decides.
+// Reject returns err, an error about the URL of a sink, with its class: fatal, or as Outcome
+// decides if a file of secrets or certificates is unusable.
 func (a *Access) Reject(err error) error {
 	if fault.Of(err) != fault.Refused {
 		return fault.Mark(fault.Fatal, err)
 	}
-	return a.Judge(err)
+	return a.Outcome(err)
 }
 
-// Judge returns err, the outcome of a call that reached for the destination, with the class
-// that a caller acts on. A refusal is fatal until the destination has worked once, because
-// someone has mistyped something, and transient afterwards: it is reported at once, and
-// ends when the secret or certificate is right again.
-func (a *Access) Judge(err error) error {
+// Outcome returns err, the outcome of a call to the destination, with the class for the caller. A
+// refusal is fatal until the destination has worked once, because the configuration is wrong.
+// Afterwards it is transient: Outcome reports it at once, and it ends when the secret or
+// certificate is valid again.
+func (a *Access) Outcome(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {

@@ -31,7 +31,7 @@ func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
 		refusal, errors.New("no route to host"), nil, nil, fault.Mark(fault.Poison, errPassword), refusal, errors.New("no route to host"), refusal, nil, nil,
 	} {
 		class := "success"
-		if err = a.Judge(err); err != nil {
+		if err = a.Outcome(err); err != nil {
 			class = fault.Of(err).String()
 		}
 		classes = append(classes, class)
@@ -43,7 +43,7 @@ func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
 	if diff := cmp.Diff([]string{"works", errPassword.Error(), errPassword.Error(), "works"}, reports); diff != "" {
 		t.Errorf("reports (-want +got):\n%s", diff)
 	}
-	err := sink.NewAccess(nil, true, nil).Judge(refusal)
+	err := sink.NewAccess(nil, true, nil).Outcome(refusal)
 	if fault.Of(err) != fault.Transient || fault.RetryAfter(err) != 7 || !errors.Is(err, errPassword) {
 		t.Errorf("a destination that has worked in an earlier process: %v: %v, after %v", fault.Of(err), err, fault.RetryAfter(err))
 	}

@@ -39,7 +39,8 @@ func Certificates(v Values, config *tls.Config) error {
 	}
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil { // its own text may quote the files
-		return fault.Mark(fault.Refused, errors.New("the files that options tls-cert and tls-key name hold no certificate with its key, in PEM"))
+		return fault.Mark(fault.Refused, errors.New("the files that options tls-cert and tls-key name "+
+			"hold no certificate with its key, in PEM"))
 	}
 	config.Certificates = []tls.Certificate{pair}
 	return nil

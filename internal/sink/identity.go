@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// JoinIdentity returns the identity of a destination, as Driver.Identity does, of its
-// parts: hosts as HostIdentity returns them, a path, and the options that say which
-// destination it is. Options without a value are left out.
+// JoinIdentity joins the parts of an identity for Driver.Identity: hosts as HostIdentity
+// returns them, a path, and the options that identify the destination. Options without a
+// value are left out.
 func JoinIdentity(scheme, host, path string, options url.Values) string {
 	given := make(url.Values)
 	for name, values := range options {
@@ -25,7 +25,7 @@ func JoinIdentity(scheme, host, path string, options url.Values) string {
 	return u.String()
 }
 
-// HostIdentity returns the one spelling of a host and its port.
+// HostIdentity returns the canonical spelling of a host and its port.
 func HostIdentity(host, port, standard string) string {
 	if !strings.HasPrefix(host, "/") { // the directory of a socket
 		host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
@@ -42,7 +42,7 @@ func HostIdentity(host, port, standard string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// HostsIdentity returns the one spelling of a list of hosts, each with or without a port.
+// HostsIdentity returns the canonical spelling of a list of hosts, each with or without a port.
 func HostsIdentity(list, standard string) string {
 	var hosts []string
 	for one := range strings.SplitSeq(list, ",") {
@@ -67,9 +67,9 @@ func PickOptions(query url.Values, names ...string) url.Values {
 	return picked
 }
 
-// Spelling returns the part of a URL, masked or not, by which earlier versions knew a
-// destination in the data directory. Another spelling of the URL has another one, and
-// some destinations share one.
+// Spelling returns the part of a URL, masked or not, by which earlier versions identified a
+// destination in the data directory. Two spellings of one destination differ, and some
+// destinations share one.
 func Spelling(raw string) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {

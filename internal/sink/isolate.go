@@ -2,9 +2,10 @@ package sink
 
 import "github.com/shopmonkeyus/eds/internal/fault"
 
-// Isolate calls load with the range of all n items, and with each half of a range that it
-// refuses as poison. It calls refused with each single item that load refuses, and why.
-// Ranges come in order, and so do items. Any other error ends it, as one of refused does.
+// Isolate calls load with the range of all n items, and with each half of a range that load
+// refuses as poison. It calls refused with each single item that load refuses, and the
+// reason. Ranges and items come in order. Any other error ends Isolate, and so does an error
+// of refused.
 func Isolate(n int, load func(from, to int) error, refused func(i int, reason error) error) error {
 	if n == 0 {
 		return nil

@@ -15,25 +15,23 @@ import (
 // states of its tables, and who writes to it.
 type Recorder interface {
 	Checkpointer
-	// Records reads the records. It makes their tables, but writes nothing into them.
+	// Records reads the records. It creates their tables, but writes nothing into them.
 	Records(ctx context.Context) (Records, error)
 	// Begin takes the checkpoint over for this process, in one transaction, and returns
-	// the epoch that it writes with from now on. It fails with a *ReopenError if the
-	// records are not as Records returned them last.
+	// the epoch of its writes from now on. It fails with a *ReopenError if the records have
+	// changed since Records returned them.
 	Begin(ctx context.Context, b Beginning) (epoch int64, err error)
-	// Check makes sure that the checkpoint is still as this process left it, and
-	// shows other processes that this one is alive. It is called while nothing is
+	// Check checks that the checkpoint is unchanged since the last write of this process,
+	// and shows other processes that this one is alive. It is called while nothing is
 	// applied. Its errors are those of Apply.
 	Check(ctx context.Context) error
-	// AwaitWriters returns a *WriterError if another process writes to the
-	// destination: one that moves a checkpoint while it is watched. Processes that
-	// follow other companies only do not count, nor does this one or one with Env.Epoch,
-	// nor, unless own is set, any of Env.Consumer. An import, which has no consumer, counts
-	// all others.
+	// AwaitWriters watches the checkpoints for a while, and returns a *WriterError if
+	// another process moves one. It ignores this process, processes with Env.Epoch, those
+	// that follow other companies only, and, unless own is set, those of Env.Consumer. An
+	// import has no consumer and ignores none of those.
 	AwaitWriters(ctx context.Context, own bool) error
-	// FinishImport marks the snapshots of the imported tables that have the given scope,
-	// and are not merged, as Whole. It forgets those of tables that are not in source,
-	// which have left it.
+	// FinishImport marks the snapshots of the imported tables that have the given scope, and
+	// are not merged, as Whole. It deletes the snapshots of tables that are not in source.
 	FinishImport(ctx context.Context, scope Scope, imported, source []string) error
 	// ApplyTables is Apply that also records states of tables, in the same transaction. A
 	// state of OK whose Applied is at or below the checkpoint deletes the record.
@@ -47,37 +45,36 @@ type Recorder interface {
 // CheckEvery is how often Check is called.
 const CheckEvery = 20 * time.Second
 
-// Records is what a destination says about itself.
+// Records are the records that a destination keeps about itself.
 type Records struct {
-	// ID identifies the destination wherever it is moved to or restored; "" if
-	// nothing was written to it yet.
+	// ID identifies the destination, also after a move or a restore; "" if nothing was
+	// written to it yet.
 	ID string
-	// Checkpoint is what has been applied of the changes that Env.Filter selects; nil
-	// if nothing was begun.
+	// Checkpoint is the checkpoint of the changes that Env.Filter selects; nil before Begin.
 	Checkpoint *Recorded
 	// Snapshots are those of all tables.
 	Snapshots []Snapshot
-	// Tables are the states of those that are not as the checkpoint says.
+	// Tables are the states of tables that differ from the checkpoint.
 	Tables []TableState
-	// Unavailable says why the destination cannot keep records: the error names the
-	// missing permission. The checkpoint is then all that there is.
+	// Unavailable says why the destination cannot keep records, and names the missing
+	// permission. It then has a checkpoint only. Nil: it keeps records.
 	Unavailable error
 }
 
 // Recorded is a recorded checkpoint.
 type Recorded struct {
-	// Position is the last applied message, or the one before the first that is to be
-	// read. Its Stored is 0 if the time is not known.
+	// Position is the last applied message, or the one before the first to read. Its
+	// Stored is 0 if the time is unknown.
 	Position cdc.Position
-	// Followed is the generation up to which the stream was read from snapshots on.
+	// Followed is the generation of the latest snapshot from which the stream was read on.
 	Followed int64
-	// Epoch is the writer's, 0 if it is not known. Later writers have higher ones.
+	// Epoch is the writer's, 0 if it is unknown. Later writers have higher ones.
 	Epoch int64
 	// Added are subjects of Env.Filter that were added since the last whole import.
 	Added []string
 }
 
-// Snapshot is the record of what a load put into a table.
+// Snapshot is the record of a load that was put into a table.
 type Snapshot struct {
 	Table string
 	Scope Scope
@@ -85,29 +82,29 @@ type Snapshot struct {
 	Merged bool
 	// Whole reports whether the import loaded every table of the source.
 	Whole bool
-	// Clock is the source's time of the snapshot, which holds every change of its
-	// scope up to and including it.
+	// Clock is the source's time of the snapshot: it has every change of its scope up to and
+	// including then.
 	Clock    cdc.Timestamp
 	Rows     int64
 	Job      string
 	Imported time.Time
 	// Generation numbers the snapshots of a destination in the order of their loads.
 	Generation int64
-	// Object identifies the table in the database that the rows were put into; "" if that
-	// has no such ids, or they are not known.
+	// Object is the database's id of the table with the rows; "" if there is none, or it is
+	// unknown.
 	Object string
-	// Applied is the position up to which the loaded rows have every change of the
-	// stream as well. Zero: up to Clock only.
+	// Applied is the position up to which the loaded rows have every change of the stream.
+	// Zero: they have those up to Clock only.
 	Applied cdc.Position
 }
 
-// Complete reports whether the snapshot made up the whole table.
+// Complete reports whether the snapshot replaced the whole table.
 func (s *Snapshot) Complete() bool { return !s.Merged && s.Scope.All() }
 
-// Replaces reports whether the snapshot made up all rows of the company in the table.
+// Replaces reports whether the snapshot replaced all rows of the company in the table.
 func (s *Snapshot) Replaces(company string) bool { return !s.Merged && s.Scope.Has(company) }
 
-// Scope says which rows of a table a snapshot has. The zero Scope is all of them.
+// Scope selects the rows of a table in a snapshot. The zero Scope selects all.
 type Scope struct {
 	Companies []string  `json:"companies,omitempty"` // ids, sorted; nil: all
 	Locations []string  `json:"locations,omitempty"` // ids, sorted; nil: all
@@ -122,14 +119,14 @@ func (s *Scope) Has(company string) bool {
 	return s.Locations == nil && s.Since.IsZero() && (s.Companies == nil || slices.Contains(s.Companies, company))
 }
 
-// ScopeColumn is a column that tells which rows are in a scope.
+// ScopeColumn is a column that decides which rows are in a scope.
 type ScopeColumn struct {
 	Slot   int      // in the schema.Table
 	Values []string // of the rows in the scope
 }
 
-// Columns returns the columns that tell which rows of t are in the scope: a row is in it
-// if each of them has one of its values. It returns false if t lacks such a column.
+// Columns returns the columns that decide which rows of t are in the scope: a row is in it if
+// each column has one of its Values. It returns false if t lacks such a column.
 func (s *Scope) Columns(t *schema.Table) (columns []ScopeColumn, ok bool) {
 	if !s.Since.IsZero() {
 		return nil, false
@@ -150,19 +147,19 @@ func (s *Scope) Columns(t *schema.Table) (columns []ScopeColumn, ok bool) {
 	return columns, true
 }
 
-// Beginning is what Begin writes.
+// Beginning is the state that Begin writes.
 type Beginning struct {
 	Position cdc.Position
-	// Snapshots are those that other records than the destination's know of.
+	// Snapshots are snapshots that only the data directory has recorded.
 	Snapshots []Snapshot
-	// Tables are the states of tables from now on. Others are forgotten.
+	// Tables are the states of tables from now on. Begin deletes all others.
 	Tables []TableState
 }
 
-// SnapshotLoad is a Load that records what it puts in place.
+// SnapshotLoad is a Load that records its snapshot.
 type SnapshotLoad interface {
-	// Record has Finish record s, in the transaction that puts the rows in place. The
-	// load knows Rows and Generation. It returns false if the destination keeps no
+	// Record lets Finish record s, in the transaction that puts the rows in place. The
+	// load sets Rows and Generation. Record returns false if the destination keeps no
 	// records.
 	Record(s Snapshot) bool
 }
@@ -173,7 +170,7 @@ type Writer struct {
 	Since         time.Time
 }
 
-// Same reports whether o is the same process as w, which is known.
+// Same reports whether w is known, and o is the same process.
 func (w Writer) Same(o Writer) bool {
 	return !w.Since.IsZero() && w.Host == o.Host && w.Version == o.Version && w.Since.Equal(o.Since)
 }
@@ -185,8 +182,7 @@ func (w Writer) String() string {
 	return fmt.Sprintf("eds %s on host %s, since %s", w.Version, w.Host, w.Since.UTC().Format(time.RFC3339))
 }
 
-// WriterError says that another process writes to the destination, which this one has
-// to leave alone.
+// WriterError says that another process writes to the destination, so this one must not.
 type WriterError struct {
 	Writer   Writer
 	Consumer string // of the other process
@@ -196,8 +192,8 @@ func (e *WriterError) Error() string {
 	return fmt.Sprintf("another server writes to the destination as consumer %q: %s; stop one of them", e.Consumer, e.Writer)
 }
 
-// ReopenError says that the destination is not as this process left it, as after a
-// restore, a fail-over or an import. Reading has to begin again from its records.
+// ReopenError says that the destination has changed since the last write of this process, as
+// by a restore, a fail-over or an import. Reading must begin again from its records.
 type ReopenError struct {
 	Reason   string
 	Imported bool // an import is the reason, so nothing is wrong

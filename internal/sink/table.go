@@ -13,23 +13,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// State says how far the rows of a table can be relied on.
+// State is the state of a table's rows.
 type State string
 
 // The states.
 const (
 	// OK: the table has every change up to the checkpoint.
 	OK State = "ok"
-	// Behind: its rows are right as of TableState.Applied. Later changes are in the
+	// Behind: its rows are correct as of TableState.Applied. Later changes are in the
 	// stream.
 	Behind State = "behind"
-	// Missing: it has no rows that can be trusted. Only an export brings it back.
+	// Missing: its rows cannot be trusted. Only an export brings it back.
 	Missing State = "missing"
 	// Incomplete: some changes are known to be missing. Later changes still apply.
 	Incomplete State = "incomplete"
 )
 
-// OtherTables stands, as the name of a table, for those of which nothing is recorded.
+// OtherTables is the name of a table that represents all tables without a record.
 const OtherTables = "*"
 
 // Cause is why a table is not OK.
@@ -41,29 +41,29 @@ const (
 	CauseDenied    Cause = "schema denied"   // HQ denies the version of its changes (Behind)
 	CauseRefused   Cause = "refused"         // the destination refuses the table (Behind)
 	CausePoison    Cause = "too many errors" // too many of its changes cannot be applied (Behind)
-	CauseNew       Cause = "new"             // it is new at HQ and was not imported yet (Missing)
+	CauseNew       Cause = "new"             // it is new at HQ and not imported yet (Missing)
 	CauseAbsent    Cause = "absent"          // it was dropped from the destination (Missing)
 	CauseEmptied   Cause = "emptied"         // its rows were removed from the destination (Incomplete)
 	CauseGap       Cause = "gap"             // the stream no longer has some of its changes (Incomplete)
-	CauseLetters   Cause = "dead letters"    // dead letters of it were given up (Incomplete)
+	CauseLetters   Cause = "dead letters"    // some of its dead letters were dropped (Incomplete)
 )
 
 // TableState is the state of a table, as a destination records it.
 type TableState struct {
 	Table string
 	State State
-	// Applied is the position up to which the table has every change. Whoever applies
-	// a change of the table skips those up to there.
+	// Applied is the position up to which the table has every change. Changes up to there
+	// are skipped.
 	Applied cdc.Position
 	Cause   Cause
 	Reason  string // a sentence without a full stop; no values of rows
 	Since   time.Time
-	// Attempts counts the attempts to bring the table back that failed by its own
-	// fault. Next is when the next one may begin; zero: now.
+	// Attempts counts the attempts to bring the table back that failed because of the table
+	// itself. Next is when the next attempt may begin; zero: now.
 	Attempts int
 	Next     time.Time
-	// Gap says which changes are missing for good; "" if none are. A table that has a gap
-	// can be Behind for another reason, and is Incomplete afterwards.
+	// Gap says which changes are lost; "" if none are. A table with a gap can be Behind for
+	// another reason, and is Incomplete afterwards.
 	Gap string
 	// Accepted reports whether the operator has accepted the gap.
 	Accepted bool
@@ -87,8 +87,7 @@ func (t *TableState) Remedy() string {
 	}
 }
 
-// argument returns a name as it is written on the command line of a shell: the stream can
-// name a table as it likes.
+// argument quotes a name for the command line of a shell: the stream chooses names of tables.
 func argument(name string) string {
 	plain := name != "" && !strings.ContainsFunc(name, func(r rune) bool {
 		return r != '_' && r != '-' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
@@ -99,13 +98,13 @@ func argument(name string) string {
 	return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
 }
 
-// gapIDBytes is how many bytes of a hash make a gap's id: few to type, enough to tell the
-// gaps of one destination apart.
+// gapIDBytes is the number of bytes of a gap's id: few to type, and enough to distinguish the
+// gaps of one destination.
 const gapIDBytes = 3
 
-// GapID returns the id of the gap that makes the table Incomplete, six hexadecimal digits,
-// or "" in any other state. All tables of one gap share it: it is a hash of the cause and
-// of Since, in seconds, since a destination may keep no more of it.
+// GapID returns the id of the gap that makes the table Incomplete, six hexadecimal digits, or ""
+// in any other state. All tables of one gap share it: it is a hash of the cause and of Since,
+// in seconds, because a destination may not store fractions.
 func (t *TableState) GapID() string {
 	if t.State != Incomplete {
 		return ""
@@ -114,13 +113,12 @@ func (t *TableState) GapID() string {
 	return hex.EncodeToString(sum[:gapIDBytes])
 }
 
-// ErrMissing says that a table that was imported does not exist any more. Only an import
-// creates it again.
-var ErrMissing = errors.New("the table does not exist any more although it was imported")
+// ErrMissing says that an imported table no longer exists. Only an import creates it again.
+var ErrMissing = errors.New("the table was imported but no longer exists")
 
-// TableError says that the destination cannot hold a table, or its changes, whatever rows
-// they have: its definition is refused, another object has its name, or it is ErrMissing.
-// Other tables are not affected, and nothing of the failed call is durable.
+// TableError says that the destination cannot hold a table, or any change of it: the database
+// refuses its definition, another object has its name, or the error is ErrMissing. Other tables
+// are not affected, and nothing of the failed call is durable.
 type TableError struct {
 	Table string
 	Err   error
@@ -129,18 +127,18 @@ type TableError struct {
 func (e *TableError) Error() string { return fmt.Sprintf("table %q: %v", e.Table, e.Err) }
 func (e *TableError) Unwrap() error { return e.Err }
 
-// Inspector is a sink that finds tables whose rows were lost behind its back.
+// Inspector is a sink that finds tables that lost rows by other means than eds.
 type Inspector interface {
-	// Inspect looks at the tables that have a snapshot, without reading their rows, and
-	// returns what is wrong. It costs a few queries, and changes nothing.
+	// Inspect inspects the tables with a snapshot, without reading their rows, and returns
+	// its findings. It needs a few queries and changes nothing.
 	Inspect(ctx context.Context) ([]Finding, error)
 }
 
-// Finding is what Inspect finds wrong with a table.
+// Finding is a defect of a table.
 type Finding struct {
 	Table string
 	Kind  FindingKind
-	Other string // what has the table's name, such as "a view", if that is why it is absent; else ""
+	Other string // the other object with the table's name, such as "a view"; "" if there is none
 }
 
 // FindingKind is a kind of Finding.
@@ -150,8 +148,8 @@ type FindingKind uint8
 const (
 	FoundAbsent  FindingKind = iota + 1 // it does not exist, or another object has its name
 	FoundEmpty                          // it has no rows, although fewer were deleted than it had
-	FoundLocked                         // another session has locked it: whether it has rows is not known now
-	FoundAnother                        // it is another object than the one that was imported, in the same database
+	FoundLocked                         // another session has locked it, so it is unknown whether it has rows
+	FoundAnother                        // it is another object than the imported one, in the same database
 )
 
 // Names returns the names of the tables, for a message: at most five of them.

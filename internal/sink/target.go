@@ -20,15 +20,14 @@ var (
 	variable    = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 )
 
-// Literal returns a URL that ParseURL reads as raw is written: what looks like a
-// placeholder in it is none. A URL that does not come from the operator is parsed,
-// and stored, as that.
+// Literal returns a URL that ParseURL parses without expanding any placeholder of raw. A URL
+// that does not come from the operator is parsed and stored like this.
 func Literal(raw string) string { return strings.ReplaceAll(raw, "${", "%24{") }
 
-// ParseURL parses a destination's URL. ${NAME} in it stands for an environment
-// variable and ${file:/path} for what a file holds, less a final line break; both
-// are escaped as needed. Errors are fatal, or fault.Refused if a file cannot be read, and
-// hold nothing of the URL but its scheme and the names in its placeholders.
+// ParseURL parses a destination's URL. It replaces ${NAME} by an environment variable and
+// ${file:/path} by the content of a file, without a final line break; both are escaped as
+// needed. Errors are fatal, or fault.Refused if a file cannot be read. They hold no part of
+// the URL except its scheme and the names in its placeholders.
 func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 	expanded, err := expand(strings.TrimSpace(raw), lookup)
 	if err != nil {
@@ -57,22 +56,24 @@ func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 		default:
 			why = "it is not of the form scheme://user:password@host:port/path?option=value"
 		}
-		return nil, fault.Mark(fault.Fatal, fmt.Errorf("parse the %s url: %s; write @ as %%40, / as %%2F, %% as %%25, : as %%3A, # as %%23 and ? as %%3F in names and passwords, or put the password in the environment and write ${NAME}", Scheme(raw), why))
+		return nil, fault.Mark(fault.Fatal, fmt.Errorf("parse the %s url: %s; "+
+			"write @ as %%40, / as %%2F, %% as %%25, : as %%3A, # as %%23 and ? as %%3F in names and passwords, "+
+			"or put the password in the environment and write ${NAME}", Scheme(raw), why))
 	}
 	if u.Scheme == "" {
-		return nil, fault.Mark(fault.Fatal, errors.New("the destination's url has no scheme; it should begin like postgres:// or file://"))
+		return nil, fatalf("the destination's url has no scheme; it should begin like postgres:// or file://")
 	}
 	return u, nil
 }
 
-const notPort = "what follows the host's colon is not a port, a number from 1 to 65535"
+const notPort = "the text after the host's colon is not a port, a number from 1 to 65535"
 
 func expand(raw string, lookup Lookup) (string, error) {
 	_, query, _ := strings.Cut(raw, "?")
 	for pair := range strings.SplitSeq(query, "&") {
-		// The name of an option is told in errors.
+		// Errors name the option.
 		if name, _, _ := strings.Cut(pair, "="); placeholder.MatchString(name) {
-			return "", fault.Mark(fault.Fatal, errors.New("the destination's url has a ${...} in the name of an option; only values can be taken from elsewhere"))
+			return "", fatalf("the destination's url has a ${...} in the name of an option; placeholders work in values only")
 		}
 	}
 	var failed error
@@ -99,12 +100,17 @@ func expansion(name string, lookup Lookup) (string, error) {
 		return value, nil
 	}
 	if !variable.MatchString(name) { // part of a password, say
-		return "", fault.Mark(fault.Fatal, errors.New("the destination's url has a ${...} that names no environment variable that is set; write $ as %24 if it is not to name one"))
+		return "", fatalf("the destination's url has a ${...} that names no environment variable that is set; " +
+			"write $ as %%24 if it is not a placeholder")
 	}
-	return "", fault.Mark(fault.Fatal, fmt.Errorf("the destination's url names the environment variable %q, which is not set", name))
+	return "", fatalf("the destination's url names the environment variable %q, which is not set", name)
 }
 
-// WithoutFiles returns raw with nothing in the place of what files would hold.
+func fatalf(format string, args ...any) error {
+	return fault.Mark(fault.Fatal, fmt.Errorf(format, args...))
+}
+
+// WithoutFiles returns raw without its placeholders for files.
 func WithoutFiles(raw string) string {
 	return placeholder.ReplaceAllStringFunc(raw, func(match string) string {
 		if strings.HasPrefix(match, "${file:") {
@@ -123,14 +129,15 @@ func Scheme(raw string) string {
 	return strings.ToLower(scheme)
 }
 
-// CheckForeign returns an error if target, which does not come from the operator,
-// asks for a secret of this machine.
+// CheckForeign returns an error if target, which does not come from the operator, would send a
+// secret of this machine to the destination.
 func CheckForeign(d Driver, target *url.URL) error {
 	if d.Borrows == nil {
 		return nil
 	}
 	if what := d.Borrows(target); what != "" {
-		return fault.Mark(fault.Fatal, fmt.Errorf("%s sends a secret of this machine to the destination, which only the operator may ask for: with --url, or url in config.toml", what))
+		return fatalf("%s sends a secret of this machine to the destination, "+
+			"which only the operator may configure: with --url, or url in config.toml", what)
 	}
 	return nil
 }
@@ -149,8 +156,7 @@ func FirstOption(target *url.URL, names ...string) string {
 	return ""
 }
 
-// Nearest returns the candidate that is fewest edits from name, or "" where
-// none is near.
+// Nearest returns the candidate with the fewest edits from name, or "" if none is near.
 func Nearest(name string, candidates []string) string {
 	best, least := "", 1+len(name)/3
 	for _, c := range candidates {

@@ -244,35 +244,30 @@ func (r *importRun) migrate(ctx context.Context, names []string) (refused map[st
 	if m == nil || len(names) == 0 {
 		return nil, nil
 	}
-	err = r.migrateTogether(ctx, m, names)
-	if err == nil || ctx.Err() != nil || fault.Of(err) == fault.Transient || len(names) == 1 {
-		return nil, err
-	}
-	refused = make(map[string]error)
-	for _, name := range names {
-		err := r.migrateTogether(ctx, m, []string{name})
-		if ctx.Err() != nil || err != nil && fault.Of(err) == fault.Transient {
-			return nil, err
-		}
-		if err != nil {
-			refused[name] = err
-		}
-	}
-	if len(refused) == len(names) {
-		return nil, err
-	}
-	return refused, nil
-}
-
-func (r *importRun) migrateTogether(ctx context.Context, m sink.Migrator, names []string) error {
 	tables := make([]*schema.Table, len(names))
 	for i, name := range names {
 		tables[i] = r.tables[name]
 	}
-	return r.retry(ctx, "make the tables", func() error {
-		_, err := m.Migrate(ctx, tables) // it logs the changes
-		return err
+	migrate := func(tables []*schema.Table) error {
+		return r.retry(ctx, "make the tables", func() error {
+			_, err := m.Migrate(ctx, tables) // it logs the changes
+			return err
+		})
+	}
+	errs, err := sink.MigrateTables(tables, migrate, func(err error) bool {
+		return ctx.Err() != nil || fault.Of(err) == fault.Transient
 	})
+	if err != nil {
+		return nil, err
+	}
+	if len(errs) == len(tables) {
+		return nil, errs[tables[0]]
+	}
+	refused = make(map[string]error)
+	for t, err := range errs {
+		refused[t.Name] = err
+	}
+	return refused, nil
 }
 
 // retry calls fn until it succeeds, fails with an error that is not transient, or fails for longer

@@ -58,7 +58,7 @@ func (w *stallWatch) doing(operation string) {
 	}
 }
 
-// downloading is doing for the download of a file.
+// downloading records that the download of a file begins.
 func (w *stallWatch) downloading(file string) {
 	w.doing("download file " + file)
 	w.mu.Lock()

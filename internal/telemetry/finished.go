@@ -13,18 +13,18 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// finishedFile is a log file that nobody writes to any more.
+// finishedFile is a log file that is no longer written.
 type finishedFile struct {
 	path string
 	name string // LogFileOptions.Name
-	when string // the time in its name; sorts as times do
+	when string // the time in its name; sorts chronologically
 	size int64
 }
 
 var finishedPattern = regexp.MustCompile(`^(.+)-(\d{8}T\d{6}\.\d{9}Z)\.log(\.gz)?$`)
 
-// SentName returns the path under which a finished file is kept that was sent
-// away: Finished no longer returns it, and it counts for the bound as before.
+// SentName returns the path under which a finished file is kept after it was sent. Finished
+// no longer returns the file, but its size still counts.
 func SentName(path string) string {
 	dir, file := filepath.Split(path)
 	m := finishedPattern.FindStringSubmatch(file)
@@ -59,8 +59,8 @@ func finishedFiles(dir string) ([]finishedFile, error) {
 	return finished, nil
 }
 
-// compressFinished compresses the finished files of name in dir that are not
-// yet, also those that an earlier run left half-way.
+// compressFinished compresses the uncompressed finished files of name in dir, also those of an
+// earlier run.
 func compressFinished(dir, name string) error {
 	finished, err := finishedFiles(dir)
 	if err != nil {
@@ -74,7 +74,7 @@ func compressFinished(dir, name string) error {
 	return err
 }
 
-// compress puts path.gz in the place of path, whole or not at all.
+// compress replaces path by path.gz, atomically.
 func compress(path string) (err error) {
 	in, err := os.Open(path)
 	if err != nil {
@@ -103,12 +103,12 @@ func compress(path string) (err error) {
 	if err = os.Rename(temp, path+".gz"); err != nil {
 		return err
 	}
-	_ = in.Close() // Windows deletes no open file
+	_ = in.Close() // Windows cannot delete an open file
 	return os.Remove(path)
 }
 
-// prune deletes the oldest finished files in dir until the rest have at most
-// bound bytes, and returns how many it deleted and what they held.
+// prune deletes the oldest finished files in dir until the rest have at most bound bytes. It
+// returns the number of deleted files and bytes.
 func prune(dir string, bound int64) (files int, bytes int64) {
 	finished, err := finishedFiles(dir)
 	if err != nil {

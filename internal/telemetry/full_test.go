@@ -31,7 +31,7 @@ func (d *disk) Stat() (fs.FileInfo, error) { return fstest.MapFS{"f": {}}.Stat("
 
 func (d *disk) Close() error { return nil }
 
-func TestAFullDiskTearsNoLineButItsOwn(t *testing.T) {
+func TestLogFile_TearsOnlyTheLineThatFillsTheDisk(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	f, err := OpenLogFile(LogFileOptions{Dir: t.TempDir(), Name: "server", Now: func() time.Time { return now }})
 	if err != nil {
@@ -59,7 +59,8 @@ func TestAFullDiskTearsNoLineButItsOwn(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	want := "one\ntwo \n" + `{"time":"2026-01-02T03:04:05Z","level":"WARN","msg":"records could not be written to the log file and are lost","records":3}` + "\nfive\nsix\n"
+	want := "one\ntwo \n" + `{"time":"2026-01-02T03:04:05Z","level":"WARN",` +
+		`"msg":"records could not be written to the log file and are lost","records":3}` + "\nfive\nsix\n"
 	if diff := cmp.Diff(want, d.String()); diff != "" {
 		t.Error(diff)
 	}

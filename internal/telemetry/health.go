@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Status is the state of the program in one word or two.
+// Status is the state of the program.
 type Status string
 
 const (
@@ -18,52 +18,50 @@ const (
 	ShuttingDown Status = "shutting down"
 )
 
-// Reason is a condition that stands in the way of health.
+// Reason is a failing condition, or a warning.
 type Reason struct {
 	Condition string    `json:"condition"`
 	Message   string    `json:"message"`
 	Since     time.Time `json:"since"`
 }
 
-// Report is the state at one moment. Warnings are of what works and should be
-// changed all the same: they do not count against health.
+// Report is the state at one moment. Warnings do not affect Status.
 type Report struct {
 	Status   Status   `json:"status"`
 	Reasons  []Reason `json:"reasons"`  // never nil
 	Warnings []Reason `json:"warnings"` // never nil
-	// Tables are those that are not ok, by name.
+	// Tables holds the tables that are not ok, by name.
 	Tables map[string]TableState `json:"tables,omitempty"`
 }
 
-// Health gathers what is wrong, condition by condition. Its methods may be
-// called concurrently.
+// Health collects failures and warnings by condition. It is safe for concurrent use.
 type Health struct {
 	mu       sync.Mutex
 	now      func() time.Time
 	ready    bool
 	stopping bool
-	wrong    map[string]Reason
+	failing  map[string]Reason
 	warnings map[string]Reason
 	tables   func() map[string]TableState // nil: no states are known
 }
 
-// NewHealth returns a Health of a program that is starting.
+// NewHealth returns the Health of a starting program.
 func NewHealth() *Health {
-	return &Health{now: time.Now, wrong: make(map[string]Reason), warnings: make(map[string]Reason)}
+	return &Health{now: time.Now, failing: make(map[string]Reason), warnings: make(map[string]Reason)}
 }
 
-// Set records that the named condition, such as "destination", fails with err,
-// or, if err is nil, that it holds again. What looks like a secret is masked.
+// Set records that the named condition, such as "destination", fails with err; nil: it no
+// longer fails. Secrets in err are masked.
 func (h *Health) Set(condition string, err error) {
 	text := ""
 	if err != nil {
 		text = cmp.Or(err.Error(), "it fails")
 	}
-	h.record(h.wrong, condition, text)
+	h.record(h.failing, condition, text)
 }
 
-// Warn records a warning about the named condition, or, if it is "", that there is
-// none any more. What looks like a secret is masked.
+// Warn records a warning about the named condition; "": there is none any more. Secrets in
+// the warning are masked.
 func (h *Health) Warn(condition, warning string) { h.record(h.warnings, condition, warning) }
 
 func (h *Health) record(reasons map[string]Reason, condition, message string) {
@@ -94,21 +92,21 @@ func (h *Health) ShutDown() {
 	h.stopping = true
 }
 
-// Report returns the state now, reasons and warnings by condition.
+// Report returns the present state, with reasons and warnings sorted by condition.
 func (h *Health) Report() Report { return h.report(h.readTables()) }
 
 func (h *Health) report(tables map[string]TableState) Report {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	wrong := maps.Clone(h.wrong)
-	if reason, ok := lost(tables); ok {
-		wrong[reason.Condition] = reason
+	failing := maps.Clone(h.failing)
+	if reason, ok := allLost(tables); ok {
+		failing[reason.Condition] = reason
 	}
-	r := Report{Status: OK, Reasons: sorted(wrong), Warnings: sorted(h.warnings), Tables: notOK(tables)}
+	r := Report{Status: OK, Reasons: sorted(failing), Warnings: sorted(h.warnings), Tables: notOK(tables)}
 	switch {
 	case h.stopping:
 		r.Status = ShuttingDown
-	case len(wrong) > 0:
+	case len(failing) > 0:
 		r.Status = Unhealthy
 	case !h.ready:
 		r.Status = Starting

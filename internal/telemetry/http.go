@@ -18,10 +18,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/build"
 )
 
-// HTTPOptions are what the HTTP server serves and where.
+// HTTPOptions configure an HTTPServer.
 type HTTPOptions struct {
-	Host    string // "" for all interfaces
-	Port    int    // 0 for any free one
+	Host    string // "": all interfaces
+	Port    int    // 0: any free port
 	Health  *Health
 	Metrics prometheus.Gatherer
 	Build   build.Info
@@ -34,14 +34,15 @@ type HTTPServer struct {
 	server   http.Server
 }
 
-// Listen takes the port, so that a port that is not free is told at once, and
-// holds it until Run ends or Close is called.
+// Listen opens the port, so that a port in use is an error at once. The port stays open until
+// Run ends or Close is called.
 func Listen(ctx context.Context, o HTTPOptions) (*HTTPServer, error) {
 	var config net.ListenConfig
 	address := net.JoinHostPort(o.Host, strconv.Itoa(o.Port))
 	listener, err := config.Listen(ctx, "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("listen on port %d for health and metrics: another program has it; give a free one with --port, or 0 for any", o.Port)
+		return nil, fmt.Errorf("listen on port %d for health and metrics: another program uses it; "+
+			"give a free port with --port, or 0 for any", o.Port)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s for health and metrics: %w", address, err)
@@ -60,13 +61,13 @@ func Listen(ctx context.Context, o HTTPOptions) (*HTTPServer, error) {
 	}, nil
 }
 
-// Addr returns the address that is listened on.
+// Addr returns the address of the listener.
 func (s *HTTPServer) Addr() *net.TCPAddr { return s.listener.Addr().(*net.TCPAddr) }
 
-// shutdownTime bounds how long requests may take to finish at the end.
-const shutdownTime = 3 * time.Second
+// shutdownTimeout bounds how long requests may take to finish at the end.
+const shutdownTimeout = 3 * time.Second
 
-// Run serves until ctx ends, lets open requests finish, and releases the port.
+// Run serves until ctx ends, waits for open requests, and closes the port.
 func (s *HTTPServer) Run(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- s.server.Serve(s.listener) }()
@@ -75,17 +76,17 @@ func (s *HTTPServer) Run(ctx context.Context) error {
 		return fmt.Errorf("serve health and metrics: %w", err)
 	case <-ctx.Done():
 	}
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	err := s.server.Shutdown(deadline)
 	if err != nil {
-		err = s.server.Close() // requests that outlast the deadline are cut off
+		err = s.server.Close() // ends requests that exceed the deadline
 	}
 	<-done
 	return err
 }
 
-// Close releases the port of a server that is not run.
+// Close closes the port of a server that is not run.
 func (s *HTTPServer) Close() error { return s.listener.Close() }
 
 func newHandler(o HTTPOptions) http.Handler {
@@ -116,7 +117,7 @@ func newHandler(o HTTPOptions) http.Handler {
 	return readOnly(mux)
 }
 
-// readOnly refuses every method that could change something.
+// readOnly refuses all methods except GET and HEAD.
 func readOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -142,6 +143,6 @@ func writeReport(w http.ResponseWriter, code int, report Report, b build.Info, s
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	// A client that has gone away needs no answer.
+	// A client that has disconnected needs no response.
 	_, _ = w.Write(append(body, '\n'))
 }

@@ -32,7 +32,10 @@ func serve(t *testing.T, h *telemetry.Health, metrics prometheus.Gatherer) (url 
 	if metrics == nil {
 		metrics = prometheus.NewRegistry()
 	}
-	s, err := telemetry.Listen(t.Context(), telemetry.HTTPOptions{Host: "127.0.0.1", Health: h, Metrics: metrics, Build: thisBuild, Logger: slog.New(slog.DiscardHandler)})
+	s, err := telemetry.Listen(t.Context(), telemetry.HTTPOptions{
+		Host: "127.0.0.1", Health: h, Metrics: metrics, Build: thisBuild,
+		Logger: slog.New(slog.DiscardHandler),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +103,7 @@ func health(t *testing.T, url string) (int, report) {
 	return got.Code, r
 }
 
-func TestHealthIsToldOverHTTP(t *testing.T) {
+func TestHTTP_ServesHealth(t *testing.T) {
 	h := telemetry.NewHealth()
 	url, _ := serve(t, h, nil)
 	type codes struct {
@@ -132,7 +135,7 @@ func TestHealthIsToldOverHTTP(t *testing.T) {
 	}
 }
 
-func TestReasonsAreInOrderAndHoldNoSecrets(t *testing.T) {
+func TestHealth_SortsReasonsAndMasksSecrets(t *testing.T) {
 	h := telemetry.NewHealth()
 	h.Set("source", errors.New("no servers"))
 	h.Set("destination", errors.New("dial postgres://u:SECRET@h/db: refused"))
@@ -146,14 +149,17 @@ func TestReasonsAreInOrderAndHoldNoSecrets(t *testing.T) {
 	}
 }
 
-func TestAReasonKeepsTheTimeItBegan(t *testing.T) {
+func TestHealth_KeepsTheTimeOfAReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := telemetry.NewHealth()
 		began := time.Now().UTC()
 		h.Set("destination", errors.New("first"))
 		<-time.After(time.Minute)
 		h.Set("destination", errors.New("second"))
-		want := telemetry.Report{Status: telemetry.Unhealthy, Reasons: []telemetry.Reason{{Condition: "destination", Message: "second", Since: began}}, Warnings: []telemetry.Reason{}}
+		want := telemetry.Report{
+			Status:  telemetry.Unhealthy,
+			Reasons: []telemetry.Reason{{Condition: "destination", Message: "second", Since: began}}, Warnings: []telemetry.Reason{},
+		}
 		if diff := cmp.Diff(want, h.Report()); diff != "" {
 			t.Error(diff)
 		}
@@ -165,9 +171,10 @@ func TestAReasonKeepsTheTimeItBegan(t *testing.T) {
 	})
 }
 
-func TestAHealthyReportHasEmptyLists(t *testing.T) {
+func TestHealth_ReportHasEmptyLists(t *testing.T) {
 	url, _ := serve(t, telemetry.NewHealth(), nil)
-	if got, _ := request(t, http.MethodGet, url); !strings.Contains(got.Body, `"reasons": []`) || !strings.Contains(got.Body, `"warnings": []`) {
+	if got, _ := request(t, http.MethodGet, url); !strings.Contains(got.Body, `"reasons": []`) ||
+		!strings.Contains(got.Body, `"warnings": []`) {
 		t.Error(got.Body)
 	}
 }
@@ -181,7 +188,8 @@ func TestHealth_WarningsDoNotCount(t *testing.T) {
 	url, _ := serve(t, h, nil)
 	for _, path := range []string{"/", "/ready"} {
 		got, _ := request(t, http.MethodGet, url+path)
-		if got.Code != http.StatusOK || !strings.Contains(got.Body, `"message": "nats://u:***@h is not encrypted"`) || strings.Contains(got.Body, `"hq"`) {
+		if got.Code != http.StatusOK || !strings.Contains(got.Body, `"message": "nats://u:***@h is not encrypted"`) ||
+			strings.Contains(got.Body, `"hq"`) {
 			t.Errorf("%s: %d %s", path, got.Code, got.Body)
 		}
 	}
@@ -190,7 +198,7 @@ func TestHealth_WarningsDoNotCount(t *testing.T) {
 	}
 }
 
-func TestTheServerIsReadOnly(t *testing.T) {
+func TestHTTP_IsReadOnly(t *testing.T) {
 	url, _ := serve(t, telemetry.NewHealth(), nil)
 	for _, method := range []string{http.MethodPost, http.MethodPut, http.MethodDelete, http.MethodPatch, http.MethodOptions, "SHUTDOWN"} {
 		for _, path := range []string{"/", "/ready", "/metrics", "/other"} {
@@ -210,10 +218,10 @@ func TestTheServerIsReadOnly(t *testing.T) {
 	}
 }
 
-func TestMetricsAreServed(t *testing.T) {
+func TestHTTP_ServesMetrics(t *testing.T) {
 	r := telemetry.NewRegistry(thisBuild, telemetry.NewHealth())
 	const want = `
-# HELP eds_build_info Always 1; the labels say what was built.
+# HELP eds_build_info Always 1; the labels describe the build.
 # TYPE eds_build_info gauge
 eds_build_info{commit="abc",goversion="go1",version="1.2.3"} 1
 `
@@ -232,7 +240,7 @@ eds_build_info{commit="abc",goversion="go1",version="1.2.3"} 1
 	}
 }
 
-func TestATakenPortIsSaidInPlainWords(t *testing.T) {
+func TestListen_NamesAPortInUse(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -240,13 +248,14 @@ func TestATakenPortIsSaidInPlainWords(t *testing.T) {
 	defer other.Close()
 	port := other.Addr().(*net.TCPAddr).Port
 	_, err = telemetry.Listen(t.Context(), telemetry.HTTPOptions{Host: "127.0.0.1", Port: port})
-	want := fmt.Sprintf("listen on port %d for health and metrics: another program has it; give a free one with --port, or 0 for any", port)
+	want := fmt.Sprintf("listen on port %d for health and metrics: another program uses it; "+
+		"give a free port with --port, or 0 for any", port)
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
 
-func TestAllInterfacesUnlessNarrowed(t *testing.T) {
+func TestListen_OnAllInterfacesByDefault(t *testing.T) {
 	for host, want := range map[string]bool{"": true, "127.0.0.1": false} {
 		s, err := telemetry.Listen(t.Context(), telemetry.HTTPOptions{Host: host, Logger: slog.New(slog.DiscardHandler)})
 		if err != nil {
@@ -271,7 +280,7 @@ func (s slow) Collect(chan<- prometheus.Metric) {
 	<-s.leave
 }
 
-func TestOpenRequestsMayFinishAtTheEnd(t *testing.T) {
+func TestHTTP_WaitsForOpenRequests(t *testing.T) {
 	r := prometheus.NewRegistry()
 	collector := slow{make(chan struct{}), make(chan struct{})}
 	r.MustRegister(collector)
@@ -305,7 +314,7 @@ func TestOpenRequestsMayFinishAtTheEnd(t *testing.T) {
 	<-ended
 }
 
-func TestHugeHeadersAreRefused(t *testing.T) {
+func TestHTTP_RefusesHugeHeaders(t *testing.T) {
 	url, _ := serve(t, telemetry.NewHealth(), nil)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 	if err != nil {

@@ -1,5 +1,4 @@
-// Package telemetry is what the program tells about itself: logs, metrics and
-// health.
+// Package telemetry provides logs, metrics and health.
 package telemetry
 
 import (
@@ -7,24 +6,23 @@ import (
 	"log/slog"
 )
 
-// LogOptions say where log records go and how they look.
+// LogOptions configure a logger.
 type LogOptions struct {
-	Console io.Writer // writes are serialised
-	JSON    bool      // one JSON object a line rather than text for people
+	Console io.Writer // one write at a time
+	JSON    bool      // one JSON object per line instead of text
 	Color   bool      // text only: with terminal colours
 	Time    bool      // text only: begin each line with the time
 
-	Verbose bool   // debug records too
-	Silent  bool   // the console gets errors only, whatever Verbose says
-	Label   string // that every record carries; "" for none
+	Verbose bool   // include debug records
+	Silent  bool   // the console gets errors only, even with Verbose
+	Label   string // of every record; "": none
 
-	// File gets every record as JSON; nil for none. It is written one whole
-	// line at a time, serially.
+	// File gets every record as JSON; nil: none. Each write is one whole line, and writes do
+	// not overlap.
 	File io.Writer
 }
 
-// NewLogger returns a logger whose records are redacted before anything is
-// written.
+// NewLogger returns a logger that redacts records before it writes them.
 func NewLogger(o LogOptions) *slog.Logger {
 	level := slog.LevelInfo
 	if o.Verbose {
@@ -50,8 +48,8 @@ func NewLogger(o LogOptions) *slog.Logger {
 	return logger
 }
 
-// newJSONHandler returns a handler that writes a record as a line of JSON, with
-// durations as people read them.
+// newJSONHandler returns a handler that writes each record as a line of JSON, with durations
+// as text such as 1.5s.
 func newJSONHandler(w io.Writer, level slog.Level) slog.Handler {
 	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {

@@ -14,23 +14,23 @@ import (
 	"time"
 )
 
-// LogFileOptions bound a log file. Zero values stand for the defaults.
+// LogFileOptions configure a log file. Zero values mean the defaults.
 type LogFileOptions struct {
-	Dir      string        // made if missing
-	Name     string        // the file is <Dir>/<Name>.log; one process a name
-	MaxBytes int64         // of the file before it is rotated; 32 MiB
-	MaxAge   time.Duration // of the file before it is rotated; an hour
-	MaxTotal int64         // bytes of all finished files in Dir; 512 MiB
+	Dir      string        // created if missing
+	Name     string        // the file is <Dir>/<Name>.log; one process per name
+	MaxBytes int64         // of the file before it is rotated; default 32 MiB
+	MaxAge   time.Duration // of the file before it is rotated; default 1 h
+	MaxTotal int64         // of all finished files in Dir, in bytes; default 512 MiB
 	Now      func() time.Time
 }
 
-// LogFile is a log file that is rotated by size and age. A finished file is
-// named <Name>-<UTC time of its end>.log, compressed in the background to
-// .log.gz. When the finished files outgrow their bound the oldest are deleted.
-// What was deleted, and what a full disk lost, a record says as soon as it can.
-// Files are readable by their owner alone.
+// LogFile is a log file that is rotated by size and age. A finished file is named
+// <Name>-<UTC time of its end>.log, and is compressed in the background to .log.gz. If the
+// finished files exceed their bound, the oldest are deleted. A record reports deleted files,
+// and records that were lost on a full disk, as soon as it can be written. Only the owner can
+// read the files.
 //
-// Its methods may be called concurrently.
+// It is safe for concurrent use.
 type LogFile struct {
 	o    LogFileOptions
 	path string
@@ -40,43 +40,43 @@ type LogFile struct {
 	file    logTarget // nil once closed, and after a failure to open a new one
 	size    int64
 	began   time.Time
-	resting time.Time // a rotation failed: the next one is not tried before
+	retryAt time.Time // of a failed rotation
 	closed  bool
-	torn    bool  // the file ends within a line
-	lost    int   // writes that failed and that no record speaks of yet
-	dropped int   // files deleted that no record speaks of yet
+	torn    bool  // the file ends in the middle of a line
+	lost    int   // failed writes that no record reports yet
+	dropped int   // deleted files that no record reports yet
 	freed   int64 // their bytes
 
 	finish     chan struct{} // wakes the compressor; closed by Close
-	idle       sync.Cond     // signalled when the compressor has done its round; under mu
-	rounds     int           // rounds asked for
+	idle       sync.Cond     // signalled after each round of the compressor; under mu
+	rounds     int           // requested rounds
 	roundsDone int
 	ended      chan struct{}
 }
 
-// logTarget is what is written to: a file, but for tests.
+// logTarget is the file that is written; tests replace it.
 type logTarget interface {
 	Write(p []byte) (int, error)
 	Stat() (fs.FileInfo, error)
 	Close() error
 }
 
-// OpenLogFile opens the file, going on with the one that an earlier run left
-// where that is young and small enough.
+// OpenLogFile opens the file. It continues the file of an earlier run, unless that is too old
+// or too large.
 func OpenLogFile(o LogFileOptions) (*LogFile, error) {
 	o = withDefaults(o)
 	f := &LogFile{o: o, path: filepath.Join(o.Dir, o.Name+".log"), finish: make(chan struct{}, 1), ended: make(chan struct{})}
 	f.idle.L = &f.mu
 	f.self = slog.NewJSONHandler(unlocked{f}, nil)
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the directory of log files: %w", err)
+		return nil, fmt.Errorf("create the directory of log files: %w", err)
 	}
 	if err := f.open(); err != nil {
 		return nil, fmt.Errorf("open the log file: %w", err)
 	}
 	go f.compressor()
 	f.mu.Lock()
-	f.wake() // for what an earlier run left unfinished
+	f.wake() // for files of an earlier run
 	f.mu.Unlock()
 	return f, nil
 }
@@ -107,7 +107,7 @@ func openFile(path string) (logTarget, error) {
 	return file, err
 }
 
-// open opens the current file to append to it. The caller holds mu or is alone.
+// open opens the current file to append to it. The caller holds mu, or no other caller exists.
 func (f *LogFile) open() error {
 	file, err := openFile(f.path)
 	if err != nil {
@@ -119,7 +119,7 @@ func (f *LogFile) open() error {
 	}
 	f.file, f.size, f.began, f.torn = file, info.Size(), f.o.Now(), false
 	if f.size > 0 {
-		f.began = info.ModTime() // the best that is known of a file left by an earlier run
+		f.began = info.ModTime() // an estimate for the file of an earlier run
 	}
 	return nil
 }
@@ -133,11 +133,11 @@ func (f *LogFile) Write(p []byte) (int, error) {
 	}
 	if f.due(len(p)) {
 		if _, err := f.rotate(); err != nil {
-			// A file that is too large is better than none.
-			f.resting = f.o.Now().Add(time.Minute)
+			// A large file is better than none.
+			f.retryAt = f.o.Now().Add(time.Minute)
 		}
 	}
-	f.tell()
+	f.reportLosses()
 	n, err := f.append(p)
 	if err != nil {
 		f.lost++
@@ -148,11 +148,11 @@ func (f *LogFile) Write(p []byte) (int, error) {
 // due reports whether the file is to be rotated before n more bytes.
 func (f *LogFile) due(n int) bool {
 	now := f.o.Now()
-	return f.size > 0 && now.After(f.resting) && (f.size+int64(n) > f.o.MaxBytes || now.Sub(f.began) >= f.o.MaxAge)
+	return f.size > 0 && now.After(f.retryAt) && (f.size+int64(n) > f.o.MaxBytes || now.Sub(f.began) >= f.o.MaxAge)
 }
 
-// append writes lines to the current file, which is opened again where an
-// earlier attempt failed. The caller holds mu.
+// append writes lines to the current file. If an earlier attempt to open the file failed, it
+// tries again. The caller holds mu.
 func (f *LogFile) append(p []byte) (int, error) {
 	if f.file == nil {
 		if err := f.open(); err != nil {
@@ -171,33 +171,33 @@ func (f *LogFile) append(p []byte) (int, error) {
 	return n, err
 }
 
-// unlocked writes to the file of a caller that holds mu.
+// unlocked writes to the file for a caller that holds mu.
 type unlocked struct{ f *LogFile }
 
 func (u unlocked) Write(p []byte) (int, error) { return u.f.append(p) }
 
-// tell writes what nobody has been told yet. What can't be written now is told
-// later. The caller holds mu.
-func (f *LogFile) tell() {
-	say := func(message string, args ...any) bool {
+// reportLosses writes records about lost records and deleted files. If that fails, it is tried
+// again later. The caller holds mu.
+func (f *LogFile) reportLosses() {
+	warn := func(message string, args ...any) bool {
 		record := slog.NewRecord(f.o.Now(), slog.LevelWarn, message, 0)
 		record.Add(args...)
 		return f.self.Handle(context.Background(), record) == nil
 	}
-	if f.lost > 0 && say("records could not be written to the log file and are lost", "records", f.lost) {
+	if f.lost > 0 && warn("records could not be written to the log file and are lost", "records", f.lost) {
 		f.lost = 0
 	}
-	if f.dropped > 0 && say("deleted the oldest log files to stay within their bound", "files", f.dropped, "bytes", f.freed, "bound", f.o.MaxTotal) {
+	if f.dropped > 0 && warn("deleted the oldest log files to stay within their bound", "files", f.dropped, "bytes", f.freed, "bound",
+		f.o.MaxTotal) {
 		f.dropped, f.freed = 0, 0
 	}
 }
 
-// nameTime is the form of the time in a finished file's name: names sort as
-// times do.
+// nameTime is the layout of the time in a finished file's name. Names sort chronologically.
 const nameTime = "20060102T150405.000000000Z"
 
-// rotate ends the current file, begins a new one, and returns the finished
-// one's name as long as it is not compressed. The caller holds mu.
+// rotate ends the current file and begins another one. It returns the name of the finished
+// file before compression. The caller holds mu.
 func (f *LogFile) rotate() (string, error) {
 	if f.file != nil {
 		file := f.file
@@ -217,8 +217,7 @@ func (f *LogFile) rotate() (string, error) {
 	return finished, nil
 }
 
-// finishedName returns a name that no file has yet: a clock may be coarse, or
-// be set back.
+// finishedName returns an unused name: a clock may be coarse or be set back.
 func (f *LogFile) finishedName() string {
 	for t := f.o.Now().UTC(); ; t = t.Add(1) {
 		name := filepath.Join(f.o.Dir, f.o.Name+"-"+t.Format(nameTime)+".log")
@@ -228,13 +227,12 @@ func (f *LogFile) finishedName() string {
 			return name
 		}
 		if plain != nil && !errors.Is(plain, fs.ErrNotExist) {
-			return name // the rename will say what is wrong
+			return name // the rename returns the error
 		}
 	}
 }
 
-// Rotate finishes the current file and returns the path of the finished one
-// when it is compressed, fit to be uploaded.
+// Rotate finishes the current file, waits for its compression, and returns its path.
 func (f *LogFile) Rotate(ctx context.Context) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -254,7 +252,7 @@ func (f *LogFile) Rotate(ctx context.Context) (string, error) {
 	return finished + ".gz", nil
 }
 
-// wake asks the compressor for a round. The caller holds mu.
+// wake requests a round of the compressor. The caller holds mu.
 func (f *LogFile) wake() {
 	if f.closed {
 		return
@@ -262,12 +260,11 @@ func (f *LogFile) wake() {
 	f.rounds++
 	select {
 	case f.finish <- struct{}{}:
-	default: // it has been woken already
+	default: // a round is already requested
 	}
 }
 
-// awaitRound waits until the compressor has done every round asked for by now.
-// The caller holds mu.
+// awaitRound waits until the compressor has done all requested rounds. The caller holds mu.
 func (f *LogFile) awaitRound(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		f.mu.Lock()
@@ -284,8 +281,7 @@ func (f *LogFile) awaitRound(ctx context.Context) error {
 	return nil
 }
 
-// compressor compresses and prunes finished files, a round whenever one was
-// finished, until Close.
+// compressor compresses and prunes finished files after each rotation, until Close.
 func (f *LogFile) compressor() {
 	defer close(f.ended)
 	for range f.finish {
@@ -293,7 +289,7 @@ func (f *LogFile) compressor() {
 		asked := f.rounds
 		f.mu.Unlock()
 
-		// A file that can't be compressed stays as it is until the next round.
+		// If a file cannot be compressed, the next round tries again.
 		_ = compressFinished(f.o.Dir, f.o.Name)
 		files, bytes := prune(f.o.Dir, f.o.MaxTotal)
 
@@ -320,8 +316,7 @@ func (f *LogFile) Finished() ([]string, error) {
 	return paths, nil
 }
 
-// Close waits for what is being compressed and closes the file. What was
-// written stays there for the next run to go on with.
+// Close waits for the compressor and closes the file. The next run continues it.
 func (f *LogFile) Close() error {
 	f.mu.Lock()
 	if f.closed {
@@ -335,7 +330,7 @@ func (f *LogFile) Close() error {
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.tell()
+	f.reportLosses()
 	if f.file == nil {
 		return nil
 	}

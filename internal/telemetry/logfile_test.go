@@ -107,7 +107,7 @@ func text(t *testing.T, path string) string {
 	return string(b)
 }
 
-func TestTheLogFileRotatesBySize(t *testing.T) {
+func TestLogFile_RotatesBySize(t *testing.T) {
 	dir, c := filepath.Join(t.TempDir(), "logs"), newClock()
 	f := openLog(t, telemetry.LogFileOptions{Dir: dir, MaxBytes: 8, Now: c.Now})
 	writeLines(t, f, "one", "two", "three", "a line longer than the bound", "five")
@@ -125,7 +125,7 @@ func TestTheLogFileRotatesBySize(t *testing.T) {
 	}
 }
 
-func TestTheLogFileRotatesByAge(t *testing.T) {
+func TestLogFile_RotatesByAge(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	f := openLog(t, telemetry.LogFileOptions{Dir: dir, Now: c.Now})
 	writeLines(t, f, "one")
@@ -142,7 +142,7 @@ func TestTheLogFileRotatesByAge(t *testing.T) {
 	}
 }
 
-func TestRotateReturnsTheFinishedFile(t *testing.T) {
+func TestRotate_ReturnsTheFinishedFile(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	f := openLog(t, telemetry.LogFileOptions{Dir: dir, Now: c.Now})
 	var paths []string
@@ -166,7 +166,7 @@ func TestRotateReturnsTheFinishedFile(t *testing.T) {
 	}
 }
 
-func TestRotateEndsWithItsContext(t *testing.T) {
+func TestRotate_EndsWithItsContext(t *testing.T) {
 	f := openLog(t, telemetry.LogFileOptions{Dir: t.TempDir()})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -176,7 +176,7 @@ func TestRotateEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestTheOldestFilesGoFirstAndARecordSaysSo(t *testing.T) {
+func TestLogFile_DeletesTheOldestFilesAndSaysSo(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	other := filepath.Join(dir, "supervisor-20250101T000000.000000000Z.log.gz")
 	for path, size := range map[string]int{other: 1000, filepath.Join(dir, "supervisor.log"): 5000, filepath.Join(dir, "notes.txt"): 5000} {
@@ -213,7 +213,8 @@ func TestTheOldestFilesGoFirstAndARecordSaysSo(t *testing.T) {
 	if total > 900 || total < 500 || finished[len(finished)-1] != last {
 		t.Errorf("%d bytes in %d files", total, len(finished))
 	}
-	if got := text(t, last); !strings.Contains(got, `"level":"WARN","msg":"deleted the oldest log files to stay within their bound","files":`) || !strings.Contains(got, `"bound":900}`) || !strings.HasSuffix(got, "\nline 49\n") {
+	got, warning := text(t, last), `"level":"WARN","msg":"deleted the oldest log files to stay within their bound","files":`
+	if !strings.Contains(got, warning) || !strings.Contains(got, `"bound":900}`) || !strings.HasSuffix(got, "\nline 49\n") {
 		t.Errorf("the last file says: %s", got)
 	}
 	for name, size := range map[string]int64{"supervisor.log": 5000, "notes.txt": 5000} {
@@ -223,7 +224,7 @@ func TestTheOldestFilesGoFirstAndARecordSaysSo(t *testing.T) {
 	}
 }
 
-func TestARunGoesOnWhereTheLastOneStopped(t *testing.T) {
+func TestLogFile_ContinuesTheFileOfTheLastRun(t *testing.T) {
 	dir, c := t.TempDir(), newClock()
 	for name, text := range map[string]string{
 		"server.log":                                    "earlier\n",
@@ -254,7 +255,7 @@ func TestARunGoesOnWhereTheLastOneStopped(t *testing.T) {
 	}
 }
 
-func TestAClosedLogFileTakesNothing(t *testing.T) {
+func TestLogFile_RefusesWritesAfterClose(t *testing.T) {
 	f := openLog(t, telemetry.LogFileOptions{Dir: t.TempDir()})
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
@@ -267,7 +268,7 @@ func TestAClosedLogFileTakesNothing(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatIsGoneDoesNotStopLogging(t *testing.T) {
+func TestLogFile_SurvivesTheLossOfItsDirectory(t *testing.T) {
 	dir, c := filepath.Join(t.TempDir(), "logs"), newClock()
 	f := openLog(t, telemetry.LogFileOptions{Dir: dir, Now: c.Now})
 	writeLines(t, f, "one")
@@ -282,13 +283,14 @@ func TestADirectoryThatIsGoneDoesNotStopLogging(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeLines(t, f, "three")
-	want := map[string]string{"server.log": `{"time":"2026-01-02T05:04:05Z","level":"WARN","msg":"records could not be written to the log file and are lost","records":1}` + "\nthree\n"}
+	want := map[string]string{"server.log": `{"time":"2026-01-02T05:04:05Z","level":"WARN",` +
+		`"msg":"records could not be written to the log file and are lost","records":1}` + "\nthree\n"}
 	if diff := cmp.Diff(want, contents(t, dir)); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestNoLineIsLostWhileFilesRotate(t *testing.T) {
+func TestLogFile_LosesNoLineWhileItRotates(t *testing.T) {
 	dir := t.TempDir()
 	f := openLog(t, telemetry.LogFileOptions{Dir: dir, MaxBytes: 2000})
 	const writers, lines = 4, 500

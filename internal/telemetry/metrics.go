@@ -13,7 +13,7 @@ func NewRegistry(b build.Info, h *Health) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "eds_build_info",
-		Help:        "Always 1; the labels say what was built.",
+		Help:        "Always 1; the labels describe the build.",
 		ConstLabels: prometheus.Labels{"version": b.Version, "commit": b.Commit, "goversion": b.GoVersion},
 	})
 	info.Set(1)
@@ -22,7 +22,10 @@ func NewRegistry(b build.Info, h *Health) *prometheus.Registry {
 }
 
 var conditionDesc = prometheus.NewDesc("eds_health_condition",
-	`Always 1: the condition fails (severity "error") or has a warning ("warning"), as the health body says.`, []string{"condition", "severity"}, nil)
+	`Always 1: the condition fails (severity "error") or has a warning ("warning"), as the health body says.`, []string{
+		"condition",
+		"severity",
+	}, nil)
 
 // Describe implements prometheus.Collector.
 func (h *Health) Describe(descs chan<- *prometheus.Desc) {

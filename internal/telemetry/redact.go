@@ -9,21 +9,20 @@ import (
 	"strings"
 )
 
-// mask stands where a secret would.
+// mask replaces a secret.
 const mask = "***"
 
-// Redact returns a handler that masks what looks like a secret and passes the
-// rest to next. It is the last line of defence: nobody should log a secret.
+// Redact returns a handler that masks secrets in records before it passes them to next. It is
+// the last line of defence: no code should log a secret.
 //
-// Masked are text under a key that says so (password, token, secret, seed,
-// credential, authorization, ...), and, in any text, the user information and
-// the secret options of URLs, JSON Web Tokens and NATS seeds. Of values that are
-// neither text, errors nor URLs only the key is looked at.
+// It masks text whose key names a secret (password, token, secret, seed, credential,
+// authorization, ...). In any text it masks passwords and secret options of URLs, JSON Web
+// Tokens and NATS seeds. Values of other types are masked by their key only.
 func Redact(next slog.Handler) slog.Handler { return redactor{next: next} }
 
 type redactor struct {
 	next   slog.Handler
-	secret bool // an open group's name says that its members are secret
+	secret bool // the name of an open group names a secret
 }
 
 func (h redactor) Enabled(ctx context.Context, level slog.Level) bool {
@@ -51,7 +50,8 @@ func (h redactor) WithGroup(name string) slog.Handler {
 	return redactor{h.next.WithGroup(name), h.secret || secretKey.MatchString(name)}
 }
 
-var secretKey = regexp.MustCompile(`(?i)(pass(word|wd|phrase)?$|passw|secret|token|seed|credential|^creds?$|authorization|cookie|api[-_]?key|private[-_]?key|access[-_]?key)`)
+var secretKey = regexp.MustCompile(`(?i)(pass(word|wd|phrase)?$|passw|secret|token|seed|credential|^creds?$|authorization|cookie|` +
+	`api[-_]?key|private[-_]?key|access[-_]?key)`)
 
 func redactAttr(a slog.Attr, secret bool) slog.Attr {
 	secret = secret || secretKey.MatchString(a.Key)
@@ -121,8 +121,8 @@ func maskAny(value any, secret bool) any {
 }
 
 var (
-	// What is between :// and the last @ before a space or quote: a password
-	// may hold anything that its owner forgot to escape.
+	// The text between :// and the last @ before a space or quote: a password may contain
+	// unescaped characters.
 	userInfo = regexp.MustCompile("://[^\\s\"'`<>]*@")
 	option   = regexp.MustCompile("(?i)([?&;][^=&;?\\s\"'`]*(?:pass|secret|token|key|credential|sas|sig)[^=&;\\s\"'`]*=)[^&;\\s\"'`]+")
 	jwt      = regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?`)
@@ -130,7 +130,7 @@ var (
 	bearer   = regexp.MustCompile(`(?i)\b(bearer|basic) +[A-Za-z0-9+/=._~-]{8,}`)
 )
 
-// MaskText returns text with the secrets that can be told by their form masked.
+// MaskText masks the secrets in text that have a known form.
 func MaskText(text string) string {
 	if strings.Contains(text, "://") {
 		text = userInfo.ReplaceAllStringFunc(text, func(match string) string {

@@ -10,20 +10,20 @@ import (
 type TableState struct {
 	// State is "ok", "behind", "missing" or "incomplete".
 	State   string    `json:"state"`
-	Cause   string    `json:"cause,omitempty"`   // why it is not ok, as a short constant
-	Reason  string    `json:"reason,omitempty"`  // the same as a sentence
+	Cause   string    `json:"cause,omitempty"`   // of a state that is not ok; a short constant
+	Reason  string    `json:"reason,omitempty"`  // the cause as a sentence
 	Since   time.Time `json:"since,omitzero"`    // when it was first not ok
-	Command string    `json:"command,omitempty"` // brings it back; "": it comes back by itself
-	// Gap is the id of the gap that makes it incomplete, for eds accept-gap.
+	Command string    `json:"command,omitempty"` // repairs the table; "": eds repairs it by itself
+	// Gap is the id of the gap that makes the table incomplete, for eds accept-gap.
 	Gap string `json:"gap,omitempty"`
-	// Accepted reports whether the operator has accepted that it is incomplete.
+	// Accepted reports whether the operator has accepted that the table is incomplete.
 	Accepted bool `json:"accepted,omitempty"`
-	// Lost reports whether it stays as it is without the operator, who has not accepted
-	// that.
+	// Lost reports whether the table stays as it is until the operator acts, and the operator
+	// has not accepted that.
 	Lost bool `json:"-"`
 }
 
-// label returns the state for alerts, which leave out accepted tables.
+// label returns the state for metrics, so that alerts can leave out accepted tables.
 func (s TableState) label() string {
 	if s.Accepted {
 		return "accepted"
@@ -70,8 +70,8 @@ func notOK(all map[string]TableState) map[string]TableState {
 	return some
 }
 
-// lost returns the reason for bad health if every table is lost.
-func lost(all map[string]TableState) (Reason, bool) {
+// allLost returns the reason for bad health if every table is lost.
+func allLost(all map[string]TableState) (Reason, bool) {
 	r := Reason{Condition: "tables"}
 	for _, s := range all {
 		if !s.Lost {
@@ -103,6 +103,9 @@ func collectTables(all map[string]TableState, metrics chan<- prometheus.Metric) 
 
 var (
 	tableStateDesc = prometheus.NewDesc("eds_table_state",
-		`Always 1: the table is not ok. State "accepted" is an incomplete table that the operator has accepted.`, []string{"table", "state", "cause"}, nil)
+		`Always 1: the table is not ok. State "accepted" is an incomplete table that the operator has accepted.`, []string{
+			"table",
+			"state", "cause",
+		}, nil)
 	tablesDesc = prometheus.NewDesc("eds_tables", "Tables, by state.", []string{"state"}, nil)
 )

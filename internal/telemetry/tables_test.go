@@ -15,10 +15,22 @@ import (
 var (
 	gapSince = time.Date(2026, 11, 30, 6, 0, 0, 0, time.UTC)
 	complete = telemetry.TableState{State: "ok"}
-	behind   = telemetry.TableState{State: "behind", Cause: "schema denied", Reason: "HQ denies version 7", Since: gapSince, Command: "eds import --only part"}
-	absent   = telemetry.TableState{State: "missing", Cause: "absent", Reason: "it was dropped", Since: gapSince.Add(time.Hour), Command: "eds import --only user", Lost: true}
-	gap      = telemetry.TableState{State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: gapSince, Command: "eds import --only order", Gap: "8f5b3f", Lost: true}
-	accepted = telemetry.TableState{State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: gapSince, Command: "eds import --only order", Gap: "8f5b3f", Accepted: true}
+	behind   = telemetry.TableState{
+		State: "behind", Cause: "schema denied", Reason: "HQ denies version 7", Since: gapSince,
+		Command: "eds import --only part",
+	}
+	absent = telemetry.TableState{
+		State: "missing", Cause: "absent", Reason: "it was dropped", Since: gapSince.Add(time.Hour),
+		Command: "eds import --only user", Lost: true,
+	}
+	gap = telemetry.TableState{
+		State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: gapSince,
+		Command: "eds import --only order", Gap: "8f5b3f", Lost: true,
+	}
+	accepted = telemetry.TableState{
+		State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: gapSince,
+		Command: "eds import --only order", Gap: "8f5b3f", Accepted: true,
+	}
 )
 
 // healthOf returns a Health that is ready and reads the given tables.
@@ -37,12 +49,27 @@ func TestHealth_IsBadOnlyIfEveryTableIsLost(t *testing.T) {
 		tables map[string]telemetry.TableState
 		want   telemetry.Report
 	}{
-		"no tables":       {nil, telemetry.Report{Status: telemetry.OK}},
-		"all complete":    {map[string]telemetry.TableState{"order": complete}, telemetry.Report{Status: telemetry.OK}},
-		"one is complete": {map[string]telemetry.TableState{"order": gap, "part": complete}, telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": gap}}},
-		"one is behind":   {map[string]telemetry.TableState{"order": gap, "part": behind}, telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": gap, "part": behind}}},
-		"one is accepted": {map[string]telemetry.TableState{"order": accepted, "user": absent}, telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": accepted, "user": absent}}},
-		"all are lost":    {map[string]telemetry.TableState{"order": gap, "user": absent}, telemetry.Report{Status: telemetry.Unhealthy, Reasons: all, Tables: map[string]telemetry.TableState{"order": gap, "user": absent}}},
+		"no tables":    {nil, telemetry.Report{Status: telemetry.OK}},
+		"all complete": {map[string]telemetry.TableState{"order": complete}, telemetry.Report{Status: telemetry.OK}},
+		"one is complete": {
+			map[string]telemetry.TableState{"order": gap, "part": complete},
+			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": gap}},
+		},
+		"one is behind": {
+			map[string]telemetry.TableState{"order": gap, "part": behind},
+			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": gap, "part": behind}},
+		},
+		"one is accepted": {
+			map[string]telemetry.TableState{"order": accepted, "user": absent},
+			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": accepted, "user": absent}},
+		},
+		"all are lost": {
+			map[string]telemetry.TableState{"order": gap, "user": absent},
+			telemetry.Report{
+				Status: telemetry.Unhealthy, Reasons: all,
+				Tables: map[string]telemetry.TableState{"order": gap, "user": absent},
+			},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if test.want.Reasons == nil {
@@ -68,7 +95,7 @@ func TestHealth_MasksReasonsOfTables(t *testing.T) {
 	}
 }
 
-func TestHealthBody_ListsTablesThatAreNotOK(t *testing.T) {
+func TestHTTP_ListsTablesThatAreNotOK(t *testing.T) {
 	url, _ := serve(t, healthOf(map[string]telemetry.TableState{"order": gap, "part": complete}), nil)
 	got, _ := request(t, http.MethodGet, url+"/")
 	var body struct{ Tables map[string]map[string]any }
@@ -76,14 +103,15 @@ func TestHealthBody_ListsTablesThatAreNotOK(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]map[string]any{"order": {
-		"state": "incomplete", "cause": "gap", "reason": "messages 5 to 9 are gone", "since": "2026-11-30T06:00:00Z", "command": "eds import --only order", "gap": "8f5b3f",
+		"state": "incomplete", "cause": "gap", "reason": "messages 5 to 9 are gone", "since": "2026-11-30T06:00:00Z",
+		"command": "eds import --only order", "gap": "8f5b3f",
 	}}
 	if diff := cmp.Diff(want, body.Tables); diff != "" || got.Code != http.StatusOK {
 		t.Errorf("%d: %s", got.Code, diff)
 	}
 }
 
-func TestMetrics_TellStatesOfTables(t *testing.T) {
+func TestMetrics_HaveTheStatesOfTables(t *testing.T) {
 	h := healthOf(map[string]telemetry.TableState{"order": gap, "invoice": accepted, "part": behind, "user": complete, "labor": complete})
 	url, _ := serve(t, h, telemetry.NewRegistry(thisBuild, h))
 	got, _ := request(t, http.MethodGet, url+"/metrics")

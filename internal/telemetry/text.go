@@ -15,11 +15,11 @@ import (
 	"unicode/utf8"
 )
 
-// textHandler writes records as lines for people:
+// textHandler writes records as lines of text:
 //
 //	INFO  snapshot loaded  table=order rows=1200 took=1.2s
 //
-// No record can break out of its line or send a terminal an escape sequence.
+// No record can break its line or send an escape sequence to a terminal.
 type textHandler struct {
 	out    *lockedWriter
 	level  slog.Leveler
@@ -60,7 +60,7 @@ func (h *textHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &c
 }
 
-// timeLayout is of one width, local, and precise enough to see what came first.
+// timeLayout has a fixed width, local time, and milliseconds to see the order of records.
 const timeLayout = "2006-01-02 15:04:05.000"
 
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
@@ -102,7 +102,7 @@ func (h *textHandler) paint(dst []byte, colour, text string) []byte {
 	return append(append(append(dst, "\x1b["+colour+"m"...), text...), "\x1b[0m"...)
 }
 
-// appendLevel appends the level's name, padded to one width.
+// appendLevel appends the name of the level, padded to a fixed width.
 func (h *textHandler) appendLevel(dst []byte, level slog.Level) []byte {
 	colour := faint
 	switch {
@@ -164,8 +164,8 @@ func anyText(value any) string {
 	return fmt.Sprintf("%+v", value)
 }
 
-// appendPlain appends text that stands bare in the line: as it is, but for what
-// would break the line or steer a terminal.
+// appendPlain appends text without quotes. It escapes characters that would break the line or
+// control a terminal.
 func appendPlain(dst []byte, text string) []byte {
 	if !strings.ContainsFunc(text, unprintable) {
 		return append(dst, text...)

@@ -1,4 +1,4 @@
-// Package awscredentials says why the AWS SDK finds no credentials.
+// Package awscredentials describes why the AWS SDK finds no credentials.
 package awscredentials
 
 import (
@@ -16,21 +16,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Explain gives an error of the SDK's chain of credentials its class, and a text
-// that says what to do. Where the network is at fault that passes; a machine that
-// is no instance of AWS has no instance's role, now or later. The remedy says how
-// to give credentials otherwise, as an imperative. Texts of services are left
-// out: they may say anything.
-func Explain(err error, remedy string) error {
+// ChainError returns an error of the SDK's chain of credentials with its class and a text that
+// says what to do. A failure of the network is transient; a machine outside AWS never has an
+// instance's role. remedy says how to give credentials otherwise, as an imperative. The error
+// leaves out texts of services, which may hold secrets.
+func ChainError(err error, remedy string) error {
 	var operation *smithy.OperationError
 	var api smithy.APIError
 	var network net.Error
 	switch {
 	case errors.As(err, &operation) && operation.ServiceID == "ec2imds":
-		return None(remedy)
+		return NotFound(remedy)
 	case errors.As(err, &api):
-		return fault.Mark(fault.Refused, fmt.Errorf("find AWS credentials: %s answers %s; correct the profile or the role, or what the role trusts", serviceOf(operation), api.ErrorCode()))
-	case errors.As(err, new(*fs.PathError)): // whose cause looks like a network's
+		return fault.Mark(fault.Refused, fmt.Errorf("find AWS credentials: %s answers %s; "+
+			"correct the profile, the role, or the role's trust policy", serviceOf(operation), api.ErrorCode()))
+	case errors.As(err, new(*fs.PathError)): // its cause looks like a network's
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		cause := fault.Innermost(err)
 		if e := new(url.Error); errors.As(err, &e) {
@@ -38,10 +38,11 @@ func Explain(err error, remedy string) error {
 		}
 		return fmt.Errorf("find AWS credentials: %w", cause)
 	}
-	return fault.Mark(fault.Refused, fmt.Errorf("find AWS credentials: %s; %s, or correct the environment, profile or role", reason(err), remedy))
+	return fault.Mark(fault.Refused, fmt.Errorf("find AWS credentials: %s; %s, or correct the environment, profile or role",
+		reason(err), remedy))
 }
 
-// reason says what is wrong with a way to credentials. Other texts than these may
+// reason returns the reason why the SDK cannot use a source of credentials. Its own texts may
 // quote values of the environment, a profile or the URL.
 func reason(err error) string {
 	var file *fs.PathError
@@ -57,9 +58,10 @@ func reason(err error) string {
 	return "a value of the environment, a profile or the url cannot be used"
 }
 
-// None is the error where there are no credentials at all.
-func None(remedy string) error {
-	return fault.Mark(fault.Refused, fmt.Errorf("there are no AWS credentials: %s, or give the AWS SDK some in the environment, a profile or a role", remedy))
+// NotFound returns the error if there are no credentials at all.
+func NotFound(remedy string) error {
+	return fault.Mark(fault.Refused, fmt.Errorf("there are no AWS credentials: %s, "+
+		"or give the AWS SDK some in the environment, a profile or a role", remedy))
 }
 
 func serviceOf(operation *smithy.OperationError) string {

@@ -9,17 +9,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Misconfigured says why the SDK cannot use its configuration. The SDK's own text
-// may quote values of the environment and of the configuration files.
-func Misconfigured(err error) error {
+// ConfigError returns the reason why the SDK cannot use its configuration. The SDK's own text may
+// quote values of the environment and of the configuration files.
+func ConfigError(err error) error {
 	why := "a variable of the environment whose name begins with AWS_ has a value that cannot be used"
 	switch {
 	case errors.As(err, new(config.SharedConfigProfileNotExistError)):
-		why = "the configuration files have no profile of the name that is asked for; look at AWS_PROFILE and at option profile, if there is one"
+		why = "the configuration files do not have the requested profile; check AWS_PROFILE, and option profile if there is one"
 	case errors.As(err, new(config.SharedConfigLoadError)):
 		why = "a configuration file cannot be read"
 	case errors.As(err, new(config.SharedConfigAssumeRoleError)), errors.As(err, new(config.CredentialRequiresARNError)):
-		why = "the profile lacks what it takes to assume its role"
+		why = "the profile lacks settings to assume its role"
 	}
 	return fault.Mark(fault.Refused, fmt.Errorf("read the AWS configuration of the environment: %s", why))
 }

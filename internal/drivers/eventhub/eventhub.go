@@ -102,7 +102,8 @@ var options = []sink.Option{
 	},
 	{
 		Name: "proxy", DefaultNote: "`HTTPS_PROXY`, less `NO_PROXY`",
-		Help: "with `transport=websockets`: `http://host:port` of a proxy, or `none`; put a proxy with a password into the environment",
+		Help: "with `transport=websockets`: `http://host:port` of a proxy, or `none`; " +
+			"put a proxy with a password into the environment",
 	},
 	{Name: "tls-ca", Type: sink.File{}, Harmless: true, Help: "PEM file with trusted authorities, if a proxy or gateway has its own"},
 	{
@@ -114,7 +115,8 @@ var options = []sink.Option{
 var fields = []sink.Field{
 	{
 		Name: "Connection String", Type: "string", Format: "password", Required: true,
-		Description: "of a shared access policy with the claim Send: Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=hub",
+		Description: "of a shared access policy with the claim Send: " +
+			"Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…;EntityPath=hub",
 	},
 }
 

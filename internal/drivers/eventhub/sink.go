@@ -87,7 +87,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	if err != nil {
 		err = fmt.Errorf("send %d changes: %w", len(b.Events), err)
 	}
-	return s.env.Access.Judge(err)
+	return s.env.Access.Outcome(err)
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
@@ -120,7 +120,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	defer s.mu.Unlock()
 	session, err := s.newSession()
 	if err != nil {
-		return s.env.Access.Judge(err)
+		return s.env.Access.Outcome(err)
 	}
 	hub, fixed := s.name.Fixed()
 	if !fixed {
@@ -131,7 +131,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	if !fixed && missing(err) {
 		err = nil // this answer proves that the credentials are accepted
 	}
-	return s.env.Access.Judge(err)
+	return s.env.Access.Outcome(err)
 }
 
 // anyHub is probed if the hubs' names depend on the changes. It need not exist.

@@ -40,15 +40,36 @@ func Driver() sink.Driver {
 
 var limits = sink.Limits{Rows: 10_000, Bytes: 16 << 20}
 
-const help = `The URL is file:// and a directory: file:///var/lib/eds/changes is absolute, file://changes is relative to the working directory of eds. eds creates the directory, and needs to write to it and everything in it.
+const help = `The URL is file:// and a directory: file:///var/lib/eds/changes is absolute,
+file://changes is relative to the working directory of eds. eds creates the directory,
+and needs to write to it and everything in it.
 
-With format=json, the default, each change is a file of its own, <table>/<unix seconds>-<key>-<change id>.json, which appears whole or not at all, in the order of the stream. A change that is delivered again has the same name and replaces itself. path= gives files other names, by a Go template over the change: path={{.table}}/{{.mvccTimestamp}}_{{.id}}.json (write %7B and %7D for the braces if a program checks the URL). Changes with the same name replace each other.
+With format=json, the default, each change is a file of its own,
+<table>/<unix seconds>-<key>-<change id>.json, which appears whole or not at all, in
+the order of the stream. A change that is delivered again has the same name and
+replaces itself. path= gives files other names, by a Go template over the change:
+path={{.table}}/{{.mvccTimestamp}}_{{.id}}.json (write %7B and %7D for the braces if a
+program checks the URL). Changes with the same name replace each other.
 
-With format=ndjson eds appends changes, one per line, to one file per table, <table>/<nanoseconds>-<sequence>-<consumer>.ndjson. The name consists of when the stream stored the file's first change, the change's position in the stream, and a short hash of the consumer. eds begins a new file once roll-rows, roll-bytes or roll-age is reached. It records the appended changes and their position together in .eds, so each change is there exactly once, also after a crash. Compressed files consist of one gzip member or zstd frame per batch; any reader of the format takes them as one.
+With format=ndjson eds appends changes, one per line, to one file per table,
+<table>/<nanoseconds>-<sequence>-<consumer>.ndjson. The name consists of the time when
+the stream stored the file's first change, the change's position in the stream, and a
+short hash of the consumer. eds begins a new file once roll-rows, roll-bytes or
+roll-age is reached. It records the appended changes and their position together in
+.eds, so each change is there exactly once, also after a crash. Compressed files
+consist of one gzip member or zstd frame per batch; any reader of the format takes
+them as one.
 
-With format=parquet each batch becomes one file per table, <table>/<nanoseconds>-<sequence>-<consumer>.parquet, which appears whole: a batch waits for roll-rows, roll-bytes or roll-age. Columns have the types of the table's schema (timestamps in microseconds of UTC, 64-bit integers, JSON as annotated text), beside _eds_operation, _eds_id, _eds_clock, _eds_sequence, _eds_time, _eds_key and others that describe the change. A value that a type cannot hold without loss is kept as JSON in _eds_rest, the rule "kept-as-json".
+With format=parquet each batch becomes one file per table,
+<table>/<nanoseconds>-<sequence>-<consumer>.parquet, which appears whole: a batch waits
+for roll-rows, roll-bytes or roll-age. Columns have the types of the table's schema
+(timestamps in microseconds of UTC, 64-bit integers, JSON as annotated text), beside
+_eds_operation, _eds_id, _eds_clock, _eds_sequence, _eds_time, _eds_key and others that
+describe the change. A value that a type cannot hold without loss is kept as JSON in
+_eds_rest, the rule "kept-as-json".
 
-An import adds a change for each row, an INSERT with "imported": true. Existing files stay.`
+An import adds a change for each row, an INSERT with "imported": true. Existing files
+stay.`
 
 var options = append([]sink.Option{
 	{

@@ -57,7 +57,7 @@ func newRollingSink(s *fileStore, c config) *rollingSink {
 			Versions: s.env.Tables,
 		}
 	}
-	l.loader = encode.Loader{ApplyFrom: l.loadRows, Limits: l.Limits(), Journal: journalFiles{s}}
+	l.loader = encode.Loader{ApplyFrom: l.loadRows, Limits: l.Limits(), Files: journalFiles{s}}
 	return l
 }
 

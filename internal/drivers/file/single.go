@@ -29,7 +29,7 @@ var _ sink.Sink = (*fileSink)(nil)
 
 func newFileSink(s *fileStore, c config) *fileSink {
 	o := &fileSink{fileStore: s, path: c.path}
-	o.Loader = &encode.Loader{Apply: o.Apply, Limits: limits, Journal: journalFiles{s}}
+	o.Loader = &encode.Loader{Apply: o.Apply, Limits: limits, Files: journalFiles{s}}
 	return o
 }
 

@@ -11,6 +11,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		query   string
 		history func(testing.TB, string) []sinktest.Stored

@@ -72,6 +72,7 @@ func wantRows(t testing.TB, got map[string][]string, first, last int) {
 // TestApply_RetriesTransientBrokerErrors answers produce requests with each transient error, in the
 // middle of batches of many requests.
 func TestApply_RetriesTransientBrokerErrors(t *testing.T) {
+	t.Parallel()
 	for _, err := range []*kerr.Error{
 		kerr.NotLeaderForPartition, kerr.LeaderNotAvailable, kerr.RequestTimedOut, kerr.NotEnoughReplicas,
 		kerr.NotEnoughReplicasAfterAppend,
@@ -95,6 +96,7 @@ func TestApply_RetriesTransientBrokerErrors(t *testing.T) {
 // TestApply_LosesNothingInALongOutage retries a batch during an outage, as the pipeline does. The
 // connection breaks before a request, within one, and after one whose response is lost.
 func TestApply_LosesNothingInALongOutage(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []sinktest.Mode{sinktest.Lost, sinktest.Answered} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
@@ -124,6 +126,7 @@ func TestApply_LosesNothingInALongOutage(t *testing.T) {
 
 // TestApply_ResendsPartsOfASentBatch: a retry after an outage may split the batch differently.
 func TestApply_ResendsPartsOfASentBatch(t *testing.T) {
+	t.Parallel()
 	cluster, proxy := faultyCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, raw+"?timeout=300ms")
@@ -138,6 +141,7 @@ func TestApply_ResendsPartsOfASentBatch(t *testing.T) {
 }
 
 func TestApply_EndsWhenCancelledAndWithdrawsNothing(t *testing.T) {
+	t.Parallel()
 	cluster, proxy := faultyCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	s := mustOpen(t, raw+"?timeout=1h")
@@ -154,6 +158,7 @@ func TestApply_EndsWhenCancelledAndWithdrawsNothing(t *testing.T) {
 }
 
 func TestApply_RejectsAnOversizedMessageAndSendsTheRest(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	if err := cluster.CreateTopic("small", 1, map[string]string{"max.message.bytes": "2000"}); err != nil {
 		t.Fatal(err)
@@ -180,6 +185,7 @@ func TestApply_RejectsAnOversizedMessageAndSendsTheRest(t *testing.T) {
 
 // TestApply_SplitsABatchByTheTopicsLimit sends more than one request can hold.
 func TestApply_SplitsABatchByTheTopicsLimit(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	if err := cluster.CreateTopic("small", 2, map[string]string{"max.message.bytes": "2000"}); err != nil {
 		t.Fatal(err)
@@ -191,6 +197,7 @@ func TestApply_SplitsABatchByTheTopicsLimit(t *testing.T) {
 
 // TestApply_ClassifiesBrokerErrors answers produce requests with permanent errors.
 func TestApply_ClassifiesBrokerErrors(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	for err, want := range map[*kerr.Error]fault.Class{
@@ -213,6 +220,7 @@ func TestApply_ClassifiesBrokerErrors(t *testing.T) {
 
 // TestTransaction_IsAtomic breaks a batch in the middle and reads as a read-committed consumer.
 func TestTransaction_IsAtomic(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 4)
 	s := mustOpen(t, raw+"?transactional=true&timeout=5s")
@@ -264,6 +272,7 @@ func committed(t testing.TB, cluster *kfake.Cluster, topic string) []string {
 
 // TestTransaction_OfAKilledServerIsAborted, so that it does not block consumers.
 func TestTransaction_OfAKilledServerIsAborted(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 2) + "?transactional=true"
 	killed := mustOpen(t, raw)

@@ -3,6 +3,7 @@ package kafka
 import (
 	"context"
 	"errors"
+	"flag"
 	"io"
 	"net"
 	"net/url"
@@ -34,6 +35,10 @@ func TestMain(m *testing.M) {
 		"AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
 	} {
 		os.Setenv(name, value)
+	}
+	// Most tests wait for the timeouts of the client: run more of them than there are processors.
+	if err := flag.Set("test.parallel", "4"); err != nil {
+		panic(err)
 	}
 	sinktest.Main(m)
 }

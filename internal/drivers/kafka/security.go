@@ -160,16 +160,16 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	if c.found == nil {
 		cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithLogger(logging.Nop{})) // its own writes to standard error
 		if err != nil {
-			return msk.Auth{}, awscredentials.Misconfigured(err)
+			return msk.Auth{}, awscredentials.ConfigError(err)
 		}
 		if cfg.Credentials == nil {
-			return msk.Auth{}, awscredentials.None(remedy)
+			return msk.Auth{}, awscredentials.NotFound(remedy)
 		}
 		c.found = cfg.Credentials
 	}
 	keys, err := c.found.Retrieve(ctx)
 	if err != nil {
-		return msk.Auth{}, awscredentials.Explain(err, remedy)
+		return msk.Auth{}, awscredentials.ChainError(err, remedy)
 	}
 	return msk.Auth{AccessKey: keys.AccessKeyID, SecretKey: keys.SecretAccessKey, SessionToken: keys.SessionToken}, nil
 }

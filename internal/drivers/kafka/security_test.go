@@ -29,6 +29,7 @@ import (
 )
 
 func TestOpen_SignsIn(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "plain", "p@ss"), kfake.Superuser("SCRAM-SHA-256", "short",
 		"p@ss"), kfake.Superuser("SCRAM-SHA-512", "long", "p@ss"))
 	if err := cluster.CreateTopic("topic", 1, nil); err != nil {

@@ -95,7 +95,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	if err != nil {
 		err = fmt.Errorf("produce %d changes: %w", len(b.Events), err)
 	}
-	return s.env.Access.Judge(err)
+	return s.env.Access.Outcome(err)
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
@@ -205,7 +205,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	if topic, fixed := s.topic.Fixed(); fixed {
 		topics = []string{topic}
 	}
-	return s.env.Access.Judge(session.checkTopics(ctx, topics...))
+	return s.env.Access.Outcome(session.checkTopics(ctx, topics...))
 }
 
 // BeginLoad begins the load of one table.

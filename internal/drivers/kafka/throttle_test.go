@@ -15,6 +15,7 @@ import (
 
 // TestThrottle_IsBounded rejects a batch once with a throttle time of 24 days.
 func TestThrottle_IsBounded(t *testing.T) {
+	t.Parallel()
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 1)
 	target, err := url.Parse(raw)

@@ -32,7 +32,7 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
-	sqlsink.Decoder
+	sqlsink.ValueDecoder
 	*attribute
 	name   string // of the real column
 	native bool   // the server stores JSON as values, not as text
@@ -40,7 +40,7 @@ type column struct {
 }
 
 // rules name the adjustments of values that a column cannot store.
-var rules = sqlsink.Rules{
+var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {
 		Name: "mysql_surrogate",
 		Help: "half of a surrogate pair becomes U+FFFD, in text and in JSON that the server checks",
@@ -72,7 +72,7 @@ var rules = sqlsink.Rules{
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(table, column, rule string)) column {
 	return column{
-		Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute), name: t.Real.Name, native: native,
+		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute), name: t.Real.Name, native: native,
 	}
 }
 

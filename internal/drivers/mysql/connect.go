@@ -76,8 +76,8 @@ func (d *dialect) explainNetwork(err error) error {
 		return fault.Mark(fault.Refused, fmt.Errorf("log in to %s: the user has a kind of password that eds cannot use; "+
 			"run: ALTER USER %s IDENTIFIED BY '...'", d.where, literal(d.config.User)))
 	}
-	server := sqlsink.Server{Where: d.where, Authority: "give it with tls-ca=FILE", Name: "give that with tls-server-name=NAME"}
-	if explained := server.Explain(err); explained != nil {
+	server := sqlsink.Server{Address: d.where, Authority: "give it with tls-ca=FILE", Name: "give that with tls-server-name=NAME"}
+	if explained := server.ConnectError(err); explained != nil {
 		return explained
 	}
 	return fmt.Errorf("connect to %s: %w", d.where, err)

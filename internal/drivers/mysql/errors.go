@@ -50,7 +50,7 @@ var conditions = map[uint16]string{
 }
 
 // sessionError converts an error of the driver: to a serverError, or to a *sqlsink.ConnectionError
-// if the server did not return it. ctx is the call's; what names the failed operation.
+// if the server did not return it. ctx is the call's. The message starts with what.
 func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}

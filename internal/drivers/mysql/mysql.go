@@ -67,7 +67,8 @@ var options = slices.Concat([]sink.Option{
 
 // passedOptions are options that go-sql-driver/mysql reads.
 var passedOptions = []string{
-	"allowCleartextPasswords", "allowNativePasswords", "allowOldPasswords", "allowFallbackToPlaintext", "serverPubKey", "connectionAttributes",
+	"allowCleartextPasswords", "allowNativePasswords", "allowOldPasswords", "allowFallbackToPlaintext", "serverPubKey",
+	"connectionAttributes",
 }
 
 // ignoredOptions are options of go-sql-driver/mysql that URLs of other programs may have. eds

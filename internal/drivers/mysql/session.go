@@ -207,15 +207,20 @@ func (s *session) execPrepared(ctx context.Context, sql string, args []driver.Va
 		}
 		s.statements[sql] = st
 	}
-	named := make([]driver.NamedValue, len(args))
-	for i, a := range args {
-		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
-	}
 	executor, ok := st.(driver.StmtExecContext)
 	if !ok {
 		return nil, errors.New("the mysql driver has changed")
 	}
-	return executor.ExecContext(ctx, named)
+	return executor.ExecContext(ctx, namedValues(args))
+}
+
+// namedValues returns args as the driver takes them.
+func namedValues(args []driver.Value) []driver.NamedValue {
+	named := make([]driver.NamedValue, len(args))
+	for i, a := range args {
+		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
+	}
+	return named
 }
 
 // query runs one statement and returns its rows as text; NULL is "".
@@ -258,15 +263,11 @@ func (s *session) open(ctx context.Context, sql string, args []driver.Value) (dr
 	if err != nil {
 		return nil, err
 	}
-	named := make([]driver.NamedValue, len(args))
-	for i, a := range args {
-		named[i] = driver.NamedValue{Ordinal: i + 1, Value: a}
-	}
 	querier, ok := st.(driver.StmtQueryContext)
 	if !ok {
 		return nil, errors.Join(errors.New("the mysql driver has changed"), st.Close())
 	}
-	rows, err := querier.QueryContext(ctx, named)
+	rows, err := querier.QueryContext(ctx, namedValues(args))
 	if err != nil {
 		return nil, errors.Join(err, st.Close())
 	}

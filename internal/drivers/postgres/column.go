@@ -38,7 +38,7 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
-	sqlsink.Decoder
+	sqlsink.ValueDecoder
 	name      string // of the real column
 	kind      kind
 	length    int // of text: maximum number of characters, 0 for any number
@@ -47,7 +47,7 @@ type column struct {
 }
 
 // rules name the adjustments of values that a column cannot store.
-var rules = sqlsink.Rules{
+var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceNUL:       {Name: "postgres_nul", Help: "U+0000, which PostgreSQL cannot store, becomes U+FFFD, in text and in JSON"},
 	sqlsink.ReplaceSurrogate: {Name: "postgres_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
 	sqlsink.ReplaceUTF8:      {Name: "postgres_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
@@ -69,7 +69,7 @@ var rules = sqlsink.Rules{
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	a := t.Real.Native.(*attribute)
-	c := column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), name: t.Real.Name, kind: a.kind, scale: -1, precision: microDigits}
+	c := column{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), name: t.Real.Name, kind: a.kind, scale: -1, precision: microDigits}
 	switch {
 	case a.kind == kindNumeric && a.typmod >= 4:
 		// Since PostgreSQL 15 the scale has eleven bits and a sign. Before, it was never negative.

@@ -13,19 +13,19 @@ import (
 
 // explainConnect describes why a connection failed and how to fix it, without the URL's secrets.
 func (d *dialect) explainConnect(err error) error {
-	where := net.JoinHostPort(d.config.Host, fmt.Sprint(d.config.Port))
+	address := net.JoinHostPort(d.config.Host, fmt.Sprint(d.config.Port))
 	e := &pgconn.PgError{}
 	if !errors.As(err, &e) {
-		return &sqlsink.ConnectionError{Err: explainNetwork(where, err)}
+		return &sqlsink.ConnectionError{Err: explainNetwork(address, err)}
 	}
-	what := "connect to " + where
+	what := "connect to " + address
 	switch {
 	case e.Code == "28P01":
-		what = fmt.Sprintf("%s refuses the password of user %q", where, d.config.User)
+		what = fmt.Sprintf("%s refuses the password of user %q", address, d.config.User)
 	case strings.HasPrefix(e.Code, "28"):
-		what = fmt.Sprintf("%s does not let user %q in", where, d.config.User)
+		what = fmt.Sprintf("%s does not let user %q in", address, d.config.User)
 	case e.Code == "3D000":
-		what = fmt.Sprintf("%s has no such database; run: CREATE DATABASE %s", where, quote(d.config.Database))
+		what = fmt.Sprintf("%s has no such database; run: CREATE DATABASE %s", address, quote(d.config.Database))
 	case e.Code == "42501":
 		what = fmt.Sprintf("user %q may not connect; run: GRANT CONNECT ON DATABASE %s TO %s",
 			d.config.User, quote(d.config.Database), quote(d.config.User))
@@ -34,13 +34,13 @@ func (d *dialect) explainConnect(err error) error {
 }
 
 // explainNetwork describes an error of a connection on which the server sent nothing.
-func explainNetwork(where string, err error) error {
-	server := sqlsink.Server{Where: where, Authority: "give it with sslrootcert=FILE"}
-	if explained := server.Explain(err); explained != nil {
+func explainNetwork(address string, err error) error {
+	server := sqlsink.Server{Address: address, Authority: "give it with sslrootcert=FILE"}
+	if explained := server.ConnectError(err); explained != nil {
 		return explained
 	}
 	if inner := new(pgconn.ConnectError); errors.As(err, &inner) {
 		err = inner.Unwrap()
 	}
-	return fmt.Errorf("connect to %s: %w", where, err)
+	return fmt.Errorf("connect to %s: %w", address, err)
 }

@@ -63,7 +63,7 @@ var conditions = map[string]string{
 	"P0001": "a trigger raised an exception",
 }
 
-// newServerError converts an error of pgconn. what names the failed operation.
+// newServerError converts an error of pgconn. Its message starts with what.
 func newServerError(what string, e *pgconn.PgError) *serverError {
 	return &serverError{
 		code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: what,
@@ -71,7 +71,7 @@ func newServerError(what string, e *pgconn.PgError) *serverError {
 }
 
 // sessionError converts an error of pgconn: to a serverError, or to a *sqlsink.ConnectionError if
-// the connection broke. what names the failed operation.
+// the connection broke. The message starts with what.
 func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

@@ -163,7 +163,7 @@ func (s *bucketStore) Probe(ctx context.Context) error {
 	if err != nil {
 		err = fmt.Errorf("test whether objects can be written to the bucket: %w", err)
 	}
-	return s.access.Judge(err)
+	return s.access.Outcome(err)
 }
 
 // BeginLoad begins the load of one table.

@@ -229,7 +229,7 @@ func TestOpen_UsesTheSDKsCredentialChain(t *testing.T) {
 		t.Setenv("AWS_SHARED_CREDENTIALS_FILE", credentials)
 		mustApply(t, mustOpen(t, raw+"?profile=shop"), order(t, 1))
 		_, err := tryOpen(t, raw+"?profile=unknown")
-		if err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "no profile of the name") {
+		if err == nil || fault.Of(err) != fault.Fatal || !strings.Contains(err.Error(), "do not have the requested profile") {
 			t.Errorf("a profile that is missing: %v", err)
 		}
 	})

@@ -152,7 +152,10 @@ var fields = []sink.Field{
 		Description: "access key; left out, the AWS SDK's own chain finds credentials",
 	},
 	{Name: "Secret Access Key", Type: "string", Format: "password", Description: "secret key", Option: "secret-access-key"},
-	{Name: "Endpoint", Type: "string", Description: "address of the store if it is not AWS, such as storage.googleapis.com", Option: "endpoint"},
+	{
+		Name: "Endpoint", Type: "string", Option: "endpoint",
+		Description: "address of the store if it is not AWS, such as storage.googleapis.com",
+	},
 }
 
 // urlOf builds a URL from the values of the driver's fields.
@@ -210,7 +213,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 		env.Logger.Info("the bucket is in another region than the first request assumed", "region", c.region)
 		s, err = connect(ctx, c, env)
 	}
-	return s, env.Access.Judge(err)
+	return s, env.Access.Outcome(err)
 }
 
 func connect(ctx context.Context, c config, env sink.Env) (sink.Sink, error) {

@@ -37,7 +37,7 @@ type bucketStore struct {
 // finishCall ends an uploading call and records whether the store refused it.
 func (s *bucketStore) finishCall(err error) error {
 	s.refused = fault.Of(err) == fault.Refused
-	return s.access.Judge(err)
+	return s.access.Outcome(err)
 }
 
 // prepareCall begins an uploading call with the current keys of the URL. It replaces a client that
@@ -126,7 +126,7 @@ func configuration(ctx context.Context, c *config) (aws.Config, error) {
 	}
 	cfg, err := awsconfig.LoadDefaultConfig(ctx, from...)
 	if err != nil {
-		return cfg, awscredentials.Misconfigured(err)
+		return cfg, awscredentials.ConfigError(err)
 	}
 	if c.keys.id != "" {
 		cfg.Credentials = given // not cached, unlike in the SDK
@@ -145,10 +145,10 @@ func configuration(ctx context.Context, c *config) (aws.Config, error) {
 			}))
 	}
 	if cfg.Credentials == nil {
-		return cfg, awscredentials.None(remedy)
+		return cfg, awscredentials.NotFound(remedy)
 	}
 	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
-		return cfg, awscredentials.Explain(err, remedy)
+		return cfg, awscredentials.ChainError(err, remedy)
 	}
 	return cfg, nil
 }

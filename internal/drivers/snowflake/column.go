@@ -32,13 +32,13 @@ const (
 
 // column encodes the values of one real column as JSON. It is used by one goroutine at a time.
 type column struct {
-	sqlsink.Decoder
+	sqlsink.ValueDecoder
 	attribute
 	text []byte // buffer for one text at a time
 }
 
 // rules name the adjustments of values that a column cannot store.
-var rules = sqlsink.Rules{
+var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceNUL:       {Name: "snowflake_nul", Help: "U+0000 becomes U+FFFD, in text and in JSON"},
 	sqlsink.ReplaceSurrogate: {Name: "snowflake_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
 	sqlsink.ReplaceUTF8:      {Name: "snowflake_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
@@ -60,7 +60,7 @@ var rules = sqlsink.Rules{
 
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
-	return column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute)}
+	return column{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute)}
 }
 
 // append appends the value as a JSON string. VARIANT, OBJECT and ARRAY get JSON as it is. The error

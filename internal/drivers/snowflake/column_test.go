@@ -113,7 +113,9 @@ func TestName(t *testing.T) {
 	if a, b := d.Name("a\tb"), d.Name("a\nb"); a == b {
 		t.Errorf("two names become %q", a)
 	}
-	for name, want := range map[string]string{"shop": "SHOP", `"shop"`: "shop", `"a""b"`: `a"b`, "my-shop": "my-shop", "Shop_1$": "SHOP_1$"} {
+	for name, want := range map[string]string{
+		"shop": "SHOP", `"shop"`: "shop", `"a""b"`: `a"b`, "my-shop": "my-shop", "Shop_1$": "SHOP_1$",
+	} {
 		if got := identifier(name); got != want {
 			t.Errorf("%s names %q, want %q", name, got, want)
 		}

@@ -179,10 +179,10 @@ func (a *account) explainConnect(err error) error {
 // another URL or machine can fix are fatal.
 func explainNetwork(where string, err error) error {
 	server := sqlsink.Server{
-		Where: where, Authority: "there may be a proxy in between: add its certificate to those of this machine",
+		Address: where, Authority: "there may be a proxy in between: add its certificate to those of this machine",
 		Name: "write account identifiers with - instead of _",
 	}
-	if explained := server.Explain(err); explained != nil {
+	if explained := server.ConnectError(err); explained != nil {
 		return explained
 	}
 	return fmt.Errorf("connect to %s: %w", where, network(err))

@@ -10,8 +10,14 @@ import (
 var passwordFields = []sink.Field{
 	{Name: "Database", Type: "string", Description: "database, or database/schema", Required: true},
 	{Name: "Username", Type: "string", Description: "user that writes the tables", Required: true},
-	{Name: "Password", Type: "string", Format: "password", Description: "password of the user, or a programmatic access token", Required: true},
-	{Name: "Hostname", Type: "string", Description: "account identifier, such as myorg-account, or host name of the account", Required: true},
+	{
+		Name: "Password", Type: "string", Format: "password", Required: true,
+		Description: "password of the user, or a programmatic access token",
+	},
+	{
+		Name: "Hostname", Type: "string", Required: true,
+		Description: "account identifier, such as myorg-account, or host name of the account",
+	},
 	{Name: "Port", Type: "number", Default: "443", Description: "port of the server"},
 	{Name: "Warehouse", Type: "string", Description: "warehouse that does the work", Option: "warehouse"},
 	{Name: "Role", Type: "string", Description: "role of the session", Option: "role"},
@@ -23,32 +29,34 @@ var keyPairFields = []sink.Field{
 	{Name: "Account", Type: "string", Description: "account identifier, such as myorg-account", Required: true},
 	{
 		Name: "Secret", Type: "string", Default: "SNOWFLAKE_KEY", Required: true, Option: "secret-key",
-		Description: "environment variable that holds the private key, PKCS#8",
+		Description: "environment variable with the private key, PKCS#8",
 	},
 	{Name: "Warehouse", Type: "string", Description: "warehouse that does the work", Option: "warehouse"},
 	{Name: "Role", Type: "string", Description: "role of the session", Option: "role"},
 }
 
-// form is what HQ's form says.
+// form has the values of HQ's form.
 type form struct{ *sink.Form }
 
-// host checks what is to be the host of a URL.
+// host returns the value of a field that is the host of the URL.
 func (f form) host(field string) string {
 	host := f.Get(field)
-	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("/:@?#%\\\"<>[]^`{|}$'", r) }) {
+	if strings.ContainsFunc(host, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || strings.ContainsRune("/:@?#%\\\"<>[]^`{|}$'", r)
+	}) {
 		f.Refuse(field, "it should be an account identifier or a host name, without a port or a scheme")
 	}
 	return host
 }
 
-// path checks the database and schema.
+// path returns the path of the URL: the database and the schema.
 func (f form) path() string {
 	path := strings.Trim(f.Get("Database"), "/")
 	if strings.Count(path, "/") > 1 {
 		f.Refuse("Database", "it should be a database, or a database and a schema with a / between")
 	}
 	if strings.ContainsAny(path, "\x00${}") {
-		f.Refuse("Database", "it has a character that can not be part of the name")
+		f.Refuse("Database", "it has a character that cannot be part of the name")
 	}
 	return "/" + path
 }
@@ -56,7 +64,8 @@ func (f form) path() string {
 // buildPasswordURL builds a URL from the fields of HQ's form.
 func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
 	f := form{sink.NewForm(passwordFields, values)}
-	u := url.URL{Scheme: "snowflake", Host: f.host("Hostname"), Path: f.path(), User: url.UserPassword(f.Get("Username"), values["Password"])}
+	user := url.UserPassword(f.Get("Username"), values["Password"])
+	u := url.URL{Scheme: "snowflake", Host: f.host("Hostname"), Path: f.path(), User: user}
 	if port := f.Port("443"); port != "443" {
 		u.Host += ":" + port
 	}

@@ -65,7 +65,8 @@ var sharedOptions = []sink.Option{
 	},
 	{
 		Name: "flush-interval", Type: sink.Duration{Max: time.Hour}, Default: "10s",
-		Help: "how long eds collects changes before it writes them, up to `1h`; `--minPendingLatency` and `--maxPendingLatency` overrule it",
+		Help: "how long eds collects changes before it writes them, up to `1h`; " +
+			"`--minPendingLatency` and `--maxPendingLatency` overrule it",
 	},
 	{
 		Name: "flush-rows", Type: sink.Int{Min: 1, Max: 1_000_000}, Default: "50000",

@@ -45,11 +45,11 @@ func retype(sql, column, to string) (string, error) {
 	return changed, nil
 }
 
-// definition is the effect of a table's definition on a column.
-type definition struct{ declared, required, fallback, key, hidden string }
+// columnDefinition is the effect of a table's definition on a column.
+type columnDefinition struct{ declared, required, fallback, key, hidden string }
 
 // columnsOf returns the columns of the table that the statement creates.
-func columnsOf(sql string) (map[string]definition, error) {
+func columnsOf(sql string) (map[string]columnDefinition, error) {
 	db, err := capi.Open(":memory:", capi.Options{Create: true})
 	if err != nil {
 		return nil, err
@@ -67,13 +67,13 @@ func columnsOf(sql string) (map[string]definition, error) {
 		return nil, err
 	}
 	defer st.Finalize()
-	columns := make(map[string]definition)
+	columns := make(map[string]columnDefinition)
 	for {
 		more, err := st.Step()
 		if err != nil || !more {
 			return columns, err
 		}
-		columns[st.String(0)] = definition{st.String(1), st.String(2), st.String(3), st.String(4), st.String(5)}
+		columns[st.String(0)] = columnDefinition{st.String(1), st.String(2), st.String(3), st.String(4), st.String(5)}
 	}
 }
 

@@ -39,11 +39,17 @@ func Driver() sink.Driver {
 	}
 }
 
-const help = `The URL is sqlite:// and a path: sqlite:///var/lib/eds/shop.db is absolute, sqlite://shop.db is relative to the working directory of eds. eds creates the file and its directory.
+const help = `The URL is sqlite:// and a path: sqlite:///var/lib/eds/shop.db is absolute,
+sqlite://shop.db is relative to the working directory of eds. eds creates the file and
+its directory.
 
-eds needs to write the file and its directory, which must be on a disk of this machine: SQLite's locks do not work on a network file system. Other programs may read at any time and see whole batches only; one that writes for longer than busy_timeout makes eds wait.
+eds needs to write the file and its directory, which must be on a disk of this machine:
+SQLite's locks do not work on a network file system. Other programs may read at any
+time and see whole batches only; one that writes for longer than busy_timeout makes eds
+wait.
 
-A batch of changes and its position are one transaction, on disk before eds acknowledges it: each change takes effect exactly once.`
+A batch of changes and its position are one transaction, on disk before eds
+acknowledges it: each change takes effect exactly once.`
 
 var options = append([]sink.Option{
 	{

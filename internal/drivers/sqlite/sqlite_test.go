@@ -125,10 +125,12 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 	}
 	text := write("notes.txt", strings.Repeat("this is not a database. ", 100))
 	for raw, want := range map[string]string{
-		"sqlite://" + text:                        "database file " + text + ": the file is not a SQLite database, or it is encrypted: file is not a database (code 26)",
-		"sqlite://" + dir:                         dir + " is a directory, not a database file",
-		"sqlite://" + text + "/shop.db":           "find the directory of the database file: open " + text + ": not a directory",
-		"sqlite://" + dir + "/x.db?timeout=1":     `the sqlite url has an unknown option "timeout"; known options are busy_timeout, journal_mode, synchronous, metadata, delete`,
+		"sqlite://" + text: "database file " + text + ": the file is not a SQLite database, or it is encrypted:" +
+			" file is not a database (code 26)",
+		"sqlite://" + dir:               dir + " is a directory, not a database file",
+		"sqlite://" + text + "/shop.db": "find the directory of the database file: open " + text + ": not a directory",
+		"sqlite://" + dir + "/x.db?timeout=1": `the sqlite url has an unknown option "timeout"; ` +
+			`known options are busy_timeout, journal_mode, synchronous, metadata, delete`,
 		"sqlite://" + dir + "/x.db?synchronos=x":  `the sqlite url has an unknown option "synchronos"; did you mean "synchronous"?`,
 		"sqlite://" + dir + "/x.db?synchronous=x": `option synchronous should be full, extra or normal`,
 		"sqlite://" + dir + "/x.db?delete=maybe":  `option delete should be hard or soft`,

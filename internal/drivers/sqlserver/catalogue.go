@@ -118,7 +118,7 @@ func (s *session) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
 func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
-		tables[i] = s.dialect.qualify(name)
+		tables[i] = s.qualify(name)
 	}
 	var rows []resultRow
 	err := s.waitShortly(ctx, func() (err error) {

@@ -35,14 +35,14 @@ const (
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
-	sqlsink.Decoder
+	sqlsink.ValueDecoder
 	attribute
 	name string // of the real column, quoted
 	text []byte // buffer for one text at a time
 }
 
 // rules name the adjustments of values that a column cannot store.
-var rules = sqlsink.Rules{
+var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {Name: "sqlserver_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
 	sqlsink.ReplaceUTF8:      {Name: "sqlserver_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
 	sqlsink.CutSecond: {
@@ -63,7 +63,7 @@ var rules = sqlsink.Rules{
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	return column{
-		Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
+		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
 	}
 }
 

@@ -32,7 +32,9 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	if err != nil {
 		return nil, shared, err
 	}
-	d := &dialect{target: target, schema: v.Text("schema"), entra: v.Given("fedauth"), env: env.Complete(), timeouts: sqlsink.ReadTimeouts(v)}
+	d := &dialect{
+		target: target, schema: v.Text("schema"), entra: v.Given("fedauth"), env: env.Complete(), timeouts: sqlsink.ReadTimeouts(v),
+	}
 	shared.LockTimeout = d.timeouts.Lock
 	return d, shared, d.configure(target, lower.Query(), v)
 }
@@ -101,10 +103,11 @@ var encryptModes = sink.Choice{
 
 // fedauths are the ways to sign in with Entra ID.
 var fedauths = []string{
-	azuread.ActiveDirectoryDefault, azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal, azuread.ActiveDirectoryApplication,
-	azuread.ActiveDirectoryServicePrincipalAccessToken, azuread.ActiveDirectoryManagedIdentity, azuread.ActiveDirectoryMSI,
-	azuread.ActiveDirectoryWorkloadIdentity, azuread.ActiveDirectoryEnvironment, azuread.ActiveDirectoryAzCli, azuread.ActiveDirectoryAzureDeveloperCli,
-	azuread.ActiveDirectoryIntegrated, azuread.ActiveDirectoryInteractive, azuread.ActiveDirectoryDeviceCode, azuread.ActiveDirectoryAzurePipelines,
+	azuread.ActiveDirectoryDefault, azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal,
+	azuread.ActiveDirectoryApplication, azuread.ActiveDirectoryServicePrincipalAccessToken, azuread.ActiveDirectoryManagedIdentity,
+	azuread.ActiveDirectoryMSI, azuread.ActiveDirectoryWorkloadIdentity, azuread.ActiveDirectoryEnvironment,
+	azuread.ActiveDirectoryAzCli, azuread.ActiveDirectoryAzureDeveloperCli, azuread.ActiveDirectoryIntegrated,
+	azuread.ActiveDirectoryInteractive, azuread.ActiveDirectoryDeviceCode, azuread.ActiveDirectoryAzurePipelines,
 	azuread.ActiveDirectoryClientAssertion, azuread.ActiveDirectoryOnBehalfOf,
 }
 
@@ -213,8 +216,8 @@ func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
 	return conn.(*mssql.Conn), w.conn, nil
 }
 
-// where names the server.
-func (d *dialect) where() string {
+// address returns the address of the server.
+func (d *dialect) address() string {
 	if d.config.Instance != "" && d.config.Port == 0 {
 		return d.config.Host + `\` + d.config.Instance
 	}
@@ -227,44 +230,45 @@ func (d *dialect) where() string {
 
 // explainConnect describes why a connection failed and how to fix it, without the URL's secrets.
 func (d *dialect) explainConnect(err error) error {
-	where := d.where()
+	address := d.address()
 	e := mssql.Error{}
 	if !errors.As(err, &e) {
-		return &sqlsink.ConnectionError{Err: d.explainNetwork(where, err)}
+		return &sqlsink.ConnectionError{Err: d.explainNetwork(address, err)}
 	}
-	s := newServerError("connect to "+where, e)
+	s := newServerError("connect to "+address, e)
 	user, database := d.config.User, d.config.Database
 	switch s.number {
 	case 18456:
-		s.what = fmt.Sprintf("%s refuses the user %q or the password", where, user)
+		s.what = fmt.Sprintf("%s refuses the user %q or the password", address, user)
 	case 18486, 18487, 18488, 18470:
-		s.what = fmt.Sprintf("%s does not let user %q in", where, user)
+		s.what = fmt.Sprintf("%s does not let user %q in", address, user)
 	case 4060, 911:
 		s.what = fmt.Sprintf("%s has no database %q, or user %q may not open it; "+
-			"run: CREATE DATABASE %s, and in it: CREATE USER %s FOR LOGIN %s", where, database, user, quote(database), quote(user), quote(user))
+			"run: CREATE DATABASE %s, and in it: CREATE USER %s FOR LOGIN %s",
+			address, database, user, quote(database), quote(user), quote(user))
 	case 916:
 		s.what = fmt.Sprintf("user %q may not open database %q; run there: CREATE USER %s FOR LOGIN %s",
 			user, database, quote(user), quote(user))
 	case 40615, 47073:
-		s.what = fmt.Sprintf("the firewall of %s does not let this address in; add a rule for it", where)
+		s.what = fmt.Sprintf("the firewall of %s does not let this address in; add a rule for it", address)
 	}
 	return &sqlsink.ConnectionError{Err: s}
 }
 
 // explainNetwork describes an error of a connection on which the server sent nothing.
-func (d *dialect) explainNetwork(where string, err error) error {
-	server := sqlsink.Server{Where: where, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME"}
-	if explained := server.Explain(err); explained != nil {
+func (d *dialect) explainNetwork(address string, err error) error {
+	server := sqlsink.Server{Address: address, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME"}
+	if explained := server.ConnectError(err); explained != nil {
 		return explained
 	}
 	if d.entra {
-		return fmt.Errorf("sign in to %s with Entra ID: %s", where, firstLine(err.Error()))
+		return fmt.Errorf("sign in to %s with Entra ID: %s", address, firstLine(err.Error()))
 	}
 	text := err.Error()
 	if d.config.Password != "" {
 		text = strings.ReplaceAll(text, d.config.Password, "***")
 	}
-	return fmt.Errorf("connect to %s: %s", where, text)
+	return fmt.Errorf("connect to %s: %s", address, text)
 }
 
 // firstLine returns the first line of an identity error. The other lines hold the whole response

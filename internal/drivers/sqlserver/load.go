@@ -55,7 +55,7 @@ const sequence = "_eds_row"
 
 // Stage creates a staging table with the columns that rows have, and sequence.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
-	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), quote(s.namespace)+"."+quote(name)))
+	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), s.qualify(name)))
 }
 
 func stageText(ts *tableStatements, stage string) string {
@@ -200,7 +200,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	}
 	defer tx.calls.AllowLong()()
 	ts := tx.tableStatements(live)
-	for i, text := range placeTexts(ts, quote(tx.namespace)+"."+quote(stage.Real.Name), mode) {
+	for i, text := range placeTexts(ts, tx.qualify(stage.Real.Name), mode) {
 		put := func() error { return tx.exec(ctx, "put rows into "+ts.label, text) }
 		wait := put
 		if i == 0 && mode != sink.Merge { // it locks the whole table
@@ -242,5 +242,5 @@ func (tx *transaction) Drop(ctx context.Context, table string) error {
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	return tx.exec(ctx, fmt.Sprintf("drop table %q", table), "DROP TABLE IF EXISTS "+quote(tx.namespace)+"."+quote(table))
+	return tx.exec(ctx, fmt.Sprintf("drop table %q", table), "DROP TABLE IF EXISTS "+tx.qualify(table))
 }

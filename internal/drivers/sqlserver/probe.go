@@ -15,7 +15,7 @@ func (s *session) CanWrite(ctx context.Context) error {
 	if err == nil {
 		err = s.makeSchema(ctx)
 	}
-	probe := quote(s.namespace) + "." + quote(fmt.Sprintf("_eds_probe_%d", s.number))
+	probe := s.qualify(fmt.Sprintf("_eds_probe_%d", s.number))
 	for _, statement := range []string{
 		"CREATE TABLE " + probe + " (a INT NOT NULL)", "INSERT INTO " + probe + " (a) VALUES (1)", "DROP TABLE " + probe,
 	} {

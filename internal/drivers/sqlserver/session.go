@@ -99,6 +99,9 @@ func (s *session) findSchema(ctx context.Context) error {
 	return err
 }
 
+// qualify returns the quoted name of a table, with the session's schema.
+func (s *session) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
+
 // makeSchema creates the schema if it does not exist.
 func (s *session) makeSchema(ctx context.Context) error {
 	if !s.lacksSchema {

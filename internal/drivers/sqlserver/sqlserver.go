@@ -108,8 +108,8 @@ var options = slices.Concat([]sink.Option{
 
 // mssqlOptions are other options of go-mssqldb.
 var mssqlOptions = append(sink.Unlisted(
-	"packet size", "workstation id", "applicationintent", "failoverpartner", "failoverport", "multisubnetfailover", "serverspn", "notraceid",
-	"protocol", "epa enabled", "clientcertpath", "applicationclientid", "resource id", "tokenfilepath", "sendcertificatechain",
+	"packet size", "workstation id", "applicationintent", "failoverpartner", "failoverport", "multisubnetfailover", "serverspn",
+	"notraceid", "protocol", "epa enabled", "clientcertpath", "applicationclientid", "resource id", "tokenfilepath", "sendcertificatechain",
 	"disableinstancediscovery", "additionallyallowedtenants",
 ),
 	sink.Option{Name: "connection timeout", Type: sink.Int{Max: 86_400}, Unlisted: true},

@@ -28,7 +28,7 @@ func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 	if ts, ok := l.Native.(*tableStatements); ok {
 		return ts
 	}
-	ts := newTableStatements(l, quote(s.namespace)+"."+quote(l.Real.Name), s.dialect.env.Adjusted)
+	ts := newTableStatements(l, s.qualify(l.Real.Name), s.dialect.env.Adjusted)
 	l.Native = ts
 	return ts
 }

@@ -166,7 +166,7 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	table := quote(tx.namespace) + "." + quote(l.Real.Name)
+	table := tx.qualify(l.Real.Name)
 	values := []any{c.Stream, c.Consumer, c.Filter, int64(c.Position.Sequence), c.Position.Stored}
 	sql, declaration := fmt.Sprintf(insertCheckpoint, table), insertDeclaration
 	if !c.New(from) {
@@ -189,7 +189,7 @@ func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	if err := tx.open(ctx); err != nil {
 		return err
 	}
-	sql := "UPDATE " + quote(tx.namespace) + "." + quote(l.Real.Name) + " SET [generation] = COALESCE([generation], 0) + 1;"
+	sql := "UPDATE " + tx.qualify(l.Real.Name) + " SET [generation] = COALESCE([generation], 0) + 1;"
 	_, err := tx.execParams(ctx, "raise the generation of the checkpoints", sql, "", nil)
 	return err
 }

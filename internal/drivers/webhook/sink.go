@@ -87,7 +87,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	if err != nil {
 		err = fmt.Errorf("post %d changes: %w", len(b.Events), err)
 	}
-	return s.env.Access.Judge(err)
+	return s.env.Access.Outcome(err)
 }
 
 // begin returns a context that Close cancels.
@@ -212,7 +212,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	defer cancel()
 	now, err := sink.Renew(s.env.Access, s.target, parse)
 	if err != nil {
-		return s.env.Access.Judge(err)
+		return s.env.Access.Outcome(err)
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, s.endpoint.String(), http.NoBody)
 	if err != nil {
@@ -221,7 +221,7 @@ func (s *Sink) Probe(ctx context.Context) error {
 	request.Header = now.headers
 	response, err := s.transport.RoundTrip(request) // follows no redirect
 	if err != nil {
-		return s.env.Access.Judge(fmt.Errorf("reach the endpoint: %w", classify(err)))
+		return s.env.Access.Outcome(fmt.Errorf("reach the endpoint: %w", classify(err)))
 	}
 	return response.Body.Close()
 }

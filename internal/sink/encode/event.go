@@ -1,7 +1,7 @@
-// Package encode writes changes as destinations that keep history store them:
-// the text of an event, names of objects, partition keys. All of it is a
-// contract with the users' own consumers, and deterministic: the same change is
-// written the same way each time, so that a replay overwrites itself.
+// Package encode writes changes in the form in which destinations that keep history store
+// them: the text of an event, names of objects, partition keys. This form is a contract with
+// the users' own consumers, and deterministic: eds writes the same change the same way each
+// time, so that a replay overwrites itself.
 package encode
 
 import (
@@ -17,16 +17,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// AppendEvent appends e's own payload to dst: valid JSON on one line, numbers
-// and the order of members as they came. White space between values goes, and
-// bytes that are not UTF-8, which JSON can't hold, become U+FFFD; replaced says
-// that there were some.
+// AppendEvent appends e's own payload to dst: valid JSON on one line, with numbers and the
+// order of members unchanged. It removes white space between values. Bytes that are not
+// UTF-8, which JSON cannot hold, become U+FFFD; replaced reports whether there were any.
 func AppendEvent(dst []byte, e *cdc.Event) (out []byte, replaced bool) {
 	return AppendPart(dst, e, e.Payload)
 }
 
-// Text returns what AppendEvent appends: the payload itself, where it is so
-// already, as it most often is. It is not to be changed.
+// Text returns the text that AppendEvent appends. Usually that is the payload itself, so the
+// caller must not change it.
 func Text(e *cdc.Event) (text []byte, replaced bool) {
 	clean := valid(e.Payload)
 	if clean && e.Compact {
@@ -35,8 +34,7 @@ func Text(e *cdc.Event) (text []byte, replaced bool) {
 	return appendJSON(nil, e.Payload, clean, false), !clean
 }
 
-// AppendPart appends one value of e's payload, as e.After, as AppendEvent does
-// the whole.
+// AppendPart appends one value of e's payload, such as e.After, like AppendEvent.
 func AppendPart(dst []byte, e *cdc.Event, value []byte) (out []byte, replaced bool) {
 	clean := valid(value)
 	return appendJSON(dst, value, clean, clean && e.Compact), !clean
@@ -48,11 +46,12 @@ func appendCompact(dst, text []byte) []byte {
 	return appendJSON(dst, text, clean, clean && rawjson.Compact(text))
 }
 
-// valid is utf8.Valid, faster where all is ASCII.
+// valid is utf8.Valid, faster for ASCII.
 func valid(text []byte) bool {
 	rest := text
 	for len(rest) >= 32 {
-		w := binary.NativeEndian.Uint64(rest) | binary.NativeEndian.Uint64(rest[8:]) | binary.NativeEndian.Uint64(rest[16:]) | binary.NativeEndian.Uint64(rest[24:])
+		w := binary.NativeEndian.Uint64(rest) | binary.NativeEndian.Uint64(rest[8:]) |
+			binary.NativeEndian.Uint64(rest[16:]) | binary.NativeEndian.Uint64(rest[24:])
 		if w&0x8080808080808080 != 0 {
 			break
 		}
@@ -61,13 +60,13 @@ func valid(text []byte) bool {
 	return utf8.Valid(rest)
 }
 
-// appendJSON is appendCompact for a text of which is known whether it is clean,
-// that is UTF-8, and whether it can stay as it is.
+// appendJSON is appendCompact for a caller that knows whether the text is clean UTF-8, and
+// whether it can stay as it is.
 func appendJSON(dst, text []byte, clean, asIs bool) []byte {
 	if asIs {
 		return append(dst, text...)
 	}
-	start := 0 // of what is to be copied as it is
+	start := 0 // of the text that is copied next
 	for i := 0; i < len(text); {
 		switch text[i] {
 		case ' ', '\t', '\r', '\n':
@@ -76,7 +75,7 @@ func appendJSON(dst, text []byte, clean, asIs bool) []byte {
 			start = i
 		case '"':
 			end, err := rawjson.Skip(text, i)
-			if err != nil { // the caller's text is no JSON: nothing of it is lost
+			if err != nil { // the text is not JSON: keep all of it
 				return append(dst, text[start:]...)
 			}
 			if !clean {
@@ -101,10 +100,9 @@ func appendValid(dst, text []byte) []byte {
 	return dst
 }
 
-// AppendImported appends, for a row of a snapshot, the INSERT that stands for
-// it, with imported set. It is the same each time the same row of the same
-// snapshot is imported: the id is a hash of table, key and clock. Company and
-// location are the row's own, where it names them.
+// AppendImported appends the INSERT of a row of a snapshot, with imported set. It is the same
+// each time the same row of the same snapshot is imported: the id is a hash of table, key and
+// clock. Company and location are the row's own, if it has them.
 func AppendImported(dst []byte, t *schema.Table, row *change.Row) []byte {
 	dst = append(dst, `{"operation":"INSERT","id":"`...)
 	dst = appendImportedID(dst, t, row)
@@ -129,8 +127,8 @@ func AppendImported(dst []byte, t *schema.Table, row *change.Row) []byte {
 	return append(dst, `","imported":true}`...)
 }
 
-// appendAfter appends the row as an object: as it came, properties that the
-// schema lacks included, where it came as one.
+// appendAfter appends the row as an object. If the row came as an object, it includes
+// properties that the schema lacks.
 func appendAfter(dst []byte, t *schema.Table, row *change.Row) []byte {
 	if rawjson.Valid(row.Image) == nil && row.Image[rawjson.SkipSpace(row.Image, 0)] == '{' {
 		return appendCompact(dst, row.Image)

@@ -11,33 +11,32 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Loader makes a sink that keeps events one that takes snapshots: each row
-// becomes an INSERT with imported set, and is applied like any event. Nothing
-// can be staged in a history, so rows of a file that fails later may be there
-// already; they are written again, the same in every byte, when the file is. A file
-// that was loaded is not loaded again by a later run of its job.
-// What a table's history held before stays, whatever the mode.
+// Loader loads snapshots into a sink that keeps events: each row becomes an INSERT with
+// imported set, and is applied like any event. A history has no staging, so rows of a file
+// that fails later may be there already. When the file is loaded again, they are written again
+// with the same bytes. A later run of the job skips loaded files. Existing events of a table
+// stay in any mode.
 type Loader struct {
 	// Apply makes a batch of events durable. It is called serially.
 	Apply func(ctx context.Context, b *change.Batch) error
-	// ApplyFrom is called instead, where it is set, with where the batch is from:
-	// the same each time that the file is loaded.
+	// ApplyFrom, if set, is called instead, with the origin of the batch, which is the same
+	// each time the file is loaded.
 	ApplyFrom func(ctx context.Context, b *change.Batch, from Origin) error
 	// Limits bound a batch.
 	Limits sink.Limits
-	// Journal remembers loaded files between runs, at the destination. Nil: whoever
-	// loads remembers them.
-	Journal Journal
+	// Files records loaded files at the destination, between runs. Nil: the caller of the
+	// load records them.
+	Files LoadedFiles
 
 	mu sync.Mutex
 }
 
-// Journal keeps the names of the files that were loaded, by job and table. It
-// is called serially for one table.
-type Journal interface {
+// LoadedFiles records the names of loaded files, by job and table. Its methods are called
+// serially for one table.
+type LoadedFiles interface {
 	Files(ctx context.Context, job, table string) ([]string, error)
 	Add(ctx context.Context, job, table, file string) error
-	// Forget forgets the table's files of every job.
+	// Forget deletes the records of the table's files, of every job.
 	Forget(ctx context.Context, table string) error
 }
 
@@ -51,10 +50,10 @@ type Origin struct {
 // BeginLoad begins the load of one table.
 func (l *Loader) BeginLoad(ctx context.Context, job string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {
 	load := &load{loader: l, job: job, table: t, loaded: make(map[string]bool)}
-	if l.Journal == nil {
+	if l.Files == nil {
 		return load, nil
 	}
-	files, err := l.Journal.Files(ctx, job, t.Name)
+	files, err := l.Files.Files(ctx, job, t.Name)
 	for _, f := range files {
 		load.loaded[f] = true
 	}
@@ -68,9 +67,9 @@ type load struct {
 	loaded map[string]bool
 }
 
-// Resume tells which files are loaded, where the destination does not remember.
+// Resume marks files as loaded if the destination does not record them.
 func (l *load) Resume(files []string) {
-	if l.loader.Journal != nil {
+	if l.loader.Files != nil {
 		return
 	}
 	for _, f := range files {
@@ -87,12 +86,14 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 	if err != nil {
 		return 0, err
 	}
-	return n, l.note(ctx, file)
+	return n, l.record(ctx, file)
 }
 
-// LoadRows halves batches that are refused. Those before the first one are what they are
-// of LoadFile, so that they replace them.
-func (l *load) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error) (int64, error) {
+// LoadRows halves refused batches. The batches before the first refused one are the same as in
+// LoadFile, so they replace those.
+func (l *load) LoadRows(
+	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused sink.RefusedRow,
+) (int64, error) {
 	from := Origin{Job: l.job, File: file, Table: l.table}
 	var out int64
 	splitter := change.NewSplitter(l.table)
@@ -110,11 +111,11 @@ func (l *load) LoadRows(ctx context.Context, file string, rows iter.Seq2[*change
 	if err != nil {
 		return 0, err
 	}
-	return n - out, l.note(ctx, file)
+	return n - out, l.record(ctx, file)
 }
 
-// eachBatch calls do with the events of the rows, as many at a time as the limits say,
-// and the number of the first. It returns how many rows there were.
+// eachBatch calls do with batches of the rows' events, within the limits, and the number of each
+// batch's first row. It returns the number of rows.
 func (l *load) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*cdc.Event, first int64) error) (n int64, err error) {
 	limits := l.loader.Limits
 	decoder := cdc.NewDecoder()
@@ -144,10 +145,10 @@ func (l *load) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*c
 	return n, do(events, n-int64(len(events))+1)
 }
 
-// note remembers that the file is loaded.
-func (l *load) note(ctx context.Context, file string) error {
-	if l.loader.Journal != nil {
-		if err := l.loader.Journal.Add(ctx, l.job, l.table.Name, file); err != nil {
+// record records that the file is loaded.
+func (l *load) record(ctx context.Context, file string) error {
+	if l.loader.Files != nil {
+		if err := l.loader.Files.Add(ctx, l.job, l.table.Name, file); err != nil {
 			return err
 		}
 	}
@@ -170,16 +171,16 @@ func (l *load) apply(ctx context.Context, events []*cdc.Event, from *Origin) err
 	return l.loader.Apply(ctx, b)
 }
 
-// Finish has nothing to put in place.
+// Finish deletes the record of loaded files: the events are in place already.
 func (l *load) Finish(ctx context.Context) (int64, error) { return -1, l.Discard(ctx) }
 
-// Discard forgets the load; what it wrote stays, as a history does.
+// Discard deletes the record of loaded files. The events stay.
 func (l *load) Discard(ctx context.Context) error {
 	clear(l.loaded)
-	if l.loader.Journal == nil {
+	if l.loader.Files == nil {
 		return nil
 	}
-	return l.loader.Journal.Forget(ctx, l.table.Name)
+	return l.loader.Files.Forget(ctx, l.table.Name)
 }
 
 func (l *load) Close(context.Context) error { return nil }

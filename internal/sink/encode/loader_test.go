@@ -18,9 +18,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// TestLoader_LeavesOutRowsThatAreRefused loads ten rows, three at a time, of which two are
-// refused. The batches have the same names each time.
-func TestLoader_LeavesOutRowsThatAreRefused(t *testing.T) {
+// TestLoader_LeavesOutRefusedRows loads ten rows, three at a time. Two are refused. The batches
+// have the same names each time.
+func TestLoader_LeavesOutRefusedRows(t *testing.T) {
 	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.Integer}})
 	if err != nil {
 		t.Fatal(err)

@@ -10,29 +10,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Bounds, in bytes, of the parts of an object's name. The longest name of a
-// file is then shorter than the 255 that file systems allow.
+// Bounds of the parts of an object's name, in bytes. The longest name is shorter than the 255
+// bytes that file systems allow.
 const (
 	maxTable = 200
 	maxPart  = 100
 )
 
-// ObjectName returns <table>/<unix seconds>-<key>-<event id>.json, the object
-// that one event is written to. Table, key and id are as Segment makes them, so
-// the name is a path of two elements whatever they hold, and different events
-// have different names: the id has no dash, unless it is a UUID.
+// ObjectName returns <table>/<unix seconds>-<key>-<event id>.json, the name of one event's
+// object. Segment escapes table, key and id, so the name is always a path of two elements.
+// Different events have different names: the id has no dash unless it is a UUID.
 func ObjectName(e *cdc.Event) string {
-	return Segment(e.Table, maxTable) + "/" + strconv.FormatInt(unixSeconds(e), 10) + "-" + Segment(e.RowID(), maxPart) + "-" + idSegment(e.ID) + ".json"
+	return Segment(e.Table, maxTable) + "/" + strconv.FormatInt(unixSeconds(e), 10) + "-" +
+		Segment(e.RowID(), maxPart) + "-" + idSegment(e.ID) + ".json"
 }
 
 var (
 	uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	// tail is what a UUID ends in, and no other id may be.
+	// tail matches the last part of a UUID. No other id may look like it.
 	tail = regexp.MustCompile(`^[0-9a-fA-F]{12}$`)
 )
 
-// idSegment makes the last part of a name such that where it begins can be
-// told, though keys hold dashes.
+// idSegment returns the last part of a name. Its beginning is unambiguous although keys have
+// dashes.
 func idSegment(id string) string {
 	if uuid.MatchString(id) {
 		return id
@@ -44,12 +44,11 @@ func idSegment(id string) string {
 	return segment
 }
 
-// Segment makes one element of a path out of any text: on any system a file
-// can have that name, which hides nowhere and leads nowhere else. Letters,
-// digits and _ - . @ + = , stay; any other byte, a dot at either end, and the
-// first letter of a name that Windows reserves, or eds, become % and two hexadecimal
-// digits. A result longer than limit, which is 60 at least, is cut, and ends in
-// %- and a hash. Different texts have different segments.
+// Segment returns one element of a path for any text: a file can have that name on any system,
+// and it is neither hidden nor a way to another directory. Letters, digits and _ - . @ + = ,
+// stay. Any other byte, a dot at either end, and the first letter of a name that Windows or eds
+// reserves, become % and two hexadecimal digits. A result longer than limit, which is at least
+// 60, is cut and ends in %- and a hash. Different texts have different segments.
 func Segment(text string, limit int) string {
 	if text == "" {
 		return "%-"
@@ -61,23 +60,23 @@ func Segment(text string, limit int) string {
 	return cut(segment, text, limit)
 }
 
-// cut shortens a segment, which stands for text.
+// cut shortens the segment of text.
 func cut(segment, text string, limit int) string {
 	sum := sha256.Sum256([]byte(text))
 	hash := "%-" + hex.EncodeToString(sum[:16])
 	segment = segment[:limit-len(hash)]
-	// Half an escape would be none, nor would half a rune.
+	// Do not cut an escape or a rune in half.
 	if i := strings.LastIndexByte(segment, '%'); i >= 0 && i > len(segment)-3 {
 		segment = segment[:i]
 	}
 	return strings.ToValidUTF8(segment, "") + hash
 }
 
-// own is the directory of what eds keeps for itself among files and objects.
+// own is eds's own directory among files and objects.
 const own = "_eds"
 
-// escape escapes the bytes that are not plain, a dot or blank at either end, and
-// the first letter of a reserved name, as that of eds's own directory is.
+// escape escapes the bytes that are not plain, a dot or blank at either end, and the first
+// letter of a name that is reserved by Windows or for eds's own directory.
 func escape(text string, plain func(c byte) bool) string {
 	var b strings.Builder
 	reserved := reservedName(text) || strings.EqualFold(text, own)
@@ -106,8 +105,7 @@ func plainByte(c byte) bool {
 	return strings.IndexByte("_-.@+=,", c) >= 0
 }
 
-// reservedName reports whether Windows takes the name, whatever its extension,
-// for a device.
+// reservedName reports whether Windows treats the name, with any extension, as a device.
 func reservedName(name string) bool {
 	name, _, _ = strings.Cut(strings.ToUpper(name), ".")
 	switch name {

@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// none stands in a key for a company or location that an event lacks.
+// none replaces a company or location that an event lacks, in keys.
 const none = "NONE"
 
 func orNone(id string) string {

@@ -30,7 +30,7 @@ const (
 	maxPath    = 1024
 )
 
-// fields makes the members of a change that a template can name.
+// fields return the members of a change that a template can name.
 var fields = map[string]func(e *cdc.Event) any{
 	"operation":     func(e *cdc.Event) any { return e.Op.String() },
 	"id":            func(e *cdc.Event) any { return inPath(e.ID) },
@@ -48,16 +48,17 @@ var fields = map[string]func(e *cdc.Event) any{
 	"imported":      func(e *cdc.Event) any { return e.Imported },
 }
 
-// quoted is what errors of text/template quote of a template.
+// quoted matches quotes of a template in errors of text/template.
 var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
-// ParsePath parses a template. Errors quote nothing of it, as it may come from a URL. A field that no change has is an error. Whether
-// different changes get different paths is the user's choice: where they share
-// one, the last of them stays.
+// ParsePath parses a template. A field that no change has is an error. Errors quote no part of
+// the template, because it may come from a URL. The template decides whether different changes
+// have different paths: if they share one, the last of them stays.
 func ParsePath(text string) (*Path, error) {
 	t, err := template.New("path").Option("missingkey=zero").Parse(strings.TrimLeft(text, "/"))
 	if err != nil {
-		return nil, fmt.Errorf("path template: %s", quoted.ReplaceAllString(strings.TrimPrefix(err.Error(), "template: "), `"..."`))
+		text := strings.TrimPrefix(err.Error(), "template: ")
+		return nil, fmt.Errorf("path template: %s", quoted.ReplaceAllString(text, `"..."`))
 	}
 	p := &Path{text: t}
 	for _, name := range fieldsOf(t.Root, true) {
@@ -79,10 +80,9 @@ func ParsePath(text string) (*Path, error) {
 	return p, nil
 }
 
-// Render returns the path of the object that e is written to. What the change's
-// members hold never makes a new element of the path, nor leads elsewhere; a
-// member that is absent or null is empty, and an element that is empty is NONE.
-// An error is about this event alone, and tells no value of it.
+// Render returns the path of e's object. Values of the change never add elements to the path,
+// nor lead elsewhere. A member that is absent or null is empty, and an empty element is NONE.
+// An error is about this event alone, and names no value of it.
 func (p *Path) Render(e *cdc.Event) (string, error) {
 	data := make(map[string]any, len(fields))
 	for name, value := range fields {
@@ -92,7 +92,7 @@ func (p *Path) Render(e *cdc.Event) (string, error) {
 	}
 	var b strings.Builder
 	if err := p.text.Execute(&b, data); err != nil {
-		return "", errors.New("the path template can not be rendered for this event")
+		return "", errors.New("the path template cannot be rendered for this event")
 	}
 	path := CleanPath(b.String())
 	if len(path) > maxPath {
@@ -101,9 +101,8 @@ func (p *Path) Render(e *cdc.Event) (string, error) {
 	return path, nil
 }
 
-// NameOf returns the path of the object that e is written to: as a rule of the
-// user's says, as the template says, or the usual one where there is no template,
-// which is a nil Path.
+// NameOf returns the path of e's object: of the user's rule, of the template, or the default
+// name if there is no template, which is a nil Path.
 func (p *Path) NameOf(e *cdc.Event) (string, error) {
 	switch {
 	case e.Object != "":
@@ -115,9 +114,9 @@ func (p *Path) NameOf(e *cdc.Event) (string, error) {
 	}
 }
 
-// CleanPath makes a path that stays below the destination, whatever text holds,
-// of elements that a file can be named by: an element that is empty is NONE, one
-// that is not safe is escaped as Segment does. A path that it made stays as it is.
+// CleanPath returns a path below the destination for any text. Every element is a valid file
+// name: an empty element is NONE, and an unsafe one is escaped as Segment does. A clean path
+// does not change.
 func CleanPath(text string) string {
 	elements := strings.Split(strings.TrimLeft(text, "/"), "/")
 	plain := inElement
@@ -137,13 +136,13 @@ func CleanPath(text string) string {
 	return strings.Join(elements, "/")
 }
 
-// inElement reports whether a byte of a template's own text can stand in a name:
-// more than of a value, since the user has chosen it.
+// inElement reports whether a name can have a byte of a template's own text. It accepts more
+// than for values, because the user has chosen the text.
 func inElement(c byte) bool {
 	return c >= ' ' && c != 0x7f && strings.IndexByte(`\:*?"<>|`, c) < 0
 }
 
-// inPath is a member's value as it can stand in an element of a path.
+// inPath returns a member's value, escaped for an element of a path.
 func inPath(text string) string {
 	if text == "" {
 		return ""
@@ -151,8 +150,8 @@ func inPath(text string) string {
 	return escape(text, plainByte)
 }
 
-// list is the value of an array, which a template can index; as text its
-// elements are joined by dashes.
+// list is the value of an array, which a template can index. Its text joins the elements with
+// dashes.
 type list []string
 
 func (l list) String() string { return strings.Join(l, "-") }
@@ -179,8 +178,8 @@ func members(object []byte) map[string]string {
 	return values
 }
 
-// fieldsOf returns the names that the nodes look up in the change itself: in the
-// dot as long as it is the change (top), and in $ anywhere.
+// fieldsOf returns the names that the nodes look up in the change itself: in the dot while it is
+// the change (top), and in $ everywhere.
 func fieldsOf(node parse.Node, top bool) []string {
 	var names []string
 	visit := func(top bool, nodes ...parse.Node) {

@@ -7,16 +7,16 @@ import (
 )
 
 const (
-	// atOnce is how many events are made ready before they are written.
+	// atOnce is the number of events in a block.
 	atOnce = 64
-	// buffers is how many times so many may be ready: enough that a busy machine does
-	// not change between making and writing each time.
+	// buffers is the number of blocks that may be filled ahead: enough that a busy machine
+	// does not switch between filling and writing for each block.
 	buffers = 8
 )
 
-// ahead calls use with what fill makes of the events, atOnce at a time and in order,
-// until it fails. What comes next is filled meanwhile, by another goroutine: that
-// takes about as long as compressing it. What fresh returns is used again and again.
+// ahead fills blocks with the events, atOnce in each, and calls use with each block, in order,
+// until it fails. Another goroutine fills the next blocks meanwhile, which takes about as long
+// as compressing them. fresh returns a new block; ahead reuses blocks.
 func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events []*cdc.Event), use func(T) error) error {
 	if len(events) <= atOnce {
 		only := fresh()
@@ -27,7 +27,7 @@ func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events 
 	for range min(buffers, (len(events)+atOnce-1)/atOnce) {
 		free <- fresh()
 	}
-	var panicked any // in the goroutine; it is the caller's to do something about
+	var panicked any // in the goroutine; ahead panics with it
 	go func() {
 		defer close(full)
 		defer func() { panicked = recover() }()
@@ -35,7 +35,7 @@ func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events 
 			select {
 			case into := <-free:
 				fill(into, run)
-				full <- into // there is room for all of them
+				full <- into // never blocks: the channel has capacity for every block
 			case <-stop:
 				return
 			}

@@ -9,7 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Compression is how files are compressed.
+// Compression is the compression of files.
 type Compression string
 
 const (
@@ -18,7 +18,7 @@ const (
 	Zstd Compression = "zstd"
 )
 
-// extension is what names of NDJSON files end in.
+// extension returns the extension of NDJSON files.
 func (c Compression) extension() string {
 	switch c {
 	case Gzip:
@@ -30,8 +30,8 @@ func (c Compression) extension() string {
 	}
 }
 
-// writer returns a writer of one gzip member or zstd frame into w, which Close
-// ends. Frames one after another read as one stream.
+// writer returns a writer of one gzip member or zstd frame into w, which Close ends. Readers take
+// consecutive frames as one stream.
 func (c Compression) writer(w io.Writer) (io.WriteCloser, error) {
 	switch c {
 	case Gzip:
@@ -47,13 +47,13 @@ type plain struct{ io.Writer }
 
 func (plain) Close() error { return nil }
 
-// resettable is a writer of frames that can begin another one.
+// resettable is a writer of frames that can begin another frame.
 type resettable interface {
 	io.WriteCloser
 	Reset(w io.Writer)
 }
 
-// compressor makes frames. It is safe for concurrent use.
+// compressor writes frames. It is safe for concurrent use.
 type compressor struct {
 	Compression
 	pool sync.Pool // of writers that can be reset

@@ -1,6 +1,6 @@
-// Package lake writes batches of changes as files that data lakes read: NDJSON or
-// Parquet, compressed, in directories by table and day. Destinations say where the
-// files go; what is in them, and how they are called, is the same in all.
+// Package lake writes batches of changes as files for data lakes: NDJSON or Parquet,
+// compressed, in directories by table and day. A destination stores the files; their content and
+// names are the same in all destinations.
 package lake
 
 import (
@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// Format is what files are made of.
+// Format is the format of files.
 type Format string
 
 const (
@@ -39,13 +39,13 @@ type Encoder struct {
 	adjusted func(table, column, rule string)
 }
 
-// NewEncoder returns an encoder. It calls adjusted, concurrently, for each value
-// that a documented rule changed, with the rule's name.
+// NewEncoder returns an encoder. It calls adjusted, concurrently, for each value that a
+// documented rule changed, with the rule's name.
 func NewEncoder(s Settings, adjusted func(table, column, rule string)) *Encoder {
 	return &Encoder{format: s.Format, frames: compressor{Compression: s.Compression}, codec: s.Compression.codec(), adjusted: adjusted}
 }
 
-// Extension is what names of files end in.
+// Extension returns the extension of files.
 func (e *Encoder) Extension() string {
 	if e.format == Parquet {
 		return ".parquet"
@@ -53,7 +53,7 @@ func (e *Encoder) Extension() string {
 	return e.frames.extension()
 }
 
-// ContentType is the media type of files.
+// ContentType returns the media type of files.
 func (e *Encoder) ContentType() string {
 	switch {
 	case e.format == Parquet:
@@ -67,17 +67,16 @@ func (e *Encoder) ContentType() string {
 	}
 }
 
-// Part is what of a batch makes one file.
+// Part is the part of a batch in one file.
 type Part struct {
 	Dir    string // below the destination
 	Table  string
-	Schema *schema.Table // of a Parquet file's columns; nil where nobody knows one
-	Events []*cdc.Event  // one at least
+	Schema *schema.Table // of a Parquet file's columns; nil if there is none
+	Events []*cdc.Event  // at least one
 	Bytes  int           // of their payloads
 }
 
-// Write writes the file, the same in every byte each time that the part is the
-// same.
+// Write writes the file. The same part always has the same bytes.
 func (e *Encoder) Write(w io.Writer, p *Part) error {
 	if e.format == Parquet {
 		return e.writeParquet(w, p)
@@ -86,7 +85,7 @@ func (e *Encoder) Write(w io.Writer, p *Part) error {
 	if err != nil {
 		return err
 	}
-	err = ahead(p.Events, func() *lines { return &lines{encoder: e} }, (*lines).fill, func(l *lines) error {
+	err = ahead(p.Events, func() *lineBlock { return &lineBlock{encoder: e} }, (*lineBlock).fill, func(l *lineBlock) error {
 		for _, text := range l.texts {
 			if _, err := compressed.Write(text); err != nil {
 				return err
@@ -100,15 +99,15 @@ func (e *Encoder) Write(w io.Writer, p *Part) error {
 	return e.frames.end(compressed)
 }
 
-// lines are those of some events.
-type lines struct {
+// lineBlock is the lines of a block of events.
+type lineBlock struct {
 	encoder *Encoder
 	texts   [][]byte // one after another
 }
 
 var newline = []byte{'\n'}
 
-func (l *lines) fill(events []*cdc.Event) {
+func (l *lineBlock) fill(events []*cdc.Event) {
 	l.texts = l.texts[:0]
 	for _, event := range events {
 		text, replaced := encode.Text(event)
@@ -119,7 +118,7 @@ func (l *lines) fill(events []*cdc.Event) {
 	}
 }
 
-// AppendLine appends the line of an event.
+// AppendLine appends an event as a line.
 func (e *Encoder) AppendLine(dst []byte, event *cdc.Event) []byte {
 	dst, replaced := encode.AppendEvent(dst, event)
 	if replaced {
@@ -128,23 +127,23 @@ func (e *Encoder) AppendLine(dst []byte, event *cdc.Event) []byte {
 	return append(dst, '\n')
 }
 
-// Frame compresses lines as one gzip member or zstd frame, of which an NDJSON file
-// may have many, one after another.
+// Frame compresses lines as one gzip member or zstd frame. An NDJSON file may have many
+// consecutive frames.
 func (e *Encoder) Frame(lines []byte) ([]byte, error) { return e.frames.frame(lines) }
 
-// FrameWriter returns a writer of one frame into w, which Close ends.
+// FrameWriter returns a writer of one frame into w. Close ends the frame.
 func (e *Encoder) FrameWriter(w io.Writer) (io.WriteCloser, error) {
 	return e.frames.Compression.writer(w)
 }
 
-// Spool writes the file to a temporary one, and calls use with it, at its
-// beginning, and its size.
+// Spool writes the file to a temporary one, and calls use with it, at its beginning, and its
+// size.
 func (e *Encoder) Spool(p *Part, use func(f *os.File, size int64) error) (err error) {
 	f, err := os.CreateTemp("", "eds-spool-")
 	if err != nil {
 		return fmt.Errorf("spool changes on the local disk: %w", bare(err))
 	}
-	// Where an open file can be removed it is, so that even a crash leaves none.
+	// If the system can remove an open file, even a crash leaves none behind.
 	removed := os.Remove(f.Name()) == nil
 	defer func() {
 		closed := f.Close()
@@ -179,42 +178,41 @@ func bare(err error) error {
 	return err
 }
 
-// Planner cuts batches into parts.
+// Planner splits batches into parts.
 type Planner struct {
 	Layout   *Layout
 	Schemas  bool // parts need the schemas of their tables
-	Rows     int  // events a part at most
-	Bytes    int  // payload bytes a part at most; a single event may have more
+	Rows     int  // maximum number of events in a part
+	Bytes    int  // maximum payload bytes of a part; a single event may have more
 	Versions Versions
 }
 
-// Versions returns one version of a table. Where there is none the error is poison,
-// or has a method NotFound that says so.
+// Versions returns one version of a table. If it does not exist, the error is poison, or has a
+// method NotFound that returns true.
 type Versions func(ctx context.Context, table, version string) (*schema.Table, error)
 
-// Plan groups events, which stay in order, by directory and by layout of their
-// table.
+// Plan groups events by directory and by version of their table. They stay in order.
 func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error) {
-	type place struct{ dir, table, version string }
+	type partKey struct{ dir, table, version string }
 	var all []*Part
-	open := make(map[place]*Part)
-	dirs := make(map[source]string) // of sources, of which there are few
-	// Of the event before, which mostly is the next one's.
-	var last source
-	var at place
+	open := make(map[partKey]*Part)
+	dirs := make(map[dirKey]string) // there are few
+	// Of the previous event, and mostly of the next one as well.
+	var last dirKey
+	var at partKey
 	var part *Part
 	for _, e := range events {
 		version := ""
 		if p.Schemas {
 			version = e.ModelVersion
 		}
-		if from := p.Layout.source(e); part == nil || from != last || version != at.version {
+		if from := p.Layout.dirKey(e); part == nil || from != last || version != at.version {
 			dir, known := dirs[from]
 			if !known {
 				dir = p.Layout.Dir(e)
 				dirs[from] = dir
 			}
-			last, at = from, place{dir: dir, table: e.Table, version: version}
+			last, at = from, partKey{dir: dir, table: e.Table, version: version}
 			part = open[at]
 		}
 		if part == nil || len(part.Events) >= p.Rows || part.Bytes+len(e.Payload) > p.Bytes {
@@ -235,8 +233,8 @@ func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error
 	return all, nil
 }
 
-// schema returns the event's table, nil where the source has none: then the row
-// is kept without columns of its own.
+// schema returns the event's table; nil if the source has none: then the file has no columns for
+// the row.
 func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, error) {
 	if p.Versions == nil {
 		return nil, nil
@@ -249,18 +247,17 @@ func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, erro
 	return t, err
 }
 
-// ID is a short hash of the names of the place that the changes come from: what
-// one consumer writes never has the name of another's.
+// ID returns a short hash of stream, consumer and filter: files of two consumers never have the
+// same name.
 func ID(env sink.Env) string {
 	text, _ := json.Marshal([]string{env.Stream, env.Consumer, env.Filter}) // strings always encode
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:5])
 }
 
-// Name names the part's file, without its extension, by the places in the stream
-// that it holds: <nanoseconds when the stream stored the first>-<first
-// sequence>-<last sequence>-<id>. Names sort as the stream does. Events that came
-// from no stream are named by what they are.
+// Name returns the name of the part's file, without its extension: <nanoseconds when the stream
+// stored the first event>-<first sequence>-<last sequence>-<id>. Names sort like the stream.
+// Events without a position are named by a hash of their payloads.
 func (p *Part) Name(id string) string {
 	first, last := p.Events[0].Position, p.Events[len(p.Events)-1].Position
 	if first == (cdc.Position{}) {
@@ -273,7 +270,7 @@ func (p *Part) Name(id string) string {
 	return fmt.Sprintf("%019d-%020d-%020d-%s", max(first.Stored, 0), first.Sequence, last.Sequence, id)
 }
 
-// ImportName names the nth file, from 1, that a batch of a snapshot's file becomes.
+// ImportName returns the name of the nth file, from 1, of a batch of a snapshot's file.
 func ImportName(from encode.Origin, n int) string {
 	return fmt.Sprintf("import-%s~%s~%d-%d", encode.Segment(from.Job, 80), encode.Segment(from.File, 100), from.Batch, n)
 }

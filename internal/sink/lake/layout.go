@@ -14,23 +14,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// Layout is a template of directories, as {table}/dt=YYYY-MM-DD/. It is safe for
-// concurrent use.
+// Layout is a template of directories, such as {table}/dt=YYYY-MM-DD/. It is safe for concurrent
+// use.
 type Layout struct {
 	pieces []piece
-	uses   []func(s *source, e *cdc.Event) // what else but the table it is made of
+	uses   []func(k *dirKey, e *cdc.Event) // set the members that the directory depends on, except the table
 }
 
-// piece is a text as it is, or one that is made of an event.
+// piece is a fixed text, or a function of an event.
 type piece struct {
 	text string
 	of   func(e *cdc.Event) string
 }
 
-// maxSegment bounds what stands for one member of an event, in bytes.
+// maxSegment bounds the text of one member of an event, in bytes.
 const maxSegment = 200
 
-// members make what stands for a name in braces.
+// members return the text of a name in braces.
 var members = map[string]func(e *cdc.Event) string{
 	"table":     func(e *cdc.Event) string { return encode.Segment(e.Table, maxSegment) },
 	"operation": func(e *cdc.Event) string { return e.Op.String() },
@@ -39,8 +39,8 @@ var members = map[string]func(e *cdc.Event) string{
 	"location":  func(e *cdc.Event) string { return orNone(e.LocationID) },
 }
 
-// dates make what stands for a part of the date, which is that of the change, in
-// UTC: it never depends on when the change is written.
+// dates are the layouts of parts of the date: the change's, in UTC, which does not depend on when
+// eds writes the change.
 var dates = map[string]string{"YYYY": "2006", "MM": "01", "DD": "02", "HH": "15"}
 
 func orNone(text string) string { return encode.Segment(cmp.Or(text, "NONE"), maxSegment) }
@@ -51,12 +51,12 @@ var (
 	dateBit = regexp.MustCompile(`YYYY|MM|DD|HH`)
 )
 
-// ParseLayout reads a template. Names in braces stand for members of a change;
-// words that are made of nothing but YYYY, MM, DD and HH for its date.
+// ParseLayout parses a template. Names in braces represent members of a change, and words that
+// consist of YYYY, MM, DD and HH its date.
 func ParseLayout(text string) (*Layout, error) {
 	trimmed := strings.Trim(text, "/")
 	if strings.ContainsAny(tokens.ReplaceAllString(trimmed, ""), "{}") {
-		return nil, errors.New("option layout has a brace that is not one of a name like {table}")
+		return nil, errors.New("option layout has a brace that does not belong to a name like {table}")
 	}
 	for element := range strings.SplitSeq(trimmed, "/") {
 		if element == "" || element == "." || element == ".." {
@@ -71,7 +71,8 @@ func ParseLayout(text string) (*Layout, error) {
 		switch {
 		case token[0] == '{':
 			if of = members[token[1:len(token)-1]]; of == nil {
-				return nil, fmt.Errorf("option layout has an unknown name in braces; it may name {%s}, YYYY, MM, DD and HH", strings.Join(slices.Sorted(maps.Keys(members)), "}, {"))
+				return nil, fmt.Errorf("option layout has an unknown name in braces; it may name {%s}, YYYY, MM, DD and HH",
+					strings.Join(slices.Sorted(maps.Keys(members)), "}, {"))
 			}
 			named = named || token == "{table}"
 			if use := uses[token[1:len(token)-1]]; use != nil {
@@ -97,8 +98,7 @@ func ParseLayout(text string) (*Layout, error) {
 	return l, nil
 }
 
-// when returns when the event happened, in UTC; before the year 0 or after 9999
-// it is the nearest of them.
+// when returns the time of the event, in UTC, limited to the years 0 to 9999.
 func when(e *cdc.Event) time.Time {
 	t := time.UnixMilli(e.Timestamp).UTC()
 	if e.Timestamp == 0 {
@@ -113,43 +113,43 @@ func when(e *cdc.Event) time.Time {
 	return t
 }
 
-// source is what a directory is made of: events with the same have the same one.
-type source struct {
+// dirKey is the members of an event that its directory depends on: events with the same key have
+// the same directory.
+type dirKey struct {
 	table, version, company, location string
 	op                                cdc.Op
 	hour                              int64
 }
 
-// uses set what a name in braces adds to a source.
-var uses = map[string]func(s *source, e *cdc.Event){
-	"version":   func(s *source, e *cdc.Event) { s.version = e.ModelVersion },
-	"company":   func(s *source, e *cdc.Event) { s.company = e.CompanyID },
-	"location":  func(s *source, e *cdc.Event) { s.location = e.LocationID },
-	"operation": func(s *source, e *cdc.Event) { s.op = e.Op },
+// uses set the member of a dirKey for a name in braces.
+var uses = map[string]func(k *dirKey, e *cdc.Event){
+	"version":   func(k *dirKey, e *cdc.Event) { k.version = e.ModelVersion },
+	"company":   func(k *dirKey, e *cdc.Event) { k.company = e.CompanyID },
+	"location":  func(k *dirKey, e *cdc.Event) { k.location = e.LocationID },
+	"operation": func(k *dirKey, e *cdc.Event) { k.op = e.Op },
 }
 
-// useHour sets the hour, from 1970, that when falls into.
-func useHour(s *source, e *cdc.Event) {
+// useHour sets the hour of the event, counted from 1970.
+func useHour(k *dirKey, e *cdc.Event) {
 	at, hour := e.Timestamp, time.Hour.Milliseconds()
 	if at == 0 {
 		at, hour = e.Clock.Wall, int64(time.Hour)
 	}
-	if s.hour = at / hour; at < 0 && at%hour != 0 {
-		s.hour--
+	if k.hour = at / hour; at < 0 && at%hour != 0 {
+		k.hour--
 	}
 }
 
-// source returns the event's.
-func (l *Layout) source(e *cdc.Event) source {
-	s := source{table: e.Table}
+// dirKey returns the event's key.
+func (l *Layout) dirKey(e *cdc.Event) dirKey {
+	k := dirKey{table: e.Table}
 	for _, use := range l.uses {
-		use(&s, e)
+		use(&k, e)
 	}
-	return s
+	return k
 }
 
-// TableOnly reports whether all events of a table have one directory, which is
-// named by nothing else.
+// TableOnly reports whether each table has exactly one directory, named by the table alone.
 func (l *Layout) TableOnly() bool {
 	n := 0
 	for _, p := range l.pieces {
@@ -160,7 +160,7 @@ func (l *Layout) TableOnly() bool {
 	return n == 1
 }
 
-// Dir returns the directory of an event, with no slash at its ends.
+// Dir returns the directory of an event, without slashes at its ends.
 func (l *Layout) Dir(e *cdc.Event) string {
 	var b strings.Builder
 	for _, p := range l.pieces {

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// The columns that say what the change is, beside those of the row.
+// The columns that describe the change, beside those of the row.
 const (
 	ownOperation = iota
 	ownID
@@ -39,21 +39,21 @@ var own = [ownColumns]struct {
 }{
 	ownOperation: {"_eds_operation", repeated(parquet.String())},
 	ownID:        {"_eds_id", parquet.Optional(text(parquet.String()))},
-	ownVersion:   {"_eds_version", parquet.Optional(repeated(parquet.String()))},                        // of the table's schema
-	ownTime:      {"_eds_time", parquet.Optional(parquet.TimestampAdjusted(parquet.Microsecond, true))}, // when the change happened
-	ownClock:     {"_eds_clock", text(parquet.String())},                                                // thirty digits that sort as changes do
-	ownSequence:  {"_eds_sequence", parquet.Optional(parquet.Int(64))},                                  // place in the stream; null of an imported row
-	ownKey:       {"_eds_key", parquet.Optional(text(parquet.JSON()))},                                  // the primary key, as an array
+	ownVersion:   {"_eds_version", parquet.Optional(repeated(parquet.String()))}, // of the table's schema
+	ownTime:      {"_eds_time", parquet.Optional(instantNode())},                 // when the change happened
+	ownClock:     {"_eds_clock", text(parquet.String())},                         // thirty digits that sort like changes
+	ownSequence:  {"_eds_sequence", parquet.Optional(parquet.Int(64))},           // in the stream; null for an imported row
+	ownKey:       {"_eds_key", parquet.Optional(text(parquet.JSON()))},           // the primary key, as an array
 	ownCompany:   {"_eds_company", parquet.Optional(repeated(parquet.String()))},
 	ownLocation:  {"_eds_location", parquet.Optional(repeated(parquet.String()))},
 	ownUser:      {"_eds_user", parquet.Optional(repeated(parquet.String()))},
-	ownBefore:    {"_eds_before", parquet.Optional(text(parquet.JSON()))}, // of an UPDATE, the row as it was
+	ownBefore:    {"_eds_before", parquet.Optional(text(parquet.JSON()))}, // of an UPDATE, the row before it
 	ownDiff:      {"_eds_diff", parquet.Optional(text(parquet.JSON()))},   // of an UPDATE, the names of the columns that changed
 	ownImported:  {"_eds_imported", parquet.Leaf(parquet.BooleanType)},
-	ownRest:      {"_eds_rest", parquet.Optional(text(parquet.JSON()))}, // of the row, what no column holds
+	ownRest:      {"_eds_rest", parquet.Optional(text(parquet.JSON()))}, // members of the row without a column
 }
 
-// isOwn reports whether a column of the table would have the name of one of ours.
+// isOwn reports whether name is the name of one of the own columns.
 func isOwn(name string) bool {
 	for i := range own {
 		if own[i].name == name {
@@ -63,15 +63,18 @@ func isOwn(name string) bool {
 	return false
 }
 
-// text is a column of texts one behind the other, which every reader knows how to
-// read; repeated is one of few texts that come again and again.
+// text is a column of plain texts, an encoding that every reader supports; repeated is a column
+// with few different texts.
 func text(n parquet.Node) parquet.Node     { return parquet.Encoded(n, &parquet.Plain) }
 func repeated(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.RLEDictionary) }
 
-// rowsPerGroup bounds the rows that are in memory before they are written.
+// instantNode is the type of an instant: microseconds of UTC.
+func instantNode() parquet.Node { return parquet.TimestampAdjusted(parquet.Microsecond, true) }
+
+// rowsPerGroup bounds the rows in memory before they are written.
 const rowsPerGroup = 100_000
 
-// codec is how pages are compressed.
+// codec returns the codec of pages.
 func (c Compression) codec() compress.Codec {
 	switch c {
 	case Gzip:
@@ -87,7 +90,7 @@ func (c Compression) codec() compress.Codec {
 func node(t schema.Type) parquet.Node {
 	switch t {
 	case schema.DateTime:
-		return parquet.Optional(parquet.TimestampAdjusted(parquet.Microsecond, true))
+		return parquet.Optional(instantNode())
 	case schema.Integer:
 		return parquet.Optional(parquet.Int(64))
 	case schema.Number:
@@ -103,10 +106,10 @@ func node(t schema.Type) parquet.Node {
 	}
 }
 
-// columns are where in a file's rows values stand.
+// columns are the positions of values in the rows of a file.
 type columns struct {
 	own   [ownColumns]int
-	slots []int // by slot of the table; -1 where the file has no such column
+	slots []int // by slot of the table; -1 if the file has no such column
 	file  *parquet.Schema
 }
 
@@ -125,16 +128,16 @@ func columnsOf(name string, t *schema.Table) *columns {
 		group[column.name] = column.node
 	}
 	c.file = parquet.NewSchema(name, group)
-	places := make(map[string]int, len(group))
+	positions := make(map[string]int, len(group))
 	for i, path := range c.file.Columns() {
-		places[path[0]] = i
+		positions[path[0]] = i
 	}
 	for i := range own {
-		c.own[i] = places[own[i].name]
+		c.own[i] = positions[own[i].name]
 	}
 	for slot := range c.slots {
-		if place, ok := places[t.Columns[slot].Name]; ok && !isOwn(t.Columns[slot].Name) {
-			c.slots[slot] = place
+		if position, ok := positions[t.Columns[slot].Name]; ok && !isOwn(t.Columns[slot].Name) {
+			c.slots[slot] = position
 		}
 	}
 	return c
@@ -147,7 +150,7 @@ func (e *Encoder) writeParquet(w io.Writer, p *Part) error {
 		parquet.DataPageStatistics(true), parquet.CreatedBy("eds", "1", ""), parquet.KeyValueMetadata("eds.table", p.Table))
 	grouped := 0 // rows of the present group
 	nulls := c.nulls()
-	err := ahead(p.Events, func() *rows { return newRows(e, c, p.Schema, nulls) }, (*rows).fill, func(r *rows) error {
+	err := ahead(p.Events, func() *rowBlock { return newRowBlock(e, c, p.Schema, nulls) }, (*rowBlock).fill, func(r *rowBlock) error {
 		if grouped += r.count; grouped > rowsPerGroup {
 			if err := out.Flush(); err != nil {
 				return err

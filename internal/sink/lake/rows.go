@@ -14,26 +14,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// rows are some rows of a file, column by column. What their values refer to is
-// the events' own, or in scratch.
-type rows struct {
+// rowBlock is a block of rows of a file, column by column. Its values refer to the events or to
+// scratch.
+type rowBlock struct {
 	encoder *Encoder
 	columns *columns
 	table   *schema.Table // nil: rows have no columns of their own
 	nulls   []parquet.Value
-	values  []parquet.Value // of the nth row and column c at c*atOnce+n
+	values  []parquet.Value // of row n and column c at c*atOnce+n
 	scratch []byte
-	order   []int // slots of the members of the row before, in their order
+	order   []int // slots of the previous row's members, in their order
 	room    value.DigitBuffer
 	rest    []byte
 	count   int
 }
 
-func newRows(e *Encoder, c *columns, t *schema.Table, nulls []parquet.Value) *rows {
-	return &rows{encoder: e, columns: c, table: t, nulls: nulls, values: slices.Clone(nulls)}
+func newRowBlock(e *Encoder, c *columns, t *schema.Table, nulls []parquet.Value) *rowBlock {
+	return &rowBlock{encoder: e, columns: c, table: t, nulls: nulls, values: slices.Clone(nulls)}
 }
 
-// nulls are the values of rows that hold nothing.
+// nulls returns the values of empty rows.
 func (c *columns) nulls() []parquet.Value {
 	nulls := make([]parquet.Value, len(c.file.Columns())*atOnce)
 	for i := range nulls {
@@ -43,13 +43,13 @@ func (c *columns) nulls() []parquet.Value {
 }
 
 // column returns the values of a column.
-func (r *rows) column(place int) []parquet.Value {
-	return r.values[place*atOnce:][:r.count]
+func (r *rowBlock) column(position int) []parquet.Value {
+	return r.values[position*atOnce:][:r.count]
 }
 
-// fill makes the rows of events: what each change is, and the row that it left, or
-// the one that it deleted.
-func (r *rows) fill(events []*cdc.Event) {
+// fill fills the block with the rows of events: each describes the change, and has the row after
+// it, or the deleted row.
+func (r *rowBlock) fill(events []*cdc.Event) {
 	copy(r.values, r.nulls)
 	r.scratch, r.count = r.scratch[:0], 0
 	for _, e := range events {
@@ -58,7 +58,7 @@ func (r *rows) fill(events []*cdc.Event) {
 	}
 }
 
-func (r *rows) add(e *cdc.Event) {
+func (r *rowBlock) add(e *cdc.Event) {
 	image := e.After
 	if image == nil {
 		image = e.Before
@@ -89,36 +89,36 @@ func (r *rows) add(e *cdc.Event) {
 	r.image(e, image)
 }
 
-// at returns where the value of a column of the row that is made stands.
-func (r *rows) at(place int) *parquet.Value { return &r.values[place*atOnce+r.count] }
+// at returns the value of a column in the current row.
+func (r *rowBlock) at(position int) *parquet.Value { return &r.values[position*atOnce+r.count] }
 
-// set sets one of our own columns.
-func (r *rows) set(column int, v parquet.Value, level int) {
-	place := r.columns.own[column]
-	*r.at(place) = v.Level(0, level, place)
+// set sets an own column.
+func (r *rowBlock) set(column int, v parquet.Value, level int) {
+	position := r.columns.own[column]
+	*r.at(position) = v.Level(0, level, position)
 }
 
-// hold returns the text in scratch.
-func (r *rows) hold(text string) []byte {
+// hold copies the text to scratch.
+func (r *rowBlock) hold(text string) []byte {
 	start := len(r.scratch)
 	r.scratch = append(r.scratch, text...)
 	return r.scratch[start:]
 }
 
-func (r *rows) text(column int, table, text string) {
+func (r *rowBlock) text(column int, table, text string) {
 	if text != "" {
 		r.json(column, table, r.hold(text))
 	}
 }
 
-func (r *rows) json(column int, table string, raw []byte) {
+func (r *rowBlock) json(column int, table string, raw []byte) {
 	if raw != nil {
 		r.set(column, parquet.ByteArrayValue(r.valid(raw, table, own[column].name)), 1)
 	}
 }
 
-// valid returns the text as valid UTF-8: itself, where it is.
-func (r *rows) valid(raw []byte, table, column string) []byte {
+// valid returns the text as valid UTF-8, unchanged if it is.
+func (r *rowBlock) valid(raw []byte, table, column string) []byte {
 	if utf8.Valid(raw) {
 		return raw
 	}
@@ -129,7 +129,7 @@ func (r *rows) valid(raw []byte, table, column string) []byte {
 	return r.scratch[start:]
 }
 
-func (r *rows) adjusted(table, column string, flaws value.Flaw) {
+func (r *rowBlock) adjusted(table, column string, flaws value.Flaw) {
 	if flaws&value.UTF8 != 0 {
 		r.encoder.adjusted(table, column, "invalid-utf8")
 	}
@@ -138,23 +138,23 @@ func (r *rows) adjusted(table, column string, flaws value.Flaw) {
 	}
 }
 
-// image puts the members of the row into their columns, and what has none, or
-// does not fit it, into the rest.
-func (r *rows) image(e *cdc.Event, image []byte) {
+// image puts the members of the row into their columns. A member without a column, or with a value
+// that the column cannot hold, goes into the rest.
+func (r *rowBlock) image(e *cdc.Event, image []byte) {
 	r.rest = r.rest[:0]
 	m, err := rawjson.OpenObject(image)
 	for n := 0; err == nil && m.Next(); n++ {
 		raw := m.Value()
 		slot := r.slot(n, m.Name())
 		if slot >= 0 && r.columns.slots[slot] >= 0 {
-			place := r.columns.slots[slot]
+			position := r.columns.slots[slot]
 			v, fits := r.value(e.Table, &r.table.Columns[slot], raw)
 			if fits {
-				*r.at(place) = v.Level(0, level(v), place)
+				*r.at(position) = v.Level(0, level(v), position)
 				continue
 			}
 			r.encoder.adjusted(e.Table, r.table.Columns[slot].Name, "kept-as-json")
-			*r.at(place) = parquet.NullValue().Level(0, 0, place)
+			*r.at(position) = parquet.NullValue().Level(0, 0, position)
 		}
 		r.keep(m.Name(), raw)
 	}
@@ -166,9 +166,9 @@ func (r *rows) image(e *cdc.Event, image []byte) {
 	}
 }
 
-// slot returns that of the column of the nth member of a row, -1 where there is none.
-// Rows of one table mostly have their members in one order.
-func (r *rows) slot(n int, name []byte) int {
+// slot returns the slot of the column of a row's nth member; -1 if there is none. Most rows of one
+// table have their members in the same order.
+func (r *rowBlock) slot(n int, name []byte) int {
 	if r.table == nil {
 		return -1
 	}
@@ -183,8 +183,8 @@ func (r *rows) slot(n int, name []byte) int {
 	return r.order[n]
 }
 
-// fillKey puts the event's own key into the key columns that the row lacks.
-func (r *rows) fillKey(e *cdc.Event) {
+// fillKey fills the key columns that the row lacks from the event's key.
+func (r *rowBlock) fillKey(e *cdc.Event) {
 	if r.table == nil || e.Key == nil {
 		return
 	}
@@ -200,18 +200,18 @@ func (r *rows) fillKey(e *cdc.Event) {
 		return
 	}
 	for slot, raw := range elements {
-		place := r.columns.slots[slot]
-		if place < 0 || !r.at(place).IsNull() {
+		position := r.columns.slots[slot]
+		if position < 0 || !r.at(position).IsNull() {
 			continue
 		}
 		if v, fits := r.value(e.Table, &r.table.Columns[slot], raw); fits {
-			*r.at(place) = v.Level(0, level(v), place)
+			*r.at(position) = v.Level(0, level(v), position)
 		}
 	}
 }
 
 // keep adds a member to the rest.
-func (r *rows) keep(name, raw []byte) {
+func (r *rowBlock) keep(name, raw []byte) {
 	separator := byte(',')
 	if len(r.rest) == 0 {
 		separator = '{'
@@ -227,9 +227,9 @@ func level(v parquet.Value) int {
 	return 1
 }
 
-// value returns what a column holds for a JSON value; false where its type can't
-// hold that without loss.
-func (r *rows) value(table string, c *schema.Column, raw []byte) (parquet.Value, bool) {
+// value returns a column's value for a JSON value; false if the column's type cannot hold it
+// without loss.
+func (r *rowBlock) value(table string, c *schema.Column, raw []byte) (parquet.Value, bool) {
 	if rawjson.IsNull(raw) {
 		return parquet.NullValue(), true
 	}
@@ -268,7 +268,7 @@ func (r *rows) value(table string, c *schema.Column, raw []byte) (parquet.Value,
 
 func isNumber(raw []byte) bool { return raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9' }
 
-// instant reads an instant that a number of microseconds holds whole.
+// instant parses an instant; false if microseconds do not hold it without loss.
 func instant(raw []byte) (parquet.Value, bool) {
 	if !rawjson.IsString(raw) {
 		return parquet.Value{}, false
@@ -281,5 +281,5 @@ func instant(raw []byte) (parquet.Value, bool) {
 	return parquet.Int64Value(t.UnixMicro()), t.Year() > -farthest && t.Year() < farthest
 }
 
-// farthest is a year whose distance from 1970 in microseconds is an int64.
+// farthest is a year whose distance from 1970 in microseconds fits an int64.
 const farthest = 290_000

@@ -13,7 +13,7 @@ import (
 
 // DocumentedRules compares the table of rules in a driver's page, docs/drivers/NAME.md, with the
 // driver's declaration. It ignores how the page marks code.
-func DocumentedRules(t *testing.T, driver string, rules sqlsink.Rules) {
+func DocumentedRules(t *testing.T, driver string, rules sqlsink.ValueRules) {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "drivers", driver+".md"))
 	if err != nil {

@@ -20,7 +20,7 @@ type advance struct {
 }
 
 // Seal makes the stage ready for Finish and Advance.
-func (l *load) Seal(ctx context.Context) error {
+func (l *tableLoad) Seal(ctx context.Context) error {
 	return l.attempt(ctx, "seal the load of", func(ctx context.Context) error {
 		if _, err := l.refresh(ctx); err != nil {
 			return err
@@ -37,7 +37,7 @@ func (l *load) Seal(ctx context.Context) error {
 }
 
 // Advance applies changes to the stage and records their position, in one transaction.
-func (l *load) Advance(ctx context.Context, b *change.Batch) error {
+func (l *tableLoad) Advance(ctx context.Context, b *change.Batch) error {
 	if len(b.Sets) == 0 {
 		return nil
 	}
@@ -70,7 +70,7 @@ func (l *load) Advance(ctx context.Context, b *change.Batch) error {
 }
 
 // write makes the writes of b durable and records b's position.
-func (l *load) write(ctx context.Context, writes []*Write, b *change.Batch) error {
+func (l *tableLoad) write(ctx context.Context, writes []*Write, b *change.Batch) error {
 	var record change.Row
 	err := l.sink.transact(ctx, l.conn, func(tx Tx) (err error) {
 		for _, w := range writes {
@@ -93,7 +93,7 @@ func (l *load) write(ctx context.Context, writes []*Write, b *change.Batch) erro
 
 // writes maps the sets of b onto the stage. It guards and soft-deletes rows like those of the live
 // table.
-func (l *load) writes(b *change.Batch) ([]*Write, error) {
+func (l *tableLoad) writes(b *change.Batch) ([]*Write, error) {
 	now := time.Now().UTC()
 	var writes []*Write
 	for _, set := range b.Sets {
@@ -112,7 +112,7 @@ func (l *load) writes(b *change.Batch) ([]*Write, error) {
 
 // checkStage returns an error if the stage is missing or lacks applied changes. A database that was
 // restored or has failed over may have lost the latest transactions.
-func (l *load) checkStage(ctx context.Context) error {
+func (l *tableLoad) checkStage(ctx context.Context) error {
 	switch {
 	case l.stage == nil:
 		return lost("the load must start again")
@@ -123,7 +123,7 @@ func (l *load) checkStage(ctx context.Context) error {
 }
 
 // staged returns the number of rows in the stage that came from files.
-func (l *load) staged() (rows int64) {
+func (l *tableLoad) staged() (rows int64) {
 	for file, n := range l.files {
 		if file != advancedRecord {
 			rows += n
@@ -134,7 +134,7 @@ func (l *load) staged() (rows int64) {
 
 // bounds returns the bounds of the stage's number of rows. Each applied change may have added or
 // removed one.
-func (l *load) bounds() (least, most int64) {
+func (l *tableLoad) bounds() (least, most int64) {
 	if l.through == 0 {
 		n := l.staged()
 		return n, n
@@ -143,7 +143,7 @@ func (l *load) bounds() (least, most int64) {
 }
 
 // fits returns a *sink.NarrowLoadError if the stage cannot hold the columns of b.
-func (l *load) fits(b *change.Batch) error {
+func (l *tableLoad) fits(b *change.Batch) error {
 	for _, set := range b.Sets {
 		if l.layouts[set.Table] != nil {
 			continue

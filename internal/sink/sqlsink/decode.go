@@ -8,11 +8,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Decoder reads the JSON values of one column for the dialect's encoder. If the column cannot
-// store a value as it is, a rule of the dialect adjusts the value and the Decoder counts that, or
-// the Decoder refuses the value. Its errors say why, without the value: Refuse adds the rest. One
-// goroutine at a time uses a Decoder.
-type Decoder struct {
+// ValueDecoder reads the JSON values of one column for the dialect's encoder. If the column cannot
+// store a value as it is, a rule of the dialect adjusts the value and the ValueDecoder counts that,
+// or the ValueDecoder refuses the value. Its errors say why, without the value: Refuse adds the
+// rest. One goroutine at a time uses a ValueDecoder.
+type ValueDecoder struct {
 	// Type is the database's own spelling of the column's type.
 	Type string
 	// Key says that the column is part of the primary key. No rule adjusts a key.
@@ -23,32 +23,32 @@ type Decoder struct {
 	JSON bool
 
 	table, column string // as the source calls them
-	rules         *Rules
+	rules         *ValueRules
 	adjusted      func(table, column, rule string) // nil: adjustments are not counted
 	digits        value.DigitBuffer
 }
 
-// NewDecoder returns the decoder for a target of a layout. It calls adjusted, if that is not nil,
-// for each value that a rule changes.
-func NewDecoder(l *Layout, t *Target, rules Rules, adjusted func(table, column, rule string)) Decoder {
+// NewValueDecoder returns the decoder for a target of a layout. It calls adjusted, if that is not
+// nil, for each value that a rule changes.
+func NewValueDecoder(l *Layout, t *Target, rules ValueRules, adjusted func(table, column, rule string)) ValueDecoder {
 	source := t.Real.Name
 	if t.Slot >= 0 {
 		source = l.Table.Columns[t.Slot].Name
 	}
-	return Decoder{
+	return ValueDecoder{
 		Type: t.Real.Type, Key: t.Key, Boolean: t.Type == schema.Boolean, JSON: t.Type.IsJSON(),
 		table: l.Table.Name, column: source, rules: &rules, adjusted: adjusted,
 	}
 }
 
 // Refuse returns err as poison that names the column and its type. err must not contain the value.
-func (d *Decoder) Refuse(err error) error {
+func (d *ValueDecoder) Refuse(err error) error {
 	return fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", d.table, d.column, d.Type, err))
 }
 
 // Adjust counts a value that a rule changes. It returns ErrKeyChanged if the column is part of the
 // key. An adjustment without a rule changes nothing.
-func (d *Decoder) Adjust(a Adjustment) error {
+func (d *ValueDecoder) Adjust(a Adjustment) error {
 	rule := d.rules[a].Name
 	switch {
 	case rule == "":
@@ -68,7 +68,7 @@ var flawAdjustments = [...]struct {
 }{{value.NUL, ReplaceNUL}, {value.Surrogate, ReplaceSurrogate}, {value.UTF8, ReplaceUTF8}}
 
 // Replaced is Adjust for flaws that were replaced in a text.
-func (d *Decoder) Replaced(flaws value.Flaw) (err error) {
+func (d *ValueDecoder) Replaced(flaws value.Flaw) (err error) {
 	if flaws == 0 {
 		return nil
 	}
@@ -81,7 +81,7 @@ func (d *Decoder) Replaced(flaws value.Flaw) (err error) {
 }
 
 // number reads the text of a number, and returns memory for its digits as well.
-func (d *Decoder) number(raw []byte) (buf, text []byte, err error) {
+func (d *ValueDecoder) number(raw []byte) (buf, text []byte, err error) {
 	text, err = value.Number(raw, d.Boolean)
 	if err != nil {
 		return nil, nil, err
@@ -90,7 +90,7 @@ func (d *Decoder) number(raw []byte) (buf, text []byte, err error) {
 }
 
 // Int reads an integer of so many bits, 8 to 64.
-func (d *Decoder) Int(raw []byte, bits int) (int64, error) {
+func (d *ValueDecoder) Int(raw []byte, bits int) (int64, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
 		return 0, err
@@ -103,7 +103,7 @@ func (d *Decoder) Int(raw []byte, bits int) (int64, error) {
 }
 
 // Uint reads an integer that is not negative, of so many bits, 1 to 64.
-func (d *Decoder) Uint(raw []byte, bits int) (uint64, error) {
+func (d *ValueDecoder) Uint(raw []byte, bits int) (uint64, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
 		return 0, err
@@ -116,7 +116,7 @@ func (d *Decoder) Uint(raw []byte, bits int) (uint64, error) {
 }
 
 // Float reads a floating-point number of 32 or 64 bits, adjusted by RoundFloat.
-func (d *Decoder) Float(raw []byte, bits int) (float64, error) {
+func (d *ValueDecoder) Float(raw []byte, bits int) (float64, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
 		return 0, err
@@ -129,7 +129,7 @@ func (d *Decoder) Float(raw []byte, bits int) (float64, error) {
 }
 
 // Decimal reads a number of any size. Its digits are valid until the next number is read.
-func (d *Decoder) Decimal(raw []byte) (value.Decimal, error) {
+func (d *ValueDecoder) Decimal(raw []byte) (value.Decimal, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
 		return value.Decimal{}, err
@@ -139,7 +139,7 @@ func (d *Decoder) Decimal(raw []byte) (value.Decimal, error) {
 
 // Fixed reads a number with at most whole digits before and scale digits after the decimal point,
 // adjusted by RoundDecimal. Its digits are valid until the next number is read.
-func (d *Decoder) Fixed(raw []byte, whole, scale int) (value.Decimal, error) {
+func (d *ValueDecoder) Fixed(raw []byte, whole, scale int) (value.Decimal, error) {
 	n, err := d.Decimal(raw)
 	if err != nil {
 		return n, err
@@ -148,7 +148,7 @@ func (d *Decoder) Fixed(raw []byte, whole, scale int) (value.Decimal, error) {
 }
 
 // Fit is Fixed for a number that Decimal has read.
-func (d *Decoder) Fit(n value.Decimal, whole, scale int) (value.Decimal, error) {
+func (d *ValueDecoder) Fit(n value.Decimal, whole, scale int) (value.Decimal, error) {
 	n, exact := n.Round(scale)
 	switch {
 	case n.Point > whole && len(n.Digits) > 0:
@@ -161,7 +161,7 @@ func (d *Decoder) Fit(n value.Decimal, whole, scale int) (value.Decimal, error) 
 
 // JSONFloat reads a number inside JSON text that the database stores as a floating-point number of
 // 64 bits, adjusted by RoundJSON.
-func (d *Decoder) JSONFloat(number []byte) error {
+func (d *ValueDecoder) JSONFloat(number []byte) error {
 	_, exact, err := value.ParseFloat(d.Digits(number), number, 64)
 	if err != nil {
 		return fmt.Errorf("a number in it: %w", err)
@@ -173,10 +173,10 @@ func (d *Decoder) JSONFloat(number []byte) error {
 }
 
 // Digits returns memory for the digits of a number, valid until the next number is read.
-func (d *Decoder) Digits(number []byte) []byte { return d.digits.For(number) }
+func (d *ValueDecoder) Digits(number []byte) []byte { return d.digits.For(number) }
 
 // Instant reads an instant, adjusted by CutSecond to at most so many digits of the second, 0 to 6.
-func (d *Decoder) Instant(raw []byte, digits int) (value.Instant, error) {
+func (d *ValueDecoder) Instant(raw []byte, digits int) (value.Instant, error) {
 	t, err := value.ParseInstantJSON(raw)
 	if err != nil {
 		return t, err
@@ -189,7 +189,7 @@ func (d *Decoder) Instant(raw []byte, digits int) (value.Instant, error) {
 
 // Date reads an instant for a column without a time of day, adjusted by DropTime. The instant
 // still has its time of day.
-func (d *Decoder) Date(raw []byte) (value.Instant, error) {
+func (d *ValueDecoder) Date(raw []byte) (value.Instant, error) {
 	t, err := value.ParseInstantJSON(raw)
 	if err == nil && !t.Midnight() {
 		err = d.Adjust(DropTime)

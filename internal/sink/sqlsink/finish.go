@@ -13,7 +13,7 @@ import (
 )
 
 // Record makes Finish record a snapshot.
-func (l *load) Record(s sink.Snapshot) bool {
+func (l *tableLoad) Record(s sink.Snapshot) bool {
 	if l.snapshot == nil {
 		return false
 	}
@@ -24,7 +24,7 @@ func (l *load) Record(s sink.Snapshot) bool {
 
 // Finish places the staged rows in the live table, by replacing or merging, and deletes the records
 // of the load, in one transaction.
-func (l *load) Finish(ctx context.Context) (int64, error) {
+func (l *tableLoad) Finish(ctx context.Context) (int64, error) {
 	err := l.attempt(ctx, "finish loading", func(ctx context.Context) error {
 		if l.done {
 			return nil
@@ -71,7 +71,7 @@ func (l *load) Finish(ctx context.Context) (int64, error) {
 // conclude runs do and completes the load, in one transaction. The loads of a sink commit in the
 // order of their snapshots' generations: a server that has read one generation skips all lower
 // ones.
-func (l *load) conclude(ctx context.Context, do func(Tx) error) error {
+func (l *tableLoad) conclude(ctx context.Context, do func(Tx) error) error {
 	numbered := false
 	defer func() {
 		if numbered {
@@ -89,7 +89,7 @@ func (l *load) conclude(ctx context.Context, do func(Tx) error) error {
 }
 
 // complete deletes the load's records of files, and records the snapshot.
-func (l *load) complete(ctx context.Context, tx Tx) error {
+func (l *tableLoad) complete(ctx context.Context, tx Tx) error {
 	if err := l.forgetFiles(ctx, tx); err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (l *load) complete(ctx context.Context, tx Tx) error {
 // refresh reads the descriptions of the stage and of the live table again. placed says that the
 // rows are in place already: an attempt was durable and its answer was lost, so the stage or its
 // records are gone.
-func (l *load) refresh(ctx context.Context) (placed bool, err error) {
+func (l *tableLoad) refresh(ctx context.Context) (placed bool, err error) {
 	if l.stage == nil {
 		return false, lost("the load must start again")
 	}
@@ -127,7 +127,7 @@ func (l *load) refresh(ctx context.Context) (placed bool, err error) {
 
 // wasPlaced reports whether an attempt to place the rows was durable, if the stage or its records
 // are gone. They are also gone from a database that was restored or replaced.
-func (l *load) wasPlaced(ctx context.Context) (bool, error) {
+func (l *tableLoad) wasPlaced(ctx context.Context) (bool, error) {
 	live, err := l.readLive(ctx)
 	if err != nil {
 		return false, err
@@ -146,7 +146,7 @@ func (l *load) wasPlaced(ctx context.Context) (bool, error) {
 
 // seal verifies that all rows are staged, and makes the stage ready for Place and for changes. It
 // returns the stage's number of rows, one per key.
-func (l *load) seal(ctx context.Context) (int64, error) {
+func (l *tableLoad) seal(ctx context.Context) (int64, error) {
 	count, err := l.verify(ctx)
 	if err != nil {
 		return 0, err
@@ -169,7 +169,7 @@ func (l *load) seal(ctx context.Context) (int64, error) {
 }
 
 // verify compares the stage's number of rows with that of its files, and returns it.
-func (l *load) verify(ctx context.Context) (int64, error) {
+func (l *tableLoad) verify(ctx context.Context) (int64, error) {
 	least, most := l.bounds()
 	count, err := l.conn.Count(ctx, l.stage)
 	if err != nil {
@@ -182,7 +182,7 @@ func (l *load) verify(ctx context.Context) (int64, error) {
 }
 
 // deduplicate removes rows whose key is staged again later, and records the number.
-func (l *load) deduplicate(ctx context.Context, rows int64) error {
+func (l *tableLoad) deduplicate(ctx context.Context, rows int64) error {
 	removed := l.files[duplicatesRecord] - rows
 	var record change.Row
 	err := l.sink.transact(ctx, l.conn, func(tx Tx) error {
@@ -206,7 +206,7 @@ func (l *load) deduplicate(ctx context.Context, rows int64) error {
 
 // refuseEmptying returns sink.ErrWouldEmpty if no rows were loaded and the live table has some.
 // Applied changes do not count.
-func (l *load) refuseEmptying(ctx context.Context) error {
+func (l *tableLoad) refuseEmptying(ctx context.Context) error {
 	if l.staged() > 0 || l.mode != sink.Replace {
 		return nil
 	}
@@ -221,7 +221,7 @@ func (l *load) refuseEmptying(ctx context.Context) error {
 }
 
 // loseStage discards the load, and returns an error that says why the load must start again.
-func (l *load) loseStage(ctx context.Context, why string) error {
+func (l *tableLoad) loseStage(ctx context.Context, why string) error {
 	if err := l.forget(ctx); err != nil {
 		return err
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// load is the load of one table. It has a session of its own.
-type load struct {
+// tableLoad is the load of one table. It has a session of its own.
+type tableLoad struct {
 	sink *Sink
 	job  string
 	t    *schema.Table
@@ -43,7 +43,7 @@ type load struct {
 // BeginLoad begins or resumes the load of one table. It reads the live table's description again,
 // and migrates the table.
 func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
-	l := &load{sink: s, job: job, t: t, mode: mode}
+	l := &tableLoad{sink: s, job: job, t: t, mode: mode}
 	if mode.Replaces() {
 		var ok bool
 		if l.scope, ok = scope.Columns(t); !ok {
@@ -65,7 +65,7 @@ func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode 
 }
 
 // attempt runs do over the load's session. If do fails, the load is ready for another attempt.
-func (l *load) attempt(ctx context.Context, what string, do func(ctx context.Context) error) error {
+func (l *tableLoad) attempt(ctx context.Context, what string, do func(ctx context.Context) error) error {
 	err := l.connect(ctx)
 	if err == nil && l.unsure && l.stage != nil {
 		err = l.readRecords(ctx)
@@ -91,7 +91,7 @@ func (l *load) attempt(ctx context.Context, what string, do func(ctx context.Con
 	return s.fail(fmt.Sprintf("%s table %q", what, l.t.Name), err)
 }
 
-func (l *load) connect(ctx context.Context) error {
+func (l *tableLoad) connect(ctx context.Context) error {
 	if l.conn != nil {
 		return nil
 	}
@@ -104,10 +104,10 @@ func (l *load) connect(ctx context.Context) error {
 }
 
 // stageName is the name of the job's staging table.
-func (l *load) stageName() string { return l.sink.dialect.Name(StageName(l.job, l.t.Name)) }
+func (l *tableLoad) stageName() string { return l.sink.dialect.Name(StageName(l.job, l.t.Name)) }
 
 // begin resumes the stage of an earlier run of the job, or creates a new stage.
-func (l *load) begin(ctx context.Context) error {
+func (l *tableLoad) begin(ctx context.Context) error {
 	var err error
 	if l.live, err = l.readLive(ctx); err != nil {
 		return err
@@ -143,7 +143,7 @@ func (l *load) begin(ctx context.Context) error {
 
 // readLive returns the layout of the live table with the scope of the load, nil if there is no such
 // table.
-func (l *load) readLive(ctx context.Context) (*Layout, error) {
+func (l *tableLoad) readLive(ctx context.Context) (*Layout, error) {
 	live, err := l.sink.readLayout(ctx, l.conn, l.t)
 	if live == nil || err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func (l *load) readLive(ctx context.Context) (*Layout, error) {
 
 // resume continues with the stage of an earlier run, if there is one that fits. It does not use a
 // stage to which changes were applied: its number of rows cannot be verified.
-func (l *load) resume(ctx context.Context) (bool, error) {
+func (l *tableLoad) resume(ctx context.Context) (bool, error) {
 	if len(l.files) == 0 || l.Loaded(advancedRecord) {
 		return false, nil
 	}
@@ -175,7 +175,7 @@ func (l *load) resume(ctx context.Context) (bool, error) {
 }
 
 // describeStage returns the layout of the staging table, nil if there is none.
-func (l *load) describeStage(ctx context.Context) (*Layout, error) {
+func (l *tableLoad) describeStage(ctx context.Context) (*Layout, error) {
 	found, err := l.conn.Tables(ctx, []string{l.stageName()})
 	if err != nil || len(found) == 0 {
 		return nil, err
@@ -189,14 +189,14 @@ func (l *load) describeStage(ctx context.Context) (*Layout, error) {
 }
 
 // Loaded reports whether the file is staged.
-func (l *load) Loaded(file string) bool {
+func (l *tableLoad) Loaded(file string) bool {
 	_, ok := l.files[file]
 	return ok
 }
 
 // LoadFile stages the rows of a file and records the file, in one transaction. It returns the
 // number of rows in the file.
-func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+func (l *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var count, added int64
 	var record change.Row
 	counted := func(yield func(*change.Row, error) bool) {
@@ -238,7 +238,7 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 
 // nameLive replaces the staging table's name in the error of a refused row with the live table's,
 // which the operator knows.
-func (l *load) nameLive(err error) error {
+func (l *tableLoad) nameLive(err error) error {
 	if fault.Of(err) != fault.Poison || l.live == nil {
 		return err
 	}
@@ -254,14 +254,14 @@ func (e *namedError) Error() string { return e.text }
 func (e *namedError) Unwrap() error { return e.err }
 
 // Discard drops the stage and the record of its files.
-func (l *load) Discard(ctx context.Context) error {
+func (l *tableLoad) Discard(ctx context.Context) error {
 	err := l.attempt(ctx, "discard the load of", l.forget)
 	l.done = l.done || err == nil
 	return err
 }
 
 // Close closes the session. The stage stays.
-func (l *load) Close(ctx context.Context) error {
+func (l *tableLoad) Close(ctx context.Context) error {
 	if l.conn == nil {
 		return nil
 	}

@@ -12,16 +12,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Server is where a database is, for messages about reaching it.
+// Server is the address of a database, with remedies for errors of its connections.
 type Server struct {
-	Where     string // host and port, without a secret
-	Authority string // what to do about a certificate's authority that nobody knows here
-	Name      string // what to do about a certificate for another name; may be ""
+	Address   string // host and port, without a secret
+	Authority string // the remedy for a certificate of an unknown authority
+	Name      string // the remedy for a certificate with another name; may be ""
 }
 
-// Explain explains an error that came before the server said anything. A failure of TLS is
-// fault.Refused. It returns nil if it has no words.
-func (s Server) Explain(err error) error {
+// ConnectError describes an error of a connection on which the server sent nothing. A failure of
+// TLS is fault.Refused. It returns nil if it does not know the error.
+func (s Server) ConnectError(err error) error {
 	var (
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError
@@ -31,7 +31,7 @@ func (s Server) Explain(err error) error {
 		op       *net.OpError
 	)
 	refused := func(what string, err error) error {
-		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: %s: %w", s.Where, what, err))
+		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: %s: %w", s.Address, what, err))
 	}
 	switch {
 	case errors.As(err, &unknown):
@@ -46,15 +46,15 @@ func (s Server) Explain(err error) error {
 	case errors.As(err, &invalid):
 		return refused("its certificate is not valid", invalid)
 	case errors.As(err, &verify):
-		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: %w", s.Where, verify.Err))
+		return fault.Mark(fault.Refused, fmt.Errorf("tls with %s: %w", s.Address, verify.Err))
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("connect to %s: no answer in time: %w", s.Where, context.DeadlineExceeded)
+		return fmt.Errorf("connect to %s: no answer in time: %w", s.Address, context.DeadlineExceeded)
 	case errors.As(err, &dns):
-		return fmt.Errorf("connect to %s: %w", s.Where, dns)
+		return fmt.Errorf("connect to %s: %w", s.Address, dns)
 	case errors.As(err, &op) && op.Op == "remote error": // an alert
 		return refused("the server refuses the connection; it may want a client's certificate, or another one", op.Err)
 	case errors.As(err, &op):
-		return fmt.Errorf("connect to %s: %w", s.Where, op)
+		return fmt.Errorf("connect to %s: %w", s.Address, op)
 	}
 	return nil
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-func TestExplain_CallsFailuresOfTLSRefused(t *testing.T) {
-	server := Server{Where: "db:5432", Authority: "give it with ca=FILE"}
+func TestServer_RefusesFailuresOfTLS(t *testing.T) {
+	server := Server{Address: "db:5432", Authority: "give it with ca=FILE"}
 	certificate := &x509.Certificate{DNSNames: []string{"other"}}
 	for _, c := range []struct {
 		err   error
@@ -30,12 +30,12 @@ func TestExplain_CallsFailuresOfTLSRefused(t *testing.T) {
 		{&net.DNSError{Err: "no such host", Name: "db"}, fault.Transient, "no such host"},
 		{context.DeadlineExceeded, fault.Transient, "no answer in time"},
 	} {
-		got := server.Explain(fmt.Errorf("connect: %w", c.err))
+		got := server.ConnectError(fmt.Errorf("connect: %w", c.err))
 		if got == nil || fault.Of(got) != c.class || !strings.Contains(got.Error(), c.says) || !strings.Contains(got.Error(), "db:5432") {
 			t.Errorf("%v: %v: %v, want %v that says %q", c.err, fault.Of(got), got, c.class, c.says)
 		}
 	}
-	if got := server.Explain(errors.New("anything else")); got != nil {
+	if got := server.ConnectError(errors.New("anything else")); got != nil {
 		t.Errorf("it has words for what it does not know: %v", got)
 	}
 }

@@ -8,22 +8,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destination is the only row of the destination table.
-type destination struct{ id, version, object string }
+// destinationRow is the only row of the destination table.
+type destinationRow struct{ id, version, object string }
 
-func readDestination(ctx context.Context, conn Conn, l *Layout) (d destination, err error) {
+func readDestination(ctx context.Context, conn Conn, l *Layout) (d destinationRow, err error) {
 	for row, err := range conn.Read(ctx, l) {
 		if err != nil {
 			return d, fmt.Errorf("read the identity of the destination: %w", err)
 		}
 		if r := (record{l.Table, row}); r.text("name") == destinationKey {
-			d = destination{r.text("id"), r.text("version"), r.text("object")}
+			d = destinationRow{r.text("id"), r.text("version"), r.text("object")}
 		}
 	}
 	return d, nil
 }
 
-func writeDestination(ctx context.Context, tx Tx, l *Layout, d destination) error {
+func writeDestination(ctx context.Context, tx Tx, l *Layout, d destinationRow) error {
 	v := recordValues{"name": destinationKey, "id": d.id, "version": d.version}
 	if d.object != "" {
 		v["object"] = d.object
@@ -49,7 +49,7 @@ func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (b
 
 // identities are ids to record.
 type identities struct {
-	destination destination
+	destination destinationRow
 	snapshots   []sink.Snapshot
 }
 

@@ -39,7 +39,7 @@ func (p *placing) row(t *schema.Table) (change.Row, error) {
 
 // recordPlacing records the snapshot before its rows are placed, if Place may be durable before the
 // rest of the transaction. Running servers then check the placing.
-func (l *load) recordPlacing(ctx context.Context) error {
+func (l *tableLoad) recordPlacing(ctx context.Context) error {
 	r := l.snapshot
 	first, ok := l.conn.(Placing)
 	if r == nil || r.s == nil || !ok || !l.mode.Replaces() || !first.PlacesFirst(l.live) {

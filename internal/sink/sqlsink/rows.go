@@ -24,7 +24,7 @@ const partSeparator = "#"
 // LoadRows stages the rows of a file in parts. Each part has a record, and is halved if it is
 // refused, until refused gets single rows. A part that an interrupted call has staged is not staged
 // again. At the end, one record of the file replaces those of the parts.
-func (l *load) LoadRows(
+func (l *tableLoad) LoadRows(
 	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error,
 ) (int64, error) {
 	var count, first int64
@@ -75,7 +75,7 @@ func rowsOf(rows []change.Row) iter.Seq2[*change.Row, error] {
 }
 
 // joinParts replaces the records of the file's parts by one record of the file.
-func (l *load) joinParts(ctx context.Context, file string) error {
+func (l *tableLoad) joinParts(ctx context.Context, file string) error {
 	if l.stage == nil {
 		return lost("the load must start again")
 	}

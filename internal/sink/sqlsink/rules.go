@@ -22,16 +22,16 @@ const (
 	adjustments // the number of adjustments
 )
 
-// Rule is a dialect's rule for an adjustment. Metrics count adjusted values by Name.
-type Rule struct{ Name, Help string }
+// ValueRule is a dialect's rule for an adjustment. Metrics count adjusted values by Name.
+type ValueRule struct{ Name, Help string }
 
-// Rules are the rules of a dialect by Adjustment. A rule without a name is not in use: the dialect
-// stores such values unchanged.
-type Rules [adjustments]Rule
+// ValueRules are the rules of a dialect by Adjustment. A rule without a name is not in use: the
+// dialect stores such values unchanged.
+type ValueRules [adjustments]ValueRule
 
 // List returns the rules in use.
-func (r Rules) List() []Rule {
-	var list []Rule
+func (r ValueRules) List() []ValueRule {
+	var list []ValueRule
 	for _, rule := range r {
 		if rule.Name != "" {
 			list = append(list, rule)
@@ -41,7 +41,7 @@ func (r Rules) List() []Rule {
 }
 
 // Help describes the rules for a driver's help, one per line.
-func (r Rules) Help() string {
+func (r ValueRules) Help() string {
 	var b strings.Builder
 	for _, rule := range r.List() {
 		fmt.Fprintf(&b, "    %-26s %s\n", rule.Name, rule.Help)

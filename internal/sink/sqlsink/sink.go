@@ -115,7 +115,7 @@ func (s *Sink) connect(ctx context.Context) (Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return conn, s.env.Access.Judge(nil)
+	return conn, s.env.Access.Outcome(nil)
 }
 
 // Apply writes the batch and its checkpoint in one transaction. If an earlier attempt has an
@@ -194,7 +194,7 @@ func (s *Sink) verdict(err error) Verdict {
 // fail wraps err for the caller with the failed operation and the class.
 func (s *Sink) fail(what string, err error) error {
 	v := s.verdict(err)
-	return s.env.Access.Judge(&fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)})
+	return s.env.Access.Outcome(&fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)})
 }
 
 func (s *Sink) apply(ctx context.Context, conn Conn, b *change.Batch, changed []sink.TableState) error {

@@ -82,7 +82,7 @@ type otherLoad struct {
 
 // recordsLayout returns the layout of the record of files. The sink's own session creates the table
 // if necessary, so that concurrent loads create it once.
-func (l *load) recordsLayout(ctx context.Context) (*Layout, error) {
+func (l *tableLoad) recordsLayout(ctx context.Context) (*Layout, error) {
 	s := l.sink
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,7 +102,7 @@ func (l *load) recordsLayout(ctx context.Context) (*Layout, error) {
 }
 
 // readRecords reads the files of the table that this load and others have staged.
-func (l *load) readRecords(ctx context.Context) error {
+func (l *tableLoad) readRecords(ctx context.Context) error {
 	l.files, l.recorded, l.others = make(map[string]int64), nil, make(map[string]*otherLoad)
 	t := l.records.Table
 	for row, err := range l.conn.Read(ctx, l.records) {
@@ -135,7 +135,7 @@ func (l *load) readRecords(ctx context.Context) error {
 }
 
 // addOther adds a record to those of another job.
-func (l *load) addOther(job string, record change.Row, staged int64) {
+func (l *tableLoad) addOther(job string, record change.Row, staged int64) {
 	other := l.others[job]
 	if other == nil {
 		other = new(otherLoad)
@@ -148,14 +148,14 @@ func (l *load) addOther(job string, record change.Row, staged int64) {
 }
 
 // fileRecord returns the record of a file that has added rows to the stage.
-func (l *load) fileRecord(file string, added int64) (change.Row, error) {
+func (l *tableLoad) fileRecord(file string, added int64) (change.Row, error) {
 	return recordRow(l.records.Table, recordValues{
 		"target": l.t.Name, "file": file, "job": l.id, "row_count": added, "staged": time.Now().UnixMilli(),
 	})
 }
 
 // record writes the record of a file that has added rows to the stage.
-func (l *load) record(ctx context.Context, tx Tx, file string, added int64) (change.Row, error) {
+func (l *tableLoad) record(ctx context.Context, tx Tx, file string, added int64) (change.Row, error) {
 	record, err := l.fileRecord(file, added)
 	if err != nil {
 		return record, err
@@ -164,7 +164,7 @@ func (l *load) record(ctx context.Context, tx Tx, file string, added int64) (cha
 }
 
 // startOver drops the stage of the job, and writes its startRecord.
-func (l *load) startOver(ctx context.Context) error {
+func (l *tableLoad) startOver(ctx context.Context) error {
 	if err := l.forget(ctx); err != nil {
 		return err
 	}
@@ -182,7 +182,7 @@ func (l *load) startOver(ctx context.Context) error {
 
 // forgetOld drops the stages and records of abandoned jobs, and the stage of earlier versions,
 // which has no job in its name.
-func (l *load) forgetOld(ctx context.Context) error {
+func (l *tableLoad) forgetOld(ctx context.Context) error {
 	name := l.sink.dialect.Name
 	var records []change.Row
 	stages := []string{name(stagePrefix + l.t.Name)}
@@ -206,7 +206,7 @@ func (l *load) forgetOld(ctx context.Context) error {
 }
 
 // forget drops the stage and all records of the job.
-func (l *load) forget(ctx context.Context) error {
+func (l *tableLoad) forget(ctx context.Context) error {
 	err := l.sink.transact(ctx, l.conn, func(tx Tx) error {
 		if err := tx.Drop(ctx, l.stageName()); err != nil {
 			return err
@@ -221,11 +221,11 @@ func (l *load) forget(ctx context.Context) error {
 }
 
 // forgetFiles deletes the job's records.
-func (l *load) forgetFiles(ctx context.Context, tx Tx) error {
+func (l *tableLoad) forgetFiles(ctx context.Context, tx Tx) error {
 	return l.deleteRecords(ctx, tx, l.recorded)
 }
 
-func (l *load) deleteRecords(ctx context.Context, tx Tx, records []change.Row) error {
+func (l *tableLoad) deleteRecords(ctx context.Context, tx Tx, records []change.Row) error {
 	if len(records) == 0 {
 		return nil
 	}

@@ -294,7 +294,7 @@ func nothing(tb testing.TB, s pipeline.Source, for_ time.Duration) {
 
 func settle(tb testing.TB, s *Source, m pipeline.Message) {
 	tb.Helper()
-	if err := s.Settle(tb.Context(), m.Position); err != nil {
+	if err := s.Acknowledge(tb.Context(), m.Position); err != nil {
 		tb.Fatal(err)
 	}
 }

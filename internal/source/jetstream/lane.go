@@ -63,8 +63,8 @@ type Lane struct {
 }
 
 var (
-	_ pipeline.Source  = (*Lane)(nil)
-	_ pipeline.Patient = (*Lane)(nil)
+	_ pipeline.Source         = (*Lane)(nil)
+	_ pipeline.HealthReporter = (*Lane)(nil)
 )
 
 // OpenLane creates the lane's consumer. The caller must close the lane.
@@ -200,8 +200,8 @@ func (l *Lane) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	return messages, nil
 }
 
-// Settle does nothing: a lane acknowledges nothing.
-func (l *Lane) Settle(context.Context, cdc.Position) error { return nil }
+// Acknowledge does nothing: a lane acknowledges nothing.
+func (l *Lane) Acknowledge(context.Context, cdc.Position) error { return nil }
 
 // Health returns since when nothing can be received, and why; nil if all is well.
 func (l *Lane) Health() (since time.Time, reason error) { return l.source.Health() }

@@ -153,7 +153,7 @@ func TestLane_LeavesTheDurableConsumerAlone(t *testing.T) {
 	before := b.info()
 	l := openLane(t, b.laneConfig())
 	again := read(t, l, 10)
-	if err := l.Settle(t.Context(), again[9].Position); err != nil {
+	if err := l.Acknowledge(t.Context(), again[9].Position); err != nil {
 		t.Fatal(err)
 	}
 	closeLane(t, l)

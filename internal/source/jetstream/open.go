@@ -27,7 +27,7 @@ type Config struct {
 	Plan continuity.Plan
 	// MaxAckPending bounds the messages received and not settled; default 25,000.
 	MaxAckPending int
-	// Record stores, durably, how far the consumer was read. Settle calls it before
+	// Record stores, durably, how far the consumer was read. Acknowledge calls it before
 	// it acknowledges messages, at most once in RecordEvery, and an idle source now
 	// and then; not concurrently. If it is nil, a consumer that HQ let expire looks
 	// like a first start, unless the destination stores checkpoints.

@@ -197,7 +197,7 @@ func TestAConsumerThatIsDeletedMeanwhileIsMadeAgain(t *testing.T) {
 	if diff := cmp.Diff([]uint64{11, 12, 13, 14, 15}, sequences(read(t, s, 5))); diff != "" {
 		t.Error(diff)
 	}
-	if err := s.Settle(t.Context(), at(15)); err != nil {
+	if err := s.Acknowledge(t.Context(), at(15)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 15 })
@@ -274,8 +274,8 @@ func TestTheRecordIsNeverBehindTheAcknowledgements(t *testing.T) {
 	s := open(t, c)
 	got := read(t, s, 10)
 	fail = true
-	if err := s.Settle(t.Context(), got[4].Position); !errors.Is(err, refused) || fault.Of(err) != fault.Transient {
-		t.Fatalf("Settle: %v", err)
+	if err := s.Acknowledge(t.Context(), got[4].Position); !errors.Is(err, refused) || fault.Of(err) != fault.Transient {
+		t.Fatalf("Acknowledge: %v", err)
 	}
 	if err := c.Conn.FlushTimeout(5 * time.Second); err != nil {
 		t.Fatal(err)

@@ -117,7 +117,7 @@ func (r *reader) receive(n int) {
 func (r *reader) settle(n uint64) {
 	r.tb.Helper()
 	r.log = append(r.log, fmt.Sprintf("settle %d", n))
-	if err := r.source.Settle(r.tb.Context(), at(n)); err != nil {
+	if err := r.source.Acknowledge(r.tb.Context(), at(n)); err != nil {
 		r.tb.Fatal(err)
 	}
 	r.settled = n

@@ -72,8 +72,8 @@ type Source struct {
 }
 
 var (
-	_ pipeline.Source  = (*Source)(nil)
-	_ pipeline.Patient = (*Source)(nil)
+	_ pipeline.Source         = (*Source)(nil)
+	_ pipeline.HealthReporter = (*Source)(nil)
 )
 
 // Began returns the position after which the first message comes. Its Stored is 0 if
@@ -224,8 +224,8 @@ func (s *Source) drop() {
 	}
 }
 
-// Settle acknowledges every message up to and including upTo.
-func (s *Source) Settle(_ context.Context, upTo cdc.Position) error {
+// Acknowledge acknowledges every message up to and including upTo.
+func (s *Source) Acknowledge(_ context.Context, upTo cdc.Position) error {
 	// Recorded first: what the server holds for acknowledged must be known here.
 	if err := s.recordSettled(upTo); err != nil {
 		return err

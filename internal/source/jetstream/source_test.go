@@ -316,7 +316,7 @@ func TestAClosedConnectionIsFatal(t *testing.T) {
 	if _, err := s.Receive(t.Context()); !errors.Is(err, ErrClosed) {
 		t.Errorf("Receive: %v", err)
 	}
-	if err := s.Settle(t.Context(), got[0].Position); !errors.Is(err, ErrClosed) {
-		t.Errorf("Settle: %v", err)
+	if err := s.Acknowledge(t.Context(), got[0].Position); !errors.Is(err, ErrClosed) {
+		t.Errorf("Acknowledge: %v", err)
 	}
 }

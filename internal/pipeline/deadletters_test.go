@@ -19,29 +19,30 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// TestLetters_MakeUpForWhatTheDestinationLacks: whatever changes are refused, the rows and
-// the letters that wait are all that the source has, over crashes too.
-func TestLetters_MakeUpForWhatTheDestinationLacks(t *testing.T) {
+// TestDeadLetters_ReplayCompletesTheDestination refuses random changes and crashes. The rows and
+// the waiting dead letters together must be equal to the source.
+func TestDeadLetters_ReplayCompletesTheDestination(t *testing.T) {
 	runs := 300
 	if n, err := strconv.Atoi(os.Getenv("RUNS")); err == nil {
 		runs = n
 	}
 	for seed := range uint64(runs) {
-		if !t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { followRandomly(t, seed) }) }) {
+		check := func(t *testing.T) { synctest.Test(t, func(t *testing.T) { replayRandomly(t, seed) }) }
+		if !t.Run(fmt.Sprint(seed), check) {
 			return
 		}
 	}
 }
 
-// moves is a random history of a few rows, and what is refused of it.
-type moves struct {
+// moveHistory is a random history of a few rows, and the events that are refused.
+type moveHistory struct {
 	payloads []string
 	source   map[string]string // rows after it
-	refused  map[uint64]bool   // events that are refused whatever they do
+	refused  map[uint64]bool   // events that the sink refuses
 }
 
-func newMoves(r *rand.Rand) *moves {
-	h := &moves{source: make(map[string]string), refused: make(map[uint64]bool)}
+func newMoveHistory(r *rand.Rand) *moveHistory {
+	h := &moveHistory{source: make(map[string]string), refused: make(map[uint64]bool)}
 	keys := []string{"A", "B", "C"}
 	for n := range 3 + r.IntN(10) {
 		key, to, v := keys[r.IntN(len(keys))], keys[r.IntN(len(keys))], fmt.Sprint("v", n)
@@ -72,10 +73,10 @@ func newMoves(r *rand.Rand) *moves {
 
 var errCrash = fault.Mark(fault.Fatal, errors.New("a crash"))
 
-func followRandomly(t *testing.T, seed uint64) {
+func replayRandomly(t *testing.T, seed uint64) {
 	random := rand.New(rand.NewPCG(seed, 0))
-	h := newMoves(random)
-	dir, s, tab := t.TempDir(), newStream(h.payloads...), newTable()
+	h := newMoveHistory(random)
+	dir, s, tab := t.TempDir(), newMemorySource(h.payloads...), newMemorySink()
 	tab.before = func(_ int, b *change.Batch) error {
 		if random.IntN(10) == 0 {
 			return errCrash
@@ -93,44 +94,46 @@ func followRandomly(t *testing.T, seed uint64) {
 		}
 		return nil
 	}
-	var rig *rig
-	for s.settled.Sequence < uint64(len(h.payloads)) {
+	var r *rig
+	for s.acknowledged.Sequence < uint64(len(h.payloads)) {
 		var err error
-		if rig, err = newRig(dir, s, tab); err != nil {
+		if r, err = newRig(dir, s, tab); err != nil {
 			t.Fatal(err)
 		}
-		rig.config.MaxRows = 1 + random.IntN(5)
-		rig.layouts.fail = func(_, version string) error {
+		r.config.MaxRows = 1 + random.IntN(5)
+		r.layouts.fail = func(_, version string) error {
 			if version == "v9" {
-				return unknown{}
+				return unknownVersion{}
 			}
 			return nil
 		}
-		if err := rig.start(); err != nil {
+		if err := r.start(); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithCancel(rig.ended)
+		ctx, cancel := context.WithCancel(r.ended)
 		_ = s.await(ctx, uint64(len(h.payloads)))
 		cancel()
-		_ = rig.stop()
+		_ = r.stop()
 	}
 	before := tab.snapshot()
 	rows := make(map[string]string)
 	for k, v := range before {
 		rows[k] = v
 	}
-	state := rig.mustLetters(t)
-	done, err := rig.dead.Replay(t.Context(), dlq.Filter{}, false, func(ctx context.Context, e dlq.Entry) error { return applyLetter(rows, e) })
+	state := r.mustDeadLetters(t)
+	replay := func(_ context.Context, e dlq.Entry) error { return applyDeadLetter(rows, e) }
+	done, err := r.dead.Replay(t.Context(), dlq.Filter{}, false, replay)
 	if err != nil || done.Unknown > 0 {
 		t.Logf("%+v, %v", done, err)
 	}
 	if diff := cmp.Diff(h.source, rows); diff != "" {
-		t.Errorf("%s\n%s\nrefused %v\nletters\n%s\nbefore the replay %v", diff, strings.Join(h.payloads, "\n"), h.refused, strings.Join(state, "\n"), before)
+		t.Errorf("%s\n%s\nrefused %v\ndead letters\n%s\nbefore the replay %v",
+			diff, strings.Join(h.payloads, "\n"), h.refused, strings.Join(state, "\n"), before)
 	}
 }
 
-// applyLetter does to the rows what a replay does to a destination.
-func applyLetter(rows map[string]string, e dlq.Entry) error {
+// applyDeadLetter does to the rows what a replay does to a destination.
+func applyDeadLetter(rows map[string]string, e dlq.Entry) error {
 	var event cdc.Event
 	if err := cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding); err != nil {
 		return err

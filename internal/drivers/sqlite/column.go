@@ -50,7 +50,7 @@ func affinityOf(declared string) affinity {
 }
 
 // rules name the adjustments of values that a column cannot store.
-var rules = sqlsink.Rules{
+var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {
 		Name: "sqlite_surrogate",
 		Help: "half of a surrogate pair becomes U+FFFD; in JSON it stays as it was escaped",
@@ -95,13 +95,13 @@ func (e *encoder) row(args *capi.Args, columns []int, row *change.Row, synced ti
 
 // column encodes the values of one column.
 type column struct {
-	sqlsink.Decoder
+	sqlsink.ValueDecoder
 	kind     schema.Type // of the source's column
 	affinity affinity
 }
 
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
-	c := column{Decoder: sqlsink.NewDecoder(l, t, rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*attribute).affinity}
+	c := column{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*attribute).affinity}
 	c.Type = cmp.Or(c.Type, "no type")
 	return c
 }

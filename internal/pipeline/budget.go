@@ -1,0 +1,189 @@
+package pipeline
+
+import (
+	"context"
+	"sync"
+)
+
+// Budget bounds the memory of the messages that pipelines hold, in uncompressed bytes: those that
+// are received and not acknowledged. Pipelines of one process share one budget. It is safe for
+// concurrent use.
+//
+// A pipeline exceeds the budget only for the next message that its batch needs, and only while it
+// has no batch but the open one. So it always makes progress, however much other pipelines hold,
+// and exceeds the budget by one message and one batch at most.
+type Budget struct {
+	limit int
+
+	mu      sync.Mutex
+	used    int
+	changed chan struct{} // closed and replaced at each change; nil if no caller waits
+}
+
+// DefaultBudget is the memory of a batch that is being applied, the next batch, and messages that
+// are being decoded, in bytes.
+const DefaultBudget = 36 << 20
+
+// NewBudget returns a budget of limit bytes.
+func NewBudget(limit int) *Budget { return &Budget{limit: limit} }
+
+// notify wakes the callers of await. The lock is held.
+func (b *Budget) notify() {
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
+}
+
+// await waits until condition holds, or returns the cause of ctx when ctx ends. In both cases it
+// returns with the lock held.
+func (b *Budget) await(ctx context.Context, condition func() bool) error {
+	b.mu.Lock()
+	for !condition() {
+		if b.changed == nil {
+			b.changed = make(chan struct{})
+		}
+		changed := b.changed
+		b.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			b.mu.Lock()
+			return context.Cause(ctx)
+		}
+		b.mu.Lock()
+	}
+	return nil
+}
+
+// inFlight counts the messages that a pipeline has received and not acknowledged, and admits more.
+// The lock is the budget's.
+type inFlight struct {
+	*Budget
+	maxMessages int
+
+	messages, bytes int
+	raw             int    // bytes of messages that are not decoded yet
+	closed          int    // messages of closed batches that are not acknowledged
+	received        uint64 // sequence of the last message that was received
+	accepted        uint64 // sequence of the last message that is in a batch
+}
+
+func newInFlight(maxMessages int, b *Budget) *inFlight {
+	return &inFlight{Budget: b, maxMessages: maxMessages}
+}
+
+// count adds bytes in flight. The lock is held.
+func (f *inFlight) count(bytes int) {
+	f.bytes += bytes
+	f.used += bytes
+	f.notify()
+}
+
+// admit waits until more messages may be received, or returns the cause of ctx when ctx ends.
+func (f *inFlight) admit(ctx context.Context) error {
+	err := f.await(ctx, f.hasCapacity)
+	defer f.mu.Unlock()
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// hasCapacity reports whether more messages may be received. They may if the limits allow it; three
+// quarters of the budget are kept for decoded messages. They also may if all unacknowledged
+// messages are in the open batch, which may need more. The lock is held.
+func (f *inFlight) hasCapacity() bool {
+	return f.messages < f.maxMessages && f.used < f.limit && f.raw <= f.limit/4 || f.accepted >= f.received && f.closed == 0
+}
+
+// add counts received messages.
+func (f *inFlight) add(messages []Message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := len(messages); n > 0 {
+		f.messages += n
+		f.received = messages[n-1].Position.Sequence
+	}
+	bytes := size(messages)
+	f.raw += bytes
+	f.count(bytes)
+}
+
+// reserve counts bytes for the message after the one at sequence before. It waits until a decoder
+// may take them, or returns the cause of ctx when ctx ends.
+func (f *inFlight) reserve(ctx context.Context, before uint64, bytes int) error {
+	err := f.await(ctx, func() bool { return f.admits(before, bytes) })
+	defer f.mu.Unlock()
+	if err == nil {
+		f.count(bytes)
+	}
+	return err
+}
+
+// tryReserve is reserve without the wait.
+func (f *inFlight) tryReserve(before uint64, bytes int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ok := f.admits(before, bytes)
+	if ok {
+		f.count(bytes)
+	}
+	return ok
+}
+
+// admits reports whether the budget allows bytes more, or all messages before this one are
+// acknowledged or in the open batch. Closed batches do not wait for later messages, so each message
+// is admitted at some time. The lock is held.
+func (f *inFlight) admits(before uint64, bytes int) bool {
+	return f.used+bytes <= f.limit || f.accepted >= before && f.closed == 0
+}
+
+// decoded records that messages of raw bytes are decoded, and adds bytes that are not counted yet.
+func (f *inFlight) decoded(raw, more int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.raw -= raw
+	f.count(more)
+}
+
+// accept records that every message up to sequence is in a batch.
+func (f *inFlight) accept(sequence uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.accepted = sequence
+	f.notify()
+}
+
+// closeBatch records that a batch is closed with this many messages.
+func (f *inFlight) closeBatch(messages int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed += messages
+	f.notify()
+}
+
+// release subtracts acknowledged messages. All of them are in closed batches.
+func (f *inFlight) release(messages, bytes int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.messages -= messages
+	f.closed -= messages
+	f.count(-bytes)
+}
+
+// end gives all memory back to the budget at the end of the run. It returns the number of messages
+// that were received and not acknowledged.
+func (f *inFlight) end() (messages int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.count(-f.bytes)
+	return f.messages
+}
+
+// unacknowledged returns the number of messages in flight.
+func (f *inFlight) unacknowledged() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.messages
+}

@@ -1,0 +1,119 @@
+package pipeline
+
+import (
+	"context"
+	"time"
+
+	"github.com/shopmonkeyus/eds/internal/retry"
+)
+
+// dependency names what the pipeline waits for while it retries.
+type dependency string
+
+const (
+	dependencySource      dependency = "source"
+	dependencySchema      dependency = "schema"
+	dependencyDestination dependency = "destination"
+	dependencyDeadLetters dependency = "dead letters"
+	dependencyTables      dependency = "tables that are behind" // to join
+)
+
+// retry calls attempt until it succeeds, fails with an error that is not transient, or ctx ends.
+// Status and log name what it waits for, also if an attempt does not return.
+func (p *Pipeline) retry(ctx context.Context, what dependency, attempt func() error) error {
+	var began time.Time // of the latest attempt
+	policy := retry.Policy{Failed: func(err error, _ time.Duration) { p.status.attemptFailed(what, began, err) }}
+	err := retry.Do(ctx, policy, func() error {
+		started := time.Now()
+		began = started
+		return retry.Watch(func() { p.status.attemptHangs(what, started) }, attempt)
+	})
+	if err == nil || ctx.Err() == nil {
+		p.status.recovered(what)
+	}
+	return err
+}
+
+// retryState describes a dependency that does not work now.
+type retryState struct {
+	since    time.Time
+	reason   string
+	failure  string // of the latest attempt that has returned; "": none has
+	attempts int    // that have returned
+	logged   time.Time
+	quiet    time.Duration // minimum time between logged and the next log line
+}
+
+// Bounds of the time between two log lines about one dependency.
+const (
+	firstQuiet = 10 * time.Second
+	lastQuiet  = 10 * time.Minute
+)
+
+// attemptFailed records a failed attempt that began at a time. It logs the first failure, then
+// fewer and fewer.
+func (t *statusTracker) attemptFailed(what dependency, began time.Time, err error) {
+	t.metrics.retries.WithLabelValues(string(what)).Inc()
+	if s, log := t.setRetryState(what, began, err, 1); log {
+		t.logger.Warn("waiting for the "+string(what)+", and trying again",
+			"error", err, "attempts", s.attempts, "since", s.since.Format(time.RFC3339))
+	}
+}
+
+// attemptHangs records an attempt that began at a time and has not returned for retry.HangTimeout.
+func (t *statusTracker) attemptHangs(what dependency, began time.Time) {
+	if s, log := t.setRetryState(what, began, retry.ErrNoAnswer, 0); log {
+		t.logger.Warn("waiting for the "+string(what), "error", s.reason, "since", s.since.Format(time.RFC3339))
+	}
+}
+
+// setRetryState records why the attempt that began at a time has not succeeded yet, and how many
+// attempts have ended since the last call. It reports whether to log that; the first failure always
+// is. The caller logs, because a log that blocks must not block readers of the status.
+func (t *statusTracker) setRetryState(what dependency, began time.Time, reason error, ended int) (s retryState, log bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	current := t.retries[what]
+	if current == nil {
+		current = &retryState{since: began}
+		t.retries[what] = current
+		t.retrying.Add(1)
+	}
+	log = ended > 0 && current.attempts == 0 || now.Sub(current.logged) >= current.quiet
+	current.attempts += ended
+	if ended > 0 {
+		current.failure = reason.Error()
+	} else {
+		reason = retry.After(reason, current.failure)
+	}
+	current.reason = reason.Error()
+	t.lastError, t.lastErrorAt = current.reason, now
+	if log {
+		current.logged, current.quiet = now, min(max(2*current.quiet, firstQuiet), lastQuiet)
+	}
+	return *current, log
+}
+
+// recovered records that a dependency works again. It is cheap while nothing is retried.
+func (t *statusTracker) recovered(what dependency) {
+	if s := t.clearRetryState(what); s != nil {
+		t.logger.Info("the "+string(what)+" works again", "attempts", s.attempts, "after", time.Since(s.since).Round(time.Millisecond))
+	}
+}
+
+// clearRetryState records that the pipeline no longer waits for a dependency. It returns the state
+// until then, or nil.
+func (t *statusTracker) clearRetryState(what dependency) *retryState {
+	if t.retrying.Load() == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.retries[what]
+	if s != nil {
+		delete(t.retries, what)
+		t.retrying.Add(-1)
+	}
+	return s
+}

@@ -1,0 +1,190 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"go.etcd.io/bbolt"
+)
+
+// Import is an import that has begun and not succeeded yet.
+type Import struct {
+	// Fingerprint identifies the parameters and the spelling of the destination's URL.
+	// Parameters identifies the parameters alone; "" if an earlier version began the import.
+	Fingerprint string `json:"fingerprint"`
+	Parameters  string `json:"parameters,omitempty"`
+	// Identity is the destination's, and Destination its masked URL.
+	Identity    string    `json:"identity,omitempty"`
+	Destination string    `json:"destination"`
+	Started     time.Time `json:"started"`
+	// Jobs are the exports that it loads from, in the order of their start. A table belongs
+	// to the last one that names it.
+	Jobs []ImportJob `json:"jobs"`
+	// Tables are the tables that were begun, by name. They are stored one by one.
+	Tables map[string]ImportTable `json:"-"`
+}
+
+// ImportJob is one export of an import.
+type ImportJob struct {
+	ID      string    `json:"id"`
+	Started time.Time `json:"started"`
+	// Tables are the tables that it exports; nil: every table that no later job names.
+	Tables []string `json:"tables,omitempty"`
+}
+
+// ImportTable is the progress of the import of one table.
+type ImportTable struct {
+	Job  string `json:"job"`
+	Done bool   `json:"done"`
+	// ExportFailed is true if HQ failed to export the table: the job will never have it.
+	ExportFailed bool `json:"exportFailed,omitempty"`
+	// Rows and Clock are those of a table that is done.
+	Rows  int64 `json:"rows,omitempty"`
+	Clock Clock `json:"clock"`
+	// Files are the recorded files, by name. They are stored one by one. If the destination
+	// stages rows, its own record decides whether a file is loaded: it may have more or fewer.
+	Files map[string]ImportFile `json:"-"`
+}
+
+// ImportFile describes a loaded file.
+type ImportFile struct {
+	Rows  int64 `json:"rows"`
+	Bytes int64 `json:"bytes"` // of the file, compressed
+}
+
+const (
+	importKey   = "job"
+	tablePrefix = "table/"
+	filePrefix  = "file/"
+)
+
+// Import returns the import that has not succeeded yet, and whether there is one.
+func (d *Dir) Import() (Import, bool, error) {
+	i := Import{Tables: make(map[string]ImportTable)}
+	var ok bool
+	err := d.view(func(tx *bbolt.Tx) (err error) {
+		if ok, err = get(tx, bucketImport, importKey, &i); err != nil || !ok {
+			return err
+		}
+		if err := eachImportValue(tx, tablePrefix, func(table string, t ImportTable) {
+			t.Files = make(map[string]ImportFile)
+			i.Tables[table] = t
+		}); err != nil {
+			return err
+		}
+		return eachImportValue(tx, filePrefix, func(key string, f ImportFile) {
+			slash := strings.LastIndexByte(key, '/') // no export file has one in its name
+			if t, ok := i.Tables[key[:max(slash, 0)]]; ok {
+				t.Files[key[slash+1:]] = f
+			}
+		})
+	})
+	return i, ok, err
+}
+
+// eachImportValue decodes the import's values whose keys begin with prefix.
+func eachImportValue[V any](tx *bbolt.Tx, prefix string, use func(name string, v V)) error {
+	c := tx.Bucket(bucketImport).Cursor()
+	for key, text := c.Seek([]byte(prefix)); key != nil; key, text = c.Next() {
+		name, ok := strings.CutPrefix(string(key), prefix)
+		if !ok {
+			return nil
+		}
+		var v V
+		if err := json.Unmarshal(text, &v); err != nil {
+			return fmt.Errorf("decode %s: %w", key, err)
+		}
+		use(name, v)
+	}
+	return nil
+}
+
+// BeginImport records an import that has begun no table. It replaces any other.
+func (d *Dir) BeginImport(i Import) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		if err := empty(tx, bucketImport); err != nil {
+			return err
+		}
+		return put(tx, bucketImport, importKey, i)
+	})
+}
+
+// RecordJobs records the exports that the import loads from.
+func (d *Dir) RecordJobs(jobs []ImportJob) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		var i Import
+		if _, err := get(tx, bucketImport, importKey, &i); err != nil {
+			return err
+		}
+		i.Jobs = jobs
+		return put(tx, bucketImport, importKey, i)
+	})
+}
+
+// RecordTable records the progress of the import of one table.
+func (d *Dir) RecordTable(table string, t ImportTable) error {
+	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, tablePrefix+table, t) })
+}
+
+// RecordFile records a loaded file.
+func (d *Dir) RecordFile(table, file string, f ImportFile) error {
+	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, filePrefix+table+"/"+file, f) })
+}
+
+// FinishTable records that a table's import into the destination is done, together with its
+// snapshot.
+func (d *Dir) FinishTable(at Destination, s Snapshot) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		done := ImportTable{Job: s.Job, Done: true, Rows: s.Rows, Clock: s.Clock}
+		if err := put(tx, bucketImport, tablePrefix+s.Table, done); err != nil {
+			return err
+		}
+		return record(tx, at, s)
+	})
+}
+
+// FinishImport removes the record of the import, which has succeeded. Its snapshots stay.
+func (d *Dir) FinishImport() error {
+	return d.update(func(tx *bbolt.Tx) error { return empty(tx, bucketImport) })
+}
+
+// FinishWholeImport is FinishImport after an import of every table of the source into the
+// destination. It marks the snapshots of the imported tables as Whole, and removes those of tables
+// that are not in source: they have left it.
+func (d *Dir) FinishWholeImport(at Destination, imported, source []string) error {
+	return d.update(func(tx *bbolt.Tx) error {
+		if err := markWhole(tx, at, imported, source); err != nil {
+			return err
+		}
+		return empty(tx, bucketImport)
+	})
+}
+
+func markWhole(tx *bbolt.Tx, at Destination, imported, source []string) error {
+	if err := adopt(tx, at); err != nil {
+		return err
+	}
+	all, err := snapshots(tx, at)
+	for table, s := range all {
+		switch {
+		case !slices.Contains(source, table):
+			err = errors.Join(err, tx.Bucket(bucketSnapshots).Delete([]byte(table)))
+		case slices.Contains(imported, table):
+			s.Whole = true
+			err = errors.Join(err, putSnapshot(tx, at, s))
+		}
+	}
+	return err
+}
+
+func empty(tx *bbolt.Tx, bucket []byte) error {
+	if err := tx.DeleteBucket(bucket); err != nil {
+		return err
+	}
+	_, err := tx.CreateBucket(bucket)
+	return err
+}
