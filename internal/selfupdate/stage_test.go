@@ -93,9 +93,9 @@ func TestStage_RefusesWrongArchives(t *testing.T) {
 			signature[len(signature)-1] ^= 1
 			w.publish(newer, good(w), signature)
 		}, ErrBadSignature, "changed or damaged"},
-		"no signature at all":  {func(w *world) { w.publish(newer, good(w), []byte("<html>sorry</html>")) }, ErrBadSignature, ""},
-		"empty signature":      {func(w *world) { w.publish(newer, good(w), nil) }, ErrBadSignature, ""},
-		"unknown key": {func(w *world) { w.publish(newer, good(w), sign(w.t, other, good(w))) }, ErrUnknownKey, "trusted is"},
+		"no signature at all": {func(w *world) { w.publish(newer, good(w), []byte("<html>sorry</html>")) }, ErrBadSignature, ""},
+		"empty signature":     {func(w *world) { w.publish(newer, good(w), nil) }, ErrBadSignature, ""},
+		"unknown key":         {func(w *world) { w.publish(newer, good(w), sign(w.t, other, good(w))) }, ErrUnknownKey, "trusted is"},
 		"expired key": {func(w *world) {
 			w.key = newKey(w.t, "Old", 30*time.Minute)
 			w.options.Keys = trusting(w.t, w.key)
