@@ -510,8 +510,8 @@ func TestReplay_OfUnknownRows(t *testing.T) {
 	}
 }
 
-// TestDeadLetters_ChooseNothingByEmptyValues has what a script runs whose variable is
-// not set, and what is misspelt.
+// TestDeadLetters_ChooseNothingByEmptyValues runs commands of a script with an unset
+// variable, and misspelt ones.
 func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 	w := newDeadLetterWorld(t)
 	for range 9 { // two ids begin with the same digit

@@ -154,7 +154,7 @@ func TestRun_EndsAHang(t *testing.T) {
 		like  func(supervisor.Tombstone) bool
 	}{
 		"and says where it hung": {"ready", eventually, func(stone supervisor.Tombstone) bool {
-			return stone.ExitCode == 2 && stone.Message == "SIGQUIT: quit" && strings.Contains(stone.Stderr, "supervisor_test.obey(")
+			return stone.ExitCode == 2 && stone.Message == "SIGQUIT: quit" && strings.Contains(stone.Stderr, "supervisor_test.scripted(")
 		}},
 		"by force": {"deaf", 100 * time.Millisecond, func(stone supervisor.Tombstone) bool {
 			return stone.Signal == "SIGKILL"
