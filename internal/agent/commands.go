@@ -53,7 +53,7 @@ func (s *hqSession) handleCommands(ctx context.Context) {
 	defer slow.Wait()
 	for {
 		cmd, err := s.channel.Next(ctx)
-		if errors.As(err, new(*hq.MalformedError)) {
+		if errors.As(err, new(*hq.MalformedCommandError)) {
 			s.agent.commands.WithLabelValues("", resultMalformed).Inc()
 			s.agent.Logger.Warn("hq sent a malformed control message", "error", err)
 			continue
@@ -128,8 +128,8 @@ func (s *hqSession) restart(context.Context, hq.Command) error {
 
 func (s *hqSession) shutDown(_ context.Context, cmd hq.Command) error {
 	var data struct {
-		Message string  `json:"message"`
-		Deleted hq.Bool `json:"deleted"`
+		Message string         `json:"message"`
+		Deleted hq.LenientBool `json:"deleted"`
 	}
 	if err := cmd.Decode(&data); err != nil {
 		return err
@@ -145,7 +145,7 @@ func (s *hqSession) shutDown(_ context.Context, cmd hq.Command) error {
 
 func (s *hqSession) requestImport(_ context.Context, cmd hq.Command) error {
 	var data struct {
-		Backfill hq.Bool `json:"backfill"`
+		Backfill hq.LenientBool `json:"backfill"`
 	}
 	err := cmd.Decode(&data)
 	s.importing.Lock()

@@ -157,9 +157,9 @@ type configured struct {
 // follows the stream into it.
 func (s *hqSession) configure(ctx context.Context, cmd hq.Command) error {
 	var data struct {
-		URL            string  `json:"url"`
-		Backfill       hq.Bool `json:"backfill"`
-		UpdateStrategy string  `json:"updateStrategy"`
+		URL            string         `json:"url"`
+		Backfill       hq.LenientBool `json:"backfill"`
+		UpdateStrategy string         `json:"updateStrategy"`
 	}
 	err := cmd.Decode(&data)
 	response := configured{SessionID: s.id, Backfill: bool(data.Backfill)}

@@ -156,7 +156,7 @@ func TestSession_EndsIfItsControlChannelFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.begin()
-		b.conn.failed <- &hq.MalformedError{Err: errors.New("not JSON")}
+		b.conn.failed <- &hq.MalformedCommandError{Err: errors.New("not JSON")}
 		b.conn.failed <- errors.New("subscription is gone")
 		time.Sleep(time.Second)
 		if events := b.take(); !slices.Contains(events, "end s1, errored: true") || !slices.Contains(events, "start s2") {

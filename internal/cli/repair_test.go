@@ -73,6 +73,7 @@ func tablesImported(out string) (tables []string) {
 }
 
 func TestVerify_RepairsTablesThatDiffer(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.damage()
 	out, stderr, code := s.eds(t.TempDir(), "verify", "--repair", "--no-confirm")
@@ -93,6 +94,7 @@ func TestVerify_RepairsTablesThatDiffer(t *testing.T) {
 }
 
 func TestVerify_RepairsOnlyTheGivenTables(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.damage()
 	stdout, stderr, code := s.eds(t.TempDir(), "verify", "--repair", "--no-confirm", "--json", "--only", "vendor,user")
@@ -116,6 +118,7 @@ func TestVerify_RepairsOnlyTheGivenTables(t *testing.T) {
 
 // TestVerify_RepairAsksTheRunningServer has a server that says it imported, and did not.
 func TestVerify_RepairAsksTheRunningServer(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	s.damage()
 	done := []snapshot.TableReport{{Table: "customer", Rows: 5}, {Table: "location", Rows: 1}}
@@ -151,6 +154,7 @@ func TestVerify_RepairAsksTheRunningServer(t *testing.T) {
 }
 
 func TestVerify_TellsTheRunningServerWhatIsEqual(t *testing.T) {
+	t.Parallel()
 	s := newShop(t)
 	told := func(args ...string) reconciler.Verification {
 		var o operated
@@ -190,6 +194,7 @@ func TestVerify_RepairIsRefused(t *testing.T) {
 
 // TestVerify_GoesOnWithoutATableThatCannotBeRead: the others are compared, and repaired.
 func TestVerify_GoesOnWithoutATableThatCannotBeRead(t *testing.T) {
+	t.Parallel()
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	file := filepath.Join(t.TempDir(), "shop.db")

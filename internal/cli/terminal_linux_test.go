@@ -204,6 +204,7 @@ func TestHelpIsColouredOnATerminalUnlessTheEnvironmentForbids(t *testing.T) {
 // TestImport_EndsOnATerminal imports often enough that a display which can wait for the
 // import that waits for the display does.
 func TestImport_EndsOnATerminal(t *testing.T) {
+	t.Parallel()
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	for range 5 {
@@ -291,6 +292,7 @@ func TestImport_TearsNoLine(t *testing.T) {
 }
 
 func TestTerminal_GetsNoEscapesIfItIsDumb(t *testing.T) {
+	t.Parallel()
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"}), "TERM": "dumb"}
 	dir, url := t.TempDir(), "sqlite://"+filepath.Join(t.TempDir(), "shop.db")

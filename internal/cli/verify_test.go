@@ -15,6 +15,7 @@ import (
 )
 
 func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
+	t.Parallel()
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	file := filepath.Join(t.TempDir(), "shop.db")

@@ -133,10 +133,10 @@ func (p *progressUpdate) snapshot() snapshot.Progress {
 // importReport is snapshot.Report with errors as text.
 type importReport struct {
 	snapshot.Report
-	Tables []importedTable
+	Tables []importReportTable
 }
 
-type importedTable struct {
+type importReportTable struct {
 	snapshot.TableReport
 	Err string `json:",omitempty"`
 }
@@ -144,7 +144,7 @@ type importedTable struct {
 func newImportReport(r snapshot.Report) *importReport {
 	all := &importReport{Report: r}
 	for _, t := range r.Tables {
-		all.Tables = append(all.Tables, importedTable{t, maskedText(t.Err)})
+		all.Tables = append(all.Tables, importReportTable{t, maskedText(t.Err)})
 	}
 	return all
 }

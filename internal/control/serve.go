@@ -51,7 +51,7 @@ func Serve(ctx context.Context, listener net.Listener, h Handler) error {
 }
 
 func routes(h Handler) http.Handler {
-	s := service{h}
+	s := endpoints{h}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.status) // for clients of the previous release
 	mux.HandleFunc("GET /status", s.status)
@@ -63,11 +63,11 @@ func routes(h Handler) http.Handler {
 	return mux
 }
 
-type service struct{ Handler }
+type endpoints struct{ Handler }
 
-func (s service) status(w http.ResponseWriter, _ *http.Request) { respond(w, s.Report()) }
+func (s endpoints) status(w http.ResponseWriter, _ *http.Request) { respond(w, s.Report()) }
 
-func (s service) beginImport(w http.ResponseWriter, r *http.Request) {
+func (s endpoints) beginImport(w http.ResponseWriter, r *http.Request) {
 	var q ImportRequest
 	if !decodeRequest(w, r, &q) {
 		return
@@ -86,11 +86,11 @@ func (s service) beginImport(w http.ResponseWriter, r *http.Request) {
 	s.stream(w, r, id.String())
 }
 
-func (s service) watchImport(w http.ResponseWriter, r *http.Request) {
+func (s endpoints) watchImport(w http.ResponseWriter, r *http.Request) {
 	s.stream(w, r, r.FormValue("id"))
 }
 
-func (s service) cancelImport(w http.ResponseWriter, r *http.Request) {
+func (s endpoints) cancelImport(w http.ResponseWriter, r *http.Request) {
 	if err := s.CancelImport(r.FormValue("id")); err != nil {
 		refuse(w, err)
 		return
@@ -98,7 +98,7 @@ func (s service) cancelImport(w http.ResponseWriter, r *http.Request) {
 	respond(w, struct{}{})
 }
 
-func (s service) acceptGap(w http.ResponseWriter, r *http.Request) {
+func (s endpoints) acceptGap(w http.ResponseWriter, r *http.Request) {
 	var q gapRequest
 	if !decodeRequest(w, r, &q) {
 		return
@@ -111,7 +111,7 @@ func (s service) acceptGap(w http.ResponseWriter, r *http.Request) {
 	respond(w, gapResponse{tables})
 }
 
-func (s service) verified(w http.ResponseWriter, r *http.Request) {
+func (s endpoints) verified(w http.ResponseWriter, r *http.Request) {
 	var q verifiedRequest
 	if !decodeRequest(w, r, &q) {
 		return

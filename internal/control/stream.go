@@ -11,7 +11,7 @@ import (
 
 // stream sends the progress of an import, one JSON object per line, until the import ends or
 // the client disconnects.
-func (s service) stream(w http.ResponseWriter, r *http.Request, id string) {
+func (s endpoints) stream(w http.ResponseWriter, r *http.Request, id string) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	w.Header().Set("Content-Type", "application/x-ndjson")

@@ -71,7 +71,7 @@ func (m Command) Decode(out any) error {
 		switch {
 		case !errors.As(err, &wrong) || wrong.Field == "":
 			return fmt.Errorf("the data of %q is malformed", m.Action)
-		case wrong.Type == reflect.TypeFor[Bool]():
+		case wrong.Type == reflect.TypeFor[LenientBool]():
 			return fmt.Errorf("the data of %q: %s should be true or false", m.Action, wrong.Field)
 		}
 		return fmt.Errorf("the data of %q: %s is not a %s", m.Action, wrong.Field, wrong.Type)
@@ -79,30 +79,32 @@ func (m Command) Decode(out any) error {
 	return nil
 }
 
-// Bool is a boolean in the data of a command. HQ also sends it as text or as a number.
-type Bool bool
+// LenientBool is a boolean in the data of a command. HQ also sends it as text or as a number.
+type LenientBool bool
 
 // UnmarshalJSON accepts true and false in any case, as text too, 1 and 0, and
 // null and "" for false.
-func (b *Bool) UnmarshalJSON(text []byte) error {
+func (b *LenientBool) UnmarshalJSON(text []byte) error {
 	switch strings.ToLower(strings.TrimSpace(strings.Trim(string(text), `"`))) {
 	case "true", "1":
 		*b = true
 	case "false", "0", "", "null":
 		*b = false
 	default:
-		return &json.UnmarshalTypeError{Value: "value", Type: reflect.TypeFor[Bool]()}
+		return &json.UnmarshalTypeError{Value: "value", Type: reflect.TypeFor[LenientBool]()}
 	}
 	return nil
 }
 
-// MalformedError reports a control message that cannot be decoded.
-type MalformedError struct{ Err error }
+// MalformedCommandError reports a control message that cannot be decoded.
+type MalformedCommandError struct{ Err error }
 
-func (e *MalformedError) Error() string { return "decode a control message of hq: " + e.Err.Error() }
-func (e *MalformedError) Unwrap() error { return e.Err }
+func (e *MalformedCommandError) Error() string {
+	return "decode a control message of hq: " + e.Err.Error()
+}
+func (e *MalformedCommandError) Unwrap() error { return e.Err }
 
-// Next waits for the next command. After a *MalformedError it can be called again; any
+// Next waits for the next command. After a *MalformedCommandError it can be called again; any
 // other error is final.
 func (c *ControlChannel) Next(ctx context.Context) (Command, error) {
 	for {
@@ -115,14 +117,14 @@ func (c *ControlChannel) Next(ctx context.Context) (Command, error) {
 		}
 		text, err := c.decoder.Text(m.Data, m.Header.Get(headerEncoding))
 		if err != nil {
-			return Command{}, &MalformedError{err}
+			return Command{}, &MalformedCommandError{err}
 		}
 		command := Command{reply: m.Reply}
 		if err := json.Unmarshal(text, &command); err != nil {
-			return Command{}, &MalformedError{errors.New("it is not an object with an action and data")}
+			return Command{}, &MalformedCommandError{errors.New("it is not an object with an action and data")}
 		}
 		if command.Action == "" {
-			return Command{}, &MalformedError{errors.New("it names no action")}
+			return Command{}, &MalformedCommandError{errors.New("it names no action")}
 		}
 		return command, nil
 	}

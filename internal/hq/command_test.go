@@ -15,7 +15,7 @@ func TestCommand_DecodesBooleans(t *testing.T) {
 		`1`: true, `0`: false, `"1"`: true, `"0"`: false,
 	} {
 		var data struct {
-			Backfill hq.Bool `json:"backfill"`
+			Backfill hq.LenientBool `json:"backfill"`
 		}
 		m := hq.Command{Action: "import", Data: json.RawMessage(`{"backfill":` + text + `}`)}
 		if err := m.Decode(&data); err != nil || bool(data.Backfill) != want {
@@ -27,7 +27,7 @@ func TestCommand_DecodesBooleans(t *testing.T) {
 func TestCommand_RefusesOtherBooleans(t *testing.T) {
 	for _, text := range []string{`"hunter2"`, `2`, `-1`, `1.5`, `"t"`, `"yes"`, `[true]`, `{"true":true}`} {
 		var data struct {
-			Backfill hq.Bool `json:"backfill"`
+			Backfill hq.LenientBool `json:"backfill"`
 		}
 		m := hq.Command{Action: "import", Data: json.RawMessage(`{"backfill":` + text + `}`)}
 		err := m.Decode(&data)

@@ -32,10 +32,10 @@ const (
 // security requires it or the server offers it, and only then sends the credential. The
 // connection reconnects by itself with the same rules.
 func Connect(servers string, credential Credential, security *Security, options ...nats.Option) (*nats.Conn, error) {
-	return connect(servers, credential, &dialer{security: security, dial: new(net.Dialer).DialContext}, options...)
+	return connect(servers, credential, &natsDialer{security: security, dial: new(net.Dialer).DialContext}, options...)
 }
 
-func connect(servers string, credential Credential, d *dialer, options ...nats.Option) (*nats.Conn, error) {
+func connect(servers string, credential Credential, d *natsDialer, options ...nats.Option) (*nats.Conn, error) {
 	if err := d.configure(servers); err != nil {
 		return nil, err
 	}
@@ -46,9 +46,9 @@ func connect(servers string, credential Credential, d *dialer, options ...nats.O
 	return nats.Connect(servers, append(all, options...)...)
 }
 
-// dialer connects to NATS servers, and encrypts the connection before the NATS client reads
+// natsDialer connects to NATS servers, and encrypts the connection before the NATS client reads
 // it. It is safe for concurrent use.
-type dialer struct {
+type natsDialer struct {
 	security *Security
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	roots    *x509.CertPool // trusted authorities; nil: the system's
@@ -63,7 +63,7 @@ type dialer struct {
 }
 
 // configure parses the addresses, which are comma separated.
-func (d *dialer) configure(servers string) error {
+func (d *natsDialer) configure(servers string) error {
 	for server := range strings.SplitSeq(servers, ",") {
 		server = strings.TrimSpace(server)
 		if !strings.Contains(server, "://") {
@@ -82,7 +82,7 @@ func (d *dialer) configure(servers string) error {
 
 // overWSS lets the NATS client encrypt wss:// itself. That starts with the first byte, so
 // there is no offer of TLS that could be stripped.
-func (d *dialer) overWSS(o *nats.Options) error {
+func (d *natsDialer) overWSS(o *nats.Options) error {
 	o.TLSConfig = d.config("")
 	o.TLSConfig.VerifyConnection = func(tls.ConnectionState) error {
 		d.mu.Lock()
@@ -95,10 +95,10 @@ func (d *dialer) overWSS(o *nats.Options) error {
 }
 
 // SkipTLSHandshake reports to the NATS client that connections are encrypted already.
-func (d *dialer) SkipTLSHandshake() bool { return !d.websocket }
+func (d *natsDialer) SkipTLSHandshake() bool { return !d.websocket }
 
 // Dial implements nats.CustomDialer.
-func (d *dialer) Dial(network, address string) (net.Conn, error) {
+func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), natsTimeout)
 	defer cancel()
 	host, _, err := net.SplitHostPort(address)
@@ -131,7 +131,7 @@ func (d *dialer) Dial(network, address string) (net.Conn, error) {
 
 // requires returns an error if the host must use TLS: a configured host because of security
 // or an address, a host that another server named if any configured host must.
-func (d *dialer) requires(host string) error {
+func (d *natsDialer) requires(host string) error {
 	if d.tls {
 		return &InsecureError{peerNATS, host, "an address of nats begins with tls:// or wss://", ""}
 	}
@@ -158,12 +158,12 @@ type optionalError struct{ error }
 
 func (e *optionalError) Unwrap() error { return e.error }
 
-// upgrade continues a connection after the greeting. It returns the connection to use, and
+// connUpgrade continues a connection after the greeting. It returns the connection to use, and
 // the greeting that the NATS client may read.
-type upgrade func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
+type connUpgrade func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
 
 // greet connects to a server and reads its greeting.
-func (d *dialer) greet(ctx context.Context, network, address string, upgrade upgrade) (_ net.Conn, err error) {
+func (d *natsDialer) greet(ctx context.Context, network, address string, upgrade connUpgrade) (_ net.Conn, err error) {
 	conn, err := d.dial(ctx, network, address)
 	if err != nil {
 		return nil, err
@@ -199,7 +199,7 @@ func (d *dialer) greet(ctx context.Context, network, address string, upgrade upg
 
 // secure encrypts the connection if the server offers that, else it fails with required;
 // nil: it continues without TLS.
-func (d *dialer) secure(host string, required error) upgrade {
+func (d *natsDialer) secure(host string, required error) connUpgrade {
 	return func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error) {
 		if !offer.Required && !offer.Available {
 			if required != nil {
@@ -221,7 +221,7 @@ func (d *dialer) secure(host string, required error) upgrade {
 }
 
 // unsecured continues without encryption, if security allows that.
-func (d *dialer) unsecured(host string) upgrade {
+func (d *natsDialer) unsecured(host string) connUpgrade {
 	return func(_ context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error) {
 		if offer.Required {
 			return nil, nil, fmt.Errorf("nats at %s requires TLS, and did not a moment ago", host)
@@ -278,7 +278,7 @@ func withoutNames(line []byte) []byte {
 // the name of that server. If TLS is optional, it is an error that the server asks for a
 // client certificate: eds has none, and the server would close the connection after the
 // handshake.
-func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string, optional bool) (net.Conn, error) {
+func (d *natsDialer) handshake(ctx context.Context, conn net.Conn, host string, optional bool) (net.Conn, error) {
 	name := host
 	if net.ParseIP(host) != nil && !slices.Contains(d.hosts, host) {
 		name = d.known()
@@ -299,18 +299,18 @@ func (d *dialer) handshake(ctx context.Context, conn net.Conn, host string, opti
 
 var errClientCertificate = errors.New("the server asks for a certificate of its client")
 
-func (d *dialer) config(name string) *tls.Config {
+func (d *natsDialer) config(name string) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: d.roots, ServerName: name}
 }
 
 // known returns the name whose certificate a server without a name has to show.
-func (d *dialer) known() string {
+func (d *natsDialer) known() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return cmp.Or(d.verified, d.hosts[0])
 }
 
-func (d *dialer) confirm(name string) {
+func (d *natsDialer) confirm(name string) {
 	d.security.secured(peerNATS, name)
 	d.mu.Lock()
 	defer d.mu.Unlock()

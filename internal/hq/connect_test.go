@@ -262,7 +262,7 @@ func (w *world) security(require *bool) (*Security, *warnings) {
 // connect connects like a new process.
 func (w *world) connect(t *testing.T, servers string, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	t.Helper()
-	d := &dialer{security: security, roots: w.roots(), dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &natsDialer{security: security, roots: w.roots(), dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, _, err := net.SplitHostPort(address)
 		if err != nil {
 			return nil, err
