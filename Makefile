@@ -6,7 +6,7 @@ COUNT ?= 3
 SEED ?= 1
 FOR ?= 2m
 
-.PHONY: help build demo test torture test-nats test-dialects test-lake test-outages race bench fuzz lint sample golden release image chart cross
+.PHONY: help build demo test test-fast torture test-nats test-dialects test-lake test-outages race bench fuzz lint sample golden release image chart cross
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 22
@@ -14,35 +14,38 @@ help: ## show this list
 build: ## build ./eds
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o eds .
 
-demo: build ## run everything on this machine for half a minute: HQ, shop, import, stream, comparison
+demo: build ## run HQ, shop, import, stream and comparison on this machine for half a minute
 	./eds demo --for 30s
 
-test: ## run all tests with the race detector, the longest first; installs or finds what they need
+test: ## run all tests with the race detector, the longest first; finds or installs what they need
 	./test/run -race -vet=off -timeout 45m ./test/e2e ./test/torture ./test/builds ./... # make lint vets everything
 	@$(MAKE) --no-print-directory test-nats
 
-test-nats: ## run the program and the tests of the stream against nats-server 2.11, as HQ has it
+test-fast: ## run the tests that need no server, in less than a minute; installs nothing
+	./test/fast -short
+
+test-nats: ## run the program and the tests of the stream against nats-server 2.11, the version of HQ
 	cd test/nats211 && go test -vet=off . github.com/shopmonkeyus/eds/internal/source/jetstream
 
-torture: ## break things around the program for FOR (2m), from SEED (1); KINDS=all also runs the faults that are known
+torture: ## break things around the program for FOR (2m), from SEED (1); KINDS=all adds the known faults
 	@mkdir -p dist/torture
 	./test/run -count 1 -timeout 24h -v -run '^TestTorture$$$(if $(ON),/^$(ON)$$)' -artifacts -outputdir dist/torture ./test/torture -args -seed $(SEED) -for $(FOR) -kinds '$(KINDS)'
 
 race: ## run all tests COUNT times (3) in random order
 	./test/run -race -timeout 60m -count $(COUNT) -shuffle on ./...
 
-test-dialects: ## check the SQL of databases that tests do without: by grammar (sqlfluff), on DuckDB, on a MySQL 8
+test-dialects: ## check the SQL for databases without a server in the tests: with sqlfluff, DuckDB and a MySQL 8
 	go test -tags grammar -run 'TSQL|Snowflakes' ./internal/drivers/sqlserver ./internal/drivers/snowflake
 	cd test/snowflake && go test -race ./...
 	cd test/mysql && go test ./...
 
-test-outages: ## take a destination away for ten minutes
+test-outages: ## stop a destination for ten minutes
 	go test -tags outage -run TenMinutes -timeout 24m ./internal/drivers/...
 
 test-lake: ## read the Parquet and NDJSON files of batches with DuckDB
 	cd test/lake && go test -race ./...
 
-bench: ## run all benchmarks: those of the whole program against real servers, then those of its parts
+bench: ## run all benchmarks: of the whole program against real servers, then of its parts
 	./test/run -p 1 -run '^$$' -bench . -benchtime 1x -timeout 120m ./test/bench
 	./test/run -p 1 -run '^$$' -bench . -benchmem -timeout 60m ./internal/...
 

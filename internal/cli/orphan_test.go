@@ -23,6 +23,7 @@ const orphanLimitVariable = "EDS_TEST_ORPHAN_LIMIT"
 // TestWorker_EndsWithoutItsParent has the parent die while peers hang that the worker
 // needs for an orderly end.
 func TestWorker_EndsWithoutItsParent(t *testing.T) {
+	t.Parallel()
 	const limit = 4 * time.Second
 	for name, hang := range map[string][]string{
 		"nothing hangs": nil, "the destination hangs": {"destination"}, "hq hangs": {"hq"}, "nats hangs": {"nats"},
@@ -66,6 +67,7 @@ func TestWorker_EndsWithoutItsParent(t *testing.T) {
 
 // TestWorker_ExitsZeroAfterAnOrderlyEnd has peers hang that it talks to at its end.
 func TestWorker_ExitsZeroAfterAnOrderlyEnd(t *testing.T) {
+	t.Parallel()
 	for name, hang := range map[string][]string{"hq hangs": {"hq"}, "nats hangs": {"nats"}, "both hang": {"hq", "nats"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -19,7 +19,8 @@ var update = flag.Bool("update", false, "write the tables of options into docs/d
 
 // optionTables matches the tables of options in a page, with the names of the drivers that have
 // them.
-var optionTables = regexp.MustCompile(`(?s)(<!-- options of ([a-z0-9 -]+); written by: go test ./internal/drivers -run Docs -update -->\n)(.*?)(<!-- end of options -->)`)
+var optionTables = regexp.MustCompile(`(?s)(<!-- options of ([a-z0-9 -]+); written by: go test ./internal/drivers -run Docs -update ` +
+	`-->\n)(.*?)(<!-- end of options -->)`)
 
 // optionTable returns the table of the options of the named drivers. An option that several
 // have is listed once.
