@@ -17,7 +17,8 @@ func newAcceptGap(p Process, common *config.CommonFlags) *cobra.Command {
 		Long: `Accepts a gap, changes that the stream no longer has, for the server that runs with
 the data directory. Its tables stay incomplete in eds status, but no longer raise
 alerts. To make a table complete instead, use: eds import --only TABLE`,
-		Example: "  eds status                          # shows the ids of gaps\n  eds accept-gap 8f5b3f\n  eds accept-gap 8f5b3f --table order",
+		Example: "  eds status                          # shows the ids of gaps\n  eds accept-gap 8f5b3f\n  eds " +
+			"accept-gap 8f5b3f --table order",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 || args[0] == "" {
 				return usagef("%s needs one argument, the id of a gap; see: eds status", cmd.CommandPath())

@@ -200,19 +200,31 @@ func TestImport_BesideAServerFailsWithTheSameExitCodes(t *testing.T) {
 		code   int
 		says   string
 	}{
-		"a table fails":     {operated{outcome: snapshot.Report{Tables: []snapshot.TableReport{kept}}, failure: &snapshot.TablesError{Failed: []snapshot.TableReport{kept}, Of: 2}}, nil, 1, "eds: 1 of 2 tables were not imported: part: the database refuses it\n"},
-		"the probe fails":   {operated{failure: &snapshot.ProbeError{Err: errors.New("no access")}}, nil, 3, "no access"},
-		"one is under way":  {operated{refusal: errors.New("an import is under way already")}, nil, 1, "eds: an import is under way already\n"},
-		"other destination": {operated{refusal: &server.OtherDestinationError{Destination: "postgres://h/db"}}, []string{"--url", "sqlite:///x.db"}, 3, "writes to postgres://h/db, which is not the destination of --url"},
-		"unknown import":    {operated{}, []string{"--watch", "8"}, 1, "eds: this server knows no import\n"},
-		"dry run":           {operated{}, []string{"--dry-run"}, 3, "--dry-run cannot be used while a server (pid 7) runs"},
-		"validate only":     {operated{}, []string{"--validate-only"}, 3, "--validate-only cannot be used while"},
-		"job":               {operated{}, []string{"--job-id", "j"}, 3, "--job-id cannot be used while"},
-		"directory":         {operated{}, []string{"--dir", "/x"}, 3, "--dir cannot be used while"},
-		"downloads":         {operated{}, []string{"--download-dir", "/x"}, 3, "--download-dir cannot be used while"},
-		"no clean-up":       {operated{}, []string{"--no-cleanup"}, 3, "--no-cleanup cannot be used while"},
-		"watch and cancel":  {operated{}, []string{"--watch", "7", "--cancel", "7"}, 3, "leave one out"},
-		"watch and only":    {operated{}, []string{"--watch", "7", "--only", "order"}, 3, "--only is for a new import"},
+		"a table fails": {
+			operated{
+				outcome: snapshot.Report{Tables: []snapshot.TableReport{kept}},
+				failure: &snapshot.TablesError{Failed: []snapshot.TableReport{kept}, Of: 2},
+			},
+			nil, 1, "eds: 1 of 2 tables were not imported: part: the database refuses it\n",
+		},
+		"the probe fails": {operated{failure: &snapshot.ProbeError{Err: errors.New("no access")}}, nil, 3, "no access"},
+		"one is under way": {
+			operated{refusal: errors.New("an import is under way already")}, nil, 1, "eds: an import is under way already\n",
+		},
+		"other destination": {
+			operated{refusal: &server.OtherDestinationError{Destination: "postgres://h/db"}},
+			[]string{"--url", "sqlite:///x.db"},
+			3, "writes to postgres://h/db, which is not the destination of --url",
+		},
+		"unknown import":   {operated{}, []string{"--watch", "8"}, 1, "eds: this server knows no import\n"},
+		"dry run":          {operated{}, []string{"--dry-run"}, 3, "--dry-run cannot be used while a server (pid 7) runs"},
+		"validate only":    {operated{}, []string{"--validate-only"}, 3, "--validate-only cannot be used while"},
+		"job":              {operated{}, []string{"--job-id", "j"}, 3, "--job-id cannot be used while"},
+		"directory":        {operated{}, []string{"--dir", "/x"}, 3, "--dir cannot be used while"},
+		"downloads":        {operated{}, []string{"--download-dir", "/x"}, 3, "--download-dir cannot be used while"},
+		"no clean-up":      {operated{}, []string{"--no-cleanup"}, 3, "--no-cleanup cannot be used while"},
+		"watch and cancel": {operated{}, []string{"--watch", "7", "--cancel", "7"}, 3, "leave one out"},
+		"watch and only":   {operated{}, []string{"--watch", "7", "--only", "order"}, 3, "--only is for a new import"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			test.server.report.PID = 7
@@ -241,8 +253,9 @@ func TestImport_BesideAServerAsksFirst(t *testing.T) {
 	dir := operate(t, o)
 	for want, args := range map[string][]string{
 		"this replaces all rows of all tables in postgres://h/db; there is no terminal for a prompt": nil,
-		"this replaces all rows of the given companies of the tables order in postgres://h/db":       {"--companyIds", "c", "--only", "order"},
-		"this writes over rows of all tables in postgres://h/db; there is no terminal for a prompt":  {"--no-delete"},
+		"this replaces all rows of the given companies of the tables order in " +
+			"postgres://h/db": {"--companyIds", "c", "--only", "order"},
+		"this writes over rows of all tables in postgres://h/db; there is no terminal for a prompt": {"--no-delete"},
 	} {
 		_, stderr, code := eds(t, nil, append([]string{"import", "--data-dir", dir}, args...)...)
 		if code != 3 || !strings.Contains(stderr, want) {
@@ -263,7 +276,7 @@ func TestImport_WatchesOnlyARunningServer(t *testing.T) {
 	}
 }
 
-func TestAcceptGap(t *testing.T) {
+func TestAcceptGap_AcceptsTablesOfTheGap(t *testing.T) {
 	dir := operate(t, new(operated))
 	for _, test := range []struct {
 		args           []string

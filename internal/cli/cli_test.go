@@ -65,7 +65,7 @@ func eds(t *testing.T, env map[string]string, args ...string) (stdout, stderr st
 	return out.String(), errs.String(), code
 }
 
-func TestVersionIsAloneOnItsLine(t *testing.T) {
+func TestVersion_PrintsOneLine(t *testing.T) {
 	out, _, code := eds(t, nil, "version")
 	if code != 0 || strings.Count(out, "\n") != 1 ||
 		strings.ContainsAny(strings.TrimSuffix(out, "\n"), " v\n") && !strings.Contains(out, "dev") {
@@ -73,7 +73,7 @@ func TestVersionIsAloneOnItsLine(t *testing.T) {
 	}
 }
 
-func TestWrongUsageSaysWhatWasMeantAndEndsWithThree(t *testing.T) {
+func TestUsage_SuggestsAndExitsWithThree(t *testing.T) {
 	dir := t.TempDir()
 	for want, args := range map[string][]string{
 		`did you mean "eds server"?`:           {"sever"},
@@ -104,7 +104,7 @@ func TestWrongUsageSaysWhatWasMeantAndEndsWithThree(t *testing.T) {
 	}
 }
 
-func TestHelpDescribesEveryDestination(t *testing.T) {
+func TestHelp_DescribesEveryDestination(t *testing.T) {
 	list, _, code := eds(t, nil, "server", "help")
 	if code != 0 {
 		t.Fatalf("exit code %d", code)
@@ -134,7 +134,7 @@ func dataDir(t *testing.T) string {
 	return path
 }
 
-func TestAnEmptyDeadLetterQueueSaysSo(t *testing.T) {
+func TestDeadLetters_ReportAnEmptyQueue(t *testing.T) {
 	out, _, code := eds(t, nil, "dlq", "list", "--data-dir", dataDir(t))
 	if code != 0 || out != "The dead-letter queue is empty.\n" {
 		t.Errorf("exit code %d, %q", code, out)
@@ -155,7 +155,7 @@ func startHQ(t *testing.T) *devhq.HQ {
 	return h
 }
 
-func TestEnrollKeepsTheKeyForItsOwnerAlone(t *testing.T) {
+func TestEnroll_StoresTheKeyForItsOwnerOnly(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
 	code, err := h.NewEnrolment()
 	if err != nil {
@@ -179,7 +179,7 @@ func TestEnrollKeepsTheKeyForItsOwnerAlone(t *testing.T) {
 	}
 }
 
-// nowhere returns the path of a directory that nobody can make.
+// nowhere returns the path of a directory that cannot be created.
 func nowhere(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "data")
@@ -205,7 +205,7 @@ func TestEnroll_KeepsTheCodeIfTheKeyCannotBeKept(t *testing.T) {
 	}
 }
 
-func TestImportRefusesBeforeAnythingElse(t *testing.T) {
+func TestImport_RefusesBeforeAnythingElse(t *testing.T) {
 	h := startHQ(t)
 	good := h.APIKey(devhq.KeyOptions{ServerID: "s"})
 	blocked := filepath.Join(t.TempDir(), "a file")
@@ -217,7 +217,10 @@ func TestImportRefusesBeforeAnythingElse(t *testing.T) {
 		code     int
 		want     string
 	}{
-		"expired key":               {h.APIKey(devhq.KeyOptions{ServerID: "s", Life: -time.Hour}), "file://" + t.TempDir(), 3, "the api key has expired"},
+		"expired key": {
+			h.APIKey(devhq.KeyOptions{ServerID: "s", Life: -time.Hour}), "file://" + t.TempDir(), 3,
+			"the api key has expired",
+		},
 		"refused key":               {good[:len(good)-4] + "AAAA", "file://" + t.TempDir(), 3, "hq refuses the api key"},
 		"no destination":            {good, "", 3, "no destination is set"},
 		"unknown scheme":            {good, "postgras://h/db", 3, `did you mean "postgres"?`},
@@ -264,7 +267,10 @@ func tree(t *testing.T, dir string) map[string]string {
 func TestImport_LooksWithoutATrace(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
-	for _, url := range []string{"sqlite://" + filepath.Join(dir, "a", "shop.db"), "file://" + filepath.Join(dir, "b", "changes"), "file://" + filepath.Join(dir, "c") + "?format=ndjson"} {
+	for _, url := range []string{
+		"sqlite://" + filepath.Join(dir, "a", "shop.db"), "file://" + filepath.Join(dir, "b", "changes"),
+		"file://" + filepath.Join(dir, "c") + "?format=ndjson",
+	} {
 		data := filepath.Join(dir, "data", url[:4])
 		for _, after := range []bool{false, true} {
 			if after {
@@ -349,7 +355,7 @@ func TestImport_TellsTablesThatTheExportLacks(t *testing.T) {
 	}
 }
 
-func TestImportAsksForConfirmationBeforeItReplaces(t *testing.T) {
+func TestImport_PromptsBeforeItReplaces(t *testing.T) {
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	url := "sqlite://" + filepath.Join(t.TempDir(), "shop.db")
@@ -367,7 +373,7 @@ func TestImportAsksForConfirmationBeforeItReplaces(t *testing.T) {
 	}
 }
 
-func TestAPortThatIsTakenIsTold(t *testing.T) {
+func TestServer_ReportsATakenPort(t *testing.T) {
 	h := startHQ(t)
 	taken := httptest.NewServer(http.NotFoundHandler())
 	defer taken.Close()
@@ -380,7 +386,7 @@ func TestAPortThatIsTakenIsTold(t *testing.T) {
 	}
 }
 
-func TestAWrongDestinationEndsAServerWithThree(t *testing.T) {
+func TestServer_ExitsWithThreeForAWrongDestination(t *testing.T) {
 	h := startHQ(t)
 	t.Setenv("SM_APIKEY", h.APIKey(devhq.KeyOptions{ServerID: "s"})) // which the worker inherits
 	env := map[string]string{"SM_APIKEY": os.Getenv("SM_APIKEY")}
@@ -389,15 +395,24 @@ func TestAWrongDestinationEndsAServerWithThree(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, url := range []string{"postgras://h/db", "sqlite://" + blocked + "/x.db"} {
-		if _, stderr, code := eds(t, env, "server", "--data-dir", t.TempDir(), "--server", h.NATSURL(), "--port", "0", "--url", url); code != 3 {
+		if _, stderr, code := eds(
+			t, env, "server", "--data-dir", t.TempDir(), "--server", h.NATSURL(), "--port", "0", "--url", url,
+		); code != 3 {
 			t.Errorf("%s: exit code %d, want 3\n%s", url, code, stderr)
 		}
 	}
 }
 
-func TestFlagsOfEveryCommandMayStandBeforeIt(t *testing.T) {
+func TestFlags_MayPrecedeTheCommand(t *testing.T) {
 	dir := dataDir(t)
-	for _, args := range [][]string{{"-v", "--log-label", "x", "version"}, {"version", "-s"}, {"publickey", "-d", dir}, {"-d", dir, "dlq", "-t", "list"}, {"help", "-v"}, {"completion", "bash", "-d", dir}} {
+	for _, args := range [][]string{
+		{"-v", "--log-label", "x", "version"},
+		{"version", "-s"},
+		{"publickey", "-d", dir},
+		{"-d", dir, "dlq", "-t", "list"},
+		{"help", "-v"},
+		{"completion", "bash", "-d", dir},
+	} {
 		if out, stderr, code := eds(t, nil, args...); code != 0 {
 			t.Errorf("eds %v: exit code %d\n%s%s", args, code, out, stderr)
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// letter adds an entry to the queue of the world.
-func (w *deadLetterWorld) letter(e dlq.Entry) {
+// put adds an entry to the queue of the world.
+func (w *deadLetterWorld) put(e dlq.Entry) {
 	w.t.Helper()
 	dir, err := state.Open(w.dir)
 	if err != nil {
@@ -37,16 +37,16 @@ func TestDeadLetters_PrintNothingThatDeceives(t *testing.T) {
 	const reversed, isolated, line, invisible = "\u202e", "\u2067", "\u2028", "\u200b"
 	w := newDeadLetterWorld(t)
 	long := strings.Repeat("table", 2000)
-	w.letter(
+	w.put(
 		dlq.Entry{
 			Table: "order" + reversed, Operation: "UP" + isolated, Stage: "st\x1b[2Jage",
 			Reason: "because" + line + invisible, Payload: []byte("{\"v\":\"" + reversed + "evil\"}"),
 		},
 	)
-	w.letter(dlq.Entry{Table: long, Operation: long, Stage: "decode", Reason: "because", Payload: []byte("evil\rgood")})
-	w.letter(dlq.Entry{Table: "x;reboot", Operation: "UPDATE", Stage: "decode", Reason: "because", Payload: []byte("$(reboot)")})
+	w.put(dlq.Entry{Table: long, Operation: long, Stage: "decode", Reason: "because", Payload: []byte("evil\rgood")})
+	w.put(dlq.Entry{Table: "x;reboot", Operation: "UPDATE", Stage: "decode", Reason: "because", Payload: []byte("$(reboot)")})
 	for _, table := range []string{"order", "line_item"} {
-		w.letter(dlq.Entry{Table: table, Operation: "UPDATE", Stage: "decode", Reason: "because", Payload: []byte("x")})
+		w.put(dlq.Entry{Table: table, Operation: "UPDATE", Stage: "decode", Reason: "because", Payload: []byte("x")})
 	}
 	list := w.eds("dlq", "list")
 	outputs := []string{list}
@@ -75,7 +75,7 @@ func TestDeadLetters_PrintNothingThatDeceives(t *testing.T) {
 // an error.
 func TestReplay_OfAnotherDestination(t *testing.T) {
 	w := newDeadLetterWorld(t)
-	w.letter(
+	w.put(
 		dlq.Entry{
 			Table: "order", Operation: "UPDATE", Stage: "apply", Reason: "because", Destination: "another",
 			Payload: []byte(update("v1", "1", "x")),

@@ -236,7 +236,7 @@ func TestReplay_KeepsNewerRows(t *testing.T) {
 		t.Error(diff)
 	}
 	if list := w.eds("dlq", "list"); strings.Count(list, "\n") != 2 || !strings.Contains(list, "superseded") {
-		t.Errorf("what is left:\n%s", list)
+		t.Errorf("the remaining entries:\n%s", list)
 	}
 }
 
@@ -251,19 +251,59 @@ func TestReplay_KeepsNewerRowsHoweverTheirKeysAreWritten(t *testing.T) {
 	old := `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"old"}`
 	for name, c := range map[string]struct {
 		rejected, applied string
-		version           string // of what is rejected
+		version           string // of the rejected event
 		want              map[string]string
 		says              string
 	}{
-		"id alone":        {`"operation":"UPDATE","after":{"id":"1","v":"old"}`, `"operation":"UPDATE","key":["c","1"],"after":{"id":"1","v":"new"}`, "v2", map[string]string{"1": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"number":          {`"operation":"UPDATE","key":[1],"after":{"id":1,"v":"old"}`, `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"new"}`, "v2", map[string]string{"1": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"deleted":         {old, `"operation":"DELETE","key":["1"]`, "v2", map[string]string{}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"moved away":      {old, `"operation":"UPDATE","key":["2"],"before":{"id":"1"},"after":{"id":"2","v":"new"}`, "v2", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"moves onto it":   {`"operation":"UPDATE","key":["1"],"before":{"id":"0"},"after":{"id":"1","v":"old"}`, `"operation":"UPDATE","key":["0"],"after":{"id":"0","v":"new"}`, "v2", map[string]string{"0": "new", "1": "old"}, "1 applied, 0 rejected again, 0 superseded\n"},
-		"another row":     {old, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"1": "old", "2": "new"}, "1 applied, 0 rejected again, 0 superseded\n"},
-		"no row image":    {`"operation":"UPDATE","key":["1"]`, `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"new"}`, "v1", map[string]string{"1": "new"}, "0 applied, 0 rejected again, 1 superseded\n"},
-		"cannot be read":  {`"operation":"EXPLODE","key":["1"]`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v1", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n"},
-		"without any key": {`"operation":"UPDATE","after":{"v":"old"}`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2", map[string]string{"2": "new"}, "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n"},
+		"id alone": {
+			`"operation":"UPDATE","after":{"id":"1","v":"old"}`,
+			`"operation":"UPDATE","key":["c","1"],"after":{"id":"1","v":"new"}`, "v2",
+			map[string]string{"1": "new"},
+			"0 applied, 0 rejected again, 1 superseded\n",
+		},
+		"number": {
+			`"operation":"UPDATE","key":[1],"after":{"id":1,"v":"old"}`,
+			`"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"new"}`, "v2",
+			map[string]string{"1": "new"},
+			"0 applied, 0 rejected again, 1 superseded\n",
+		},
+		"deleted": {
+			old, `"operation":"DELETE","key":["1"]`, "v2",
+			map[string]string{},
+			"0 applied, 0 rejected again, 1 superseded\n",
+		},
+		"moved away": {
+			old, `"operation":"UPDATE","key":["2"],"before":{"id":"1"},"after":{"id":"2","v":"new"}`, "v2",
+			map[string]string{"2": "new"},
+			"0 applied, 0 rejected again, 1 superseded\n",
+		},
+		"moves onto it": {
+			`"operation":"UPDATE","key":["1"],"before":{"id":"0"},"after":{"id":"1","v":"old"}`,
+			`"operation":"UPDATE","key":["0"],"after":{"id":"0","v":"new"}`, "v2",
+			map[string]string{"0": "new", "1": "old"},
+			"1 applied, 0 rejected again, 0 superseded\n",
+		},
+		"another row": {
+			old, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v2",
+			map[string]string{"1": "old", "2": "new"},
+			"1 applied, 0 rejected again, 0 superseded\n",
+		},
+		"no row image": {
+			`"operation":"UPDATE","key":["1"]`, `"operation":"UPDATE","key":["1"],"after":{"id":"1","v":"new"}`, "v1",
+			map[string]string{"1": "new"},
+			"0 applied, 0 rejected again, 1 superseded\n",
+		},
+		"cannot be read": {
+			`"operation":"EXPLODE","key":["1"]`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`, "v1",
+			map[string]string{"2": "new"},
+			"0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n",
+		},
+		"without any key": {
+			`"operation":"UPDATE","after":{"v":"old"}`, `"operation":"UPDATE","key":["2"],"after":{"id":"2","v":"new"}`,
+			"v2",
+			map[string]string{"2": "new"},
+			"0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newDeadLetterWorld(t)
@@ -323,7 +363,9 @@ func TestReplay_KeepsRowsThatWereImportedSince(t *testing.T) {
 	partial, schemaOnly := whole, whole
 	partial.Clock.Wall, partial.Partial = time.Now().UnixNano(), true
 	schemaOnly.Clock, schemaOnly.Job, schemaOnly.Rows = partial.Clock, "", 0
-	if err := errors.Join(dir.RecordSnapshots(at, whole), dir.RecordSnapshots(at, partial), dir.RecordSnapshots(at, schemaOnly), dir.Close()); err != nil {
+	if err := errors.Join(
+		dir.RecordSnapshots(at, whole), dir.RecordSnapshots(at, partial), dir.RecordSnapshots(at, schemaOnly), dir.Close(),
+	); err != nil {
 		t.Fatal(err)
 	}
 	w.publish()
@@ -373,7 +415,8 @@ func TestDeadLetters_TellKeysAndStates(t *testing.T) {
 	ids := w.ids()
 	list := w.eds("dlq", "list")
 	for _, want := range []string{
-		ids[0][:6] + "  superseded  ", ids[1][:6] + "  waiting     ", ids[2][:6] + "  unknown     ", "  order  secret-1  ", "  order  2\ufffd[2J    ",
+		ids[0][:6] + "  superseded  ", ids[1][:6] + "  waiting     ", ids[2][:6] + "  unknown     ", "  order  secret-1  ",
+		"  order  2\ufffd[2J    ",
 		"An import resolves them: eds import --only order\n",
 	} {
 		if !strings.Contains(list, want) {
@@ -437,15 +480,17 @@ func TestDeadLetters_TellKeysAndStates(t *testing.T) {
 	}
 }
 
-// TestReplay_OfUnknownRows applies what is named, or forced.
+// TestReplay_OfUnknownRows applies entries by id, or with --force.
 func TestReplay_OfUnknownRows(t *testing.T) {
-	const event = `{"operation":"UPDATE","id":"e","table":"order","modelVersion":"v2","after":{"id":"1","v":"x"},"before":{"id":"0","n":7},"mvccTimestamp":"9"}`
+	const event = `{"operation":"UPDATE","id":"e","table":"order","modelVersion":"v2","after":{"id":"1","v":"x"},` +
+		`"before":{"id":"0","n":7},"mvccTimestamp":"9"}`
 	for name, args := range map[string][]string{"named": nil, "forced": {"--force"}} {
 		t.Run(name, func(t *testing.T) {
 			w := newDeadLetterWorld(t)
 			w.stream(update("v1", "0", "before"), event, update("v1", "2", "x"), update("v1", "0", "new"))
 			w.publish()
-			if out, want := w.eds("dlq", "replay"), "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows left (to apply them, give their ids)\n"; out != want {
+			if out, want := w.eds("dlq", "replay"), "0 applied, 0 rejected again, 0 superseded, 1 of unknown rows "+
+				"left (to apply them, give their ids)\n"; out != want {
 				t.Errorf("the replay says %q, want %q", out, want)
 			}
 			rows := map[string]string{"0": "new", "1": "x", "2": "x"} // 0 was changed since
@@ -454,7 +499,8 @@ func TestReplay_OfUnknownRows(t *testing.T) {
 			} else {
 				delete(rows, "0")
 			}
-			if out, want := w.eds(append([]string{"dlq", "replay"}, args...)...), "1 applied, 0 rejected again, 0 superseded\n"; out != want {
+			if out, want := w.eds(append([]string{"dlq", "replay"}, args...)...), "1 applied, 0 rejected again, 0 "+
+				"superseded\n"; out != want {
 				t.Errorf("the replay says %q, want %q", out, want)
 			}
 			if diff := cmp.Diff(rows, w.rows()); diff != "" {
@@ -464,11 +510,11 @@ func TestReplay_OfUnknownRows(t *testing.T) {
 	}
 }
 
-// TestDeadLetters_ChooseNothingByEmptyValues has what a script runs whose variable is
-// not set, and what is misspelt.
+// TestDeadLetters_ChooseNothingByEmptyValues runs commands of a script with an unset
+// variable, and misspelt ones.
 func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 	w := newDeadLetterWorld(t)
-	for range 9 { // two of which have ids that begin with the same digit
+	for range 9 { // two ids begin with the same digit
 		w.stream("not json", `{"operation":"EXPLODE"}`)
 	}
 	first := make(map[byte]int)
@@ -516,8 +562,6 @@ func TestDeadLetters_ChooseNothingByEmptyValues(t *testing.T) {
 	}
 }
 
-// TestDeadLetters_NeedADataDirectory: what is misspelt is not made, nor is anything in a
-// directory that is none.
 func TestDeadLetters_NeedADataDirectory(t *testing.T) {
 	for name, dir := range map[string]string{"missing": filepath.Join(t.TempDir(), "misspelt"), "another": t.TempDir()} {
 		w := newDeadLetterWorld(t)
@@ -534,7 +578,7 @@ func TestDeadLetters_NeedADataDirectory(t *testing.T) {
 	}
 }
 
-// files returns what is in a directory, nothing if there is none.
+// files returns the names of the files in a directory, none if it does not exist.
 func files(t *testing.T, dir string) []os.DirEntry {
 	t.Helper()
 	entries, err := os.ReadDir(dir)

@@ -26,7 +26,8 @@ func (w *deadLetterWorld) row(file, job string, line int64, payload string) {
 	}
 	at := reconciler.Named("sqlite://"+file, os.LookupEnv)
 	err = q.PutRow(dlq.Import{Destination: at.Identity, Table: "order", Job: job}, "f.gz", line, dlq.Entry{
-		Operation: "INSERT", Keys: []string{payload}, Reason: fmt.Sprintf("file f.gz, line %d: out of range", line), Time: time.Now(), Payload: []byte(payload),
+		Operation: "INSERT", Keys: []string{payload}, Reason: fmt.Sprintf("file f.gz, line %d: out of range", line),
+		Time: time.Now(), Payload: []byte(payload),
 	})
 	if err != nil {
 		w.t.Fatal(err)
@@ -35,7 +36,8 @@ func (w *deadLetterWorld) row(file, job string, line int64, payload string) {
 
 func inserted(id, v string) string {
 	return fmt.Sprintf(
-		`{"operation":"INSERT","id":"e","table":"order","key":[%q],"modelVersion":"v1","after":{"id":%q,"v":%q},"mvccTimestamp":"5","imported":true}`,
+		`{"operation":"INSERT","id":"e","table":"order","key":[%q],"modelVersion":"v1","after":{"id":%q,"v":%q},`+
+			`"mvccTimestamp":"5","imported":true}`,
 		id, id, v,
 	)
 }
@@ -64,8 +66,15 @@ func TestReplay_WritesRowsOfTheLastImport(t *testing.T) {
 		says string
 		want map[string]string
 	}{
-		{nil, "1 applied, 1 rejected again, 1 superseded, 1 of other destinations left\n", map[string]string{"9": "x", "3": "of the last import"}},
-		{[]string{"--force"}, "1 applied, 1 rejected again, 0 superseded, 1 of other destinations left\n", map[string]string{"9": "x", "3": "of the last import", "5": "of the import before"}},
+		{
+			nil, "1 applied, 1 rejected again, 1 superseded, 1 of other destinations left\n",
+			map[string]string{"9": "x", "3": "of the last import"},
+		},
+		{
+			[]string{"--force"},
+			"1 applied, 1 rejected again, 0 superseded, 1 of other destinations left\n",
+			map[string]string{"9": "x", "3": "of the last import", "5": "of the import before"},
+		},
 	} {
 		out := w.eds(append([]string{"dlq", "replay"}, c.args...)...)
 		if !strings.HasPrefix(out, c.says) {
@@ -78,7 +87,7 @@ func TestReplay_WritesRowsOfTheLastImport(t *testing.T) {
 	list := w.eds("dlq", "list", "--stage", "import")
 	if strings.Count(list, "\n") != 3 || strings.Count(list, "file f.gz, line 4: out of range") != 1 ||
 		!strings.Contains(list, "line 6") {
-		t.Errorf("what is left:\n%s", list)
+		t.Errorf("the remaining entries:\n%s", list)
 	}
 	for _, line := range strings.Split(list, "\n") {
 		if id, _, _ := strings.Cut(line, " "); strings.HasSuffix(id, "4") {

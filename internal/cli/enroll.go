@@ -43,7 +43,8 @@ config.toml in the data directory, for eds import and eds server.`,
 		}
 		fmt.Fprintf(
 			out(cmd),
-			"Enrolled as server %s. Next:\n\n  eds import --url <destination>\n  eds server --url <destination>\n\nSee the destinations with: eds server help\n",
+			"Enrolled as server %s. Next:\n\n  eds import --url <destination>\n  eds server --url "+
+				"<destination>\n\nSee the destinations with: eds server help\n",
 			e.ServerID,
 		)
 		return nil
@@ -83,7 +84,8 @@ func reserveConfig(s *setup) (*config.Reservation, error) {
 	file, err := config.Reserve(s.common.ConfigFile())
 	if err != nil {
 		return nil, fmt.Errorf(
-			"%w; no code was used: check that this user may write to %s and that its disk has space, or choose another directory with --data-dir",
+			"%w; no code was used: check that this user may write to %s and that its disk has space, or choose "+
+				"another directory with --data-dir",
 			err, s.common.DataDir,
 		)
 	}

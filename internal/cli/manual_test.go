@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-func TestVersionTellsAllOfABuildAsJSON(t *testing.T) {
+func TestVersion_PrintsTheBuildAsJSON(t *testing.T) {
 	bare, _, _ := eds(t, nil, "version")
 	out, _, code := eds(t, nil, "version", "--json")
 	var got struct {
@@ -27,14 +27,19 @@ func TestVersionTellsAllOfABuildAsJSON(t *testing.T) {
 	}
 }
 
-func TestShellsCompleteCommands(t *testing.T) {
-	for shell, says := range map[string]string{"bash": "complete -o default", "zsh": "#compdef eds", "fish": "complete -c eds", "powershell": "Register-ArgumentCompleter"} {
+func TestCompletion_WorksInEachShell(t *testing.T) {
+	for shell, says := range map[string]string{
+		"bash": "complete -o default", "zsh": "#compdef eds", "fish": "complete -c eds",
+		"powershell": "Register-ArgumentCompleter",
+	} {
 		out, _, code := eds(t, nil, "completion", shell)
 		if code != 0 || !strings.Contains(out, says) {
 			t.Errorf("%s: exit code %d, %.200q", shell, code, out)
 		}
 	}
-	for beginning, says := range map[string]string{"dl": "dlq\t", "server help ": "sqlite\tSQLite", "completion ": "zsh\n", "upgrade --allow": "--allow-downgrade\t"} {
+	for beginning, says := range map[string]string{
+		"dl": "dlq\t", "server help ": "sqlite\tSQLite", "completion ": "zsh\n", "upgrade --allow": "--allow-downgrade\t",
+	} {
 		args := append([]string{"__complete"}, strings.Split(beginning, " ")...)
 		if out, _, code := eds(t, nil, args...); code != 0 || !strings.Contains("\n"+out, "\n"+says) {
 			t.Errorf("%q: exit code %d, %q", beginning, code, out)
@@ -42,7 +47,7 @@ func TestShellsCompleteCommands(t *testing.T) {
 	}
 }
 
-func TestBashUnderstandsItsCompletion(t *testing.T) {
+func TestCompletion_IsValidBash(t *testing.T) {
 	script, _, _ := eds(t, nil, "completion", "bash")
 	check := exec.CommandContext(t.Context(), "bash", "-n")
 	check.Stdin = strings.NewReader(script)
@@ -51,7 +56,7 @@ func TestBashUnderstandsItsCompletion(t *testing.T) {
 	}
 }
 
-func TestEveryCommandHasAManualPage(t *testing.T) {
+func TestManual_HasAPagePerCommand(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "man1")
 	if out, stderr, code := eds(t, nil, "man", dir); code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, out, stderr)
@@ -92,7 +97,7 @@ func TestEveryCommandHasAManualPage(t *testing.T) {
 	}
 }
 
-func TestACommandBelowAnotherIsSuggestedToo(t *testing.T) {
+func TestUsage_SuggestsSubcommands(t *testing.T) {
 	for says, args := range map[string][]string{
 		`did you mean "eds dlq list"?`:                  {"dlq", "lsit"},
 		`did you mean "bash"?`:                          {"completion", "bsh"},
@@ -106,7 +111,7 @@ func TestACommandBelowAnotherIsSuggestedToo(t *testing.T) {
 	}
 }
 
-func TestDestinationsAreDescribedToPrograms(t *testing.T) {
+func TestHelp_DescribesDestinationsAsJSON(t *testing.T) {
 	type description struct {
 		Name, Title, Example string
 		Schemes              []string
@@ -134,7 +139,7 @@ func TestDestinationsAreDescribedToPrograms(t *testing.T) {
 	}
 }
 
-func TestCommandsAreDescribedToPrograms(t *testing.T) {
+func TestHelp_DescribesCommandsAsJSON(t *testing.T) {
 	type description struct {
 		Name, Summary string
 		Flags         []struct{ Name, Description string }
@@ -156,7 +161,7 @@ func TestCommandsAreDescribedToPrograms(t *testing.T) {
 	}
 }
 
-func TestNothingIsColouredButOnATerminal(t *testing.T) {
+func TestOutput_HasNoColoursInAPipe(t *testing.T) {
 	for _, args := range [][]string{{"server", "help"}, {"server", "help", "sqlite"}, {"help"}, {"dlq", "--help"}} {
 		if out, stderr, _ := eds(t, nil, args...); strings.Contains(out+stderr, "\x1b") {
 			t.Errorf("eds %v: %q", args, out+stderr)

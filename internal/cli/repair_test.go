@@ -54,7 +54,8 @@ func (s *shop) damage() {
 	for _, statement := range []string{
 		`UPDATE customer SET "updatedDate" = '2001-02-03T04:05:06Z' WHERE id = (SELECT min(id) FROM customer)`,
 		`DELETE FROM vendor WHERE id = (SELECT min(id) FROM vendor)`,
-		`CREATE TEMP TABLE added AS SELECT * FROM location LIMIT 1; UPDATE added SET id = 'added'; INSERT INTO location SELECT * FROM added; DROP TABLE added`,
+		`CREATE TEMP TABLE added AS SELECT * FROM location LIMIT 1; UPDATE added SET id = 'added'; INSERT INTO ` +
+			`location SELECT * FROM added; DROP TABLE added`,
 	} {
 		if _, err := s.db.Exec(statement); err != nil {
 			s.t.Fatal(err)
@@ -130,10 +131,21 @@ func TestVerify_RepairAsksTheRunningServer(t *testing.T) {
 		says   string
 		again  bool // the tables are compared again
 	}{
-		"done":              {operated{outcome: snapshot.Report{Tables: done, Elapsed: time.Second}}, 1, "3 of 3 tables differ", true},
-		"a table fails":     {operated{outcome: snapshot.Report{Tables: all, Elapsed: time.Second}, failure: &snapshot.TablesError{Failed: all[2:], Of: 3}}, 1, "eds: 1 of 3 tables were not imported: vendor: the database refuses it\n", true},
-		"one is under way":  {operated{refusal: errors.New("an import is under way already")}, 1, "eds: an import is under way already\n", false},
-		"other destination": {operated{refusal: &server.OtherDestinationError{Destination: "postgres://h/db"}}, 3, "which is not the destination of --url", false},
+		"done": {operated{outcome: snapshot.Report{Tables: done, Elapsed: time.Second}}, 1, "3 of 3 tables differ", true},
+		"a table fails": {
+			operated{outcome: snapshot.Report{Tables: all, Elapsed: time.Second}, failure: &snapshot.TablesError{Failed: all[2:], Of: 3}},
+			1, "eds: 1 of 3 tables were not imported: vendor: the database refuses it\n", true,
+		},
+		"one is under way": {
+			operated{refusal: errors.New("an import is under way already")},
+			1, "eds: an import is under way already\n",
+			false,
+		},
+		"other destination": {
+			operated{refusal: &server.OtherDestinationError{Destination: "postgres://h/db"}},
+			3,
+			"which is not the destination of --url", false,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stdout, stderr, code := s.eds(
@@ -156,7 +168,7 @@ func TestVerify_RepairAsksTheRunningServer(t *testing.T) {
 func TestVerify_TellsTheRunningServerWhatIsEqual(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
-	told := func(args ...string) reconciler.Verification {
+	notified := func(args ...string) reconciler.Verification {
 		var o operated
 		s.eds(operate(t, &o), append([]string{"verify"}, args...)...)
 		if o.verified.Began.IsZero() {
@@ -165,14 +177,14 @@ func TestVerify_TellsTheRunningServerWhatIsEqual(t *testing.T) {
 		o.verified.Began = time.Time{}
 		return o.verified
 	}
-	if v := told(); !v.All || !slices.Contains(v.Tables, "vendor") || !slices.Contains(v.Tables, "user") {
+	if v := notified(); !v.All || !slices.Contains(v.Tables, "vendor") || !slices.Contains(v.Tables, "user") {
 		t.Errorf("of equal tables: %+v", v)
 	}
-	if diff := cmp.Diff(reconciler.Verification{Tables: []string{"user"}}, told("--only", "user")); diff != "" {
+	if diff := cmp.Diff(reconciler.Verification{Tables: []string{"user"}}, notified("--only", "user")); diff != "" {
 		t.Errorf("of one table: %s", diff)
 	}
 	s.damage()
-	if v := told(); v.All || slices.Contains(v.Tables, "vendor") || !slices.Contains(v.Tables, "user") {
+	if v := notified(); v.All || slices.Contains(v.Tables, "vendor") || !slices.Contains(v.Tables, "user") {
 		t.Errorf("of tables that differ: %+v", v)
 	}
 }
@@ -183,7 +195,9 @@ func TestVerify_RepairIsRefused(t *testing.T) {
 	for want, args := range map[string][]string{
 		"there is no terminal for a prompt, so pass --no-confirm to confirm that": {"--repair"},
 		"--no-confirm is for --repair":                                            {"--no-confirm"},
-		"keeps events, which cannot be compared or repaired":                      {"--repair", "--no-confirm", "--url", "file://" + t.TempDir()},
+		"keeps events, which cannot be compared or repaired": {
+			"--repair", "--no-confirm", "--url", "file://" + t.TempDir(),
+		},
 	} {
 		if out, stderr, code := eds(t, env, append([]string{"verify", "--data-dir", t.TempDir()}, args...)...); code != 3 ||
 			!strings.Contains(stderr, want) {
@@ -207,10 +221,13 @@ func TestVerify_GoesOnWithoutATableThatCannotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	if _, err := db.Exec(`ALTER TABLE vendor RENAME TO vendors; CREATE VIEW vendor AS SELECT * FROM vendors; DROP TABLE part; DELETE FROM customer`); err != nil {
+	if _, err := db.Exec(
+		`ALTER TABLE vendor RENAME TO vendors; CREATE VIEW vendor AS SELECT * FROM vendors; DROP TABLE part; DELETE FROM customer`,
+	); err != nil {
 		t.Fatal(err)
 	}
-	const view = `vendor: it was not compared: read the actual rows of "vendor": read vendor: table "vendor": a view has the name "vendor" in the database`
+	const view = `vendor: it was not compared: read the actual rows of "vendor": read vendor: table "vendor": a view ` +
+		`has the name "vendor" in the database`
 	stdout, stderr, code := eds(t, env, append([]string{"verify"}, args...)...)
 	if code != 1 || !strings.Contains(stdout, view) || !strings.Contains(stdout, "part: 9 rows there, 0 here") ||
 		!strings.Contains(stdout, "1 of 16 tables were not compared.") || !strings.Contains(stdout, "2 of 16 tables differ.") {

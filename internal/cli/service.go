@@ -219,7 +219,10 @@ URL.`,
 		},
 	}
 	cmd.Flags().
-		StringVarP(&s.DataDir, "data-dir", "d", "", "`directory` of state, logs and configuration (default /var/lib/eds, /usr/local/var/eds or ProgramData)")
+		StringVarP(
+			&s.DataDir, "data-dir", "d", "",
+			"`directory` of state, logs and configuration (default /var/lib/eds, /usr/local/var/eds or ProgramData)",
+		)
 	cmd.Flags().
 		StringVar(&s.User, "user", "", "`user` of the service (default: eds; on macOS the user who runs sudo; on Windows LocalService)")
 	cmd.Flags().

@@ -90,7 +90,7 @@ func mustDo(t *testing.T, m *machine, want []string, args ...string) string {
 	return out
 }
 
-func TestThePackagesHaveTheUnitThatServicesHave(t *testing.T) {
+func TestService_HasTheUnitOfThePackages(t *testing.T) {
 	made := systemdUnit(service{Name: "eds", Program: "/usr/bin/eds", DataDir: "/var/lib/eds", User: "eds"})
 	kept, err := os.ReadFile("../../packaging/eds.service")
 	if err != nil {
@@ -101,7 +101,7 @@ func TestThePackagesHaveTheUnitThatServicesHave(t *testing.T) {
 	}
 }
 
-func TestSystemdRunsAService(t *testing.T) {
+func TestService_RunsUnderSystemd(t *testing.T) {
 	m := newMachine(t, "linux")
 	out := mustDo(
 		t, m, []string{"own /var/lib/shop eds", "systemctl daemon-reload", "systemctl enable shop.service"}, "install",
@@ -143,7 +143,7 @@ func TestSystemdRunsAService(t *testing.T) {
 	}
 }
 
-func TestLaunchdRunsAService(t *testing.T) {
+func TestService_RunsUnderLaunchd(t *testing.T) {
 	m := newMachine(t, "darwin")
 	mustDo(t, m, []string{"own /usr/local/var/eds alice"}, "install", "--", "--log-label", "<1>")
 	const plist, label = "/Library/LaunchDaemons/com.shopmonkey.eds.plist", "system/com.shopmonkey.eds"
@@ -166,7 +166,7 @@ func TestLaunchdRunsAService(t *testing.T) {
 	}
 }
 
-func TestAServiceThatCouldNotRunIsRefused(t *testing.T) {
+func TestService_RefusesDefinitionsThatCannotRun(t *testing.T) {
 	for name, c := range map[string]struct {
 		system string
 		args   []string
@@ -211,7 +211,7 @@ func TestAServiceThatCouldNotRunIsRefused(t *testing.T) {
 	}
 }
 
-func TestAnInstallationThatFailsLeavesNoService(t *testing.T) {
+func TestService_LeavesNothingAfterAFailedInstallation(t *testing.T) {
 	const unit = "/etc/systemd/system/eds.service"
 	m := newMachine(t, "linux")
 	if _, err := m.eds(t, "install", "--user", "nobody-of-that-name"); err == nil || !strings.Contains(err.Error(), "useradd") {
@@ -235,7 +235,7 @@ func TestAnInstallationThatFailsLeavesNoService(t *testing.T) {
 	}
 }
 
-func TestOnlyWindowsBecomesTheService(t *testing.T) {
+func TestService_RunsItselfOnWindowsOnly(t *testing.T) {
 	m := newMachine(t, "linux")
 	m.service = thisHost().service
 	if _, err := m.eds(t, "run", "--", "--port", "1"); exitCode(err) != exitUsage {

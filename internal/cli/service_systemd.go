@@ -22,7 +22,8 @@ func (systemd) check(s service) error {
 		for _, home := range []string{"/home/", "/root/", "/run/user/"} {
 			if strings.HasPrefix(path, home) {
 				return fmt.Errorf(
-					"the service cannot see home directories, so %s cannot be there; put the program in /usr/local/bin or /opt, and the data in /var/lib",
+					"the service cannot see home directories, so %s cannot be there; put the program in "+
+						"/usr/local/bin or /opt, and the data in /var/lib",
 					path,
 				)
 			}

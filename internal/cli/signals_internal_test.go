@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestASignalEndsAQuestionOrComesInItsPlace(t *testing.T) {
+func TestSignals_EndOrReplaceAPrompt(t *testing.T) {
 	var s signals
 	if err := s.ask(); err != nil || !s.received(os.Interrupt) {
 		t.Errorf("a signal does not interrupt a question (%v)", err)

@@ -31,7 +31,7 @@ func supervise(t *testing.T) (dataDir string) {
 	return dataDir
 }
 
-func TestServerThatStarts(t *testing.T) {
+func TestServer_SaysThatItIsStarting(t *testing.T) {
 	dir := supervise(t)
 	for _, command := range [][]string{{"status"}, {"accept-gap", "x"}} {
 		_, stderr, code := eds(t, nil, append(command, "--data-dir", dir)...)

@@ -110,13 +110,13 @@ func (p *person) screen() string {
 	return p.seen.String()
 }
 
-func TestAServerThatIsNotEnrolledAsksForTheCode(t *testing.T) {
+func TestServer_PromptsForTheCode(t *testing.T) {
 	h, dir := startHQ(t), t.TempDir()
 	code, err := h.NewEnrolment()
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The letter of a code stands for an HQ of others; this one is told where to ask.
+	// The first letter of a code selects one of Shopmonkey's HQs; --api-url overrides it.
 	p := sitDown(
 		t, nil, "server", "--data-dir", dir, "--api-url", h.APIURL(), "--server", "nats://192.0.2.1", "--url",
 		"file://"+t.TempDir(), "--port", "0",
@@ -147,7 +147,7 @@ func TestServer_AsksForNoCodeIfTheKeyCannotBeKept(t *testing.T) {
 	}
 }
 
-func TestThreeWrongCodesAreEnough(t *testing.T) {
+func TestEnroll_GivesUpAfterThreeWrongCodes(t *testing.T) {
 	dir := t.TempDir()
 	p := sitDown(t, nil, "server", "--data-dir", dir)
 	for n := range 3 {
@@ -160,7 +160,7 @@ func TestThreeWrongCodesAreEnough(t *testing.T) {
 	p.sees("run: eds enroll --data-dir "+dir+" CODE", 1)
 }
 
-func TestAnInterruptEndsAQuestion(t *testing.T) {
+func TestPrompt_EndsAtAnInterrupt(t *testing.T) {
 	p := sitDown(t, nil, "server", "--data-dir", t.TempDir())
 	p.sees("The code that HQ shows: ", 1)
 	p.signals <- os.Interrupt
@@ -171,9 +171,7 @@ func TestAnInterruptEndsAQuestion(t *testing.T) {
 	p.types("") // which ends the reading
 }
 
-// TestAnInterruptBeforeAQuestionEndsTheProgramToo: whoever interrupts need not have read
-// what is asked.
-func TestAnInterruptBeforeAQuestionEndsTheProgramToo(t *testing.T) {
+func TestPrompt_DoesNotOpenAfterAnInterrupt(t *testing.T) {
 	for range 20 {
 		p := sitDown(t, nil, "server", "--data-dir", t.TempDir())
 		p.signals <- os.Interrupt
@@ -185,7 +183,7 @@ func TestAnInterruptBeforeAQuestionEndsTheProgramToo(t *testing.T) {
 	}
 }
 
-func TestHelpIsColouredOnATerminalUnlessTheEnvironmentForbids(t *testing.T) {
+func TestHelp_IsColouredOnATerminalOnly(t *testing.T) {
 	for _, args := range [][]string{{"help"}, {"help", "dlq"}, {"server", "--help"}, {"server", "help"}, {"server", "help", "file"}} {
 		p := sitDown(t, nil, args...)
 		if exit := <-p.code; exit != 0 {
@@ -273,7 +271,8 @@ func TestImport_TearsNoLine(t *testing.T) {
 	p.sees("rows of 16 tables in", 2) // the question has it, too
 	shown := cli.Rendered(p.screen())
 	whole := regexp.MustCompile(
-		`^(INFO  |DEBUG |WARN  ).+$|^Continue\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
+		`^(INFO  |DEBUG |WARN  ).+$|^Continue\? \[y/N\] y$|^This replaces all rows of 16 tables in sqlite:.*$|^all ` +
+			`tables +\[=+\] 16/16 +\d+ rows +[0-9.]+ \w+$|^\d+s, \d+ rows/s$` +
 			`|^ +table +rows +files +bytes +result$|^ *\w+ +\d+ +\d+ +\d+ +done$|^\d+ rows of 16 tables in .*$|^$`,
 	)
 	logged := 0

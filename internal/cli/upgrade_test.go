@@ -28,7 +28,7 @@ type machine struct {
 	keyFile     string
 	releasesURL string
 	files       map[string][]byte
-	newest      string // the release that is told to be that
+	newest      string // the release that the page names
 	container   bool
 }
 
@@ -145,7 +145,7 @@ func (m *machine) want(code int, says string, args ...string) {
 	}
 }
 
-func TestAnUpgradeIsTriedThenKeptOrTakenBack(t *testing.T) {
+func TestUpgrade_IsAcceptedOrRolledBack(t *testing.T) {
 	m := newMachine(t)
 	m.want(0, "Nothing was changed", "upgrade", "9.0.0", "--dry-run")
 	m.wantInPlace("0.0.0", "eds")
@@ -162,7 +162,7 @@ func TestAnUpgradeIsTriedThenKeptOrTakenBack(t *testing.T) {
 	m.want(1, "no old program", "upgrade", "--rollback")
 }
 
-func TestWithoutAVersionItIsTheNewest(t *testing.T) {
+func TestUpgrade_TakesTheNewestByDefault(t *testing.T) {
 	m := newMachine(t)
 	t.Chdir(t.TempDir())
 	m.newest = "9.0.0"
@@ -179,15 +179,18 @@ func TestWithoutAVersionItIsTheNewest(t *testing.T) {
 	m.wantInPlace("9.0.0", "eds eds.old")
 }
 
-func TestAnUpgradeSaysWhatItDoes(t *testing.T) {
+func TestUpgrade_PrintsItsSteps(t *testing.T) {
 	m := newMachine(t)
 	_, stderr, code := m.eds("upgrade", "9.0.0")
 	archive := selfupdate.ThisPlatform().Archive()
 	last := -1
-	for _, want := range []string{"download " + archive + ".sig", "download " + archive + ": ", "verify the signature", "unpack eds", "check the program's version"} {
+	for _, want := range []string{
+		"download " + archive + ".sig", "download " + archive + ": ", "verify the signature", "unpack eds",
+		"check the program's version",
+	} {
 		at := strings.Index(stderr, want)
 		if at <= last {
-			t.Errorf("%q is not told in its turn", want)
+			t.Errorf("%q is not printed in its turn", want)
 		}
 		last = at
 	}
@@ -199,7 +202,7 @@ func TestAnUpgradeSaysWhatItDoes(t *testing.T) {
 	}
 }
 
-func TestAnUpgradeIsRefusedWithItsReason(t *testing.T) {
+func TestUpgrade_IsRefusedWithItsReason(t *testing.T) {
 	m := newMachine(t)
 	noKey := filepath.Join(t.TempDir(), "nokey")
 	m.write(noKey, "no key")
@@ -238,14 +241,14 @@ func TestAnUpgradeIsRefusedWithItsReason(t *testing.T) {
 	m.wantInPlace("0.0.0", "eds")
 }
 
-func TestOnlyTheBuiltInKeyIsTrustedUnlessToldOtherwise(t *testing.T) {
+func TestUpgrade_TrustsTheBuiltInKeyByDefault(t *testing.T) {
 	m := newMachine(t)
 	m.keyFile = ""
 	m.want(1, "trusted is C994 6E99 DD65 5505 AD5F E9D2 FECF F491 5E7B F492", "upgrade", "9.0.0")
 	m.wantInPlace("0.0.0", "eds")
 }
 
-func TestDownloadSavesAVerifiedProgram(t *testing.T) {
+func TestDownload_SavesAVerifiedProgram(t *testing.T) {
 	m := newMachine(t)
 	t.Chdir(t.TempDir())
 	m.container = true // where it is allowed
@@ -259,7 +262,7 @@ func TestDownloadSavesAVerifiedProgram(t *testing.T) {
 	m.wantInPlace("0.0.0", "eds")
 }
 
-func TestThePublicKeyIsThatOfShopmonkey(t *testing.T) {
+func TestPublicKey_IsShopmonkeys(t *testing.T) {
 	out, _, code := eds(t, nil, "publickey")
 	keys, err := selfupdate.ParseKeys([]byte(out))
 	if err != nil || code != 0 {

@@ -68,7 +68,8 @@ The exit code is 0 if all rows are equal (with --repair, at the end), else 1.`,
 		switch {
 		case repair && !o.NoConfirm && !isTerminal(p.Stdin):
 			return usagef(
-				"--repair replaces all rows of the tables that differ; there is no terminal for a prompt, so pass --no-confirm to confirm that",
+				"--repair replaces all rows of the tables that differ; there is no terminal for a prompt, so pass " +
+					"--no-confirm to confirm that",
 			)
 		case !repair && o.NoConfirm:
 			return usagef("--no-confirm is for --repair; without it, nothing is changed")
@@ -186,8 +187,9 @@ func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	defer dir.Close()
 	observe, finish := im.display()
 	_, err = snapshot.Run(ctx, snapshot.Config{
-		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: v, State: dir, Destination: reconciler.Named(im.o.URL.Reveal(), im.p.Lookup),
-		Logger: im.s.logger, Observe: observe, Present: client.Present, Options: im.options(),
+		HQ: client, Schemas: schema.NewCatalogue(client, dir), Sink: v, State: dir,
+		Destination: reconciler.Named(im.o.URL.Reveal(), im.p.Lookup),
+		Logger:      im.s.logger, Observe: observe, Present: client.Present, Options: im.options(),
 	})
 	finish()
 	failed := new(snapshot.TablesError)

@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
+func TestVerify_NamesRowsThatDiffer(t *testing.T) {
 	t.Parallel()
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
@@ -36,7 +36,9 @@ func TestVerifyNamesTheRowsThatDiffer(t *testing.T) {
 	if err := db.QueryRow(`DELETE FROM vendor WHERE id = (SELECT min(id) FROM vendor) RETURNING id`).Scan(&gone); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.QueryRow(`UPDATE customer SET "updatedDate" = '2001-02-03T04:05:06Z' WHERE id = (SELECT min(id) FROM customer) RETURNING id`).Scan(&changed); err != nil {
+	if err := db.QueryRow(
+		`UPDATE customer SET "updatedDate" = '2001-02-03T04:05:06Z' WHERE id = (SELECT min(id) FROM customer) RETURNING id`,
+	).Scan(&changed); err != nil {
 		t.Fatal(err)
 	}
 	out, stderr, code = eds(t, env, append([]string{"verify", "--only", "vendor,customer"}, args...)...)
@@ -94,7 +96,7 @@ func TestImport_KeepsTablesWithoutRowsInTheExport(t *testing.T) {
 	}
 }
 
-func TestDoctorSaysWhatToDo(t *testing.T) {
+func TestDoctor_PrintsRemedies(t *testing.T) {
 	h := startHQ(t)
 	env := map[string]string{"SM_APIKEY": h.APIKey(devhq.KeyOptions{ServerID: "s"})}
 	dir := t.TempDir()
@@ -137,7 +139,7 @@ func TestDoctorSaysWhatToDo(t *testing.T) {
 	}
 }
 
-func TestWithoutAServerStatusSaysSo(t *testing.T) {
+func TestStatus_ReportsThatNoServerRuns(t *testing.T) {
 	if _, stderr, code := eds(t, nil, "status", "--data-dir", t.TempDir()); code != 1 || !strings.Contains(stderr, "no server answers") {
 		t.Errorf("exit code %d\n%s", code, stderr)
 	}
@@ -147,7 +149,7 @@ func TestWithoutAServerStatusSaysSo(t *testing.T) {
 	}
 }
 
-func TestHealthIsThatOfAServerOfEDS(t *testing.T) {
+func TestHealth_RefusesOtherPrograms(t *testing.T) {
 	for body, want := range map[string]int{`{"status":"ok","reasons":[]}`: 0, "<html>It works!</html>": 1, `{}`: 1} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
 		port := server.URL[strings.LastIndexByte(server.URL, ':')+1:]
@@ -158,7 +160,7 @@ func TestHealthIsThatOfAServerOfEDS(t *testing.T) {
 	}
 }
 
-func TestAServerThatIsNotEnrolledSaysHow(t *testing.T) {
+func TestServer_SaysHowToEnrol(t *testing.T) {
 	if _, stderr, code := eds(t, nil, "server", "--data-dir", t.TempDir()); code != 3 ||
 		!strings.Contains(stderr, "eds enroll --data-dir") {
 		t.Errorf("exit code %d\n%s", code, stderr)

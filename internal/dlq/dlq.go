@@ -405,7 +405,7 @@ func (q *Queue) changed(e *Entry, keys []string) error {
 	if err != nil {
 		return err
 	}
-	if whole.Stage == stageDamaged { // meanwhile; what is left of it stays as it is
+	if whole.Stage == stageDamaged { // meanwhile; its rest stays
 		whole = whole.summary()
 		q.enter(&whole)
 		return nil
@@ -435,8 +435,8 @@ func (q *Queue) mark(entries ...*Entry) error {
 	return durable.SyncDir(q.dir)
 }
 
-// older reports whether the event at a came before the one at b. The sequence
-// of a stream that was made anew is lower, though what it holds is newer.
+// older reports whether the event at a came before the one at b. A recreated stream has
+// lower sequences, though its events are newer.
 func older(a, b cdc.Position) bool { return a.Sequence < b.Sequence || a.Stored < b.Stored }
 
 // remove deletes an entry, whether or not another process has marked it meanwhile. The lock

@@ -39,7 +39,8 @@ func entry(n uint64, table string, keys ...string) dlq.Entry {
 		rows = [][]string{keys}
 	}
 	return dlq.Entry{
-		Rows: rows, Destination: "d", Sequence: n, Stored: int64(n) * 10, Subject: "dbchange." + table + ".UPDATE.c.l.PUBLIC.x", Table: table, Operation: "UPDATE",
+		Rows: rows, Destination: "d", Sequence: n, Stored: int64(n) * 10,
+		Subject: "dbchange." + table + ".UPDATE.c.l.PUBLIC.x", Table: table, Operation: "UPDATE",
 		EventID: fmt.Sprint("event", n), Keys: keys, Stage: "apply", Reason: "value out of range",
 		Time: time.Unix(int64(n), 0).UTC(), Payload: []byte(fmt.Sprintf(`{"n":%d}`, n)),
 	}
@@ -88,7 +89,7 @@ func equal[T any](t *testing.T, want, got T) {
 	}
 }
 
-func TestAnEntryComesBackWholeAfterARestart(t *testing.T) {
+func TestPut_SurvivesARestart(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dlq")
 	want := entry(7, "order", "k")
 	want.Encoding, want.Payload = "msgpack", []byte("\x82\n\x00\r\n{not json}\n")
@@ -109,7 +110,7 @@ func TestAnEntryComesBackWholeAfterARestart(t *testing.T) {
 	}
 }
 
-func TestOnlyTheOwnerMayRead(t *testing.T) {
+func TestPut_IsReadableByItsOwnerOnly(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dlq")
 	put(t, open(t, dir), entry(1, "order", "k"))
 	info, err := os.Stat(dir)
@@ -127,7 +128,7 @@ func TestOnlyTheOwnerMayRead(t *testing.T) {
 	}
 }
 
-func TestAnEventThatIsRejectedTwiceIsKeptOnce(t *testing.T) {
+func TestPut_KeepsARepeatedEventOnce(t *testing.T) {
 	q := open(t, t.TempDir())
 	again := entry(1, "order", "k")
 	again.Reason = "another reason"
@@ -144,7 +145,7 @@ func TestAnEventThatIsRejectedTwiceIsKeptOnce(t *testing.T) {
 	equal(t, []int{1}, list(t, q, dlq.Filter{}))
 }
 
-func TestEntriesAreListedInStreamOrderAndFiltered(t *testing.T) {
+func TestList_FiltersInStreamOrder(t *testing.T) {
 	q := open(t, t.TempDir())
 	other := entry(9, "customer", "k")
 	other.Operation, other.Stage = "DELETE", "decode"
@@ -251,7 +252,7 @@ func TestSupersede_MarksOlderEntriesOfTheRow(t *testing.T) {
 	equal(t, []int{1, 2, 3, 4 + unknown, 5 + unknown, 6}, list(t, q, dlq.Filter{}))
 	mark("d", "order", "a", 5, 55) // 4 and 5 may be of other rows
 	equal(t, []int{-1, 2, 3, 4 + unknown, 5 + unknown, 6}, list(t, q, dlq.Filter{}))
-	mark("d", "order", "b", 1, 1000) // of a stream made anew
+	mark("d", "order", "b", 1, 1000) // of a recreated stream
 	want := []int{-1, -2, 3, 4 + unknown, 5 + unknown, 6}
 	for _, q := range []*dlq.Queue{q, open(t, dir)} {
 		equal(t, want, list(t, q, dlq.Filter{}))
@@ -375,7 +376,7 @@ func TestPut_KeepsTheEntriesOfTwoDestinationsApart(t *testing.T) {
 	equal(t, dlq.Counts{Waiting: 1, Elsewhere: 1}, q.Count("other"))
 }
 
-func TestDropRemovesWhatIsChosen(t *testing.T) {
+func TestDrop_RemovesSelectedEntries(t *testing.T) {
 	q := open(t, t.TempDir())
 	put(t, q, entry(1, "order", "a"), entry(2, "customer", "b"), entry(3, "order", "c"))
 	if err := q.Supersede("d", "order", []string{"a"}, cdc.Position{Sequence: 2, Stored: 25}); err != nil {
@@ -389,7 +390,7 @@ func TestDropRemovesWhatIsChosen(t *testing.T) {
 	equal(t, dlq.Counts{Waiting: 1}, q.Count(""))
 }
 
-func TestReplayAppliesInOrderAndRemoves(t *testing.T) {
+func TestReplay_AppliesInOrderAndRemoves(t *testing.T) {
 	q := open(t, t.TempDir())
 	put(t, q, entry(3, "order", "c"), entry(1, "order", "a"), entry(2, "order", "b"), entry(4, "order", "d"))
 	if err := q.Supersede("d", "order", []string{"b"}, cdc.Position{Sequence: 9, Stored: 90}); err != nil {
@@ -422,7 +423,7 @@ func TestReplayAppliesInOrderAndRemoves(t *testing.T) {
 	}
 }
 
-func TestAReplayedEntrySupersedesOlderOnesOfItsRow(t *testing.T) {
+func TestReplay_SupersedesOlderEntriesOfTheRow(t *testing.T) {
 	q := open(t, t.TempDir())
 	put(t, q, entry(1, "order", "a"), entry(2, "order", "a"), entry(3, "order", "b"))
 	_, err := q.Replay(t.Context(), dlq.Filter{}, false, func(_ context.Context, e dlq.Entry) error {
@@ -437,7 +438,7 @@ func TestAReplayedEntrySupersedesOlderOnesOfItsRow(t *testing.T) {
 	equal(t, []int{-1, 3}, list(t, q, dlq.Filter{}))
 }
 
-func TestReplayEndsAtTheFirstOtherError(t *testing.T) {
+func TestReplay_EndsAtTheFirstOtherError(t *testing.T) {
 	q := open(t, t.TempDir())
 	put(t, q, entry(1, "order", "a"), entry(2, "order", "b"))
 	down := errors.New("down")
@@ -457,7 +458,7 @@ func TestReplayEndsAtTheFirstOtherError(t *testing.T) {
 	}
 }
 
-func TestWhatADeathLeftBehindIsSwept(t *testing.T) {
+func TestOpen_SweepsTemporaryFiles(t *testing.T) {
 	dir := t.TempDir()
 	for name, text := range map[string]string{".writing-123": `{"sequence":`, "README": "not ours"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
@@ -472,7 +473,7 @@ func TestWhatADeathLeftBehindIsSwept(t *testing.T) {
 	}
 }
 
-func TestADamagedEntryIsListedAndCanBeDropped(t *testing.T) {
+func TestList_ShowsADamagedEntry(t *testing.T) {
 	dir := t.TempDir()
 	name := "00000000000000000007-0000000000000000070.event"
 	if err := os.WriteFile(filepath.Join(dir, name), []byte("\x00\x00"), 0o600); err != nil {
@@ -491,7 +492,7 @@ func TestADamagedEntryIsListedAndCanBeDropped(t *testing.T) {
 	}
 }
 
-func TestAWriteThatFailsLeavesNothing(t *testing.T) {
+func TestPut_LeavesNothingAfterAFailure(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "dlq")
 	q := open(t, dir)
 	if err := os.RemoveAll(dir); err != nil {
@@ -503,9 +504,9 @@ func TestAWriteThatFailsLeavesNothing(t *testing.T) {
 	equal(t, dlq.Counts{}, q.Count(""))
 }
 
-// TestAnotherProcessMayDropMeanwhile uses two queues over one directory, as the
+// TestReplay_AllowsDropsByAnotherProcess uses two queues over one directory, as the
 // server and `eds dlq` do.
-func TestAnotherProcessMayDropMeanwhile(t *testing.T) {
+func TestReplay_AllowsDropsByAnotherProcess(t *testing.T) {
 	dir := t.TempDir()
 	server := open(t, dir)
 	put(t, server, entry(1, "order", "a"), entry(2, "order", "a"))
@@ -523,7 +524,8 @@ func TestAnotherProcessMayDropMeanwhile(t *testing.T) {
 func writeOld(t *testing.T, dir string, n uint64, stage, key, encoding string, payload []byte) {
 	t.Helper()
 	header := fmt.Sprintf(
-		`{"sequence":%d,"stored":%d,"subject":"dbchange.order.UPDATE.c.l.PUBLIC.x","table":"order","operation":"UPDATE","eventId":"e","key":%q,"stage":%q,"reason":"no","time":"2026-01-02T03:04:05Z","encoding":%q,"size":%d}`,
+		`{"sequence":%d,"stored":%d,"subject":"dbchange.order.UPDATE.c.l.PUBLIC.x","table":"order",`+
+			`"operation":"UPDATE","eventId":"e","key":%q,"stage":%q,"reason":"no","time":"2026-01-02T03:04:05Z","encoding":%q,"size":%d}`,
 		n, n*10, key, stage, encoding, len(payload),
 	)
 	name := fmt.Sprintf("%020d-%019d.event", n, n*10)
@@ -580,7 +582,10 @@ func TestOpen_FindsTheKeysOfEntriesThatOlderVersionsWrote(t *testing.T) {
 		if err := cdc.NewDecoder().Decode(&e, orderUpdate(id), ""); err != nil {
 			t.Fatal(err)
 		}
-		if err := q.Supersede("d", "order", change.RowKeys(&e, change.Effect{}), cdc.Position{Sequence: sequence, Stored: int64(sequence) * 10}); err != nil {
+		if err := q.Supersede(
+			"d", "order", change.RowKeys(&e, change.Effect{}),
+			cdc.Position{Sequence: sequence, Stored: int64(sequence) * 10},
+		); err != nil {
 			t.Fatal(err)
 		}
 	}

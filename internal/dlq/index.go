@@ -34,13 +34,14 @@ type indexed struct {
 // summary returns the entry without what only its file has.
 func (e *Entry) summary() Entry {
 	kept := *e
-	kept.Subject, kept.Operation, kept.EventID, kept.Reason, kept.Encoding, kept.Payload, kept.File, kept.Line = "", "", "", "", "", nil, "", 0
+	kept.Subject, kept.Operation, kept.EventID, kept.Reason, kept.Encoding = "", "", "", "", ""
+	kept.Payload, kept.File, kept.Line = nil, "", 0
 	return kept
 }
 
 func (q *Queue) indexPath() string { return filepath.Join(q.dir, indexName) }
 
-// load reads the queue's directory: the index, and the files of which it does not tell.
+// load reads the queue's directory: the index, and the files that are not in it.
 func (q *Queue) load() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -195,7 +196,7 @@ func (q *Queue) note(e *Entry) {
 // spareLines is how many lines of entries that are gone the index has in any case.
 const spareLines = 1000
 
-// writeIndex writes the index of all entries anew.
+// writeIndex rewrites the index of all entries.
 func (q *Queue) writeIndex() error {
 	var all bytes.Buffer
 	for _, e := range q.entries {

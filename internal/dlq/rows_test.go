@@ -66,7 +66,8 @@ func TestRows_AreOneEntryPerLineAndKeepWhereTheyAre(t *testing.T) {
 	for e := range q.List(dlq.Filter{}) {
 		shown, err := q.Show(e.ID)
 		want := dlq.Entry{
-			ID: e.ID, Stored: 5, Table: "order", Operation: "INSERT", Keys: []string{"order"}, Rows: [][]string{{"order"}}, State: dlq.Waiting, Stage: dlq.StageImport, Reason: "out of range",
+			ID: e.ID, Stored: 5, Table: "order", Operation: "INSERT", Keys: []string{"order"}, Rows: [][]string{{"order"}},
+			State: dlq.Waiting, Stage: dlq.StageImport, Reason: "out of range",
 			Time: time.Unix(1, 0).UTC(), Size: 2, Payload: []byte("{}"), Destination: "d", Job: "j", File: "f.gz", Line: e.Line,
 		}
 		if diff := cmp.Diff(want, shown, cmpopts.IgnoreUnexported(dlq.Entry{})); diff != "" || err != nil {

@@ -13,8 +13,10 @@ import (
 var identities = map[string][][]string{
 	"postgres": {
 		{
-			"postgres://u:p@db/shop", "postgresql://DB:5432/shop/", "postgres://db./shop?sslmode=require&connect_timeout=3", "postgres://other@db/sh%6Fp?metadata=true", "postgres:///shop?host=db",
-			"postgres://x/y?dbname=shop&host=db&port=5432", "postgres://${HOST}/shop", "postgres://db/${DB}?password=x", "postgres://${USER}:${PASSWORD}@db/shop?schema=",
+			"postgres://u:p@db/shop", "postgresql://DB:5432/shop/", "postgres://db./shop?sslmode=require&connect_timeout=3",
+			"postgres://other@db/sh%6Fp?metadata=true", "postgres:///shop?host=db",
+			"postgres://x/y?dbname=shop&host=db&port=5432", "postgres://${HOST}/shop", "postgres://db/${DB}?password=x",
+			"postgres://${USER}:${PASSWORD}@db/shop?schema=",
 		},
 		{"postgres://db/shop?schema=a&sslmode=disable", "postgresql://db/shop?sslmode=require&schema=%61"},
 		{"postgres://db/shop?search_path=a"},
@@ -42,7 +44,8 @@ var identities = map[string][][]string{
 	},
 	"snowflake": {
 		{
-			"snowflake://u:p@org-acc/shop", "snowflake-keypair://u@ORG-ACC.snowflakecomputing.com:443/SHOP/public?secret-key=K", "snowflake://u:p@org-acc/shop?schema=Public&warehouse=W",
+			"snowflake://u:p@org-acc/shop", "snowflake-keypair://u@ORG-ACC.snowflakecomputing.com:443/SHOP/public?secret-key=K",
+			"snowflake://u:p@org-acc/shop?schema=Public&warehouse=W",
 			"snowflake://u:p@org-acc/shop/PUBLIC?role=R&flush-rows=7",
 		},
 		{"snowflake://u:p@org-acc/shop/other"},
@@ -52,7 +55,10 @@ var identities = map[string][][]string{
 		{"snowflake://u:p@proxy:8080/shop?account=b"},
 	},
 	"sqlite": {
-		{"sqlite://WD/real/shop.db", "sqlite://real/shop.db", "sqlite://./real/../link/shop.db?busy_timeout=1s", "sqlite://WD/link/sh%6Fp.db", "sqlite:///${DIR}/real/shop.db"},
+		{
+			"sqlite://WD/real/shop.db", "sqlite://real/shop.db", "sqlite://./real/../link/shop.db?busy_timeout=1s",
+			"sqlite://WD/link/sh%6Fp.db", "sqlite:///${DIR}/real/shop.db",
+		},
 		{"sqlite://WD/real/other.db"},
 		{"sqlite://WD/away/shop.db", "sqlite://WD/nowhere/below/shop.db"}, // a link to nothing
 	},
@@ -63,7 +69,8 @@ var identities = map[string][][]string{
 	},
 	"s3": {
 		{
-			"s3://bucket/p?region=eu-west-1", "s3://Bucket/p/", "s3://bucket.s3.eu-west-1.amazonaws.com/p", "s3://s3.amazonaws.com/bucket/p?access-key-id=a&secret-access-key=b",
+			"s3://bucket/p?region=eu-west-1", "s3://Bucket/p/", "s3://bucket.s3.eu-west-1.amazonaws.com/p",
+			"s3://s3.amazonaws.com/bucket/p?access-key-id=a&secret-access-key=b",
 			"s3://bucket/p?endpoint=https://s3.eu-west-1.amazonaws.com", "s3://bucket/p?format=parquet",
 		},
 		{"s3://bucket/other"},
@@ -81,8 +88,10 @@ var identities = map[string][][]string{
 	},
 	"eventhub": {
 		{
-			"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=k=;EntityPath=h", "eventhub://NS.x.net/h?auth=managed-identity", "eventhub://ns.x.net/?hub=h&auth=default",
-			"eventhub://ns.x.net:5671/%3BSharedAccessKeyName%3Dm%3BSharedAccessKey%3Dl%3BEntityPath%3Dh", "eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=${PASSWORD};EntityPath=h",
+			"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=k=;EntityPath=h", "eventhub://NS.x.net/h?auth=managed-identity",
+			"eventhub://ns.x.net/?hub=h&auth=default",
+			"eventhub://ns.x.net:5671/%3BSharedAccessKeyName%3Dm%3BSharedAccessKey%3Dl%3BEntityPath%3Dh",
+			"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=${PASSWORD};EntityPath=h",
 		},
 		{"eventhub://ns.x.net/other"},
 		{"eventhub://other.x.net/h"},
@@ -104,7 +113,9 @@ func TestIdentity_IsOnePerDestination(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(wd)
-	for _, err := range []error{os.Mkdir("real", 0o700), os.Symlink("real", "link"), os.Symlink(filepath.Join("nowhere", "below"), "away")} {
+	for _, err := range []error{
+		os.Mkdir("real", 0o700), os.Symlink("real", "link"), os.Symlink(filepath.Join("nowhere", "below"), "away"),
+	} {
 		if err != nil {
 			t.Fatal(err)
 		}

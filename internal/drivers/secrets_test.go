@@ -27,21 +27,49 @@ type target struct {
 }
 
 var targets = map[string]target{
-	"postgres":          {"postgres://u:p@127.0.0.1:1/db", nil},
-	"mysql":             {"mysql://u:p@127.0.0.1:1/db", []string{"mysql://{}@/db?socket=/nonexistent", "mysql://u:{}@127.0.0.1:1/"}},
-	"sqlserver":         {"sqlserver://u:p@127.0.0.1:1/db", []string{"sqlserver://u:p@127.0.0.1:1/{}?database=db", "sqlserver://{}:{}@127.0.0.1:1/db?fedauth=ActiveDirectoryPassword"}},
-	"snowflake":         {"snowflake://u:p@127.0.0.1:1/db/schema?protocol=http", []string{"snowflake://u@127.0.0.1:1/db?protocol=http&authenticator=oauth&token={}"}},
-	"snowflake-keypair": {"snowflake-keypair://u@127.0.0.1:1/db/schema?protocol=http&secret-key=KEY", []string{"snowflake-keypair://{}@127.0.0.1:1/db?private-key-file={}"}},
-	"sqlite":            {"sqlite:///dev/null/db", nil},
-	"file":              {"file:///dev/null/directory", nil},
-	"s3":                {"s3://127.0.0.1:1/bucket/prefix?access-key-id=id&secret-access-key=key", []string{"s3://127.0.0.1:1/bucket?profile={}", "s3://bucket?endpoint={}", "s3://127.0.0.1:1/bucket?access-key-id={}&secret-access-key={}&session-token={}&kms-key={}"}},
-	"kafka":             {"kafka://127.0.0.1:1/topic", []string{"kafka://{}:{}@127.0.0.1:1/topic?auth=plain", "kafka://127.0.0.1:1/?topic={}", "kafka://u:{}@127.0.0.1:1/t?auth=oauthbearer&token-url=http://127.0.0.1:1/{}&token-scope={}"}},
+	"postgres": {"postgres://u:p@127.0.0.1:1/db", nil},
+	"mysql":    {"mysql://u:p@127.0.0.1:1/db", []string{"mysql://{}@/db?socket=/nonexistent", "mysql://u:{}@127.0.0.1:1/"}},
+	"sqlserver": {
+		"sqlserver://u:p@127.0.0.1:1/db",
+		[]string{"sqlserver://u:p@127.0.0.1:1/{}?database=db", "sqlserver://{}:{}@127.0.0.1:1/db?fedauth=ActiveDirectoryPassword"},
+	},
+	"snowflake": {
+		"snowflake://u:p@127.0.0.1:1/db/schema?protocol=http",
+		[]string{"snowflake://u@127.0.0.1:1/db?protocol=http&authenticator=oauth&token={}"},
+	},
+	"snowflake-keypair": {
+		"snowflake-keypair://u@127.0.0.1:1/db/schema?protocol=http&secret-key=KEY",
+		[]string{"snowflake-keypair://{}@127.0.0.1:1/db?private-key-file={}"},
+	},
+	"sqlite": {"sqlite:///dev/null/db", nil},
+	"file":   {"file:///dev/null/directory", nil},
+	"s3": {
+		"s3://127.0.0.1:1/bucket/prefix?access-key-id=id&secret-access-key=key",
+		[]string{
+			"s3://127.0.0.1:1/bucket?profile={}", "s3://bucket?endpoint={}",
+			"s3://127.0.0.1:1/bucket?access-key-id={}&secret-access-key={}&session-token={}&kms-key={}",
+		},
+	},
+	"kafka": {
+		"kafka://127.0.0.1:1/topic",
+		[]string{
+			"kafka://{}:{}@127.0.0.1:1/topic?auth=plain", "kafka://127.0.0.1:1/?topic={}",
+			"kafka://u:{}@127.0.0.1:1/t?auth=oauthbearer&token-url=http://127.0.0.1:1/{}&token-scope={}",
+		},
+	},
 	"eventhub": {"eventhub://127.0.0.1:1/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub", []string{
-		"eventhub://127.0.0.1:1/;SharedAccessKeyName={};SharedAccessKey=key;EntityPath=hub", "eventhub://127.0.0.1:1/;SharedAccessKeyName=name;SharedAccessKey={};EntityPath=hub",
-		"eventhub://127.0.0.1:1/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath={}", "eventhub://127.0.0.1:1/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub;UseDevelopmentEmulator={}",
+		"eventhub://127.0.0.1:1/;SharedAccessKeyName={};SharedAccessKey=key;EntityPath=hub",
+		"eventhub://127.0.0.1:1/;SharedAccessKeyName=name;SharedAccessKey={};EntityPath=hub",
+		"eventhub://127.0.0.1:1/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath={}",
+		"eventhub://127.0.0.1:1/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub;UseDevelopmentEmulator={}",
 		"eventhub://127.0.0.1:1/hub;{}={}", "eventhub://127.0.0.1:1/{}",
 	}},
-	"webhook": {"https://127.0.0.1:1/path", []string{"https://127.0.0.1:1/{}?eds-secret={}&{}={}", "https://127.0.0.1:1/x?header={}&header=a:{}", "https://{}:{}@127.0.0.1:1/x"}},
+	"webhook": {
+		"https://127.0.0.1:1/path",
+		[]string{
+			"https://127.0.0.1:1/{}?eds-secret={}&{}={}", "https://127.0.0.1:1/x?header={}&header=a:{}", "https://{}:{}@127.0.0.1:1/x",
+		},
+	},
 }
 
 // needles are what the values are made of; errors hold none of them.
@@ -56,7 +84,8 @@ func secrets(t *testing.T) []string {
 	}
 	return []string{
 		"hunter2", "HUNTER2", "4815162342", "-4815162342", "481516234248151623424815162342", "4815162h", "0x4815162342", "4815162.5",
-		"true hunter2", "/nonexistent/hunter2", file, "{{.hunter2}}", "{{hunter2", "{hunter2}", "https://hunter2:hunter2@[", "whsec_hunter2!", "Name:hunter2\n",
+		"true hunter2", "/nonexistent/hunter2", file, "{{.hunter2}}", "{{hunter2", "{hunter2}", "https://hunter2:hunter2@[",
+		"whsec_hunter2!", "Name:hunter2\n",
 		"hunter2=4815162342;hunter2", "sha:hunter2", "env:hunter2",
 	}
 }
@@ -167,12 +196,16 @@ func TestErrors_HoldNoValueOfTheURL(t *testing.T) {
 
 // needs are options without which another one is not looked at.
 var needs = map[string]map[string]string{
-	"tls-ca": {"tls": "true"}, "tls-cert": {"tls": "true", "tls-key": "/nonexistent"}, "tls-key": {"tls": "true", "tls-cert": "/nonexistent"},
-	"token": {"auth": "oauthbearer", "tls": "true"}, "token-file": {"auth": "oauthbearer"}, "token-url": {"auth": "oauthbearer"},
+	"tls-ca": {"tls": "true"}, "tls-cert": {"tls": "true", "tls-key": "/nonexistent"},
+	"tls-key": {"tls": "true", "tls-cert": "/nonexistent"},
+	"token":   {"auth": "oauthbearer", "tls": "true"}, "token-file": {"auth": "oauthbearer"}, "token-url": {"auth": "oauthbearer"},
 	"partitions": {"create-topics": "true"}, "replication": {"create-topics": "true"},
-	"compress": {"format": "ndjson"}, "layout": {"format": "ndjson"}, "roll-rows": {"format": "ndjson"}, "roll-bytes": {"format": "ndjson"}, "roll-age": {"format": "ndjson"},
-	"proxy": {"transport": "websockets"}, "sslkey": {"sslcert": "/nonexistent"}, "sslcert": {"sslkey": "/nonexistent"}, "clientcertpath": {"fedauth": "ActiveDirectoryServicePrincipal"},
-	"tokenfilepath": {"fedauth": "ActiveDirectoryWorkloadIdentity"}, "certificate": {"encrypt": "true"}, "serverCertificate": {"encrypt": "true"},
+	"compress": {"format": "ndjson"}, "layout": {"format": "ndjson"}, "roll-rows": {"format": "ndjson"}, "roll-bytes": {"format": "ndjson"},
+	"roll-age": {"format": "ndjson"},
+	"proxy":    {"transport": "websockets"}, "sslkey": {"sslcert": "/nonexistent"}, "sslcert": {"sslkey": "/nonexistent"},
+	"clientcertpath": {"fedauth": "ActiveDirectoryServicePrincipal"},
+	"tokenfilepath":  {"fedauth": "ActiveDirectoryWorkloadIdentity"}, "certificate": {"encrypt": "true"},
+	"serverCertificate": {"encrypt": "true"},
 }
 
 func TestFieldErrors_HoldNoValue(t *testing.T) {

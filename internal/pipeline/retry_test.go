@@ -115,7 +115,8 @@ func TestStatus_KeepsTheReasonWhileTheNextAttemptHangs(t *testing.T) {
 		}
 		time.Sleep(retry.HangTimeout - 500*time.Millisecond)
 		synctest.Wait()
-		equal(t, "waiting for the destination: there was no answer for 30s; the previous attempt: locks are held by pid 7", r.Status().Reason)
+		want := "waiting for the destination: there was no answer for 30s; the previous attempt: locks are held by pid 7"
+		equal(t, want, r.Status().Reason)
 	})
 }
 

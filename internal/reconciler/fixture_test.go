@@ -97,7 +97,7 @@ func (f *fixture) start(edit func(*Config)) {
 	client := hq.New(hq.Options{BaseURL: f.hq.URL, Version: "test"})
 	c := Config{
 		State: dir, Lookup: noVariables, HQ: client, Tables: schema.NewCatalogue(client, dir), Dead: dead,
-		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), Silence: jetstream.NewSilence("", nil),
+		Metrics: pipeline.NewMetrics(prometheus.NewRegistry()), ResetSupport: jetstream.NewResetSupport("", nil),
 		Health: telemetry.NewHealth(), Logger: slog.New(slog.NewTextHandler(f.t.Output(), nil)),
 	}
 	c.Options.Heal = config.HealOff

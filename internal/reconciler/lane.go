@@ -58,7 +58,8 @@ func (r *follower) lanesFor(
 	main := set.Main(recorder)
 	config.Sink, config.Gate = main, main
 	l := &lanes{follower: r, set: set, destination: recorder, inspector: destination.Inspector, config: *config}
-	l.config.Metrics, l.config.Checkpoint, l.config.BatchBoundaries, l.config.RecordBatchBoundaries = r.laneMetrics, cdc.Position{}, nil, nil
+	l.config.Metrics, l.config.Checkpoint = r.laneMetrics, cdc.Position{}
+	l.config.BatchBoundaries, l.config.RecordBatchBoundaries = nil, nil
 	if l.config.MaxRows <= 0 {
 		l.config.MaxRows = max(config.Limits.Rows, 1)
 	}

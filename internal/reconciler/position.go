@@ -181,7 +181,7 @@ func (r *follower) sourceConfig(ev *evidence, destination *sink.Opened) jetstrea
 	}
 	return jetstream.Config{
 		Conn: r.Conn, Stream: streamName, Name: r.Consumer, Filters: r.Filters,
-		MaxAckPending: r.Options.MaxAckPending, Silence: r.Silence,
+		MaxAckPending: r.Options.MaxAckPending, ResetSupport: r.ResetSupport,
 		Logger: r.Logger, RecordEvery: every, Unverified: r.warnUnverified,
 		Record: func(read continuity.Record) error {
 			return r.State.RecordSettled(r.Consumer, ev.at, state.Settled{

@@ -33,16 +33,16 @@ import (
 
 // Config configures a Reconciler. All fields are required, except Rules and Probation.
 type Config struct {
-	Options config.Server
-	Version string // of eds
-	State   *state.Dir
-	Lookup  sink.Lookup // of the environment, for the options of destinations
-	HQ      *hq.Client  // for imports
-	Tables  *schema.Catalogue
-	Dead    *dlq.Queue
-	Rules   pipeline.Rules // nil: none
-	Metrics *pipeline.Metrics
-	Silence *jetstream.Silence
+	Options      config.Server
+	Version      string // of eds
+	State        *state.Dir
+	Lookup       sink.Lookup // of the environment, for the options of destinations
+	HQ           *hq.Client  // for imports
+	Tables       *schema.Catalogue
+	Dead         *dlq.Queue
+	Rules        pipeline.Rules // nil: none
+	Metrics      *pipeline.Metrics
+	ResetSupport *jetstream.ResetSupport
 	// Adjusted counts a value that a documented rule changed.
 	Adjusted func(table, column, rule string)
 	// Probation reports whether this version is on probation after an upgrade. During

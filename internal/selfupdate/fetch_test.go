@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestABadMomentOfTheServerIsWaitedOut(t *testing.T) {
+func TestDownload_RetriesAServerError(t *testing.T) {
 	w := newWorld(t)
 	u, bad := w.updater(), 0
 	w.answer = func(rw http.ResponseWriter, _ *http.Request) {
@@ -29,7 +29,7 @@ func TestABadMomentOfTheServerIsWaitedOut(t *testing.T) {
 	}
 }
 
-func TestADownloadEndsWithItsReason(t *testing.T) {
+func TestDownload_EndsWithItsReason(t *testing.T) {
 	interrupted := errors.New("interrupted")
 	for name, c := range map[string]struct {
 		answer  func(cancel func()) http.HandlerFunc
@@ -89,7 +89,7 @@ func TestADownloadEndsWithItsReason(t *testing.T) {
 	}
 }
 
-func TestThePageOfReleasesKnowsTheNewest(t *testing.T) {
+func TestNewest_ReadsTheReleasesPage(t *testing.T) {
 	to := func(address string) http.HandlerFunc {
 		return func(rw http.ResponseWriter, r *http.Request) { http.Redirect(rw, r, address, http.StatusFound) }
 	}
@@ -122,7 +122,7 @@ func TestThePageOfReleasesKnowsTheNewest(t *testing.T) {
 	}
 }
 
-func TestOnlyThisMachineIsRedirectedToItself(t *testing.T) {
+func TestDownload_RefusesRedirectsToLoopback(t *testing.T) {
 	check := newFetcher(Options{}).http.CheckRedirect
 	request := func(address string) *http.Request {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestTheBuiltInKeyIsShopmonkeys(t *testing.T) {
+func TestPublicKey_IsShopmonkeys(t *testing.T) {
 	text, err := PublicKey()
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +28,7 @@ func TestTheBuiltInKeyIsShopmonkeys(t *testing.T) {
 	}
 }
 
-func TestABuildOfOnesOwnHasAKeyOfItsOwn(t *testing.T) {
+func TestPublicKey_IsReplacedInPrivateBuilds(t *testing.T) {
 	armored, err := newKey(t, "Own", 0).GetArmoredPublicKey()
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func TestABuildOfOnesOwnHasAKeyOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestKeysAreArmoredOrBinaryOneOrMoreAndPublic(t *testing.T) {
+func TestParseKeys_ReadsPublicKeysOnly(t *testing.T) {
 	one, two := newKey(t, "One", 0), newKey(t, "Two", 0)
 	public := func(k *crypto.Key) []byte {
 		binary, err := k.GetPublicKey()
@@ -100,7 +100,7 @@ func testdata(t *testing.T, name string) []byte {
 	return text
 }
 
-func TestSignaturesThatGPGMadeAreUnderstood(t *testing.T) {
+func TestVerify_AcceptsSignaturesOfGPG(t *testing.T) {
 	keys, err := ParseKeys(testdata(t, "gpg-keys.asc"))
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +117,7 @@ func TestSignaturesThatGPGMadeAreUnderstood(t *testing.T) {
 	}
 }
 
-func TestOneGoodSignatureOfSeveralSuffices(t *testing.T) {
+func TestVerify_AcceptsOneGoodSignatureOfSeveral(t *testing.T) {
 	ours, theirs, text := newKey(t, "Ours", 0), newKey(t, "Theirs", 0), []byte("text")
 	both := append(sign(t, theirs, text), sign(t, ours, text)...)
 	if err := trusting(t, ours).verify(bytes.NewReader(text), both, time.Now()); err != nil {
@@ -128,7 +128,7 @@ func TestOneGoodSignatureOfSeveralSuffices(t *testing.T) {
 	}
 }
 
-func TestASignatureOfTheFutureBlamesTheClock(t *testing.T) {
+func TestVerify_BlamesTheClockForAFutureSignature(t *testing.T) {
 	key := newKey(t, "Releases", 0)
 	signature := sign(t, key, []byte("text"))
 	err := trusting(t, key).verify(strings.NewReader("text"), signature, time.Now().Add(-24*time.Hour))
@@ -137,7 +137,7 @@ func TestASignatureOfTheFutureBlamesTheClock(t *testing.T) {
 	}
 }
 
-func TestASubkeyThatHasExpiredSignsNoMore(t *testing.T) {
+func TestVerify_RefusesAnExpiredSubkey(t *testing.T) {
 	keys, err := ParseKeys(testdata(t, "expired-subkey.asc"))
 	if err != nil {
 		t.Fatal(err)

@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestAPlanSaysWhatAnUpgradeWouldDoAndAsksNobody(t *testing.T) {
+func TestPlan_DescribesAnUpgradeWithoutTheNetwork(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()
 	got, err := u.Plan(newer)
@@ -31,7 +31,7 @@ func TestAPlanSaysWhatAnUpgradeWouldDoAndAsksNobody(t *testing.T) {
 	w.untouched()
 }
 
-func TestArchivesAreNamedAsReleasesAre(t *testing.T) {
+func TestPlatform_NamesArchives(t *testing.T) {
 	var got []string
 	for _, system := range []string{"linux", "darwin", "windows"} {
 		for _, arch := range []string{"amd64", "arm64"} {
@@ -54,7 +54,7 @@ func TestArchivesAreNamedAsReleasesAre(t *testing.T) {
 	}
 }
 
-func TestOnlyANewerVersionReplacesTheProgram(t *testing.T) {
+func TestPlan_RefusesVersionsThatAreNotNewer(t *testing.T) {
 	for _, c := range []struct {
 		running, asked string
 		allow          bool
@@ -83,9 +83,10 @@ func TestOnlyANewerVersionReplacesTheProgram(t *testing.T) {
 	}
 }
 
-func TestAVersionIsWrittenInFull(t *testing.T) {
+func TestParseVersion_RefusesShortForms(t *testing.T) {
 	for text, want := range map[string]string{
-		"1.2.3": "1.2.3", " v1.2.3-rc.1\n": "1.2.3-rc.1", "1.2": "", "": "", "latest": "", "1.2.3+build": "", "../1.2.3": "", "1.2.3/..": "", "vv1.2.3": "", "01.2.3": "",
+		"1.2.3": "1.2.3", " v1.2.3-rc.1\n": "1.2.3-rc.1", "1.2": "", "": "", "latest": "", "1.2.3+build": "", "../1.2.3": "",
+		"1.2.3/..": "", "vv1.2.3": "", "01.2.3": "",
 	} {
 		if got, err := ParseVersion(text); got != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v, want %q", text, got, err, want)
@@ -93,12 +94,14 @@ func TestAVersionIsWrittenInFull(t *testing.T) {
 	}
 }
 
-func TestAContainerIsUpgradedByItsImage(t *testing.T) {
+func TestPlan_RefusesContainers(t *testing.T) {
 	for name, arrange := range map[string]func(*Options){
 		"KUBERNETES_SERVICE_HOST is set": func(o *Options) {
 			o.Lookup = func(name string) (string, bool) { return "10.0.0.1", name == "KUBERNETES_SERVICE_HOST" }
 		},
-		"container is set":          func(o *Options) { o.Lookup = func(name string) (string, bool) { return "podman", name == "container" } },
+		"container is set": func(o *Options) {
+			o.Lookup = func(name string) (string, bool) { return "podman", name == "container" }
+		},
 		"/.dockerenv exists":        func(o *Options) { o.Exists = func(path string) bool { return path == "/.dockerenv" } },
 		"/run/.containerenv exists": func(o *Options) { o.Exists = func(path string) bool { return path == "/run/.containerenv" } },
 	} {
@@ -115,7 +118,7 @@ func TestAContainerIsUpgradedByItsImage(t *testing.T) {
 	}
 }
 
-func TestAContainerThatKeepsItsDiskIsUpgradedAsAMachineIs(t *testing.T) {
+func TestPlan_AllowsContainersThatKeepTheirDisk(t *testing.T) {
 	w := newWorld(t)
 	w.options.Lookup = func(name string) (string, bool) { return "true", name == "EDS_UPGRADE_IN_CONTAINER" }
 	w.options.Exists = func(path string) bool { return path == "/.dockerenv" }
@@ -124,10 +127,10 @@ func TestAContainerThatKeepsItsDiskIsUpgradedAsAMachineIs(t *testing.T) {
 	}
 }
 
-func TestADirectoryThatCanNotBeWrittenToIsTold(t *testing.T) {
+func TestPlan_ReportsADirectoryThatCannotBeWritten(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()
-	// Nobody, not even root, can write to a directory that is none.
+	// Not even root can write to a file as a directory.
 	file := filepath.Join(w.dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -138,10 +141,12 @@ func TestADirectoryThatCanNotBeWrittenToIsTold(t *testing.T) {
 	}
 }
 
-func TestReleasesAreAskedForInPrivate(t *testing.T) {
+func TestNew_RefusesReleasesWithoutTLS(t *testing.T) {
 	for raw, ok := range map[string]bool{
-		"": true, "https://mirror.example.com/eds/": true, "http://localhost:8080/x": true, "http://127.0.0.1/x": true, "http://[::1]:1/x": true,
-		"http://mirror.example.com/eds": false, "ftp://x/y": false, "https://": false, "https://u:p@host/x": false, "https://host/x?a=b": false, "http://localhost.example.com": false,
+		"": true, "https://mirror.example.com/eds/": true, "http://localhost:8080/x": true, "http://127.0.0.1/x": true,
+		"http://[::1]:1/x":              true,
+		"http://mirror.example.com/eds": false, "ftp://x/y": false, "https://": false, "https://u:p@host/x": false,
+		"https://host/x?a=b": false, "http://localhost.example.com": false,
 	} {
 		if _, err := releasesURL(raw); (err == nil) != ok {
 			t.Errorf("%q: %v", raw, err)

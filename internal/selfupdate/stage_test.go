@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestAnUpgradeIsStagedSwappedAndCommitted(t *testing.T) {
+func TestUpgrade_IsStagedSwappedAndCommitted(t *testing.T) {
 	w := newWorld(t)
 	var did []string
 	w.options.Observe = func(p Progress) { did = append(did, p.Doing) }
@@ -61,7 +61,7 @@ func TestAnUpgradeIsStagedSwappedAndCommitted(t *testing.T) {
 	}
 }
 
-func TestALinkToTheProgramStaysALink(t *testing.T) {
+func TestSwap_FollowsASymbolicLink(t *testing.T) {
 	w := newWorld(t)
 	link := filepath.Join(t.TempDir(), "eds")
 	if err := os.Symlink(w.target, link); err != nil {
@@ -77,7 +77,7 @@ func TestALinkToTheProgramStaysALink(t *testing.T) {
 	}
 }
 
-func TestNothingIsStagedThatIsNotWhatItShouldBe(t *testing.T) {
+func TestStage_RefusesWrongArchives(t *testing.T) {
 	other := newKey(t, "Somebody", 0)
 	good := func(w *world) []byte { return w.archive }
 	for name, c := range map[string]struct {
@@ -93,9 +93,9 @@ func TestNothingIsStagedThatIsNotWhatItShouldBe(t *testing.T) {
 			signature[len(signature)-1] ^= 1
 			w.publish(newer, good(w), signature)
 		}, ErrBadSignature, "changed or damaged"},
-		"no signature at all":  {func(w *world) { w.publish(newer, good(w), []byte("<html>sorry</html>")) }, ErrBadSignature, ""},
-		"empty signature":      {func(w *world) { w.publish(newer, good(w), nil) }, ErrBadSignature, ""},
-		"key of somebody else": {func(w *world) { w.publish(newer, good(w), sign(w.t, other, good(w))) }, ErrUnknownKey, "trusted is"},
+		"no signature at all": {func(w *world) { w.publish(newer, good(w), []byte("<html>sorry</html>")) }, ErrBadSignature, ""},
+		"empty signature":     {func(w *world) { w.publish(newer, good(w), nil) }, ErrBadSignature, ""},
+		"unknown key":         {func(w *world) { w.publish(newer, good(w), sign(w.t, other, good(w))) }, ErrUnknownKey, "trusted is"},
 		"expired key": {func(w *world) {
 			w.key = newKey(w.t, "Old", 30*time.Minute)
 			w.options.Keys = trusting(w.t, w.key)
@@ -120,12 +120,21 @@ func TestNothingIsStagedThatIsNotWhatItShouldBe(t *testing.T) {
 				_, _ = rw.Write(archive[:20])
 			}
 		}, io.ErrUnexpectedEOF, "download eds_Linux_x86_64.tar.gz"},
-		"another version": {func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: says("1.2.9")})) }, ErrWrongVersion, "1.2.9"},
-		"no version":      {func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: says("hello world")})) }, nil, `unexpected output`},
+		"another version": {
+			func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: says("1.2.9")})) }, ErrWrongVersion,
+			"1.2.9",
+		},
+		"no version": {
+			func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: says("hello world")})) }, nil,
+			`unexpected output`,
+		},
 		"crash at version": {func(w *world) {
 			w.release(newer, packTar(w.t, entry{name: "eds", text: "#!/bin/sh\necho no such library >&2\nexit 3\n"}))
 		}, nil, `exit status 3: "no such library"`},
-		"not a program":   {func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: "\x7fELF of another machine"})) }, nil, "exec format error"},
+		"not a program": {
+			func(w *world) { w.release(newer, packTar(w.t, entry{name: "eds", text: "\x7fELF of another machine"})) }, nil,
+			"exec format error",
+		},
 		"no such release": {func(w *world) { w.files = nil }, ErrNoRelease, "/releases"},
 		"the same program": {func(w *world) {
 			w.release(newer, packTar(w.t, entry{name: "eds", text: says(newer)}))
@@ -153,7 +162,7 @@ func TestNothingIsStagedThatIsNotWhatItShouldBe(t *testing.T) {
 	}
 }
 
-func TestAProgramThatNeverSaysItsVersionIsGivenUp(t *testing.T) {
+func TestStage_GivesUpOnAProgramThatPrintsNoVersion(t *testing.T) {
 	for name, program := range map[string]string{
 		"hangs":              "#!/bin/sh\nexec sleep 600\n",
 		"never ends to talk": "#!/bin/sh\nexec yes\n",
@@ -171,7 +180,7 @@ func TestAProgramThatNeverSaysItsVersionIsGivenUp(t *testing.T) {
 	}
 }
 
-func TestTheNewProgramSeesNothingOfTheOldOnesEnvironment(t *testing.T) {
+func TestStage_RunsTheProgramWithAnEmptyEnvironment(t *testing.T) {
 	t.Setenv("SM_APIKEY", "secret")
 	w := newWorld(t)
 	w.release(
@@ -181,15 +190,18 @@ func TestTheNewProgramSeesNothingOfTheOldOnesEnvironment(t *testing.T) {
 	w.upgrade()
 }
 
-func TestAnArchiveIsNotLargerThanAReleaseIs(t *testing.T) {
+func TestStage_BoundsTheArchive(t *testing.T) {
 	zeros := strings.Repeat("\x00", 1<<20)
 	for name, c := range map[string]struct {
 		arrange func(w *world, u *Updater)
 		says    string
 	}{
-		"archive":           {func(_ *world, u *Updater) { u.bounds.archive = 10 }, "larger than 10 bytes"},
-		"signature":         {func(_ *world, u *Updater) { u.bounds.signature = 10 }, "larger than 10 bytes"},
-		"program is a bomb": {func(w *world, _ *Updater) { w.release(newer, packTar(w.t, entry{name: "eds", text: zeros})) }, "unpacks to more"},
+		"archive":   {func(_ *world, u *Updater) { u.bounds.archive = 10 }, "larger than 10 bytes"},
+		"signature": {func(_ *world, u *Updater) { u.bounds.signature = 10 }, "larger than 10 bytes"},
+		"program is a bomb": {
+			func(w *world, _ *Updater) { w.release(newer, packTar(w.t, entry{name: "eds", text: zeros})) },
+			"unpacks to more",
+		},
 		"another file is a bomb": {func(w *world, _ *Updater) {
 			w.release(newer, packTar(w.t, entry{name: "LICENSE", text: zeros}, entry{name: "eds", text: says(newer)}))
 		}, "unpacks to more"},
@@ -215,7 +227,7 @@ func TestAnArchiveIsNotLargerThanAReleaseIs(t *testing.T) {
 	}
 }
 
-func TestAnArchiveHoldsOneProgramAndNothingThatLeadsOutOfIt(t *testing.T) {
+func TestUnpack_RefusesUnexpectedEntries(t *testing.T) {
 	for name, c := range map[string]struct {
 		entries []entry
 		says    string
@@ -257,7 +269,7 @@ func TestAnArchiveHoldsOneProgramAndNothingThatLeadsOutOfIt(t *testing.T) {
 	}
 }
 
-func TestAHardLinkInAnArchiveIsRefused(t *testing.T) {
+func TestUnpack_RefusesHardLinks(t *testing.T) {
 	w := newWorld(t)
 	w.release(newer, packTar(t, entry{name: "eds", link: "/bin/sh", hard: true}))
 	if _, err := w.updater().Stage(t.Context(), newer); err == nil {
@@ -266,7 +278,7 @@ func TestAHardLinkInAnArchiveIsRefused(t *testing.T) {
 	w.untouched()
 }
 
-func TestAProgramIsDownloadedForAnyPlatform(t *testing.T) {
+func TestDownload_WorksForAnyPlatform(t *testing.T) {
 	for _, p := range []Platform{{"linux", "amd64"}, {"linux", "arm64"}, {"windows", "arm64"}} {
 		w := newWorld(t)
 		u := w.updater()
@@ -292,7 +304,7 @@ func TestAProgramIsDownloadedForAnyPlatform(t *testing.T) {
 	}
 }
 
-func TestADownloadNamesAFile(t *testing.T) {
+func TestDownload_RefusesADirectory(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()
 	if err := u.Download(t.Context(), newer, w.options.Platform, t.TempDir()); err == nil ||
@@ -305,7 +317,7 @@ func TestADownloadNamesAFile(t *testing.T) {
 	}
 }
 
-func TestWhatAnUpgradeLeftIsSweptUpOnceItIsOld(t *testing.T) {
+func TestStage_SweepsOldTemporaryDirectories(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()
 	var left [2]string
@@ -332,7 +344,7 @@ func TestWhatAnUpgradeLeftIsSweptUpOnceItIsOld(t *testing.T) {
 	}
 }
 
-func TestAProgramThatIsHeldOpenForWritingIsWaitedFor(t *testing.T) {
+func TestStage_WaitsForAProgramThatIsOpenForWriting(t *testing.T) {
 	w := newWorld(t)
 	u := w.updater()
 	held, err := os.OpenFile(w.target, os.O_WRONLY, 0)
@@ -354,7 +366,7 @@ func TestAProgramThatIsHeldOpenForWritingIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestABombIsNoProgramOfAnyPlatform(t *testing.T) {
+func TestUnpack_RefusesABomb(t *testing.T) {
 	zeros := strings.Repeat("\x00", 1<<20)
 	for _, p := range []Platform{{"darwin", "amd64"}, {"windows", "amd64"}} {
 		for name, entries := range map[string][]entry{
@@ -381,7 +393,9 @@ func TestABombIsNoProgramOfAnyPlatform(t *testing.T) {
 // FuzzUnpack checks that whatever an archive holds, at most the one file is made,
 // and no more of it than there may be.
 func FuzzUnpack(f *testing.F) {
-	for _, e := range [][]entry{{{name: "eds", text: says(newer)}}, {{name: "docs/"}, {name: "../eds", text: "x"}}, {{name: "eds", link: "/bin/sh"}}} {
+	for _, e := range [][]entry{
+		{{name: "eds", text: says(newer)}}, {{name: "docs/"}, {name: "../eds", text: "x"}}, {{name: "eds", link: "/bin/sh"}},
+	} {
 		f.Add(packTar(f, e...), false)
 		f.Add(packZip(f, e...), true)
 	}

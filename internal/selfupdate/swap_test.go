@@ -146,7 +146,7 @@ func newMachine(t *testing.T, renameFirst bool, operations ...string) string {
 	return dir
 }
 
-func TestWhateverAPowerCutLeavesStarts(t *testing.T) {
+func TestSwap_StartsAfterAnyPowerCut(t *testing.T) {
 	for operation, c := range map[string]struct {
 		first         []string
 		before, after outcome
@@ -184,7 +184,7 @@ func TestWhateverAPowerCutLeavesStarts(t *testing.T) {
 	}
 }
 
-func TestAPowerCutWhileRecoveringFromOneIsRecoveredFrom(t *testing.T) {
+func TestRecover_SurvivesAnotherPowerCut(t *testing.T) {
 	for _, renameFirst := range []bool{false, true} {
 		// Killed right after the reason was noted.
 		for moment := 0; ; moment++ {
@@ -202,7 +202,7 @@ func TestAPowerCutWhileRecoveringFromOneIsRecoveredFrom(t *testing.T) {
 	}
 }
 
-func TestAChangeOfTheDiskThatFailsLeavesTheOldProgram(t *testing.T) {
+func TestSwap_KeepsTheOldProgramIfAStepFails(t *testing.T) {
 	broken := errors.New("input/output error")
 	for _, renameFirst := range []bool{false, true} {
 		for failing := 0; ; failing++ {
@@ -231,7 +231,7 @@ func TestAChangeOfTheDiskThatFailsLeavesTheOldProgram(t *testing.T) {
 	}
 }
 
-func TestWhereNoLinkCanBeMadeTheOldProgramIsCopied(t *testing.T) {
+func TestSwap_CopiesTheOldProgramIfItCannotLink(t *testing.T) {
 	dir := t.TempDir()
 	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
 	if err := os.WriteFile(from, []byte(says(running)), 0o755); err != nil {
@@ -250,7 +250,7 @@ func TestWhereNoLinkCanBeMadeTheOldProgramIsCopied(t *testing.T) {
 	}
 }
 
-func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
+func TestRollback_KeepsItsReasonUntilCommit(t *testing.T) {
 	w := newWorld(t)
 	u := w.upgrade()
 	for want := 1; want <= 2; want++ {
@@ -287,7 +287,7 @@ func TestARollbackSaysWhyUntilItIsCommitted(t *testing.T) {
 	}
 }
 
-func TestAProgramThatIsStartedAgainAndAgainIsTakenBack(t *testing.T) {
+func TestAttempt_RollsBackAfterTooManyStarts(t *testing.T) {
 	w := newWorld(t)
 	w.upgrade()
 	var got []State
@@ -307,7 +307,7 @@ func TestAProgramThatIsStartedAgainAndAgainIsTakenBack(t *testing.T) {
 	}
 }
 
-func TestAPersonMayGoBackFromAVersionThatHadProvedItself(t *testing.T) {
+func TestRollback_WorksWithoutProbation(t *testing.T) {
 	w := newWorld(t)
 	u := w.upgrade()
 	if err := u.Commit(); err != nil {
@@ -333,7 +333,7 @@ func TestAPersonMayGoBackFromAVersionThatHadProvedItself(t *testing.T) {
 	}
 }
 
-func TestThereIsNoWayBackToWhatIsNotTheOldProgram(t *testing.T) {
+func TestRollback_RefusesAChangedOldProgram(t *testing.T) {
 	for name, spoil := range map[string]func(old string) error{
 		"missing": os.Remove,
 		"changed": func(old string) error { return os.WriteFile(old, []byte("garbage"), 0o755) },
@@ -358,7 +358,7 @@ func TestThereIsNoWayBackToWhatIsNotTheOldProgram(t *testing.T) {
 	}
 }
 
-func TestAProgramThatSomebodyElsePutInPlaceEndsTheProbation(t *testing.T) {
+func TestRecover_SettlesIfAnotherProgramWasInstalled(t *testing.T) {
 	w := newWorld(t)
 	u := w.upgrade()
 	if err := os.Remove(w.target); err != nil {
@@ -379,7 +379,7 @@ func TestAProgramThatSomebodyElsePutInPlaceEndsTheProbation(t *testing.T) {
 	}
 }
 
-func TestADamagedNoteIsNone(t *testing.T) {
+func TestRecover_IgnoresADamagedJournal(t *testing.T) {
 	w := newWorld(t)
 	u := w.upgrade()
 	if err := os.WriteFile(u.journalPath(), []byte(`{"from":`), 0o644); err != nil {
@@ -390,7 +390,7 @@ func TestADamagedNoteIsNone(t *testing.T) {
 	}
 }
 
-func TestEveryUserMayReadTheNote(t *testing.T) {
+func TestSwap_WritesAJournalThatEveryUserCanRead(t *testing.T) {
 	w := newWorld(t)
 	info, err := os.Stat(w.upgrade().journalPath())
 	if err != nil || info.Mode() != 0o644 {

@@ -126,8 +126,8 @@ func (s *Server) openReconciler() (err error) {
 		Options: s.Options, Version: s.Build.Version, State: s.State, Lookup: s.Lookup, HQ: s.client,
 		Tables: schema.NewCatalogue(s.client.Patient(), s.State),
 		Dead:   s.dead, Rules: loaded, Metrics: s.metrics, Probation: s.Probation, Health: s.Health, Logger: s.Logger,
-		Silence:  jetstream.NewSilence(silent, func(server string) error { return s.State.SetValue(silentServer, server) }),
-		Adjusted: func(table, column, rule string) { adjusted.WithLabelValues(table, column, rule).Inc() },
+		ResetSupport: jetstream.NewResetSupport(silent, func(server string) error { return s.State.SetValue(silentServer, server) }),
+		Adjusted:     func(table, column, rule string) { adjusted.WithLabelValues(table, column, rule).Inc() },
 	}, destination)
 	return err
 }

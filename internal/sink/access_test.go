@@ -16,7 +16,7 @@ import (
 
 var errPassword = errors.New("the server refuses the password")
 
-func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
+func TestAccess_ClassifiesRefusalsByEarlierSuccess(t *testing.T) {
 	refusal := &fault.Error{Class: fault.Refused, RetryAfter: 7, Err: errPassword}
 	var reports []string
 	a := sink.NewAccess(nil, false, func(err error) {
@@ -28,7 +28,8 @@ func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
 	})
 	var classes []string
 	for _, err := range []error{
-		refusal, errors.New("no route to host"), nil, nil, fault.Mark(fault.Poison, errPassword), refusal, errors.New("no route to host"), refusal, nil, nil,
+		refusal, errors.New("no route to host"), nil, nil, fault.Mark(fault.Poison, errPassword), refusal, errors.New("no route to host"),
+		refusal, nil, nil,
 	} {
 		class := "success"
 		if err = a.Outcome(err); err != nil {
@@ -49,7 +50,7 @@ func TestAccess_JudgesRefusalsByWhetherTheDestinationHasWorked(t *testing.T) {
 	}
 }
 
-func TestAccess_RejectsAURLForGoodUnlessAFileIsWrong(t *testing.T) {
+func TestAccess_RejectsAURLAsFatalUnlessAFileIsUnusable(t *testing.T) {
 	worked := sink.NewAccess(nil, true, nil)
 	if err := worked.Reject(errors.New("an unknown option")); fault.Of(err) != fault.Fatal {
 		t.Errorf("an unknown option is %v", fault.Of(err))

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-func TestAFormTellsWhatIsWrongWithIt(t *testing.T) {
+func TestForm_RefusesBadValues(t *testing.T) {
 	fields := []sink.Field{
 		{Name: "Hostname", Type: "string", Required: true},
 		{Name: "Port", Type: "number"},

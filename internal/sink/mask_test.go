@@ -18,23 +18,27 @@ var maskOptions = []sink.Option{
 
 func TestMaskURL_ShowsHarmlessOptionsOnly(t *testing.T) {
 	d := sink.Driver{Options: maskOptions}
-	for raw, want := range map[string]string{
-		"db://u:p@h:5432/db?region=eu&plain=x":                                       "db://u:***@h:5432/db?region=eu&plain=***",
-		"db://u:p@ss/w:rd@h/db":                                                      "db://u:***@h/db",
-		"db://u@h/db":                                                                "db://u@h/db",
-		"db:///var/data":                                                             "db:///var/data",
-		"db://h?mode=SLOW&rows=7&REGION=eu":                                          "db://h?mode=SLOW&rows=7&REGION=eu",
-		"db://h?mode=hunter2&rows=4815162":                                           "db://h?mode=***&rows=***",
-		"db://h?unknown=x&certificate=/etc/x&%72egion=a&%zz=b&region":                "db://h?unknown=***&certificate=***&%72egion=a&%zz=***&region",
-		"db://h?key=row&session-token=x&%74oken=y":                                   "db://h?key=***&session-token=***&%74oken=***",
-		"db://h?plain=${X}&key=${X}&unknown=a${X}&plain=${X}${Y}&region=${X}${Y}":    "db://h?plain=${X}&key=${X}&unknown=***&plain=***&region=${X}${Y}",
-		"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=k=;EntityPath=h": "eventhub://ns.x.net/;SharedAccessKeyName=***;SharedAccessKey=***;EntityPath=h",
-		"eventhub://ns.x.net/%3BSharedAccessKey%3Dk%3D%3BEntityPath%3Dh":             "eventhub://ns.x.net/;SharedAccessKey=***;EntityPath=h",
-		"db:///a%3Bb%3Dc":                                                            "db:///a%3Bb%3Dc",
-		"not a url":                                                                  "***",
+	for _, c := range []struct{ raw, want string }{
+		{"db://u:p@h:5432/db?region=eu&plain=x", "db://u:***@h:5432/db?region=eu&plain=***"},
+		{"db://u:p@ss/w:rd@h/db", "db://u:***@h/db"},
+		{"db://u@h/db", "db://u@h/db"},
+		{"db:///var/data", "db:///var/data"},
+		{"db://h?mode=SLOW&rows=7&REGION=eu", "db://h?mode=SLOW&rows=7&REGION=eu"},
+		{"db://h?mode=hunter2&rows=4815162", "db://h?mode=***&rows=***"},
+		{"db://h?unknown=x&certificate=/etc/x&%72egion=a&%zz=b&region", "db://h?unknown=***&certificate=***&%72egion=a&%zz=***&region"},
+		{"db://h?key=row&session-token=x&%74oken=y", "db://h?key=***&session-token=***&%74oken=***"},
+		{"db://h?plain=${X}&key=${X}&unknown=a${X}&plain=${X}${Y}", "db://h?plain=${X}&key=${X}&unknown=***&plain=***"},
+		{"db://h?region=${X}${Y}", "db://h?region=${X}${Y}"},
+		{
+			"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=k=;EntityPath=h",
+			"eventhub://ns.x.net/;SharedAccessKeyName=***;SharedAccessKey=***;EntityPath=h",
+		},
+		{"eventhub://ns.x.net/%3BSharedAccessKey%3Dk%3D%3BEntityPath%3Dh", "eventhub://ns.x.net/;SharedAccessKey=***;EntityPath=h"},
+		{"db:///a%3Bb%3Dc", "db:///a%3Bb%3Dc"},
+		{"not a url", "***"},
 	} {
-		if got := sink.MaskURL(raw, d); got != want {
-			t.Errorf("MaskURL(%s) = %s, want %s", raw, got, want)
+		if got := sink.MaskURL(c.raw, d); got != c.want {
+			t.Errorf("MaskURL(%s) = %s, want %s", c.raw, got, c.want)
 		}
 	}
 }

@@ -16,12 +16,18 @@ import (
 
 var testOptions = []sink.Option{
 	{Name: "schema"},
-	{Name: "mode", Type: sink.Choice{Values: []string{"true", "false", "Strict"}, Synonyms: map[string]string{"1": "true"}}, Default: "false"},
+	{
+		Name: "mode", Type: sink.Choice{Values: []string{"true", "false", "Strict"}, Synonyms: map[string]string{"1": "true"}},
+		Default: "false",
+	},
 	{Name: "gzip", Type: sink.Bool{}, Default: "true"},
 	{Name: "rows", Type: sink.Int{Min: 1, Max: 100}, Default: "7"},
 	{Name: "most", Type: sink.Int{Min: 1}},
 	{Name: "partitions", Type: sink.Int{Min: 1, Max: 9, None: -1}, Default: "-1"},
-	{Name: "timeout", Type: sink.Duration{Min: time.Second, Max: time.Hour, Unit: time.Second}, Default: "30s", Aliases: []string{"clientTimeout"}},
+	{
+		Name: "timeout", Type: sink.Duration{Min: time.Second, Max: time.Hour, Unit: time.Second}, Default: "30s",
+		Aliases: []string{"clientTimeout"},
+	},
 	{Name: "age", Type: sink.Duration{Min: time.Second}},
 	{Name: "bytes", Type: sink.Size{}},
 	{Name: "file", Type: sink.File{}},

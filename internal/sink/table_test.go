@@ -41,7 +41,8 @@ func TestTableState_GapID(t *testing.T) {
 
 func TestRemedy_QuotesNames(t *testing.T) {
 	for name, want := range map[string]string{
-		"order": "order", "größe_2": "größe_2", "a;reboot": "'a;reboot'", "it's": `'it'\''s'`, "-x": "'-x'", "$(reboot)": "'$(reboot)'", "": "''",
+		"order": "order", "größe_2": "größe_2", "a;reboot": "'a;reboot'", "it's": `'it'\''s'`, "-x": "'-x'", "$(reboot)": "'$(reboot)'",
+		"": "''",
 	} {
 		state := sink.TableState{Table: name, State: sink.Incomplete}
 		if got := state.Remedy(); got != "eds import --only "+want {

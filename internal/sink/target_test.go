@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-func TestPlaceholdersAreExpandedAndEscaped(t *testing.T) {
+func TestParseURL_ExpandsAndEscapesPlaceholders(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(file, []byte("a b/c\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -31,12 +31,14 @@ func TestPlaceholdersAreExpandedAndEscaped(t *testing.T) {
 	}
 }
 
-func TestBadURLsAreFatalErrorsWithoutSecrets(t *testing.T) {
+func TestParseURL_RejectsBadURLsWithoutSecrets(t *testing.T) {
 	none := func(string) (string, bool) { return "", false }
 	for _, raw := range []string{
-		"postgres://u:SECRET%zz@h/db", "postgres://u:SECRET@h:port/db", "SECRET", "", "postgres://u:${SECRET", "postgres://u:${NOPE}@h/SECRET",
+		"postgres://u:SECRET%zz@h/db", "postgres://u:SECRET@h:port/db", "SECRET", "", "postgres://u:${SECRET",
+		"postgres://u:${NOPE}@h/SECRET",
 		"postgres://SECRET{}@h/", "postgres://u:SECRET @h/\x00",
-		"postgres://SECRET@h:0/db", "postgres://SECRET@h:65536/db", "postgres://SECRET@h:4815162342/db", "postgres://u:a${SECRET b}@h/db", "postgres://u:p@h/db?${SECRET}=1",
+		"postgres://SECRET@h:0/db", "postgres://SECRET@h:65536/db", "postgres://SECRET@h:4815162342/db", "postgres://u:a${SECRET b}@h/db",
+		"postgres://u:p@h/db?${SECRET}=1",
 	} {
 		_, err := sink.ParseURL(raw, none)
 		if err == nil {
@@ -49,15 +51,15 @@ func TestBadURLsAreFatalErrorsWithoutSecrets(t *testing.T) {
 	}
 }
 
-func TestParseURL_CallsAFileThatCannotBeReadRefused(t *testing.T) {
+func TestParseURL_RefusesAnUnreadableFile(t *testing.T) {
 	_, err := sink.ParseURL("postgres://u:${file:/nope}@SECRET/", func(string) (string, bool) { return "", false })
 	if fault.Of(err) != fault.Refused || strings.Contains(err.Error(), "SECRET") || !strings.Contains(err.Error(), "/nope") {
 		t.Errorf("%v, class %v", err, fault.Of(err))
 	}
 }
 
-// TestSpelling_StaysAsItIsRecorded pins what data directories of earlier versions hold.
-func TestSpelling_StaysAsItIsRecorded(t *testing.T) {
+// TestSpelling_StaysAsRecorded in data directories of earlier versions.
+func TestSpelling_StaysAsRecorded(t *testing.T) {
 	d := sink.Driver{Options: []sink.Option{{Name: "schema", Harmless: true}}}
 	for raw, want := range map[string]string{
 		"postgres://u:p@h:5432/db?sslmode=require": "postgres://h:5432/db",

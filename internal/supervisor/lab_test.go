@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/supervisor"
 )
 
-// lab runs a parent in this process, with workers in real ones, which obey.
+// lab runs a parent in this process, and workers that follow a script in real processes.
 type lab struct {
 	t        *testing.T
 	listener *net.TCPListener

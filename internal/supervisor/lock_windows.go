@@ -9,8 +9,8 @@ import (
 // errorSharingViolation is ERROR_SHARING_VIOLATION of winerror.h.
 const errorSharingViolation = syscall.Errno(32)
 
-// lock opens the file at path such that nobody else can until it is closed. It
-// reports whether somebody has.
+// lock opens and locks the file at path until it is closed. It reports whether another
+// process holds the lock.
 func lock(path string) (f *os.File, held bool, err error) {
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {

@@ -16,7 +16,7 @@ func repeat(n int, s script) []script { return slices.Repeat([]script{s}, n) }
 const gaveUp = "the worker crashed 6 times without 10m0s of health in between, the last time because it ended with exit code 7 " +
 	"unexpectedly; see the newest file in "
 
-func TestItGivesUpAfterTheSixthCrash(t *testing.T) {
+func TestRun_GivesUpAfterTheSixthCrash(t *testing.T) {
 	play(t, repeat(6, crash), func(s *stage) {
 		code, err := s.run()
 		if code != CodeError || !strings.HasPrefix(err, gaveUp+filepath.Join(s.config.Dir, "crash")) {
@@ -36,7 +36,7 @@ func TestItGivesUpAfterTheSixthCrash(t *testing.T) {
 	})
 }
 
-func TestWaitsAreBounded(t *testing.T) {
+func TestRun_BoundsItsWaits(t *testing.T) {
 	play(t, repeat(31, crash), func(s *stage) {
 		s.config.Limits.Crashes = 30
 		_, _ = s.run()
@@ -46,7 +46,7 @@ func TestWaitsAreBounded(t *testing.T) {
 	})
 }
 
-func TestTenHealthyMinutesClearTheCrashes(t *testing.T) {
+func TestRun_ForgetsCrashesAfterTenHealthyMinutes(t *testing.T) {
 	lasts := func(healthy time.Duration) script {
 		return func(a *actor) exit {
 			a.live(time.Hour) // which is not health
@@ -74,7 +74,7 @@ func TestTenHealthyMinutesClearTheCrashes(t *testing.T) {
 	})
 }
 
-func TestARestartThatIsAskedForIsAtOnceAndNotCounted(t *testing.T) {
+func TestRun_RestartsAtOnceOnRequest(t *testing.T) {
 	restart := func(a *actor) exit {
 		a.ready()
 		return a.end(CodeRestart)
@@ -86,7 +86,7 @@ func TestARestartThatIsAskedForIsAtOnceAndNotCounted(t *testing.T) {
 	})
 }
 
-func TestAWorkerThatOnlyAsksForRestartsIsSlowedDown(t *testing.T) {
+func TestRun_SlowsDownAWorkerThatOnlyRequestsRestarts(t *testing.T) {
 	restart := func(a *actor) exit { return a.end(CodeRestart) }
 	play(t, slices.Concat(repeat(20, restart), repeat(1, fine)), func(s *stage) {
 		if code, err := s.run(); code != CodeOK || err != "" || s.starts[20].After < 7*time.Minute {
@@ -95,7 +95,7 @@ func TestAWorkerThatOnlyAsksForRestartsIsSlowedDown(t *testing.T) {
 	})
 }
 
-func TestARestartThatIsAskedForDuringAnOrderlyEndIsTheEnd(t *testing.T) {
+func TestRun_IgnoresARestartDuringAShutdown(t *testing.T) {
 	drains := func(a *actor) exit {
 		a.ready()
 		a.stop()
@@ -110,7 +110,7 @@ func TestARestartThatIsAskedForDuringAnOrderlyEndIsTheEnd(t *testing.T) {
 	})
 }
 
-func TestNothingIsStartedAfterTheEndIsAskedFor(t *testing.T) {
+func TestRun_StartsNothingAfterAShutdownRequest(t *testing.T) {
 	asks := map[string]func(s *stage){
 		"in order": func(s *stage) { time.AfterFunc(time.Minute, s.stop) },
 		"at once": func(s *stage) {
@@ -132,7 +132,7 @@ func TestNothingIsStartedAfterTheEndIsAskedFor(t *testing.T) {
 	}
 }
 
-func TestABeatEachMinuteIsLifeEnough(t *testing.T) {
+func TestRun_AcceptsABeatEachMinute(t *testing.T) {
 	slow := func(a *actor) exit {
 		a.ready()
 		for range 100 {
@@ -148,7 +148,7 @@ func TestABeatEachMinuteIsLifeEnough(t *testing.T) {
 	})
 }
 
-func TestASilentWorkerIsAskedWhereItHangsAndThenKilled(t *testing.T) {
+func TestRun_DumpsThenKillsAHangingWorker(t *testing.T) {
 	var asked []time.Duration
 	hangs := func(a *actor) exit {
 		a.ready()
@@ -175,7 +175,7 @@ func TestASilentWorkerIsAskedWhereItHangsAndThenKilled(t *testing.T) {
 	})
 }
 
-func TestADrainThatHangsIsEnded(t *testing.T) {
+func TestRun_EndsAShutdownThatHangs(t *testing.T) {
 	hangs := func(a *actor) exit {
 		a.stop()
 		a.expect("stop")
@@ -185,14 +185,15 @@ func TestADrainThatHangsIsEnded(t *testing.T) {
 	}
 	play(t, []script{hangs}, func(s *stage) {
 		code, err := s.run()
-		if want := "the worker did not shut down in order: it gave no sign of life for 2m0s; see " + filepath.Join(s.config.Dir, "crash"); code != CodeError ||
+		if want := "the worker did not shut down in order: it gave no sign of life for " +
+			"2m0s; see " + filepath.Join(s.config.Dir, "crash"); code != CodeError ||
 			err != want {
 			t.Errorf("%d, %q", code, err)
 		}
 	})
 }
 
-func TestTheTimeInWhichTheParentDidNotRunIsNotHeldAgainstTheWorker(t *testing.T) {
+func TestRun_IgnoresTimeInWhichTheParentDidNotRun(t *testing.T) {
 	works := func(a *actor) exit {
 		a.ready()
 		a.live(time.Minute) // the parent hears of it an hour later
@@ -206,7 +207,7 @@ func TestTheTimeInWhichTheParentDidNotRunIsNotHeldAgainstTheWorker(t *testing.T)
 	})
 }
 
-func TestAProgramThatIsMissingForAWhileIsWaitedFor(t *testing.T) {
+func TestRun_WaitsForAMissingProgram(t *testing.T) {
 	play(t, []script{crash, nil, nil, fine}, func(s *stage) {
 		if code, err := s.run(); code != CodeOK || err != "" {
 			t.Errorf("%d, %q", code, err)
@@ -224,17 +225,17 @@ func TestAProgramThatIsMissingForAWhileIsWaitedFor(t *testing.T) {
 	})
 }
 
-func TestAWorkerIsToldOnceWhatItIsToKnow(t *testing.T) {
+func TestNote_IsSentOnce(t *testing.T) {
 	note := Note{Upgrade: &Upgraded{Version: "2", Failed: true, Reason: "this server cannot replace its own binary"}}
 	play(t, []script{asksForUpgrade, crash, func(a *actor) exit { a.ready(); return exit{code: 7} }, fine}, func(s *stage) {
 		s.config.Upgrader = nil
 		_, _ = s.run()
-		var told []Note
+		var received []Note
 		for _, start := range s.starts {
-			told = append(told, start.Note)
+			received = append(received, start.Note)
 		}
-		if diff := cmp.Diff([]Note{{}, note, note, {}}, told); diff != "" {
-			t.Errorf("the workers were told (-want +got):\n%s", diff)
+		if diff := cmp.Diff([]Note{{}, note, note, {}}, received); diff != "" {
+			t.Errorf("the workers received (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -33,7 +33,7 @@ const (
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
 	case "worker":
-		os.Exit(obey())
+		os.Exit(scripted())
 	case "parent":
 		os.Exit(parent())
 	case "heir":
@@ -49,8 +49,8 @@ type hello struct {
 	Start supervisor.Start
 }
 
-// obey is a worker that does what the test says, and says when it shall end.
-func obey() int {
+// scripted is a worker that follows the test's commands.
+func scripted() int {
 	supervisor.IgnoreBrokenPipes()
 	w, start, err := supervisor.Attach(os.Stdin, os.Stdout)
 	if err != nil {
@@ -159,5 +159,5 @@ func as(role, address string) []string {
 	return append(os.Environ(), roleVariable+"="+role, addressVariable+"="+address)
 }
 
-// eventually is how long a test waits for what is bound to come.
+// eventually is how long a test waits for an event that must come.
 const eventually = 2 * time.Minute

@@ -2,7 +2,7 @@ package supervisor
 
 import "testing"
 
-func TestKillsForWantOfMemoryAreCounted(t *testing.T) {
+func TestMemoryKills_AreCounted(t *testing.T) {
 	for text, want := range map[string]int64{
 		"":                                       0,
 		"drop_slab 1\noom_kill 17\nnuma_hit 2\n": 17,
@@ -15,7 +15,7 @@ func TestKillsForWantOfMemoryAreCounted(t *testing.T) {
 	}
 }
 
-func TestAKillForWantOfMemoryIsCalledThat(t *testing.T) {
+func TestEnding_NamesMemoryIfItRanOut(t *testing.T) {
 	killed := func(starved bool) script {
 		return func(*actor) exit { return exit{code: -1, signal: "SIGKILL", starved: starved} }
 	}

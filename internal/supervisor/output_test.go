@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestLinesAreSplitHoweverTheyCome(t *testing.T) {
+func TestLineSplitter_SplitsAnyChunks(t *testing.T) {
 	const text = "one\n\n  two \r\nabcdefghij\nabcdefghijk\nthree"
 	want := []string{"one", "two", "abcdefghij", "abcdefghij (cut)", "three"}
 	for size := 1; size <= len(text); size++ {
@@ -34,7 +34,7 @@ func TestLinesAreSplitHoweverTheyCome(t *testing.T) {
 	}
 }
 
-func TestAFloodIsHeldInBounds(t *testing.T) {
+func TestOutput_IsBounded(t *testing.T) {
 	const flood = 100
 	piece := []byte(strings.Repeat("x", 32<<10))
 	o := newOutput(broken{})
@@ -53,20 +53,21 @@ func TestAFloodIsHeldInBounds(t *testing.T) {
 	}
 }
 
-// broken is a standard error that nobody reads.
+// broken is a standard error without a reader.
 type broken struct{}
 
 func (broken) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
-func TestWhatTheRuntimeSaysIsFound(t *testing.T) {
+func TestOutput_FindsTheRuntimesMessage(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                     "",
 		"log: panic: no\n":                     "",
 		"panic: one":                           "panic: one",
 		"log\npanic: one\n\ngoroutine 1:\n":    "panic: one",
 		"panic: one [recovered]\n\tpanic: two": "panic: two",
-		"fatal error: all goroutines are asleep - deadlock!\n" + strings.Repeat("goroutine\n", 20_000): "fatal error: all goroutines are asleep - deadlock!",
-		"panic: \xff" + strings.Repeat("x", 5000) + "\n":                                               "panic: \uFFFD" + strings.Repeat("x", maxMessage-len("panic: \xff")),
+		"fatal error: all goroutines are asleep - " +
+			"deadlock!\n" + strings.Repeat("goroutine\n", 20_000): "fatal error: all goroutines are asleep - deadlock!",
+		"panic: \xff" + strings.Repeat("x", 5000) + "\n": "panic: \uFFFD" + strings.Repeat("x", maxMessage-len("panic: \xff")),
 	} {
 		o := newOutput(broken{})
 		_, _ = o.Write([]byte(text))

@@ -8,7 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestWhatFollowsTheEndOfAWorker(t *testing.T) {
+func TestPolicy_DecidesAfterEachEnd(t *testing.T) {
 	said := func(code int) *report { return &report{Type: typeExiting, Code: code} }
 	at := func(d time.Duration) decision { return decision{wait: d} }
 	const now, soon = time.Duration(0), time.Second // the longest first wait
@@ -20,7 +20,7 @@ func TestWhatFollowsTheEndOfAWorker(t *testing.T) {
 	}{
 		"it has done":                         {end: ending{exiting: said(0)}, want: end(0, nil)},
 		"it can't go on":                      {end: ending{exiting: said(1), code: 1}, want: end(1, nil)},
-		"it refuses what it was told":         {end: ending{exiting: said(3), code: 3}, want: end(3, nil)},
+		"it refuses its arguments":            {end: ending{exiting: said(3), code: 3}, want: end(3, nil)},
 		"it asks for a restart":               {end: ending{exiting: said(4), code: 4, ready: true}, want: at(now)},
 		"even where none is wanted":           {end: ending{exiting: said(4), code: 4, ready: true}, noRestart: true, want: at(now)},
 		"it asks for one before it was ready": {end: ending{exiting: said(4), code: 4}, want: at(soon)},

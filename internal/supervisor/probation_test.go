@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// good and failed are what workers are told of an upgrade.
+// good and failed are notes to workers about an upgrade.
 func good() Note { return Note{Upgrade: &Upgraded{Version: "2"}} }
 
 func failed(reason string) Note {
@@ -19,7 +19,7 @@ func failed(reason string) Note {
 
 const ended7 = "it ended with exit code 7 unexpectedly"
 
-func TestUpgrades(t *testing.T) {
+func TestUpgrade_ReachesItsOutcome(t *testing.T) {
 	lives := func(healthy time.Duration, then script) script {
 		return func(a *actor) exit {
 			a.ready()
@@ -138,7 +138,7 @@ func TestUpgrades(t *testing.T) {
 	}
 }
 
-func TestAFailedUpgradeDoesNotCountAsACrash(t *testing.T) {
+func TestUpgrade_FailureDoesNotCountAsACrash(t *testing.T) {
 	crashes := repeat(5, crash)
 	play(t, append(crashes, asksForUpgrade, crash, fine), func(s *stage) {
 		if code, err := s.run(); code != CodeOK || err != "" || s.starts[6].After != s.starts[7].After {
@@ -147,7 +147,7 @@ func TestAFailedUpgradeDoesNotCountAsACrash(t *testing.T) {
 	})
 }
 
-func TestTombstonesNameTheVersionThatDied(t *testing.T) {
+func TestTombstone_NamesTheVersionThatCrashed(t *testing.T) {
 	play(t, []script{crash, asksForUpgrade, crash, crash, fine}, func(s *stage) {
 		_, _ = s.run()
 		stones, err := Tombstones(s.config.Dir)
@@ -161,7 +161,7 @@ func TestTombstonesNameTheVersionThatDied(t *testing.T) {
 	})
 }
 
-func TestAProbationOutlastsThePower(t *testing.T) {
+func TestProbation_SurvivesAPowerCut(t *testing.T) {
 	cut := func(s *stage) {
 		s.binary.before, s.binary.path, s.binary.standing = "old", "new", &Upgraded{Version: "2", Before: "1"}
 	}
@@ -194,9 +194,9 @@ func TestAProbationOutlastsThePower(t *testing.T) {
 	}
 }
 
-func TestAFailureIsToldAgainUntilAWorkerHasHeardIt(t *testing.T) {
+func TestUpgrade_FailureIsRepeatedUntilAWorkerIsReady(t *testing.T) {
 	play(t, []script{crash, fine}, func(s *stage) {
-		// The power went after the old binary was put back, and before anybody was told.
+		// The power was cut after the old binary was restored, and before that was reported.
 		s.binary.standing = &Upgraded{Version: "2", Failed: true, Reason: "it failed"}
 		if code, err := s.run(); code != CodeOK || err != "" {
 			t.Errorf("%d, %q", code, err)
@@ -204,8 +204,8 @@ func TestAFailureIsToldAgainUntilAWorkerHasHeardIt(t *testing.T) {
 		for i := range s.starts {
 			s.starts[i].After = 0
 		}
-		told := started{Path: "old", Note: failed("it failed")}
-		if diff := cmp.Diff([]started{told, told}, s.starts); diff != "" {
+		first := started{Path: "old", Note: failed("it failed")}
+		if diff := cmp.Diff([]started{first, first}, s.starts); diff != "" {
 			t.Errorf("starts (-want +got):\n%s", diff)
 		}
 		if diff := cmp.Diff([]string{"commit"}, s.binary.calls); diff != "" {
@@ -214,7 +214,7 @@ func TestAFailureIsToldAgainUntilAWorkerHasHeardIt(t *testing.T) {
 	})
 }
 
-func TestAFailureThatNobodyHasHeardStaysOnDisk(t *testing.T) {
+func TestUpgrade_UnreportedFailureStaysOnDisk(t *testing.T) {
 	play(t, []script{asksForUpgrade, crash, func(a *actor) exit { return a.end(CodeError) }}, func(s *stage) {
 		code, err := s.run()
 		if code != CodeError || err != "" || s.binary.standing == nil || s.binary.standing.Reason != ended7 {
@@ -223,7 +223,7 @@ func TestAFailureThatNobodyHasHeardStaysOnDisk(t *testing.T) {
 	})
 }
 
-func TestAnUpgradeThatAPersonHasAcceptedIsNotTakenBack(t *testing.T) {
+func TestProbation_EndsIfTheOperatorAccepts(t *testing.T) {
 	var binary *swapper
 	accepted := func(*actor) exit {
 		binary.standing = nil
@@ -248,7 +248,7 @@ func TestAnUpgradeThatAPersonHasAcceptedIsNotTakenBack(t *testing.T) {
 	})
 }
 
-func TestABinaryThatWasExchangedWithoutAWordIsOnProbationAllTheSame(t *testing.T) {
+func TestProbation_StartsAfterAnUnannouncedSwap(t *testing.T) {
 	var binary *swapper
 	exchanges := func(*actor) exit {
 		binary.before, binary.path, binary.standing = "old", "new", &Upgraded{Version: "2", Before: "1"}
@@ -273,7 +273,7 @@ func TestABinaryThatWasExchangedWithoutAWordIsOnProbationAllTheSame(t *testing.T
 	})
 }
 
-func TestAnOrderlyEndLeavesTheProbationOpen(t *testing.T) {
+func TestProbation_StaysOpenAfterAShutdown(t *testing.T) {
 	for name, test := range map[string]struct {
 		last exit
 		code int
@@ -300,7 +300,7 @@ func TestAnOrderlyEndLeavesTheProbationOpen(t *testing.T) {
 	}
 }
 
-func TestABinaryThatCanNotBePutBackIsTriedForAsLongAsAnyOther(t *testing.T) {
+func TestProbation_ContinuesIfTheRollbackFails(t *testing.T) {
 	play(t, append([]script{asksForUpgrade}, repeat(6, crash)...), func(s *stage) {
 		s.binary.fails = map[string]error{"rollback": errors.New("read-only file system")}
 		code, err := s.run()
@@ -316,7 +316,7 @@ func TestABinaryThatCanNotBePutBackIsTriedForAsLongAsAnyOther(t *testing.T) {
 	})
 }
 
-func TestAFailedUpgradeIsTakenBackAlsoWhereNothingIsStartedAgain(t *testing.T) {
+func TestProbation_RollsBackDespiteNoRestart(t *testing.T) {
 	play(t, []script{asksForUpgrade, crash}, func(s *stage) {
 		s.config.NoRestart = true
 		code, err := s.run()

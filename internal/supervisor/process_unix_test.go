@@ -59,7 +59,7 @@ func newFamily(t *testing.T) *family {
 	return f
 }
 
-func TestAWorkerOutlivesItsParentOnlyToFinish(t *testing.T) {
+func TestWorker_OutlivesItsParentOnlyToFinish(t *testing.T) {
 	t.Parallel()
 	f := newFamily(t)
 	f.worker.do("ready")
@@ -70,14 +70,14 @@ func TestAWorkerOutlivesItsParentOnlyToFinish(t *testing.T) {
 		t.Errorf("the parent ended with %v", err)
 	}
 	f.worker.waitFor("done")
-	f.worker.do("stderr 100000") // which nobody reads any more
+	f.worker.do("stderr 100000") // which has no reader any more
 	f.worker.do("stdout lost")
 	f.worker.do("session none")
 	f.worker.order("end 0 drained")
 	f.worker.waitForEnd()
 }
 
-func TestAnInterruptOfTheTerminalReachesTheParentAlone(t *testing.T) {
+func TestWorker_GetsNoInterruptOfTheTerminal(t *testing.T) {
 	t.Parallel()
 	f := newFamily(t)
 	f.worker.do("ready")

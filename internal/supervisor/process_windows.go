@@ -11,20 +11,20 @@ func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
 }
 
-// quit ends a process. Windows has no way to make it say where it stands.
+// quit ends a process. Windows cannot make it write its goroutines.
 func quit(p *os.Process) error { return p.Kill() }
 
 // signalOf returns "": Windows has no signals that end processes.
 func signalOf(*os.ProcessState) string { return "" }
 
-// IgnoreBrokenPipes makes a write to a standard output or error that nobody
-// reads any more fail, instead of ending the process; on Windows it does anyway.
+// IgnoreBrokenPipes does nothing: on Windows, a write to a closed standard output or error
+// never ends the process.
 func IgnoreBrokenPipes() {}
 
-// parentGone returns what tells whether the process that started this one is gone.
+// parentGone returns a function that reports whether the parent process has ended.
 func parentGone() func() bool {
 	parent, err := syscall.OpenProcess(syscall.SYNCHRONIZE, false, uint32(os.Getppid()))
-	if err != nil { // it is not to be seen: nothing is known of it
+	if err != nil { // the parent is not visible to this process
 		return func() bool { return false }
 	}
 	return func() bool {

@@ -18,7 +18,7 @@ import (
 
 func once(c *supervisor.Config) { c.NoRestart = true }
 
-func TestAnAnnouncedEndIsTheEnd(t *testing.T) {
+func TestRun_EndsAfterAnAnnouncedEnd(t *testing.T) {
 	for _, code := range []int{supervisor.CodeOK, supervisor.CodeError, supervisor.CodeUsage} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			t.Parallel()
@@ -32,7 +32,7 @@ func TestAnAnnouncedEndIsTheEnd(t *testing.T) {
 	}
 }
 
-func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
+func TestRun_WritesATombstoneAfterACrash(t *testing.T) {
 	const refusal = "the worker crashed, and --no-restart is set: "
 	tests := map[string]struct {
 		orders []string
@@ -101,7 +101,7 @@ func TestAnEndThatWasNotAnnouncedLeavesATombstone(t *testing.T) {
 	}
 }
 
-func TestATombstoneSaysWhenAndWhat(t *testing.T) {
+func TestTombstone_HasTimeAndKind(t *testing.T) {
 	t.Parallel()
 	before := time.Now()
 	l := start(t, once)
@@ -124,7 +124,7 @@ func TestATombstoneSaysWhenAndWhat(t *testing.T) {
 	}
 }
 
-func TestAWorkerIsStartedAgain(t *testing.T) {
+func TestRun_RestartsAWorker(t *testing.T) {
 	t.Parallel()
 	l := start(t, func(c *supervisor.Config) { c.WorkerArgs = []string{"--url", "x"} })
 	crash := l.worker()
@@ -147,14 +147,14 @@ func TestAWorkerIsStartedAgain(t *testing.T) {
 	)
 }
 
-func TestAHangIsEnded(t *testing.T) {
+func TestRun_EndsAHang(t *testing.T) {
 	tests := map[string]struct {
 		order string
 		quit  time.Duration
 		like  func(supervisor.Tombstone) bool
 	}{
 		"and says where it hung": {"ready", eventually, func(stone supervisor.Tombstone) bool {
-			return stone.ExitCode == 2 && stone.Message == "SIGQUIT: quit" && strings.Contains(stone.Stderr, "supervisor_test.obey(")
+			return stone.ExitCode == 2 && stone.Message == "SIGQUIT: quit" && strings.Contains(stone.Stderr, "supervisor_test.scripted(")
 		}},
 		"by force": {"deaf", 100 * time.Millisecond, func(stone supervisor.Tombstone) bool {
 			return stone.Signal == "SIGKILL"
@@ -181,7 +181,7 @@ func TestAHangIsEnded(t *testing.T) {
 	}
 }
 
-func TestAnOrderlyEndTakesAsLongAsItTakes(t *testing.T) {
+func TestRun_WaitsForAShutdown(t *testing.T) {
 	t.Parallel()
 	l := start(t, nil)
 	w := l.worker()
@@ -194,7 +194,7 @@ func TestAnOrderlyEndTakesAsLongAsItTakes(t *testing.T) {
 	l.left()
 }
 
-func TestACrashInsteadOfAnOrderlyEndIsSaid(t *testing.T) {
+func TestRun_ReportsACrashDuringAShutdown(t *testing.T) {
 	t.Parallel()
 	l := start(t, nil)
 	w := l.worker()
@@ -206,7 +206,7 @@ func TestACrashInsteadOfAnOrderlyEndIsSaid(t *testing.T) {
 	l.left(supervisor.Tombstone{Kind: supervisor.KindExit, Version: "1.0.0", ExitCode: 7, Reason: reason})
 }
 
-func TestTheSecondRequestEndsTheWorkerAtOnce(t *testing.T) {
+func TestRun_KillsTheWorkerOnTheSecondRequest(t *testing.T) {
 	t.Parallel()
 	kill := make(chan struct{})
 	l := start(t, func(c *supervisor.Config) { c.Kill = kill })
@@ -219,7 +219,7 @@ func TestTheSecondRequestEndsTheWorkerAtOnce(t *testing.T) {
 	l.left()
 }
 
-func TestStandardErrorIsHandedOnAndItsEndIsKept(t *testing.T) {
+func TestOutput_IsForwardedAndItsEndKept(t *testing.T) {
 	t.Parallel()
 	l := start(t, func(c *supervisor.Config) {
 		c.NoRestart = true
@@ -240,7 +240,7 @@ func TestStandardErrorIsHandedOnAndItsEndIsKept(t *testing.T) {
 	}
 }
 
-func TestWhatIsNoMessageGoesToStandardError(t *testing.T) {
+func TestOutput_ForwardsLinesThatAreNotMessages(t *testing.T) {
 	t.Parallel()
 	l := start(t, nil)
 	w := l.worker()
@@ -257,13 +257,13 @@ func TestWhatIsNoMessageGoesToStandardError(t *testing.T) {
 	}
 }
 
-func TestArgumentsAreNeverOnTheCommandLine(t *testing.T) {
+func TestWorker_HasNoArgumentsOnItsCommandLine(t *testing.T) {
 	t.Parallel()
 	secret := []string{"--api-key", "secret with \"quotes\"\nand lines", strings.Repeat("long ", 50_000)}
 	l := start(t, func(c *supervisor.Config) { c.WorkerArgs = secret })
 	w := l.worker()
 	if diff := cmp.Diff(secret, w.Start.Args); diff != "" {
-		t.Errorf("the worker was told (-want +got):\n%s", diff)
+		t.Errorf("the worker received (-want +got):\n%s", diff)
 	}
 	if len(w.Argv) != 2 || w.Argv[1] != "worker" {
 		t.Errorf("the command line is %q", w.Argv)
@@ -272,7 +272,7 @@ func TestArgumentsAreNeverOnTheCommandLine(t *testing.T) {
 	l.ended(result{})
 }
 
-func TestAProgramThatCanNotBeStarted(t *testing.T) {
+func TestRun_ReportsAProgramThatCannotStart(t *testing.T) {
 	dir := t.TempDir()
 	missing, broken := filepath.Join(dir, "missing"), filepath.Join(dir, "broken")
 	if err := os.WriteFile(broken, []byte("no program"), 0o700); err != nil {
@@ -290,7 +290,7 @@ func TestAProgramThatCanNotBeStarted(t *testing.T) {
 	}
 }
 
-func TestWhatAWorkerLeavesBehindHoldsNothingUp(t *testing.T) {
+func TestRun_DoesNotWaitForChildrenOfTheWorker(t *testing.T) {
 	t.Parallel()
 	l := start(t, nil)
 	w := l.worker()
@@ -304,7 +304,7 @@ func TestWhatAWorkerLeavesBehindHoldsNothingUp(t *testing.T) {
 	heir.waitForEnd()
 }
 
-func TestADataDirectoryHasOneParent(t *testing.T) {
+func TestRun_RefusesASecondParent(t *testing.T) {
 	t.Parallel()
 	first := start(t, nil)
 	w := first.worker()
@@ -312,7 +312,8 @@ func TestADataDirectoryHasOneParent(t *testing.T) {
 	second.ended(
 		result{
 			1,
-			"another eds server uses the data directory " + first.config.Dir + ": stop it first, or choose another directory with --data-dir",
+			"another eds server uses the data directory " + first.config.Dir + ": stop it first, or choose another " +
+				"directory with --data-dir",
 		},
 	)
 	w.order("end 0")
@@ -322,7 +323,7 @@ func TestADataDirectoryHasOneParent(t *testing.T) {
 	third.ended(result{})
 }
 
-func TestTombstonesAreTheirOwnersAlone(t *testing.T) {
+func TestTombstones_AreReadableByTheirOwnerOnly(t *testing.T) {
 	t.Parallel()
 	l := start(t, once)
 	l.worker().order("exit 7")

@@ -16,8 +16,8 @@ func stoneOf(n int, stderr string) Tombstone {
 	return Tombstone{Time: time.Unix(int64(n), 0).UTC(), PID: n, Kind: KindExit, Ran: Duration(90 * time.Second), Stderr: stderr}
 }
 
-// bury leaves the tombstone of number n in dir.
-func bury(t *testing.T, dir string, n int, stderr string) {
+// leave writes the tombstone with number n to dir.
+func leave(t *testing.T, dir string, n int, stderr string) {
 	t.Helper()
 	if _, err := stoneOf(n, stderr).write(crashDir(dir)); err != nil {
 		t.Fatal(err)
@@ -58,13 +58,13 @@ func pids(t *testing.T, dir string) []int {
 	return all
 }
 
-func TestTombstonesAreReadAndTakenAway(t *testing.T) {
+func TestTombstones_AreReadAndRemoved(t *testing.T) {
 	dir := t.TempDir()
 	if left := pids(t, dir); left != nil {
 		t.Errorf("at first there are %v", left)
 	}
 	for _, n := range []int{3, 1, 2} {
-		bury(t, dir, n, "goroutine 1")
+		leave(t, dir, n, "goroutine 1")
 	}
 	stones, err := Tombstones(dir)
 	if err != nil || len(stones) != 3 {
@@ -93,15 +93,15 @@ func grow(t *testing.T, dir string, n int) {
 	}
 }
 
-func TestTheOldestTombstonesMakeRoom(t *testing.T) {
+func TestTombstones_RemoveTheOldestBeyondTheBound(t *testing.T) {
 	dir := graveyard(t, 1, maxTombstones+5)
-	bury(t, dir, 99, "")
+	leave(t, dir, 99, "")
 	left := pids(t, dir)
 	if len(left) != maxTombstones || left[0] != 7 || left[len(left)-1] != 99 {
 		t.Errorf("of too many %v are left", left)
 	}
 	grow(t, dir, 22)
-	bury(t, dir, 100, "")
+	leave(t, dir, 100, "")
 	if diff := cmp.Diff([]int{23, 24, 25, 99, 100}, pids(t, dir)); diff != "" {
 		t.Errorf("beside a large one: %s", diff)
 	}
@@ -114,17 +114,17 @@ func TestTheOldestTombstonesMakeRoom(t *testing.T) {
 	}
 }
 
-func TestTheNewestTombstoneIsKeptWhateverTheClockSays(t *testing.T) {
+func TestTombstones_KeepTheNewestWithAnyClock(t *testing.T) {
 	dir := graveyard(t, 1001, 1000+maxTombstones)
-	bury(t, dir, 1, "")
+	leave(t, dir, 1, "")
 	if left := pids(t, dir); left[0] != 1 {
 		t.Errorf("%v are left", left)
 	}
 }
 
-func TestWhatIsBrokenDoesNotHideTheRest(t *testing.T) {
+func TestTombstones_ReadOthersBesideADamagedOne(t *testing.T) {
 	dir := t.TempDir()
-	bury(t, dir, 1, "")
+	leave(t, dir, 1, "")
 	write := func(name, text string) string {
 		path := filepath.Join(crashDir(dir), name)
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -140,16 +140,16 @@ func TestWhatIsBrokenDoesNotHideTheRest(t *testing.T) {
 		err.Error() != fmt.Sprintf("read the tombstone %s: unexpected end of JSON input", broken) {
 		t.Errorf("%v, %v", stones, err)
 	}
-	bury(t, dir, 2, "")
+	leave(t, dir, 2, "")
 	if _, err := os.Stat(unfinished); !os.IsNotExist(err) {
-		t.Errorf("what was never finished is left: %v", err)
+		t.Errorf("an unfinished file is left: %v", err)
 	}
 	if _, err := os.Stat(foreign); err != nil {
-		t.Errorf("what is somebody else's is gone: %v", err)
+		t.Errorf("another program's file is gone: %v", err)
 	}
 }
 
-func TestACrashThatCanNotBeRecordedIsFollowedByARestartNevertheless(t *testing.T) {
+func TestRun_RestartsIfNoTombstoneCanBeWritten(t *testing.T) {
 	play(t, []script{crash, fine}, func(s *stage) {
 		if err := os.WriteFile(crashDir(s.config.Dir), nil, 0o600); err != nil {
 			t.Fatal(err)

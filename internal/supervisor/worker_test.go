@@ -17,7 +17,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/supervisor"
 )
 
-const startLine = `{"type":"start","args":["--url","x"],"note":{"upgrade":{"version":"2","failed":true,"reason":"it crashed"}},"of a later version":1}` + "\n"
+const startLine = `{"type":"start","args":["--url","x"],"note":{"upgrade":{"version":"2","failed":true,"reason":"it ` +
+	`crashed"}},"of a later version":1}` + "\n"
 
 // attach attaches a worker to a parent that has said startLine.
 func attach(t *testing.T, stdout io.Writer) (*supervisor.Worker, *io.PipeWriter) {
@@ -32,7 +33,7 @@ func attach(t *testing.T, stdout io.Writer) (*supervisor.Worker, *io.PipeWriter)
 	return w, parent
 }
 
-func TestAWorkerIsToldWhatToDo(t *testing.T) {
+func TestAttach_ReadsTheStartMessage(t *testing.T) {
 	w, start, err := supervisor.Attach(io.NopCloser(strings.NewReader("\n"+startLine)), io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ func TestAWorkerIsToldWhatToDo(t *testing.T) {
 	<-w.Done() // because that was all
 }
 
-func TestAWorkerWithoutAParentIsRefused(t *testing.T) {
+func TestAttach_RefusesAWorkerWithoutParent(t *testing.T) {
 	const hint = "; only eds server starts a worker"
 	for text, want := range map[string]string{
 		"":                         "attach to the parent: read the start message: EOF" + hint,
@@ -64,7 +65,7 @@ func TestAWorkerWithoutAParentIsRefused(t *testing.T) {
 	}
 }
 
-func TestWhatAWorkerSays(t *testing.T) {
+func TestWorker_WritesItsMessages(t *testing.T) {
 	var said buffer
 	w, _ := attach(t, &said)
 	w.Session("s-1")
@@ -90,7 +91,7 @@ func TestWhatAWorkerSays(t *testing.T) {
 	}
 }
 
-func TestTheEndOfTheParentIsHeard(t *testing.T) {
+func TestWorker_NoticesTheEndOfItsParent(t *testing.T) {
 	w, parent := attach(t, io.Discard)
 	select {
 	case <-w.Done():
@@ -104,7 +105,7 @@ func TestTheEndOfTheParentIsHeard(t *testing.T) {
 	<-w.Done()
 }
 
-func TestAParentThatReadsNoMoreIsGone(t *testing.T) {
+func TestWorker_TreatsAParentThatDoesNotReadAsEnded(t *testing.T) {
 	reader, stdout := io.Pipe()
 	reader.CloseWithError(errors.New("broken pipe"))
 	w, _ := attach(t, stdout)
@@ -115,7 +116,7 @@ func TestAParentThatReadsNoMoreIsGone(t *testing.T) {
 	}
 }
 
-func TestAParentThatDoesNotMoveHoldsNothingUp(t *testing.T) {
+func TestWorker_IsNotBlockedByAStoppedParent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reader, stdout := io.Pipe()
 		w, _ := attach(t, stdout)
@@ -146,7 +147,8 @@ func TestAParentThatDoesNotMoveHoldsNothingUp(t *testing.T) {
 		}()
 		synctest.Wait()
 		stdout.Close()
-		want := "\n{\"type\":\"heartbeat\"}\n\n{\"type\":\"session\",\"session\":\"s-2\"}\n\n{\"type\":\"upgrade\",\"version\":\"2\",\"staged\":\"/staged/eds\"}\n\n" +
+		want := "\n{\"type\":\"heartbeat\"}\n\n{\"type\":\"session\",\"session\":\"s-2\"}\n\n{\"type\":\"upgrade\"," +
+			"\"version\":\"2\",\"staged\":\"/staged/eds\"}\n\n" +
 			"{\"type\":\"heartbeat\"}\n\n{\"type\":\"exiting\"}\n"
 		if diff := cmp.Diff(want, string(<-said)); diff != "" {
 			t.Errorf("what it said once it could (-want +got):\n%s", diff)
@@ -154,7 +156,7 @@ func TestAParentThatDoesNotMoveHoldsNothingUp(t *testing.T) {
 	})
 }
 
-func TestAWorkerSpeaksFromManyPlaces(t *testing.T) {
+func TestWorker_IsSafeForConcurrentUse(t *testing.T) {
 	reader, stdout, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +192,7 @@ func TestAWorkerSpeaksFromManyPlaces(t *testing.T) {
 	}
 }
 
-func TestWorker_IsOrphanedOnceNobodyReads(t *testing.T) {
+func TestWorker_IsOrphanedOnceItsParentHasEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		read, stdout := io.Pipe()
 		go io.Copy(io.Discard, read)

@@ -72,7 +72,8 @@ var rules = sqlsink.ValueRules{
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(table, column, rule string)) column {
 	return column{
-		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute), name: t.Real.Name, native: native,
+		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute),
+		name: t.Real.Name, native: native,
 	}
 }
 

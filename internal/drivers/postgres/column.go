@@ -69,7 +69,10 @@ var rules = sqlsink.ValueRules{
 // newColumn returns the encoder for a target of a layout.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	a := t.Real.Native.(*attribute)
-	c := column{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), name: t.Real.Name, kind: a.kind, scale: -1, precision: microDigits}
+	c := column{
+		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), name: t.Real.Name, kind: a.kind,
+		scale: -1, precision: microDigits,
+	}
 	switch {
 	case a.kind == kindNumeric && a.typmod >= 4:
 		// Since PostgreSQL 15 the scale has eleven bits and a sign. Before, it was never negative.

@@ -1,12 +1,13 @@
 package encode_test
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"testing"
 	"unicode/utf8"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
@@ -23,23 +24,34 @@ func event(t testing.TB, payload string) *cdc.Event {
 	return e
 }
 
-func TestAnEventIsItsOwnPayloadOnOneLine(t *testing.T) {
-	for payload, want := range map[string]string{
-		`{"table":"t","operation":"INSERT","after":{"b":1.50,"a":12345678901234567890,"x":"\u0041\/\u0000\ud800"}}`: `{"table":"t","operation":"INSERT","after":{"b":1.50,"a":12345678901234567890,"x":"\u0041\/\u0000\ud800"}}`,
-		" {\n \"table\" : \"t \\\" \",\r\n\t\"operation\": \"INSERT\" , \"z\" : [ 1 , { } ] } \n":                   `{"table":"t \" ","operation":"INSERT","z":[1,{}]}`,
-		`{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\"","z":[" ","",null]}`:                            `{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\"","z":[" ","",null]}`,
-		`{"table":"a b","operation":"INSERT","x":"\\", "y":"\" ,\\\""}`:                                             `{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\""}`,
-		`{"table":"a","operation":"INSERT","x":""}` + "\n":                                                          `{"table":"a","operation":"INSERT","x":""}`,
-		"{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\xff\":\"b\xe2\x82 é\"}}":                          "{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\ufffd\":\"b\ufffd\ufffd é\"}}",
+func TestAppendEvent_WritesThePayloadOnOneLine(t *testing.T) {
+	const same = "" // the payload stays as it is
+	for _, c := range []struct{ payload, want string }{
+		{`{"table":"t","operation":"INSERT","after":{"b":1.50,"a":12345678901234567890,"x":"\u0041\/\u0000\ud800"}}`, same},
+		{
+			" {\n \"table\" : \"t \\\" \",\r\n\t\"operation\": \"INSERT\" , \"z\" : [ 1 , { } ] } \n",
+			`{"table":"t \" ","operation":"INSERT","z":[1,{}]}`,
+		},
+		{`{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\"","z":[" ","",null]}`, same},
+		{
+			`{"table":"a b","operation":"INSERT","x":"\\", "y":"\" ,\\\""}`,
+			`{"table":"a b","operation":"INSERT","x":"\\","y":"\" ,\\\""}`,
+		},
+		{`{"table":"a","operation":"INSERT","x":""}` + "\n", `{"table":"a","operation":"INSERT","x":""}`},
+		{
+			"{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\xff\":\"b\xe2\x82 é\"}}",
+			"{\"table\":\"t\",\"operation\":\"INSERT\",\"after\":{\"a\ufffd\":\"b\ufffd\ufffd é\"}}",
+		},
 	} {
+		payload, want := c.payload, cmp.Or(c.want, c.payload)
 		invalid := !utf8.ValidString(payload)
 		e := event(t, payload)
 		got, replaced := encode.AppendEvent([]byte("> "), e)
-		if diff := cmp.Diff("> "+want, string(got)); diff != "" || replaced != invalid {
+		if diff := gocmp.Diff("> "+want, string(got)); diff != "" || replaced != invalid {
 			t.Errorf("replaced: %v, %s", replaced, diff)
 		}
 		text, replaced := encode.Text(e)
-		if diff := cmp.Diff(want, string(text)); diff != "" || replaced != invalid || string(e.Payload) != payload {
+		if diff := gocmp.Diff(want, string(text)); diff != "" || replaced != invalid || string(e.Payload) != payload {
 			t.Errorf("by itself: replaced: %v, %s", replaced, diff)
 		}
 	}
@@ -48,7 +60,10 @@ func TestAnEventIsItsOwnPayloadOnOneLine(t *testing.T) {
 func orders(t testing.TB) *schema.Table {
 	t.Helper()
 	table, err := schema.New("order", "v7", []string{"companyId", "id"}, []schema.Column{
-		{Name: "id", Type: schema.String}, {Name: "companyId", Type: schema.String}, {Name: "locationId", Type: schema.String}, {Name: "total", Type: schema.Integer},
+		{Name: "id", Type: schema.String},
+		{Name: "companyId", Type: schema.String},
+		{Name: "locationId", Type: schema.String},
+		{Name: "total", Type: schema.Integer},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -69,14 +84,20 @@ func row(t testing.TB, table *schema.Table, image string, clock string) *change.
 	return &change.Row{Image: []byte(image), Spans: spans, Op: cdc.Insert, Clock: at}
 }
 
-func TestAnImportedRowIsAnInsert(t *testing.T) {
+func TestAppendImported_WritesAnInsert(t *testing.T) {
 	table := orders(t)
 	for image, want := range map[string]string{
-		`{"id":"o1", "companyId":"c1", "locationId":"l\u0031", "total":9007199254740993, "unknown":[1.0]}`: `{"operation":"INSERT","id":"fe78fb178e14f02eb5967b83357f1c4c","table":"order","key":["c1","o1"],"modelVersion":"v7","companyId":"c1","locationId":"l1","after":{"id":"o1","companyId":"c1","locationId":"l\u0031","total":9007199254740993,"unknown":[1.0]},"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000002","imported":true}`,
-		`{"id":"o1","companyId":"c1","locationId":null}`:                                                   `{"operation":"INSERT","id":"fe78fb178e14f02eb5967b83357f1c4c","table":"order","key":["c1","o1"],"modelVersion":"v7","companyId":"c1","after":{"id":"o1","companyId":"c1","locationId":null},"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000002","imported":true}`,
+		`{"id":"o1", "companyId":"c1", "locationId":"l\u0031", "total":9007199254740993, "unknown":[1.0]}`: `{"operation":"INSERT",` +
+			`"id":"fe78fb178e14f02eb5967b83357f1c4c","table":"order","key":["c1","o1"],"modelVersion":"v7","companyId":"c1",` +
+			`"locationId":"l1","after":{"id":"o1","companyId":"c1","locationId":"l\u0031","total":9007199254740993,"unknown":[1.0]},` +
+			`"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000002","imported":true}`,
+		`{"id":"o1","companyId":"c1","locationId":null}`: `{"operation":"INSERT",` +
+			`"id":"fe78fb178e14f02eb5967b83357f1c4c","table":"order","key":["c1","o1"],"modelVersion":"v7","companyId":"c1",` +
+			`"after":{"id":"o1","companyId":"c1","locationId":null},"timestamp":1712345678901,` +
+			`"mvccTimestamp":"1712345678901234567.0000000002","imported":true}`,
 	} {
 		got := encode.AppendImported(nil, table, row(t, table, image, "1712345678901234567.0000000002"))
-		if diff := cmp.Diff(want, string(got)); diff != "" {
+		if diff := gocmp.Diff(want, string(got)); diff != "" {
 			t.Error(diff)
 		}
 		e := event(t, string(got))
@@ -86,7 +107,7 @@ func TestAnImportedRowIsAnInsert(t *testing.T) {
 	}
 }
 
-func TestAnImportedRowWithoutAnImageIsMadeOfItsColumns(t *testing.T) {
+func TestAppendImported_WritesColumnsWithoutAnImage(t *testing.T) {
 	table := orders(t)
 	e := event(t, `{"table":"order","operation":"INSERT","key":["c","9"],"after":{"total": 5},"mvccTimestamp":"1"}`)
 	effect, err := change.NewSplitter(table).Effect(e) // its image is two texts, row and key
@@ -99,11 +120,15 @@ func TestAnImportedRowWithoutAnImageIsMadeOfItsColumns(t *testing.T) {
 	}
 }
 
-func TestImportedIDsTellTablesKeysAndClocksApart(t *testing.T) {
+func TestAppendImported_IDsDifferByTableKeyAndClock(t *testing.T) {
 	table := orders(t)
 	seen := map[string]string{}
 	for _, c := range []struct{ image, clock string }{
-		{`{"id":"1","companyId":"23"}`, "5"}, {`{"id":"31","companyId":"2"}`, "5"}, {`{"id":"1","companyId":"23"}`, "5.1"}, {`{"id":"1","companyId":"23"}`, "6"}, {`{"id":1,"companyId":"23"}`, "5"},
+		{`{"id":"1","companyId":"23"}`, "5"},
+		{`{"id":"31","companyId":"2"}`, "5"},
+		{`{"id":"1","companyId":"23"}`, "5.1"},
+		{`{"id":"1","companyId":"23"}`, "6"},
+		{`{"id":1,"companyId":"23"}`, "5"},
 	} {
 		id := event(t, string(encode.AppendImported(nil, table, row(t, table, c.image, c.clock)))).ID
 		if other, taken := seen[id]; taken || len(id) != 32 {
@@ -118,25 +143,30 @@ func TestImportedIDsTellTablesKeysAndClocksApart(t *testing.T) {
 	}
 }
 
-const update = `{"operation":"UPDATE","id":"6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11","table":"order","key":["c1","o-1"],"companyId":"c1","locationId":null,"after":{"id":"o-1","status":"Open/Hold"},"diff":["status"],"timestamp":1712345678901,"mvccTimestamp":"1712345678901234567.0000000003"}`
+const update = `{"operation":"UPDATE","id":"6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11","table":"order","key":["c1","o-1"],"companyId":"c1",` +
+	`"locationId":null,"after":{"id":"o-1","status":"Open/Hold"},"diff":["status"],"timestamp":1712345678901,` +
+	`"mvccTimestamp":"1712345678901234567.0000000003"}`
 
-func TestNamesAndKeysOfAnEvent(t *testing.T) {
+func TestObjectName_PartitionKey_MessageKey(t *testing.T) {
 	e := event(t, update)
 	bare := event(t, `{"operation":"DELETE","id":"e9","table":"part","before":{"id":12},"mvccTimestamp":"1712345678901234567"}`)
 	got := []string{
-		encode.ObjectName(e), encode.PartitionKey(e), encode.MessageKey(e), fmt.Sprint(encode.Partition(encode.AppendPartitionKey(nil, e), 10)),
-		encode.ObjectName(bare), encode.PartitionKey(bare), encode.MessageKey(bare), fmt.Sprint(encode.Partition(encode.AppendPartitionKey(nil, bare), 10)),
+		encode.ObjectName(e), encode.PartitionKey(e), encode.MessageKey(e),
+		fmt.Sprint(encode.Partition(encode.AppendPartitionKey(nil, e), 10)),
+		encode.ObjectName(bare), encode.PartitionKey(bare), encode.MessageKey(bare),
+		fmt.Sprint(encode.Partition(encode.AppendPartitionKey(nil, bare), 10)),
 	}
 	want := []string{
-		"order/1712345678-o-1-6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11.json", "order.c1.NONE.o-1", "dbchange.order.UPDATE.c1.NONE.6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11", "8",
+		"order/1712345678-o-1-6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11.json", "order.c1.NONE.o-1",
+		"dbchange.order.UPDATE.c1.NONE.6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11", "8",
 		"part/1712345678-12-e9.json", "part.NONE.NONE.12", "dbchange.part.DELETE.NONE.NONE.e9", "4",
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := gocmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestPartitionsCoverTheirRange(t *testing.T) {
+func TestPartition_CoversTheRange(t *testing.T) {
 	seen := map[int]bool{}
 	for i := range 1000 {
 		p := encode.Partition(fmt.Appendf(nil, "order.c.l.%d", i), 7)
@@ -150,10 +180,11 @@ func TestPartitionsCoverTheirRange(t *testing.T) {
 	}
 }
 
-func TestPathTemplates(t *testing.T) {
+func TestPath_Render(t *testing.T) {
 	e := event(t, update)
 	for text, want := range map[string]string{
-		`{{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json`:           "order/received/order_1712345678901234567.0000000003_6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11.json",
+		`{{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json`: "order/received/order_1712345678901234567.0000000003_" +
+			"6f1c7a55-3f0e-4b9e-9d25-0e7f5f9f0a11.json",
 		`/{{.companyId}}/{{.locationId}}/{{.operation}}-{{.key}}-{{index .key 1}}`: "c1/NONE/UPDATE-c1-o-1-o-1",
 		`{{.after.status}}/{{.after.nothing}}x/{{.before.id}}/y`:                   "Open%2FHold/x/NONE/y",
 		`{{if .locationId}}l{{else}}none{{end}}/{{with .after}}{{.id}}{{end}}`:     "none/o-1",
@@ -169,7 +200,7 @@ func TestPathTemplates(t *testing.T) {
 			continue
 		}
 		got, err := p.Render(e)
-		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		if diff := gocmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v %s", text, err, diff)
 		}
 		if again := encode.CleanPath(got); again != got {
@@ -178,7 +209,7 @@ func TestPathTemplates(t *testing.T) {
 	}
 }
 
-func TestPathTemplatesThatCanNotWorkAreErrors(t *testing.T) {
+func TestParsePath_RejectsBadTemplates(t *testing.T) {
 	for text, want := range map[string]string{
 		`{{.tabel}}/{{.id}}`:                       `did you mean "table"?`,
 		`{{if .x}}{{end}}`:                         "a field that no change has; fields are after, before, ",
@@ -209,7 +240,8 @@ func TestPathTemplatesThatCanNotWorkAreErrors(t *testing.T) {
 	for i := range 200 {
 		fmt.Fprintf(&wide, `"c%d":"a value",`, i)
 	}
-	if _, err := p.Render(event(t, `{"table":"t","operation":"INSERT","after":{`+strings.TrimSuffix(wide.String(), ",")+`}}`)); err == nil || !strings.Contains(err.Error(), "more than 1024") {
+	_, err = p.Render(event(t, `{"table":"t","operation":"INSERT","after":{`+strings.TrimSuffix(wide.String(), ",")+`}}`))
+	if err == nil || !strings.Contains(err.Error(), "more than 1024") {
 		t.Errorf("a path without end: %v", err)
 	}
 }

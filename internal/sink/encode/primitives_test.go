@@ -2,8 +2,8 @@ package encode
 
 import "testing"
 
-// TestHashesAreTheKnownOnes: rows keep their partitions when a user moves over.
-func TestHashesAreTheKnownOnes(t *testing.T) {
+// TestHashes_HaveKnownValues: rows keep their partitions after an upgrade from other versions.
+func TestHashes_HaveKnownValues(t *testing.T) {
 	if got := fnv32a([]byte("1 2 3 4")) % 10; got != 5 {
 		t.Errorf(`fnv32a("1 2 3 4") mod 10 = %d`, got)
 	}

@@ -25,7 +25,7 @@ func fill(into *[]uint64, events []*cdc.Event) {
 	}
 }
 
-func TestWhatIsMadeAheadIsUsedInOrder(t *testing.T) {
+func TestAhead_UsesBlocksInOrder(t *testing.T) {
 	for _, n := range []int{0, 1, atOnce, atOnce + 1, 10*atOnce + 7} {
 		events, want := sequencesOf(n)
 		var got []uint64
@@ -39,7 +39,7 @@ func TestWhatIsMadeAheadIsUsedInOrder(t *testing.T) {
 	}
 }
 
-func TestNothingIsUsedAfterAnError(t *testing.T) {
+func TestAhead_StopsAfterAnError(t *testing.T) {
 	events, _ := sequencesOf(100 * atOnce)
 	full := errors.New("the disk is full")
 	uses := 0
@@ -54,8 +54,8 @@ func TestNothingIsUsedAfterAnError(t *testing.T) {
 	}
 }
 
-// TestAPanicIsTheCallers who may know which events it is about.
-func TestAPanicIsTheCallers(t *testing.T) {
+// TestAhead_PanicsInTheCaller, who may know the events.
+func TestAhead_PanicsInTheCaller(t *testing.T) {
 	events, _ := sequencesOf(10 * atOnce)
 	defer func() {
 		if got := fmt.Sprint(recover()); got != "event 200" {

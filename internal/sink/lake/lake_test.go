@@ -38,7 +38,8 @@ func event(t testing.TB, n int, payload string) *cdc.Event {
 // change makes an event of the table job with the given members.
 func jobEvent(t testing.TB, n int, members string) *cdc.Event {
 	t.Helper()
-	return event(t, n, fmt.Sprintf(`{"id":"ev%d","table":"job","modelVersion":"7","key":["j1"],"companyId":"c1","timestamp":1700000000123,"mvccTimestamp":"1700000000123456789.0000000042",%s}`, n, members))
+	return event(t, n, fmt.Sprintf(`{"id":"ev%d","table":"job","modelVersion":"7","key":["j1"],"companyId":"c1",`+
+		`"timestamp":1700000000123,"mvccTimestamp":"1700000000123456789.0000000042",%s}`, n, members))
 }
 
 func table(t testing.TB, columns ...schema.Column) *schema.Table {
@@ -50,9 +51,10 @@ func table(t testing.TB, columns ...schema.Column) *schema.Table {
 	return s
 }
 
-// read reads the options of a query, and a path, which destinations declare themselves.
+// read reads the options of a query. Destinations declare path themselves.
 func read(query string) (lake.Settings, error) {
-	v, err := sink.ParseOptions(&url.URL{RawQuery: query}, append(lake.Options(defaults, parquetDefaults, "upload after"), sink.Option{Name: "path"}))
+	options := append(lake.Options(defaults, parquetDefaults, "upload after"), sink.Option{Name: "path"})
+	v, err := sink.ParseOptions(&url.URL{RawQuery: query}, options)
 	if err != nil {
 		return lake.Settings{}, err
 	}
@@ -68,7 +70,9 @@ func settings(t testing.TB, query string) lake.Settings {
 	return s
 }
 
-var defaults = lake.Default{Compression: lake.Gzip, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 1000, RollBytes: 1 << 20, RollAge: time.Minute}
+var defaults = lake.Default{
+	Compression: lake.Gzip, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 1000, RollBytes: 1 << 20, RollAge: time.Minute,
+}
 
 var parquetDefaults = lake.Default{
 	Compression: lake.Zstd, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 1000, RollBytes: 1 << 20, RollAge: time.Minute,
@@ -99,14 +103,20 @@ var allTypes = []schema.Column{
 	{Name: "name", Type: schema.String},
 }
 
-func TestParquetHasTrueTypes(t *testing.T) {
-	e := jobEvent(t, 5, `"operation":"UPDATE","userId":"u","locationId":"l","before":{"id":"j1","name":"old"},"diff":["name"],"after":{"id":"j1","at":"2023-11-14T22:13:20.123456+02:00","count":9223372036854775807,"price":12.34,"done":true,"tags":["a", 1],"more":{"n":12345678901234567890},"state":"open","name":"it's \u0000 \ud83d\ude00 ü"}`)
-	content, adjusted := write(t, "format=parquet", &lake.Part{Dir: "job", Table: "job", Schema: table(t, allTypes...), Events: []*cdc.Event{e}})
+func TestParquet_HasColumnTypes(t *testing.T) {
+	e := jobEvent(t, 5, `"operation":"UPDATE","userId":"u","locationId":"l","before":{"id":"j1","name":"old"},"diff":["name"],`+
+		`"after":{"id":"j1","at":"2023-11-14T22:13:20.123456+02:00","count":9223372036854775807,"price":12.34,"done":true,`+
+		`"tags":["a", 1],"more":{"n":12345678901234567890},"state":"open","name":"it's \u0000 \ud83d\ude00 ü"}`)
+	part := &lake.Part{Dir: "job", Table: "job", Schema: table(t, allTypes...), Events: []*cdc.Event{e}}
+	content, adjusted := write(t, "format=parquet", part)
 	name, rows := laketest.Rows(t, content)
 	want := []map[string]string{{
-		"_eds_operation": `"UPDATE"`, "_eds_id": `"ev5"`, "_eds_version": `"7"`, "_eds_time": `"2023-11-14T22:13:20.123000Z"`, "_eds_clock": `"1700000000123456789.0000000042"`, "_eds_sequence": "5",
-		"_eds_key": `["j1"]`, "_eds_company": `"c1"`, "_eds_location": `"l"`, "_eds_user": `"u"`, "_eds_imported": "false", "_eds_before": `{"id":"j1","name":"old"}`, "_eds_diff": `["name"]`,
-		"id": `"j1"`, "at": `"2023-11-14T20:13:20.123456Z"`, "count": "9223372036854775807", "price": "12.34", "done": "true", "tags": `["a", 1]`, "more": `{"n":12345678901234567890}`,
+		"_eds_operation": `"UPDATE"`, "_eds_id": `"ev5"`, "_eds_version": `"7"`, "_eds_time": `"2023-11-14T22:13:20.123000Z"`,
+		"_eds_clock": `"1700000000123456789.0000000042"`, "_eds_sequence": "5",
+		"_eds_key": `["j1"]`, "_eds_company": `"c1"`, "_eds_location": `"l"`, "_eds_user": `"u"`, "_eds_imported": "false",
+		"_eds_before": `{"id":"j1","name":"old"}`, "_eds_diff": `["name"]`,
+		"id": `"j1"`, "at": `"2023-11-14T20:13:20.123456Z"`, "count": "9223372036854775807", "price": "12.34", "done": "true",
+		"tags": `["a", 1]`, "more": `{"n":12345678901234567890}`,
 		"state": `"open"`, "name": "\"it's \\u0000 😀 ü\"",
 	}}
 	if diff := cmp.Diff(want, rows); diff != "" || name != "job" || len(adjusted) != 0 {
@@ -117,7 +127,8 @@ func TestParquetHasTrueTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for column, want := range map[string]string{
-		"at": "TIMESTAMP(isAdjustedToUTC=true,unit=MICROS)", "count": "INT(64,true)", "price": "DOUBLE", "done": "BOOLEAN", "tags": "JSON", "more": "JSON", "state": "STRING", "name": "STRING",
+		"at": "TIMESTAMP(isAdjustedToUTC=true,unit=MICROS)", "count": "INT(64,true)", "price": "DOUBLE", "done": "BOOLEAN", "tags": "JSON",
+		"more": "JSON", "state": "STRING", "name": "STRING",
 		"_eds_time": "TIMESTAMP(isAdjustedToUTC=true,unit=MICROS)", "_eds_sequence": "INT(64,true)", "_eds_key": "JSON",
 	} {
 		leaf, ok := f.Schema().Lookup(column)
@@ -127,13 +138,17 @@ func TestParquetHasTrueTypes(t *testing.T) {
 	}
 }
 
-// TestWhatAParquetTypeCanNotHoldIsKeptAsJSON: nothing is rounded, nothing lost.
-func TestWhatAParquetTypeCanNotHoldIsKeptAsJSON(t *testing.T) {
+// TestParquet_KeepsUnfitValuesAsJSON: it rounds and loses nothing.
+func TestParquet_KeepsUnfitValuesAsJSON(t *testing.T) {
 	for name, c := range map[string]struct{ column, raw string }{
-		"a wide integer": {"count", "9223372036854775808"}, "a fraction in an integer": {"count", "1.5"}, "text in an integer": {"count", `"12"`},
-		"a long decimal": {"price", "0.12345678901234567890123"}, "a wide number": {"price", "9007199254740993"}, "a huge number": {"price", "1e400"}, "text in a number": {"price", `"1.5"`},
-		"nanoseconds": {"at", `"2023-11-14T22:13:20.123456789Z"`}, "no instant": {"at", `"yesterday"`}, "a far year": {"at", `"+999999-01-01T00:00:00Z"`}, "a number as instant": {"at", "5"},
-		"a number as truth": {"done", "1"}, "an object as text": {"name", `{"a":1}`}, "a number as text": {"name", "5"}, "half a surrogate": {"name", `"\ud800"`},
+		"a wide integer": {"count", "9223372036854775808"}, "a fraction in an integer": {"count", "1.5"},
+		"text in an integer": {"count", `"12"`},
+		"a long decimal":     {"price", "0.12345678901234567890123"}, "a wide number": {"price", "9007199254740993"},
+		"a huge number": {"price", "1e400"}, "text in a number": {"price", `"1.5"`},
+		"nanoseconds": {"at", `"2023-11-14T22:13:20.123456789Z"`}, "no instant": {"at", `"yesterday"`},
+		"a far year": {"at", `"+999999-01-01T00:00:00Z"`}, "a number as instant": {"at", "5"},
+		"a number as truth": {"done", "1"}, "an object as text": {"name", `{"a":1}`}, "a number as text": {"name", "5"},
+		"half a surrogate":               {"name", `"\ud800"`},
 		"a column that the schema lacks": {"new", `{"deep":[1,2,9007199254740993]}`}, "a column of eds's own name": {"_eds_id", `"mine"`},
 	} {
 		e := jobEvent(t, 1, fmt.Sprintf(`"operation":"INSERT","after":{"id":"j1","%s":%s}`, c.column, c.raw))
@@ -153,7 +168,7 @@ func TestWhatAParquetTypeCanNotHoldIsKeptAsJSON(t *testing.T) {
 	}
 }
 
-func TestADeletedRowIsTheRowThatWas(t *testing.T) {
+func TestParquet_WritesTheDeletedRow(t *testing.T) {
 	s := table(t, allTypes...)
 	whole := jobEvent(t, 1, `"operation":"DELETE","before":{"id":"j1","count":3}`)
 	bare := jobEvent(t, 2, `"operation":"DELETE"`)
@@ -167,8 +182,7 @@ func TestADeletedRowIsTheRowThatWas(t *testing.T) {
 	}
 }
 
-// TestParquetWithoutASchema keeps the row as JSON.
-func TestParquetWithoutASchema(t *testing.T) {
+func TestParquet_KeepsRowsWithoutASchemaAsJSON(t *testing.T) {
 	e := jobEvent(t, 1, `"operation":"INSERT","after":{"id":"j1","count":12345678901234567890}`)
 	content, _ := write(t, "format=parquet&compress=none", &lake.Part{Table: "job", Events: []*cdc.Event{e}})
 	if _, rows := laketest.Rows(t, content); rows[0]["_eds_rest"] != `{"id":"j1","count":12345678901234567890}` || rows[0]["id"] != "" {
@@ -176,12 +190,15 @@ func TestParquetWithoutASchema(t *testing.T) {
 	}
 }
 
-func TestFilesAreTheSameInEveryByte(t *testing.T) {
+func TestEncoder_WritesTheSameBytes(t *testing.T) {
 	var events []*cdc.Event
 	for n := range 1000 {
 		events = append(events, jobEvent(t, n+1, fmt.Sprintf(`"operation":"INSERT","after":{"id":"j1","count":%d}`, n)))
 	}
-	for _, query := range []string{"format=ndjson&compress=none", "format=ndjson&compress=gzip", "format=ndjson&compress=zstd", "format=parquet&compress=none", "format=parquet&compress=gzip", "format=parquet&compress=zstd"} {
+	for _, query := range []string{
+		"format=ndjson&compress=none", "format=ndjson&compress=gzip", "format=ndjson&compress=zstd",
+		"format=parquet&compress=none", "format=parquet&compress=gzip", "format=parquet&compress=zstd",
+	} {
 		encoder := lake.NewEncoder(settings(t, query), func(string, string, string) {})
 		var files [2]bytes.Buffer
 		for i := range files {
@@ -199,7 +216,7 @@ func TestFilesAreTheSameInEveryByte(t *testing.T) {
 	}
 }
 
-func TestManyRowsMakeSeveralGroups(t *testing.T) {
+func TestParquet_SplitsManyRowsIntoGroups(t *testing.T) {
 	e := jobEvent(t, 1, `"operation":"INSERT","after":{"id":"j1"}`)
 	events := slices.Repeat([]*cdc.Event{e}, 100_001)
 	content, _ := write(t, "format=parquet", &lake.Part{Table: "job", Schema: table(t), Events: events})
@@ -209,7 +226,7 @@ func TestManyRowsMakeSeveralGroups(t *testing.T) {
 	}
 }
 
-func TestSpooledFilesLeaveNothing(t *testing.T) {
+func TestSpool_LeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
 	e := jobEvent(t, 1, `"operation":"INSERT","after":{"id":"j1"}`)
@@ -235,8 +252,9 @@ func TestSpooledFilesLeaveNothing(t *testing.T) {
 	}
 }
 
-func TestLayouts(t *testing.T) {
-	e := event(t, 1, `{"operation":"UPDATE","id":"e","table":"a/b","modelVersion":"v1","key":["k"],"companyId":"..","timestamp":1700000000123,"mvccTimestamp":"1","after":{}}`)
+func TestLayout_Dir(t *testing.T) {
+	e := event(t, 1, `{"operation":"UPDATE","id":"e","table":"a/b","modelVersion":"v1","key":["k"],"companyId":"..",`+
+		`"timestamp":1700000000123,"mvccTimestamp":"1","after":{}}`)
 	for layout, want := range map[string]string{
 		"{table}/dt=YYYY-MM-DD/": "a%2Fb/dt=2023-11-14",
 		"{table}":                "a%2Fb",
@@ -252,7 +270,8 @@ func TestLayouts(t *testing.T) {
 		}
 	}
 	for layout, want := range map[string]string{
-		"": "leads elsewhere", "dt=YYYY": "should name {table}", "{table}/{nope}": "unknown name in braces; it may name {company}", "{table}/{": "brace", "{table}/../x": "leads elsewhere", "{table}//x": "is empty",
+		"": "leads elsewhere", "dt=YYYY": "should name {table}", "{table}/{nope}": "unknown name in braces; it may name {company}",
+		"{table}/{": "brace", "{table}/../x": "leads elsewhere", "{table}//x": "is empty",
 	} {
 		if _, err := lake.ParseLayout(layout); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", layout, err, want)
@@ -268,11 +287,12 @@ func TestLayouts(t *testing.T) {
 	}
 }
 
-func TestBatchesAreCutByDirectoryVersionAndSize(t *testing.T) {
+func TestPlanner_SplitsByDirectoryVersionAndSize(t *testing.T) {
 	var events []*cdc.Event
 	add := func(table, version string, seconds int) {
 		n := len(events) + 1
-		events = append(events, event(t, n, fmt.Sprintf(`{"operation":"INSERT","id":"e%d","table":"%s","modelVersion":"%s","key":["k"],"timestamp":%d000,"mvccTimestamp":"%d","after":{"id":"k"}}`, n, table, version, seconds, n)))
+		events = append(events, event(t, n, fmt.Sprintf(`{"operation":"INSERT","id":"e%d","table":"%s","modelVersion":"%s","key":["k"],`+
+			`"timestamp":%d000,"mvccTimestamp":"%d","after":{"id":"k"}}`, n, table, version, seconds, n)))
 	}
 	const day1, day2 = 1_700_000_000, 1_700_086_400
 	add("a", "1", day1)
@@ -309,8 +329,11 @@ func TestBatchesAreCutByDirectoryVersionAndSize(t *testing.T) {
 		}
 		return all
 	}
-	want := []string{"a/dt=2023-11-14 e1 e4 v1", "b/dt=2023-11-14 e2", "a/dt=2023-11-14 e3 v2", "a/dt=2023-11-15 e5 v1", "a/dt=2023-11-14 e6 v1"}
-	if diff := cmp.Diff(want, describe(&lake.Planner{Layout: layout, Schemas: true, Rows: 2, Bytes: 1 << 20, Versions: versions})); diff != "" {
+	want := []string{
+		"a/dt=2023-11-14 e1 e4 v1", "b/dt=2023-11-14 e2", "a/dt=2023-11-14 e3 v2", "a/dt=2023-11-15 e5 v1", "a/dt=2023-11-14 e6 v1",
+	}
+	got := describe(&lake.Planner{Layout: layout, Schemas: true, Rows: 2, Bytes: 1 << 20, Versions: versions})
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	want = []string{"a/dt=2023-11-14 e1 e3 e4 e6", "b/dt=2023-11-14 e2", "a/dt=2023-11-15 e5"}
@@ -321,23 +344,30 @@ func TestBatchesAreCutByDirectoryVersionAndSize(t *testing.T) {
 		t.Errorf("of one event each: %v", parts)
 	}
 	away := errors.New("away")
-	p := &lake.Planner{Layout: layout, Schemas: true, Rows: 1, Bytes: 1, Versions: func(context.Context, string, string) (*schema.Table, error) { return nil, away }}
+	versions = func(context.Context, string, string) (*schema.Table, error) { return nil, away }
+	p := &lake.Planner{Layout: layout, Schemas: true, Rows: 1, Bytes: 1, Versions: versions}
 	if _, err := p.Plan(t.Context(), events); !errors.Is(err, away) {
 		t.Errorf("without HQ: %v", err)
 	}
 }
 
-// TestEachEventIsInItsDirectory, though directories are made once for many events.
-func TestEachEventIsInItsDirectory(t *testing.T) {
+// TestPlanner_PutsEachEventIntoItsDirectory although it caches directories.
+func TestPlanner_PutsEachEventIntoItsDirectory(t *testing.T) {
 	var events []*cdc.Event
 	for _, at := range []int64{-1, 1, 3_599_999, 3_600_000, 86_399_999, 86_400_000, 1_700_000_000_000} {
-		for _, members := range []string{`"operation":"INSERT"`, `"operation":"DELETE"`, `"operation":"INSERT","companyId":"a"`, `"operation":"INSERT","locationId":"a"`, `"operation":"INSERT","modelVersion":"a"`} {
+		for _, members := range []string{
+			`"operation":"INSERT"`, `"operation":"DELETE"`, `"operation":"INSERT","companyId":"a"`, `"operation":"INSERT","locationId":"a"`,
+			`"operation":"INSERT","modelVersion":"a"`,
+		} {
 			for _, table := range []string{"job", "order"} {
-				events = append(events, event(t, len(events)+1, fmt.Sprintf(`{"id":"e","table":%q,"key":["k"],"timestamp":%d,"mvccTimestamp":"1",%s}`, table, at, members)))
+				events = append(events, event(t, len(events)+1, fmt.Sprintf(`{"id":"e","table":%q,"key":["k"],"timestamp":%d,`+
+					`"mvccTimestamp":"1",%s}`, table, at, members)))
 			}
 		}
 	}
-	for _, text := range []string{"{table}", "{table}/DD", "{table}/HH", "{table}/{operation}", "{table}/{company}/{location}", "{table}-{version}/dt=YYYY-MM-DD/HH"} {
+	for _, text := range []string{
+		"{table}", "{table}/DD", "{table}/HH", "{table}/{operation}", "{table}/{company}/{location}", "{table}-{version}/dt=YYYY-MM-DD/HH",
+	} {
 		layout, err := lake.ParseLayout(text)
 		if err != nil {
 			t.Fatal(err)
@@ -365,7 +395,7 @@ func TestEachEventIsInItsDirectory(t *testing.T) {
 	}
 }
 
-func TestNamesTellThePlaceInTheStream(t *testing.T) {
+func TestPart_NameHasThePositionsInTheStream(t *testing.T) {
 	env := sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "f"}
 	other := env
 	other.Consumer = "eds-2"
@@ -387,11 +417,14 @@ func TestNamesTellThePlaceInTheStream(t *testing.T) {
 	}
 }
 
-func TestSettings(t *testing.T) {
+func TestRead_Settings(t *testing.T) {
 	for query, want := range map[string]string{
-		"format=xml": "json, ndjson or parquet", "compress=gzip": "compress needs format=ndjson", "layout=x": "layout needs format=ndjson", "roll-rows=5": "roll-rows needs format=ndjson",
-		"format=ndjson&path=x": "path needs format=json", "format=ndjson&compress=brotli": "none, gzip or zstd", "format=ndjson&layout=x": "{table}", "format=ndjson&roll-rows=0": "roll-rows",
-		"format=ndjson&roll-rows=x": "roll-rows", "format=ndjson&roll-bytes=5t": "roll-bytes", "format=ndjson&roll-bytes=9999999g": "roll-bytes", "format=ndjson&roll-bytes=-1": "roll-bytes",
+		"format=xml": "json, ndjson or parquet", "compress=gzip": "compress needs format=ndjson", "layout=x": "layout needs format=ndjson",
+		"roll-rows=5":          "roll-rows needs format=ndjson",
+		"format=ndjson&path=x": "path needs format=json", "format=ndjson&compress=brotli": "none, gzip or zstd",
+		"format=ndjson&layout=x": "{table}", "format=ndjson&roll-rows=0": "roll-rows",
+		"format=ndjson&roll-rows=x": "roll-rows", "format=ndjson&roll-bytes=5t": "roll-bytes",
+		"format=ndjson&roll-bytes=9999999g": "roll-bytes", "format=ndjson&roll-bytes=-1": "roll-bytes",
 		"format=ndjson&roll-age=5": "roll-age", "format=ndjson&roll-age=1ms": "roll-age",
 	} {
 		if _, err := read(query); err == nil || !strings.Contains(err.Error(), want) {

@@ -22,10 +22,19 @@ func TestServer_RefusesFailuresOfTLS(t *testing.T) {
 		says  string
 	}{
 		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{Cert: certificate}}, fault.Refused, "give it with ca=FILE"},
-		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Cert: certificate, Reason: x509.Expired}}, fault.Refused, "expired"},
-		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: certificate, Host: "db"}}, fault.Refused, "for another name: it is for other"},
+		{
+			&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Cert: certificate, Reason: x509.Expired}}, fault.Refused,
+			"expired",
+		},
+		{
+			&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: certificate, Host: "db"}}, fault.Refused,
+			"for another name: it is for other",
+		},
 		{&tls.CertificateVerificationError{Err: errors.New("it is revoked")}, fault.Refused, "it is revoked"},
-		{&net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")}, fault.Refused, "it may want a client's certificate, or another one: tls: expired certificate"},
+		{
+			&net.OpError{Op: "remote error", Err: errors.New("tls: expired certificate")}, fault.Refused,
+			"it may want a client's certificate, or another one: tls: expired certificate",
+		},
 		{&net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}, fault.Transient, "connection refused"},
 		{&net.DNSError{Err: "no such host", Name: "db"}, fault.Transient, "no such host"},
 		{context.DeadlineExceeded, fault.Transient, "no answer in time"},

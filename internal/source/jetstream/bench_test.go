@@ -10,20 +10,21 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// benchmarked is how many messages a benchmark reads.
+// benchmarked is the number of messages that a benchmark reads.
 const benchmarked = 200_000
 
-// flooded is a broker whose stream has messages of 1.4 kB.
-func flooded(tb testing.TB) *broker {
+// flooded returns a broker whose stream has messages of 1.4 kB.
+func flooded(tb testing.TB) *testBroker {
 	tb.Helper()
-	b := newBroker(tb)
+	b := newTestBroker(tb)
 	js, err := jetstream.New(b.admin, jetstream.WithPublishAsyncMaxPending(4000))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	payload := make([]byte, 1400)
 	for range benchmarked {
-		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: subject("c1"), Data: payload}, jetstream.WithStallWait(time.Minute)); err != nil {
+		message := &nats.Msg{Subject: subject("c1"), Data: payload}
+		if _, err := js.PublishMsgAsync(message, jetstream.WithStallWait(time.Minute)); err != nil {
 			tb.Fatal(err)
 		}
 	}
@@ -35,7 +36,7 @@ func reportRate(b *testing.B, took time.Duration) {
 	b.ReportMetric(benchmarked*float64(b.N)/took.Seconds(), "msg/s")
 }
 
-// BenchmarkReceive reads and settles, in batches of 10,000.
+// BenchmarkReceive reads and acknowledges messages, in batches of 10,000.
 func BenchmarkReceive(b *testing.B) {
 	k := flooded(b)
 	c := k.config()
@@ -52,7 +53,7 @@ func BenchmarkReceive(b *testing.B) {
 				b.Fatal(err)
 			}
 			if n += len(run); n >= due {
-				settle(b, s, run[len(run)-1])
+				acknowledge(b, s, run[len(run)-1])
 				due = min(due+10_000, benchmarked)
 			}
 		}
@@ -62,8 +63,8 @@ func BenchmarkReceive(b *testing.B) {
 	reportRate(b, took)
 }
 
-// BenchmarkLibrary does the same with the client library's own Fetch, one after
-// the other, which promises neither order nor that nothing is passed over.
+// BenchmarkLibrary does the same with consecutive calls of the client library's Fetch, which
+// guarantees neither the order nor that no message is skipped.
 func BenchmarkLibrary(b *testing.B) {
 	k := flooded(b)
 	js, err := jetstream.New(k.connect())
@@ -73,7 +74,8 @@ func BenchmarkLibrary(b *testing.B) {
 	var took time.Duration
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := js.CreateConsumer(b.Context(), "dbchange", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 25_000})
+		config := jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 25_000}
+		c, err := js.CreateConsumer(b.Context(), "dbchange", config)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -95,18 +97,18 @@ func BenchmarkLibrary(b *testing.B) {
 	reportRate(b, took)
 }
 
-// BenchmarkLatency takes one change at a time from its publication through an
-// idle pipeline to the sink.
+// BenchmarkLatency carries one change at a time from its publication through an idle pipeline to
+// the sink.
 func BenchmarkLatency(b *testing.B) {
-	w := newWorld(b, rand.New(rand.NewPCG(0, 0)))
-	w.table.reliable = true
+	w := newFaultRig(b, rand.New(rand.NewPCG(0, 0)))
+	w.sink.reliable = true
 	w.publish(1)
-	w.table.reach(b, 1)
+	w.sink.reach(b, 1)
 	var took []time.Duration
 	for b.Loop() {
 		began := time.Now()
 		w.publish(1)
-		w.table.reach(b, w.published)
+		w.sink.reach(b, w.published)
 		took = append(took, time.Since(began))
 	}
 	w.stop(false)

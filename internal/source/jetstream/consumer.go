@@ -13,13 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// apply makes a consumer of configuration c begin at o.
+// apply makes a consumer with configuration c start at o.
 func (o *origin) apply(c *jetstream.ConsumerConfig) {
 	c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = o.policy, o.sequence, o.time
 }
 
-// demands sets what every consumer of ours must have, and can be changed.
-func (s *Source) demands(c jetstream.ConsumerConfig) jetstream.ConsumerConfig {
+// required sets the properties that every consumer of ours needs and that an update can change.
+func (s *Source) required(c jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	c.MaxDeliver, c.MaxAckPending, c.AckWait, c.BackOff = -1, s.c.MaxAckPending, s.c.tuning.ackWait, nil
 	c.InactiveThreshold, c.HeadersOnly, c.PauseUntil = inactiveThreshold, false, nil
 	setFilters(&c, s.c.Filters)
@@ -33,17 +33,17 @@ func setFilters(c *jetstream.ConsumerConfig, filters []string) {
 	}
 }
 
-// usable reports whether an update makes the consumer one of ours, which the reference
-// server can take over again: that one sends no start sequence back, and a MaxWaiting
-// of 1, and servers refuse to change either.
-func usable(c *jetstream.ConsumerConfig) bool {
+// compatible reports whether an update can make the consumer one of ours that the reference server
+// can take over again. The reference server sends no start sequence back, and a MaxWaiting of 1,
+// and servers refuse to change either.
+func compatible(c *jetstream.ConsumerConfig) bool {
 	return c.AckPolicy == jetstream.AckExplicitPolicy && c.DeliverPolicy != jetstream.DeliverByStartSequencePolicy && c.MaxWaiting == 1
 }
 
-// update gives the consumer what it lacks. What a server refuses to change
-// stays: deliver policy, start, MaxWaiting.
+// update sets the required properties of the consumer. It keeps those that a server refuses to
+// change: deliver policy, start, MaxWaiting.
 func (s *Source) update(ctx context.Context, info *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
-	have, want := info.Config, s.demands(info.Config)
+	have, want := info.Config, s.required(info.Config)
 	if have.MaxDeliver == want.MaxDeliver && have.MaxAckPending == want.MaxAckPending && have.AckWait == want.AckWait &&
 		len(have.BackOff) == 0 && have.InactiveThreshold == want.InactiveThreshold && !have.HeadersOnly && have.PauseUntil == nil &&
 		have.FilterSubject == want.FilterSubject && slices.Equal(have.FilterSubjects, want.FilterSubjects) {
@@ -56,14 +56,14 @@ func (s *Source) update(ctx context.Context, info *jetstream.ConsumerInfo) (*jet
 	return consumer.CachedInfo(), nil
 }
 
-// create makes the consumer at o. Of one that it takes the place of, it keeps
-// what Open does not decide.
-func (s *Source) create(ctx context.Context, former *jetstream.ConsumerInfo, o *origin) (*jetstream.ConsumerInfo, error) {
+// create creates the consumer at o. If it replaces another one, it keeps the properties that Open
+// does not decide.
+func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o *origin) (*jetstream.ConsumerInfo, error) {
 	config := jetstream.ConsumerConfig{Durable: s.c.Name, Name: s.c.Name, AckPolicy: jetstream.AckExplicitPolicy}
-	if former != nil && former.Config.AckPolicy == jetstream.AckExplicitPolicy {
-		config = former.Config
+	if previous != nil && previous.Config.AckPolicy == jetstream.AckExplicitPolicy {
+		config = previous.Config
 	}
-	config = s.demands(config)
+	config = s.required(config)
 	config.MaxWaiting = 1
 	o.apply(&config)
 	consumer, err := s.js.CreateConsumer(ctx, s.c.Stream, config)
@@ -73,16 +73,16 @@ func (s *Source) create(ctx context.Context, former *jetstream.ConsumerInfo, o *
 	return consumer.CachedInfo(), nil
 }
 
-// startMargins are how long before a position's storage time a consumer is made to
-// start. A stream's leader can step its clock, and old records round up.
+// startMargins are the times by which a consumer starts before a position's storage time. A
+// stream's leader can step its clock, and old records round up.
 var startMargins = []time.Duration{time.Minute, 2 * continuity.ClockMargin}
 
-// createAfter makes the consumer deliver everything after p. It may deliver earlier
-// messages first: they are acknowledged and not passed on. It has no start sequence,
-// because with one the reference server could not open it.
-func (s *Source) createAfter(ctx context.Context, former *jetstream.ConsumerInfo, p cdc.Position) (*jetstream.ConsumerInfo, error) {
-	if server := serverName(s.c.Conn); p.Sequence > 0 && !s.c.Silence.knows(server) {
-		if _, err := s.create(ctx, former, everything()); err != nil {
+// createAfter creates a consumer that delivers everything after p. It may deliver earlier messages
+// first, which are acknowledged and not returned. It has no start sequence, because the reference
+// server could not open it then.
+func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerInfo, p cdc.Position) (*jetstream.ConsumerInfo, error) {
+	if server := serverName(s.c.Conn); p.Sequence > 0 && !s.c.ResetSupport.missing(server) {
+		if _, err := s.create(ctx, previous, everything()); err != nil {
 			return nil, err
 		}
 		info, err := s.resetTo(ctx, p.Sequence+1)
@@ -90,7 +90,7 @@ func (s *Source) createAfter(ctx context.Context, former *jetstream.ConsumerInfo
 			return info, err
 		}
 		if errors.Is(err, context.DeadlineExceeded) { // it has answered the other request
-			s.rememberSilence(server)
+			s.rememberMissingReset(server)
 		}
 		if err := s.delete(ctx); err != nil {
 			return nil, err
@@ -105,7 +105,7 @@ func (s *Source) createAfter(ctx context.Context, former *jetstream.ConsumerInfo
 		margins = nil
 	}
 	for _, margin := range margins {
-		info, err := s.create(ctx, former, sinceTime(stored.Add(-margin)))
+		info, err := s.create(ctx, previous, sinceTime(stored.Add(-margin)))
 		if err != nil || info.Delivered.Stream <= p.Sequence {
 			return info, err
 		}
@@ -113,29 +113,29 @@ func (s *Source) createAfter(ctx context.Context, former *jetstream.ConsumerInfo
 			return nil, err
 		}
 	}
-	return s.create(ctx, former, everything())
+	return s.create(ctx, previous, everything())
 }
 
-// storageTime returns about when the message at p was stored. A start then has to be
-// checked.
+// storageTime returns the approximate time at which the message at p was stored. The caller must
+// check a start by that time.
 func (s *Source) storageTime(ctx context.Context, p cdc.Position) (stored time.Time, known bool, err error) {
 	if p.Sequence == 0 || p.Stored > 0 {
 		return time.Unix(0, p.Stored), p.Sequence > 0, nil
 	}
-	at, err := s.look(ctx, after(p.Sequence-1))
+	at, err := s.tail(ctx, after(p.Sequence-1))
 	if refuses(err) {
 		return stored, false, nil
 	}
 	return time.Unix(0, at.stored), at.stored > 0, err
 }
 
-// createSince makes the consumer deliver everything stored at or after t, and returns
-// the sequence after which it does. A start time alone is not enough: with several
-// filters, nats-server skips messages of one up to the first message of another.
-func (s *Source) createSince(ctx context.Context, former *jetstream.ConsumerInfo, t time.Time) (*jetstream.ConsumerInfo, uint64, error) {
+// createSince creates a consumer that delivers everything stored at or after t, and returns the
+// sequence after which it starts. A start time alone is not enough: with several filters,
+// nats-server skips messages of one filter up to the first message of another.
+func (s *Source) createSince(ctx context.Context, previous *jetstream.ConsumerInfo, t time.Time) (*jetstream.ConsumerInfo, uint64, error) {
 	before, err := s.before(ctx, t)
-	if refuses(err) { // more than is needed
-		info, err := s.create(ctx, former, everything())
+	if refuses(err) { // deliver more than necessary
+		info, err := s.create(ctx, previous, everything())
 		if err != nil {
 			return nil, 0, err
 		}
@@ -144,12 +144,12 @@ func (s *Source) createSince(ctx context.Context, former *jetstream.ConsumerInfo
 	if err != nil {
 		return nil, 0, err
 	}
-	info, err := s.createAfter(ctx, former, cdc.Position{Sequence: before, Stored: t.UnixNano()})
+	info, err := s.createAfter(ctx, previous, cdc.Position{Sequence: before, Stored: t.UnixNano()})
 	return info, before, err
 }
 
-// delete removes the consumer. Where to go on is recorded, so that a death
-// between this and create loses nothing.
+// delete deletes the consumer. It first stores the record, so that a crash before create loses
+// nothing.
 func (s *Source) delete(ctx context.Context) error {
 	if err := s.saveRecord(); err != nil {
 		return err

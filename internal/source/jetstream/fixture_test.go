@@ -24,9 +24,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// broker is a nats-server with JetStream on disk, which can be stopped and
-// started again on the same port. Its one user may do what HQ's users may.
-type broker struct {
+// testBroker is a nats-server with JetStream on disk. It can be stopped, and started again on the
+// same port. Its user has the permissions of HQ's users.
+type testBroker struct {
 	tb      testing.TB
 	options server.Options
 	mu      sync.Mutex
@@ -37,14 +37,15 @@ type broker struct {
 // narrow are the permissions that HQ gives to a server's user.
 var narrow = &server.Permissions{
 	Publish: &server.SubjectPermission{Allow: []string{
-		"$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.>", "$JS.API.CONSUMER.MSG.NEXT.dbchange.>", "$JS.ACK.dbchange.>", "eds.client.session.>", "_INBOX.>",
+		"$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.>", "$JS.API.CONSUMER.MSG.NEXT.dbchange.>", "$JS.ACK.dbchange.>",
+		"eds.client.session.>", "_INBOX.>",
 	}},
 	Subscribe: &server.SubjectPermission{Allow: []string{"dbchange.*.*.c1.*.PUBLIC.>", "eds.notify.session.>", "_INBOX.>"}},
 }
 
-func newBroker(tb testing.TB) *broker {
+func newTestBroker(tb testing.TB) *testBroker {
 	tb.Helper()
-	b := &broker{tb: tb, options: server.Options{
+	b := &testBroker{tb: tb, options: server.Options{
 		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: tb.TempDir(), NoSigs: true, NoLog: true,
 		Users: []*server.User{{Username: "admin", Password: "admin"}, {Username: "eds", Password: "eds", Permissions: narrow}, muteUser()},
 	}}
@@ -54,7 +55,7 @@ func newBroker(tb testing.TB) *broker {
 	return b
 }
 
-func (b *broker) start() {
+func (b *testBroker) start() {
 	b.tb.Helper()
 	o := b.options
 	s, err := server.NewServer(&o)
@@ -77,7 +78,7 @@ func (b *broker) start() {
 	}
 }
 
-func (b *broker) stop() {
+func (b *testBroker) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.server == nil {
@@ -89,7 +90,7 @@ func (b *broker) stop() {
 	b.server = nil
 }
 
-func (b *broker) js() jetstream.JetStream {
+func (b *testBroker) js() jetstream.JetStream {
 	js, err := jetstream.New(b.admin)
 	if err != nil {
 		b.tb.Fatal(err)
@@ -97,7 +98,7 @@ func (b *broker) js() jetstream.JetStream {
 	return js
 }
 
-func (b *broker) createStream(c jetstream.StreamConfig) {
+func (b *testBroker) createStream(c jetstream.StreamConfig) {
 	b.tb.Helper()
 	c.Name, c.Subjects = "dbchange", []string{"dbchange.>"}
 	if _, err := b.js().CreateStream(b.tb.Context(), c); err != nil {
@@ -105,7 +106,7 @@ func (b *broker) createStream(c jetstream.StreamConfig) {
 	}
 }
 
-func (b *broker) stream() jetstream.Stream {
+func (b *testBroker) stream() jetstream.Stream {
 	b.tb.Helper()
 	s, err := b.js().Stream(b.tb.Context(), "dbchange")
 	if err != nil {
@@ -114,16 +115,16 @@ func (b *broker) stream() jetstream.Stream {
 	return s
 }
 
-// subject is where a change of the company is published.
+// subject returns the subject of a change of the company.
 func subject(company string) string { return "dbchange.order.UPDATE." + company + ".l1.PUBLIC.x.y" }
 
-// publish adds n messages for the company c1, each with its number as payload.
-func (b *broker) publish(n int) {
+// publish adds n messages for the company c1.
+func (b *testBroker) publish(n int) {
 	b.tb.Helper()
 	b.publishAs("c1", n)
 }
 
-func (b *broker) publishAs(company string, n int) {
+func (b *testBroker) publishAs(company string, n int) {
 	b.tb.Helper()
 	js, err := jetstream.New(b.admin, jetstream.WithPublishAsyncMaxPending(4000))
 	if err != nil {
@@ -141,7 +142,7 @@ func (b *broker) publishAs(company string, n int) {
 	}
 }
 
-func (b *broker) publishMsg(m *nats.Msg) {
+func (b *testBroker) publishMsg(m *nats.Msg) {
 	b.tb.Helper()
 	if _, err := b.js().PublishMsg(b.tb.Context(), m); err != nil {
 		b.tb.Fatal(err)
@@ -149,13 +150,13 @@ func (b *broker) publishMsg(m *nats.Msg) {
 }
 
 // connect connects as HQ's users do.
-func (b *broker) connect() *nats.Conn {
+func (b *testBroker) connect() *nats.Conn {
 	b.tb.Helper()
 	conn, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", b.options.Port), nats.UserInfo("eds", "eds"), nats.MaxReconnects(-1),
 		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			if errors.Is(err, nats.ErrPermissionViolation) {
-				b.tb.Errorf("more is asked of the server than HQ permits: %v", err)
+				b.tb.Errorf("the source requests more than HQ permits: %v", err)
 			}
 		}))
 	if err != nil {
@@ -165,7 +166,7 @@ func (b *broker) connect() *nats.Conn {
 	return conn
 }
 
-func (b *broker) info() *jetstream.ConsumerInfo {
+func (b *testBroker) info() *jetstream.ConsumerInfo {
 	b.tb.Helper()
 	c, err := b.stream().Consumer(b.tb.Context(), "eds-1")
 	if err != nil {
@@ -174,14 +175,14 @@ func (b *broker) info() *jetstream.ConsumerInfo {
 	return c.CachedInfo()
 }
 
-// deleteConsumer deletes the consumer. While nats-server 2.11 writes its files, that
-// takes another attempt.
-func (b *broker) deleteConsumer() {
+// deleteConsumer deletes the consumer. While nats-server 2.11 writes its files, that takes another
+// attempt.
+func (b *testBroker) deleteConsumer() {
 	b.tb.Helper()
 	b.deleteConsumerOf("eds-1")
 }
 
-func (b *broker) deleteConsumerOf(name string) {
+func (b *testBroker) deleteConsumerOf(name string) {
 	b.tb.Helper()
 	eventually(b.tb, "the consumer is deleted", func() bool {
 		err := b.stream().DeleteConsumer(b.tb.Context(), name)
@@ -189,8 +190,8 @@ func (b *broker) deleteConsumerOf(name string) {
 	})
 }
 
-// config is what most tests open.
-func (b *broker) config() Config {
+// config returns the configuration that most tests open.
+func (b *testBroker) config() Config {
 	b.tb.Helper()
 	return Config{
 		Conn: b.connect(), Name: "eds-1", Filters: []string{"dbchange.*.*.c1.*.PUBLIC.>"},
@@ -199,23 +200,23 @@ func (b *broker) config() Config {
 	}
 }
 
-// resets reports whether the server under test can reset consumers. The tests also
-// run with a server that cannot, from the module test/nats211.
+// resets reports whether the server under test can reset consumers. The tests also run with a
+// server that cannot, from the module test/nats211.
 func resets() bool { return !strings.HasPrefix(server.VERSION, "2.11.") }
 
-// resetWait is the default, or short if nothing comes.
-func (b *broker) resetWait() time.Duration {
+// resetWait returns the default, or a short time if the server does not answer resets.
+func (b *testBroker) resetWait() time.Duration {
 	if resets() {
 		return 0
 	}
 	return time.Millisecond
 }
 
-// silent knows the server of c as one that does not answer resets.
-func silent(c Config) *Silence { return NewSilence(serverName(c.Conn), nil) }
+// noReset returns a ResetSupport that knows that the server of c does not answer resets.
+func noReset(c Config) *ResetSupport { return NewResetSupport(serverName(c.Conn), nil) }
 
-// open opens a source as a server does: what is observed is added to the evidence,
-// and decides. Without evidence, reading begins with everything the stream has.
+// open opens a source like eds server: it observes the server, and decides by the evidence. Without
+// evidence, reading starts with the first message of the stream.
 func open(tb testing.TB, c Config, evidence ...continuity.Evidence) *Source {
 	tb.Helper()
 	s, err := tryOpen(tb, c, evidence...)
@@ -241,12 +242,12 @@ func tryOpen(tb testing.TB, c Config, evidence ...continuity.Evidence) (*Source,
 	return Open(tb.Context(), c)
 }
 
-// recorded is the evidence of a record.
+// recorded returns the evidence of a record.
 func recorded(r continuity.Record) continuity.Evidence {
 	return continuity.Evidence{Record: r, Beginning: true, Now: time.Now()}
 }
 
-// opened is a source that a test closes.
+// closeSource closes a source unless the test has closed it.
 func closeSource(tb testing.TB, s *Source) {
 	tb.Helper()
 	select {
@@ -292,14 +293,14 @@ func nothing(tb testing.TB, s pipeline.Source, for_ time.Duration) {
 	}
 }
 
-func settle(tb testing.TB, s *Source, m pipeline.Message) {
+func acknowledge(tb testing.TB, s *Source, m pipeline.Message) {
 	tb.Helper()
 	if err := s.Acknowledge(tb.Context(), m.Position); err != nil {
 		tb.Fatal(err)
 	}
 }
 
-// sequences are those of messages.
+// sequences returns the sequences of messages.
 func sequences(messages []pipeline.Message) []uint64 {
 	out := make([]uint64, len(messages))
 	for i, m := range messages {
@@ -319,12 +320,12 @@ func eventually(tb testing.TB, what string, condition func() bool) {
 		select {
 		case <-tick.C:
 		case <-deadline.C:
-			tb.Fatalf("it never came to pass that %s", what)
+			tb.Fatalf("timed out waiting until %s", what)
 		}
 	}
 }
 
-// at returns the position of message n, which was stored by now.
+// at returns the position of message n, with the current time as storage time.
 func at(n uint64) cdc.Position { return cdc.Position{Sequence: n, Stored: time.Now().UnixNano()} }
 
 func portOf(s *server.Server) int {
@@ -335,7 +336,7 @@ func portOf(s *server.Server) int {
 }
 
 // consumers returns how many consumers the stream has.
-func (b *broker) consumers() int {
+func (b *testBroker) consumers() int {
 	b.tb.Helper()
 	info, err := b.stream().Info(b.tb.Context())
 	if err != nil {

@@ -23,16 +23,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// LaneConfig says what a lane reads. Conn, Filters, Tables and Logger are required.
+// LaneConfig configures a lane. Conn, Filters, Tables and Logger are required.
 type LaneConfig struct {
 	Conn    *nats.Conn
 	Stream  string   // default "dbchange"
 	Filters []string // of the durable consumer
-	// Tables are the tables to read. Each is a token of subjects. If they need more than
-	// maxLaneFilters filters, the messages of other tables come as well.
+	// Tables are the tables to read. Each one is a token of subjects. If they need more than
+	// maxLaneFilters filters, messages of other tables come, too.
 	Tables []string
-	// After is the sequence after which the first message comes. It belongs to the
-	// present stream: the source of the durable consumer verifies that.
+	// After is the sequence after which the first message comes. It belongs to the current stream:
+	// the source of the durable consumer verifies that.
 	After  uint64
 	Logger *slog.Logger
 
@@ -40,20 +40,18 @@ type LaneConfig struct {
 }
 
 const (
-	// maxLaneFilters bounds the filter subjects of a lane's consumer. The server compares
-	// each message of the stream with them.
+	// maxLaneFilters bounds the filter subjects of a lane's consumer. The server compares each
+	// message of the stream with all of them.
 	maxLaneFilters = 100
-	// laneInactive is how long the server keeps a lane's consumer that nothing pulls from.
+	// laneInactive is how long the server keeps a lane's consumer without a pull.
 	laneInactive = 5 * time.Minute
 )
 
-// Lane reads some tables from an earlier place in the stream, beside the durable
-// consumer, which it never touches. It acknowledges nothing. It reads an ephemeral
-// consumer; if the server loses that one, the lane creates another one after the last
-// message that it received.
+// Lane reads some tables from an earlier position in the stream, beside the durable consumer, which
+// it never changes. It acknowledges nothing. It reads an ephemeral consumer. If the server loses
+// it, the lane creates another one after the last message that it received.
 //
-// Receive and Close belong to one goroutine. The other methods are safe for concurrent
-// use.
+// Receive and Close belong to one goroutine. The other methods are safe for concurrent use.
 type Lane struct {
 	source  *Source
 	created *jetstream.ConsumerInfo // of the consumer, until it is read
@@ -69,9 +67,9 @@ var (
 
 // OpenLane creates the lane's consumer. The caller must close the lane.
 //
-// If the stream no longer has message After+1, the error is a *continuity.GapError of
-// those tables and fatal: no server can tell whose messages it has dropped. Other errors
-// are transient unless marked, also if the server admits no more consumers.
+// If the stream no longer has message After+1, the error is a fatal *continuity.GapError of these
+// tables: no server reports whose messages it has dropped. Other errors are transient unless
+// marked, also if the server admits no more consumers.
 func OpenLane(ctx context.Context, c LaneConfig) (*Lane, error) {
 	filters, err := c.selection()
 	if err != nil {
@@ -87,10 +85,10 @@ func OpenLane(ctx context.Context, c LaneConfig) (*Lane, error) {
 	}
 	s.planned, s.strict, s.tables = true, true, slices.Clone(c.Tables)
 	l := &Lane{source: s, returned: c.After}
-	s.place = l.place
+	s.positionConsumer = l.recreate
 	s.began = cdc.Position{Sequence: c.After}
-	s.ledger = newLedger(s.began, c.After)
-	s.watch = newWatch(continuity.Plan{})
+	s.unacked = newUnacked(s.began, c.After)
+	s.watch = newStreamWatch(continuity.Plan{})
 	if l.created, err = l.create(ctx, c.After); err != nil {
 		return nil, err
 	}
@@ -129,7 +127,7 @@ func (c *LaneConfig) selection() (filters []string, err error) {
 }
 
 // filterTable returns the part of a filter that selects changes of one table, as in
-// "dbchange.order.*.c1.*.PUBLIC.>". If the filter selects none of it, ok is false.
+// "dbchange.order.*.c1.*.PUBLIC.>". ok is false if the filter selects none of them.
 func filterTable(filter, table string) (narrowed string, ok bool) {
 	tokens := strings.SplitN(filter, ".", 3)
 	if len(tokens) < 2 {
@@ -146,8 +144,8 @@ func filterTable(filter, table string) (narrowed string, ok bool) {
 	return strings.Join(tokens, "."), true
 }
 
-// place has the consumer deliver everything after what was received.
-func (l *Lane) place(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+// recreate creates the consumer again, to deliver everything after the received messages.
+func (l *Lane) recreate(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	s := l.source
 	if info := l.created; info != nil {
 		l.created = nil
@@ -156,7 +154,7 @@ func (l *Lane) place(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	if err := s.delete(ctx); err != nil {
 		return nil, err
 	}
-	_, reached := s.ledger.read()
+	_, reached := s.unacked.received()
 	info, err := l.create(ctx, reached)
 	if err != nil {
 		return nil, err
@@ -168,8 +166,7 @@ func (l *Lane) place(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	return info, nil
 }
 
-// create creates the consumer after a sequence. If the stream begins later, so does the
-// consumer.
+// create creates the consumer after a sequence. If the stream starts later, so does the consumer.
 func (l *Lane) create(ctx context.Context, sequence uint64) (*jetstream.ConsumerInfo, error) {
 	s := l.source
 	config := jetstream.ConsumerConfig{
@@ -184,16 +181,16 @@ func (l *Lane) create(ctx context.Context, sequence uint64) (*jetstream.Consumer
 	return consumer.CachedInfo(), nil
 }
 
-// Receive returns the next messages of the lane. It repairs the connection and the
-// consumer itself; its errors are ctx's, or fatal. If the stream has dropped messages that
-// were not received, or may have, the error is a *continuity.GapError.
+// Receive returns the next messages of the lane. It repairs the connection and the consumer itself;
+// its errors are ctx's, or fatal. If the stream has dropped unread messages, or may have, the error
+// is a *continuity.GapError.
 func (l *Lane) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	messages, err := l.source.Receive(ctx)
 	if err != nil {
 		return nil, err
 	}
 	last := messages[len(messages)-1].Position
-	l.source.ledger.settle(last, func(string) {})
+	l.source.unacked.acknowledge(last, func(string) {})
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.returned = last.Sequence
@@ -203,20 +200,20 @@ func (l *Lane) Receive(ctx context.Context) ([]pipeline.Message, error) {
 // Acknowledge does nothing: a lane acknowledges nothing.
 func (l *Lane) Acknowledge(context.Context, cdc.Position) error { return nil }
 
-// Health returns since when nothing can be received, and why; nil if all is well.
+// Health returns since when and why no message can be received; nil if the lane is healthy.
 func (l *Lane) Health() (since time.Time, reason error) { return l.source.Health() }
 
-// Waiting returns how many messages of the lane there were when it last subscribed; false:
-// it has not yet.
+// Waiting returns how many messages of the lane were available when it last subscribed; false: it
+// has not subscribed yet.
 func (l *Lane) Waiting() (messages uint64, known bool) { return l.source.Waiting() }
 
-// Delivered returns the sequence of the last message that Receive has returned, or is
-// about to, and asks the server how many messages of the lane there are after it. If
-// pending is 0, every message of the lane that was stored before the call is at or below
-// delivered. Before the first message, delivered is LaneConfig.After.
+// Delivered returns the sequence of the last message that Receive has returned, or is about to, and
+// requests the number of messages of the lane after it. If pending is 0, every message of the lane
+// that was stored before the call is at or before delivered. Before the first message, delivered is
+// LaneConfig.After.
 //
-// It needs another consumer for a moment. Its errors are transient, unless the stream
-// has dropped messages: see Receive.
+// It needs another consumer for a moment. Its errors are transient, unless the stream has dropped
+// messages: see Receive.
 func (l *Lane) Delivered(ctx context.Context) (delivered, pending uint64, err error) {
 	s := l.source
 	if err := s.watch.failure(); err != nil {
@@ -225,39 +222,39 @@ func (l *Lane) Delivered(ctx context.Context) (delivered, pending uint64, err er
 	l.mu.Lock()
 	delivered = l.returned
 	l.mu.Unlock()
-	consumer, forget, err := s.peek(ctx, after(delivered), s.c.Filters)
+	consumer, deleteProbe, err := s.createProbe(ctx, after(delivered), s.c.Filters)
 	if err != nil {
-		return 0, 0, fmt.Errorf("ask how many messages of %s wait: %w", sink.Names(s.tables), err)
+		return 0, 0, fmt.Errorf("request the number of waiting messages of %s: %w", sink.Names(s.tables), err)
 	}
-	forget()
+	deleteProbe()
 	info := consumer.CachedInfo()
-	newest, reached := s.ledger.read()
+	newest, reached := s.unacked.received()
 	if before := info.Delivered.Stream; before > delivered && (newest.Sequence > delivered || reached < before) {
-		if err := s.lookAgain(ctx); err != nil {
-			return 0, 0, fmt.Errorf("look at the stream, which has dropped the messages after %d: %w", delivered, err)
+		if err := s.checkStream(ctx); err != nil {
+			return 0, 0, fmt.Errorf("check the stream, which has dropped the messages after %d: %w", delivered, err)
 		}
 		return 0, 0, cmp.Or(s.watch.failure(), error(errOvertaken))
 	}
 	return delivered, info.NumPending, nil
 }
 
-// errOvertaken says that messages were dropped that Receive may have yet to return.
+// errOvertaken says that messages were dropped that Receive may still have to return.
 var errOvertaken = errors.New("the stream drops messages as fast as they are received")
 
-// Retention returns the storage time and the sequence of the oldest message of the
-// stream. If the stream is empty, oldest is zero and first is the sequence of the next
-// message. Errors are transient.
+// Retention returns the storage time and the sequence of the oldest message of the stream. If the
+// stream is empty, oldest is zero and first is the sequence of the next message. Errors are
+// transient.
 func (l *Lane) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
 	return l.source.Retention(ctx)
 }
 
-// Retention returns the storage time and the sequence of the oldest message of the
-// stream. If the stream is empty, oldest is zero and first is the sequence of the next
-// message. Errors are transient.
+// Retention returns the storage time and the sequence of the oldest message of the stream. If the
+// stream is empty, oldest is zero and first is the sequence of the next message. Errors are
+// transient.
 func (s *Source) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
-	seen, err := s.look(ctx, everything())
+	seen, err := s.tail(ctx, everything())
 	if err != nil {
-		return oldest, 0, fmt.Errorf("ask for the oldest message of the stream %s: %w", s.c.Stream, err)
+		return oldest, 0, fmt.Errorf("find the oldest message of the stream %s: %w", s.c.Stream, err)
 	}
 	if seen.stored > 0 {
 		oldest = time.Unix(0, seen.stored)
@@ -265,12 +262,11 @@ func (s *Source) Retention(ctx context.Context) (oldest time.Time, first uint64,
 	return oldest, seen.sequence, nil
 }
 
-// Close deletes the consumer. It takes at most some seconds. If it cannot reach the
-// server, the server deletes the consumer after five minutes. The connection stays the
-// caller's.
+// Close deletes the consumer. It takes at most some seconds. If it cannot reach the server, the
+// server deletes the consumer after five minutes. The connection stays the caller's.
 func (l *Lane) Close(ctx context.Context) error {
 	s := l.source
-	ctx, cancel := context.WithTimeout(ctx, flushing)
+	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
 	err := s.Close(ctx)
 	if s.c.Conn.IsConnected() {

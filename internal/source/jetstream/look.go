@@ -8,11 +8,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// lookAgain looks at the stream and compares with the last look.
-func (s *Source) lookAgain(ctx context.Context) error {
+// checkStream looks at the stream and compares it with the last look.
+func (s *Source) checkStream(ctx context.Context) error {
 	w := s.watch
-	w.looking.Lock()
-	defer w.looking.Unlock()
+	w.lookMu.Lock()
+	defer w.lookMu.Unlock()
 	w.mu.Lock()
 	number := w.number
 	w.mu.Unlock()
@@ -20,15 +20,15 @@ func (s *Source) lookAgain(ctx context.Context) error {
 	l, err := s.takeLook(ctx)
 	if refuses(err) {
 		s.noteRefused(true)
-		if last, fewer := s.ledger.last(); fewer {
-			s.ledger.clearFewer()
+		if last, fewer := s.unacked.last(); fewer {
+			s.unacked.clearFewer()
 			s.doubtDropped(w.reached(), last.sequence)
 		}
 	}
 	if err != nil {
 		return err
 	}
-	s.ledger.clearFewer()
+	s.unacked.clearFewer()
 	verdict, after, ok := s.note(l, number, began)
 	if !ok {
 		return nil
@@ -37,35 +37,35 @@ func (s *Source) lookAgain(ctx context.Context) error {
 	case continuity.Unknown:
 		s.doubtDropped(after, l.First)
 	case continuity.Dropped:
-		_, reached := s.ledger.read()
+		_, reached := s.unacked.received()
 		s.fail(&continuity.GapError{After: max(after, reached), First: l.First})
 	case continuity.Kept:
-		s.ledger.expect(l.Next)
-		s.reachLook()
+		s.unacked.expect(l.Next)
+		s.advanceToLook()
 	}
 	return nil
 }
 
-// reachLook notes that there was nothing of ours between the messages that had been
-// sent at the last look, once they are read, and the next one.
-func (s *Source) reachLook() {
+// advanceToLook records that there is no message of ours between those that had been sent at the
+// last look and the next one, once the former are read.
+func (s *Source) advanceToLook() {
 	s.watch.mu.Lock()
 	kept := s.watch.kept
 	s.watch.mu.Unlock()
-	if last, _ := s.ledger.last(); kept.sequence > 0 && last.ordinal >= kept.ordinal {
-		s.ledger.reach(kept.sequence)
+	if last, _ := s.unacked.last(); kept.sequence > 0 && last.ordinal >= kept.ordinal {
+		s.unacked.advance(kept.sequence)
 		s.recordScanned(kept.sequence)
 	}
 }
 
-// note compares a look of subscription number with the last one. It returns the
-// sequence up to which nothing of ours is to be received: after the look if nothing was
-// dropped, else before it. If the subscription is over, ok is false.
+// note compares a look of subscription number with the last one. It returns the sequence up to
+// which all messages of ours have been received: after the look if none was dropped, before it
+// otherwise. ok is false if the subscription is over.
 func (s *Source) note(l continuity.Look, number int, began time.Time) (v continuity.Verdict, after uint64, ok bool) {
 	w := s.watch
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.live || w.number != number {
+	if !w.subscribed || w.number != number {
 		return continuity.Unknown, 0, false
 	}
 	before := w.looks.Reached()
@@ -89,16 +89,16 @@ func (s *Source) note(l continuity.Look, number int, began time.Time) (v continu
 	return v, after, true
 }
 
-// pace returns when to look again at a stream that has dropped some messages since the
-// last look, before it has dropped half of those that are left to what is not read.
+// pace returns when to look again at a stream that has dropped messages since the last look: before
+// it has dropped half of the messages that are left before the first unread one.
 func pace(since time.Duration, dropped, left uint64, longest time.Duration) time.Duration {
 	wait := time.Duration(since.Seconds() * float64(left) / float64(2*dropped) * float64(time.Second))
 	return min(max(wait, soonest), longest)
 }
 
-// takeLook asks two temporary consumers what the stream has. No payload is sent.
+// takeLook observes the stream through two temporary consumers. The server sends no payload.
 func (s *Source) takeLook(ctx context.Context) (l continuity.Look, err error) {
-	last, fewer := s.ledger.last()
+	last, fewer := s.unacked.last()
 	info, err := s.info(ctx)
 	switch {
 	case err != nil:
@@ -107,17 +107,17 @@ func (s *Source) takeLook(ctx context.Context) (l continuity.Look, err error) {
 		return l, errors.New("the consumer is gone")
 	}
 	l.Sent, l.Deliveries = info.Delivered.Stream, info.Delivered.Consumer
-	sent := l.Deliveries - min(last.ordinal, l.Deliveries) // since the last one was read
+	sent := l.Deliveries - min(last.ordinal, l.Deliveries) // and not read
 	l.Fewer = fewer || info.NumPending+sent < last.pending
 	l.Behind = last.pending > sent
-	consumer, forget, err := s.peek(ctx, everything(), nil)
+	consumer, deleteProbe, err := s.createProbe(ctx, everything(), nil)
 	if err != nil {
 		return l, err
 	}
-	forget()
+	deleteProbe()
 	all := consumer.CachedInfo()
 	l.First, l.Last = all.Delivered.Stream+1, all.Delivered.Stream+all.NumPending
-	next, err := s.lookFor(ctx, after(l.Sent), s.c.Filters)
+	next, err := s.filteredTail(ctx, after(l.Sent), s.c.Filters)
 	if err != nil {
 		return l, err
 	}

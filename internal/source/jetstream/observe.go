@@ -24,9 +24,9 @@ func (s *Source) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	return consumer.CachedInfo(), nil
 }
 
-// observe adds to e what the server says about the consumer and the stream. The
-// stream's own state may not be asked for. Instead, temporary consumers say where
-// they begin and how much is pending, and deliver the headers of one message.
+// observe adds the state of the consumer and the stream to e. The credentials do not allow to
+// request the stream's own state. Instead, temporary consumers report where they start and how many
+// messages are pending, and deliver the headers of one message.
 func (s *Source) observe(ctx context.Context, e *continuity.Evidence) error {
 	info, err := s.info(ctx)
 	if err != nil {
@@ -36,33 +36,35 @@ func (s *Source) observe(ctx context.Context, e *continuity.Evidence) error {
 	if info != nil {
 		e.Consumer = &continuity.Consumer{
 			Acknowledged: info.AckFloor.Consumer > 0 || info.Delivered.Consumer > uint64(max(info.NumAckPending, 0)),
-			Ours:         info.Config.MaxDeliver == -1 && info.Config.InactiveThreshold == inactiveThreshold, Created: info.Created.UnixNano(),
+			Ours:         info.Config.MaxDeliver == -1 && info.Config.InactiveThreshold == inactiveThreshold,
+			Created:      info.Created.UnixNano(),
 		}
 		if e.Consumer.Floor, start = ackFloor(info); start != nil && e.Sequence() > 0 {
-			start = nil // another position is known, so this one does not matter
+			start = nil // not needed: another position is known
 		}
 	}
 	err = s.observeStream(ctx, e, start)
 	if refuses(err) && !s.strict {
-		s.c.Logger.Warn("the server does not say what the stream holds; missing messages would not be noticed", "error", err)
+		s.c.Logger.Warn("the server refuses to describe the stream; eds would not notice missing messages", "error", err)
 		e.Stream = continuity.Stream{Silent: true}
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("ask what the stream %s holds: %w", s.c.Stream, err)
+		return fmt.Errorf("observe the stream %s: %w", s.c.Stream, err)
 	}
 	return nil
 }
 
-// refuses reports whether err is a refusal to say what the stream holds.
+// refuses reports whether err is the server's refusal to describe the stream.
 func refuses(err error) bool {
 	return errors.As(err, new(*jetstream.APIError)) && !errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
-// observeStream adds what two temporary consumers say. If start is not nil, the
-// acknowledgement floor of the consumer is where a consumer made at start begins.
+// observeStream adds the reports of two temporary consumers. If start is not nil, the
+// acknowledgement floor of the consumer is the position at which a consumer created at start
+// begins.
 func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, start *origin) error {
-	oldest, err := s.look(ctx, &origin{policy: jetstream.DeliverAllPolicy})
+	oldest, err := s.tail(ctx, &origin{policy: jetstream.DeliverAllPolicy})
 	if err != nil {
 		return err
 	}
@@ -74,7 +76,7 @@ func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, star
 	case sequence == oldest.sequence:
 		e.Stream.Stored = oldest.stored
 	case sequence > oldest.sequence:
-		at, err := s.look(ctx, after(sequence-1))
+		at, err := s.tail(ctx, after(sequence-1))
 		if err != nil {
 			return err
 		}
@@ -86,57 +88,57 @@ func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, star
 	return nil
 }
 
-// observeFloor adds where a consumer starts that nothing was acknowledged to.
+// observeFloor adds the start of a consumer without acknowledged messages.
 func (s *Source) observeFloor(ctx context.Context, e *continuity.Evidence, start *origin) error {
-	consumer, forget, err := s.peek(ctx, start, nil)
+	consumer, deleteProbe, err := s.createProbe(ctx, start, nil)
 	if err != nil {
 		return err
 	}
-	forget()
+	deleteProbe()
 	info := consumer.CachedInfo()
 	e.Consumer.Floor = info.Delivered.Stream
 	if e.Consumer.Floor < e.Stream.First {
 		return nil
 	}
 	e.Stream.Pending = info.NumPending + 1
-	e.Stream.Stored = start.time.UnixNano() - 1 // at the latest: the next one is the first since
+	e.Stream.Stored = start.time.UnixNano() - 1 // the latest possible time: the next message is the first one since
 	return nil
 }
 
-// sight is what the stream holds from some message on.
-type sight struct {
-	start    uint64 // where looking began: not before the oldest message of the stream
-	sequence uint64 // of the first such message; if there is none, where it would be
-	stored   int64  // its storage time, 0 if there is none
-	pending  uint64 // how many there are
+// streamTail describes the messages of the stream from some message on.
+type streamTail struct {
+	start    uint64 // first sequence of the tail, not before the oldest message of the stream
+	sequence uint64 // of the first message, or of the next one to come
+	stored   int64  // storage time of the first message, 0 if there is none
+	pending  uint64 // number of messages
 }
 
-// look returns what the stream holds from o on, of all tenants: only then does a
-// message of another stream at the same sequence show. Only headers are read.
-func (s *Source) look(ctx context.Context, o *origin) (sight, error) {
-	return s.lookFor(ctx, o, nil)
+// tail returns the messages from o on, of all tenants: only then does a message of another stream
+// at the same sequence show. It reads headers only.
+func (s *Source) tail(ctx context.Context, o *origin) (streamTail, error) {
+	return s.filteredTail(ctx, o, nil)
 }
 
-// lookFor looks only at messages of the given subjects; none: all.
-func (s *Source) lookFor(ctx context.Context, o *origin, filters []string) (sight, error) {
-	consumer, forget, err := s.peek(ctx, o, filters)
+// filteredTail is tail for the messages of some subjects; none: all.
+func (s *Source) filteredTail(ctx context.Context, o *origin, filters []string) (streamTail, error) {
+	consumer, deleteProbe, err := s.createProbe(ctx, o, filters)
 	if err != nil {
-		return sight{}, err
+		return streamTail{}, err
 	}
-	defer forget()
+	defer deleteProbe()
 	info := consumer.CachedInfo()
-	seen := sight{start: info.Delivered.Stream + 1, sequence: info.Delivered.Stream + 1, pending: info.NumPending}
+	seen := streamTail{start: info.Delivered.Stream + 1, sequence: info.Delivered.Stream + 1, pending: info.NumPending}
 	if seen.pending == 0 {
 		return seen, nil
 	}
-	batch, err := consumer.Fetch(1, jetstream.FetchMaxWait(lookWait))
+	batch, err := consumer.Fetch(1, jetstream.FetchMaxWait(tailWait))
 	if err != nil {
-		return sight{}, err
+		return streamTail{}, err
 	}
 	for m := range batch.Messages() {
 		at, err := m.Metadata()
 		if err != nil {
-			return sight{}, err
+			return streamTail{}, err
 		}
 		seen.sequence, seen.stored = at.Sequence.Stream, at.Timestamp.UnixNano()
 	}
@@ -144,18 +146,19 @@ func (s *Source) lookFor(ctx context.Context, o *origin, filters []string) (sigh
 		return seen, err
 	}
 	if seen.stored == 0 {
-		return seen, errors.New("the server does not send a message that it has, or had just now")
+		return seen, errors.New("the server does not send a message that it had a moment ago")
 	}
 	return seen, nil
 }
 
-// lookWait bounds the wait for a message that the stream has.
-const lookWait = 5 * time.Second
+// tailWait bounds the wait for a message that the stream has.
+const tailWait = 5 * time.Second
 
-// peek makes a temporary consumer at o. The function removes it.
-func (s *Source) peek(ctx context.Context, o *origin, filters []string) (jetstream.Consumer, func(), error) {
+// createProbe creates a temporary consumer at o. The function deletes it.
+func (s *Source) createProbe(ctx context.Context, o *origin, filters []string) (jetstream.Consumer, func(), error) {
 	config := jetstream.ConsumerConfig{
-		Name: s.c.Name + "-probe-" + nuid.Next(), AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, HeadersOnly: true, InactiveThreshold: time.Minute,
+		Name: s.c.Name + "-probe-" + nuid.Next(), AckPolicy: jetstream.AckNonePolicy,
+		MemoryStorage: true, HeadersOnly: true, InactiveThreshold: time.Minute,
 	}
 	setFilters(&config, filters)
 	o.apply(&config)
@@ -168,20 +171,19 @@ func (s *Source) peek(ctx context.Context, o *origin, filters []string) (jetstre
 	}, nil
 }
 
-// before returns the sequence up to which every message was stored before t, or is gone.
+// before returns the sequence up to which all messages were stored before t, or are gone.
 func (s *Source) before(ctx context.Context, t time.Time) (uint64, error) {
-	consumer, forget, err := s.peek(ctx, sinceTime(t), nil)
+	consumer, deleteProbe, err := s.createProbe(ctx, sinceTime(t), nil)
 	if err != nil {
-		return 0, fmt.Errorf("ask where the stream %s was at %s: %w", s.c.Stream, t.UTC().Format(time.RFC3339), err)
+		return 0, fmt.Errorf("find the position of the stream %s at %s: %w", s.c.Stream, t.UTC().Format(time.RFC3339), err)
 	}
-	forget()
+	deleteProbe()
 	return consumer.CachedInfo().Delivered.Stream, nil
 }
 
-// ackFloor returns the sequence up to which the consumer needs no message any more. If
-// the server does not say it, the result is the start of the consumer, by time, before
-// which it needs none. Before the first acknowledgement servers before 2.14 report 0,
-// wherever the consumer started.
+// ackFloor returns the sequence up to which the consumer needs no message any more. If the server
+// does not report it, the result is the start of the consumer, by time, before which it needs none.
+// Before the first acknowledgement, servers before 2.14 report 0 for any start of the consumer.
 func ackFloor(info *jetstream.ConsumerInfo) (uint64, *origin) {
 	switch {
 	case info.AckFloor.Stream > 0:

@@ -16,40 +16,39 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Config says what to read, and from where. Conn, Name, Filters and Logger are
-// required.
+// Config configures a source. Conn, Name, Filters and Logger are required.
 type Config struct {
 	Conn    *nats.Conn
 	Stream  string // default "dbchange"
 	Name    string // of the durable consumer
 	Filters []string
-	// Plan says where reading begins. It follows from what Observe has seen.
+	// Plan says at which position reading starts. It follows from Observe.
 	Plan continuity.Plan
-	// MaxAckPending bounds the messages received and not settled; default 25,000.
+	// MaxAckPending bounds the messages received and not acknowledged; default 25,000.
 	MaxAckPending int
-	// Record stores, durably, how far the consumer was read. Acknowledge calls it before
-	// it acknowledges messages, at most once in RecordEvery, and an idle source now
-	// and then; not concurrently. If it is nil, a consumer that HQ let expire looks
-	// like a first start, unless the destination stores checkpoints.
+	// Record stores durably how far the consumer was read. Acknowledge calls it before it
+	// acknowledges messages, at most once in RecordEvery; an idle source calls it from time to
+	// time. It is not called concurrently. If it is nil, a consumer that HQ let expire looks like a
+	// first start, unless the destination stores checkpoints.
 	Record      func(continuity.Record) error
 	RecordEvery time.Duration
-	// Silence knows the servers that do not answer a consumer reset; nil begins with none.
-	Silence *Silence
-	// Unverified is told why eds cannot check that the stream has dropped no message
-	// before it was received, or is still the same one; "" once it can. It replaces
-	// Plan.Unverified. It is not called concurrently; nil is told nothing.
+	// ResetSupport knows the servers that do not answer a consumer reset; nil: none is known yet.
+	ResetSupport *ResetSupport
+	// Unverified receives the reason why eds cannot check that the stream has dropped no unread
+	// message, or is still the same stream; "" once eds can. The reason replaces Plan.Unverified.
+	// It is not called concurrently; nil: not called.
 	Unverified func(reason string)
 	Logger     *slog.Logger
 
 	tuning tuning
 }
 
-// tuning is what only tests change.
+// tuning has the parameters that only tests change.
 type tuning struct {
-	pullBytes int           // at most, a pull; 0: the default
+	pullBytes int           // maximum per pull; 0: the default
 	ackWait   time.Duration // 0: the default
-	heartbeat time.Duration // likewise
-	resetWait time.Duration // likewise
+	heartbeat time.Duration // 0: the default
+	resetWait time.Duration // 0: the default
 	watch     watchTimes
 }
 
@@ -62,8 +61,8 @@ const (
 	resetWait         = 5 * time.Second // for the answer to a consumer reset
 )
 
-// complete returns c with the defaults in place of what is missing.
-func (c Config) complete() (Config, error) {
+// withDefaults returns c with defaults for missing values.
+func (c Config) withDefaults() (Config, error) {
 	if c.Conn == nil || c.Name == "" || len(c.Filters) == 0 || c.Logger == nil {
 		return c, fault.Mark(fault.Fatal, errors.New("a stream source needs a connection, a consumer name, filters and a logger"))
 	}
@@ -71,8 +70,8 @@ func (c Config) complete() (Config, error) {
 	if c.MaxAckPending <= 0 {
 		c.MaxAckPending = defaultAckPending
 	}
-	if c.Silence == nil {
-		c.Silence = NewSilence("", nil)
+	if c.ResetSupport == nil {
+		c.ResetSupport = NewResetSupport("", nil)
 	}
 	c.tuning.ackWait = cmp.Or(c.tuning.ackWait, ackWait)
 	c.tuning.resetWait = cmp.Or(c.tuning.resetWait, resetWait)
@@ -80,9 +79,9 @@ func (c Config) complete() (Config, error) {
 	return c, nil
 }
 
-// newSource returns a source that has not asked the server anything.
+// newSource returns a source that has made no request yet.
 func newSource(c Config) (*Source, error) {
-	c, err := c.complete()
+	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +92,7 @@ func newSource(c Config) (*Source, error) {
 	return &Source{c: c, js: js}, nil
 }
 
-// Observe adds to e what the server says about the consumer and the stream. Its
-// errors are transient.
+// Observe adds the server's state of the consumer and the stream to e. Its errors are transient.
 func Observe(ctx context.Context, c Config, e *continuity.Evidence) error {
 	s, err := newSource(c)
 	if err != nil {
@@ -103,8 +101,8 @@ func Observe(ctx context.Context, c Config, e *continuity.Evidence) error {
 	return s.observe(ctx, e)
 }
 
-// Before returns the sequence up to which every message was stored before t, or is gone.
-// Errors are transient.
+// Before returns the sequence up to which all messages were stored before t, or are gone. Errors
+// are transient.
 func Before(ctx context.Context, c Config, t time.Time) (uint64, error) {
 	s, err := newSource(c)
 	if err != nil {
@@ -113,8 +111,7 @@ func Before(ctx context.Context, c Config, t time.Time) (uint64, error) {
 	return s.before(ctx, t)
 }
 
-// Open makes the consumer deliver what the plan says. Errors are transient unless
-// marked.
+// Open makes the consumer deliver messages as planned. Errors are transient unless marked.
 func Open(ctx context.Context, c Config) (*Source, error) {
 	s, err := newSource(c)
 	if err != nil {
@@ -125,15 +122,15 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.place = s.rewind
+	s.positionConsumer = s.rewind
 	s.limits = limitsOf(info.Config, s.c.tuning)
 	s.recorded.Settled, s.began = floor, floor
-	s.ledger = newLedger(floor, s.recorded.Scanned)
-	s.watch = newWatch(c.Plan)
+	s.unacked = newUnacked(floor, s.recorded.Scanned)
+	s.watch = newStreamWatch(c.Plan)
 	if err := s.store(); err != nil { // it replaces an earlier one, even if this is the beginning
 		return nil, err
 	}
-	s.start(ctx, s.keepAlive, s.watchStream)
+	s.start(ctx, s.reportProgress, s.watchStream)
 	return s, nil
 }
 
@@ -143,14 +140,14 @@ func (s *Source) start(ctx context.Context, tasks ...func(context.Context)) {
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.stopped = ctx.Done()
 	for _, task := range tasks {
-		s.keeping.Go(func() { task(ctx) })
+		s.tasks.Go(func() { task(ctx) })
 	}
 }
 
-// MaxAckPending returns how many messages may be received and not settled.
+// MaxAckPending returns how many messages may be received and not acknowledged.
 func (s *Source) MaxAckPending() int { return s.c.MaxAckPending }
 
-// limitsOf returns the pull that the consumer admits.
+// limitsOf returns the largest pull that the consumer admits.
 func limitsOf(c jetstream.ConsumerConfig, t tuning) pullLimits {
 	l := pullLimits{messages: maxPull, bytes: cmp.Or(t.pullBytes, defaultPullBytes), heartbeat: cmp.Or(t.heartbeat, heartbeat)}
 	l.expires = 6 * l.heartbeat
@@ -167,10 +164,10 @@ func limitsOf(c jetstream.ConsumerConfig, t tuning) pullLimits {
 	return l
 }
 
-// begin carries out the plan. It returns the consumer, and the position after
-// which the first message comes.
+// begin carries out the plan. It returns the consumer, and the position after which the first
+// message comes.
 func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor cdc.Position, err error) {
-	former, err := s.info(ctx)
+	previous, err := s.info(ctx)
 	if err != nil {
 		return nil, floor, err
 	}
@@ -181,27 +178,27 @@ func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor
 			floor = plan.Applied
 		}
 		s.recorded = continuity.Record{Settled: floor, Scanned: plan.Reached}
-		if former != nil && usable(&former.Config) {
-			info, err = s.update(ctx, former)
+		if previous != nil && compatible(&previous.Config) {
+			info, err = s.update(ctx, previous)
 			return info, floor, err
 		}
 	}
-	if former != nil {
+	if previous != nil {
 		if err := s.delete(ctx); err != nil {
 			return nil, floor, err
 		}
 	}
 	switch plan.Start.From {
 	case continuity.FromSequence:
-		info, err = s.createAfter(ctx, former, floor)
+		info, err = s.createAfter(ctx, previous, floor)
 		return info, floor, err
 	case continuity.FromTime:
-		info, floor.Sequence, err = s.createSince(ctx, former, plan.Start.Time)
+		info, floor.Sequence, err = s.createSince(ctx, previous, plan.Start.Time)
 		return info, floor, err
 	case continuity.FromBeginning:
-		info, err = s.create(ctx, former, everything())
+		info, err = s.create(ctx, previous, everything())
 	default:
-		info, err = s.create(ctx, former, &origin{policy: jetstream.DeliverNewPolicy})
+		info, err = s.create(ctx, previous, &origin{policy: jetstream.DeliverNewPolicy})
 	}
 	if err == nil {
 		floor.Sequence = info.Delivered.Stream
@@ -209,7 +206,7 @@ func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor
 	return info, floor, err
 }
 
-// origin is a start in the server's terms.
+// origin is the start of a consumer, as the server configures it.
 type origin struct {
 	policy   jetstream.DeliverPolicy
 	sequence uint64
@@ -218,13 +215,12 @@ type origin struct {
 
 func everything() *origin { return &origin{policy: jetstream.DeliverAllPolicy} }
 
-// sinceTime is the start with the first message stored at or after t.
+// sinceTime starts with the first message stored at or after t.
 func sinceTime(t time.Time) *origin {
 	return &origin{policy: jetstream.DeliverByStartTimePolicy, time: &t}
 }
 
-// after is the start with the first message after sequence. It is for temporary
-// consumers.
+// after starts with the first message after sequence. It is for temporary consumers.
 func after(sequence uint64) *origin {
 	return &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: sequence + 1}
 }

@@ -14,22 +14,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// journal keeps what a source records.
-type journal struct{ last continuity.Record }
+// recordStore keeps the last record of a source.
+type recordStore struct{ last continuity.Record }
 
-func (j *journal) record(r continuity.Record) error {
+func (j *recordStore) record(r continuity.Record) error {
 	j.last = r
 	return nil
 }
 
-func TestALostSubscriptionGoesOnWhereItEnded(t *testing.T) {
-	b := newBroker(t)
+func TestOpen_ContinuesAfterALostConsumer(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
-	var j journal
+	var j recordStore
 	c := b.config()
 	c.Record = j.record
 	s := open(t, c)
-	settle(t, s, read(t, s, 10)[6])
+	acknowledge(t, s, read(t, s, 10)[6])
 	closeSource(t, s)
 	if err := b.stream().DeleteConsumer(t.Context(), "eds-1"); err != nil {
 		t.Fatal(err)
@@ -40,15 +40,15 @@ func TestALostSubscriptionGoesOnWhereItEnded(t *testing.T) {
 	}
 }
 
-func TestALostSubscriptionWhoseMessagesAreGoneIsAGap(t *testing.T) {
-	b := newBroker(t)
+func TestOpen_ReportsAGapIfMessagesAreGone(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
-	var j journal
+	var j recordStore
 	c := b.config()
 	c.Record = j.record
 	s := open(t, c)
-	settled := read(t, s, 10)[4]
-	settle(t, s, settled)
+	fifth := read(t, s, 10)[4]
+	acknowledge(t, s, fifth)
 	closeSource(t, s)
 	stream := b.stream()
 	if err := stream.DeleteConsumer(t.Context(), "eds-1"); err != nil {
@@ -57,27 +57,27 @@ func TestALostSubscriptionWhoseMessagesAreGoneIsAGap(t *testing.T) {
 	if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(9)); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // asking again gives the same answer
+	for range 2 { // opening again fails in the same way
 		_, err := tryOpen(t, c, recorded(j.last))
 		var gap *continuity.GapError
 		if !errors.As(err, &gap) {
 			t.Fatalf("open: %v", err)
 		}
-		want := &continuity.GapError{Others: true, After: 5, First: 9, Since: time.Unix(0, settled.Position.Stored)}
+		want := &continuity.GapError{Others: true, After: 5, First: 9, Since: time.Unix(0, fifth.Position.Stored)}
 		if diff := cmp.Diff(want, gap); diff != "" {
 			t.Error(diff)
 		}
 	}
 }
 
-func TestAStreamThatWasMadeAnewIsAGap(t *testing.T) {
-	b := newBroker(t)
+func TestOpen_ReportsARecreatedStream(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
-	var j journal
+	var j recordStore
 	c := b.config()
 	c.Record = j.record
 	s := open(t, c)
-	settle(t, s, read(t, s, 10)[9])
+	acknowledge(t, s, read(t, s, 10)[9])
 	closeSource(t, s)
 	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
 		t.Fatal(err)
@@ -93,12 +93,12 @@ func TestAStreamThatWasMadeAnewIsAGap(t *testing.T) {
 	}
 }
 
-func TestSource_ReportsAStreamCreatedAgainWhileItWasAway(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_ReportsARecreatedStream(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
 	s := open(t, b.config())
 	read(t, s, 10)
-	s.drop()
+	s.dropSubscription()
 	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +111,8 @@ func TestSource_ReportsAStreamCreatedAgainWhileItWasAway(t *testing.T) {
 	}
 }
 
-func TestObserve_TellsWhetherAnythingWasAcknowledged(t *testing.T) {
-	b := newBroker(t)
+func TestObserve_ReportsAcknowledgements(t *testing.T) {
+	b := newTestBroker(t)
 	acknowledged := func() bool {
 		t.Helper()
 		e := recorded(continuity.Record{})
@@ -127,18 +127,18 @@ func TestObserve_TellsWhetherAnythingWasAcknowledged(t *testing.T) {
 	}
 	b.publish(1)
 	got := read(t, s, 1)
-	settle(t, s, got[0])
+	acknowledge(t, s, got[0])
 	closeSource(t, s)
 	eventually(t, "the server counts the acknowledgement", acknowledged) // it takes acknowledgements in from a queue
 }
 
-func TestObserve_TellsWhatTheStreamHolds(t *testing.T) {
-	b := newBroker(t)
+func TestObserve_ReportsTheStream(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(3)
 	b.publishAs("c2", 2)
 	s := open(t, b.config())
 	got := read(t, s, 3)
-	settle(t, s, got[2])
+	acknowledge(t, s, got[2])
 	closeSource(t, s)
 	stored := func(sequence uint64) int64 {
 		m, err := b.stream().GetMsg(t.Context(), sequence)
@@ -151,7 +151,7 @@ func TestObserve_TellsWhatTheStreamHolds(t *testing.T) {
 	beyond := cdc.Position{Sequence: 9, Stored: 1}
 	for _, c := range []struct {
 		name    string
-		purge   uint64 // drops what is before it
+		purge   uint64 // drops the messages before it
 		settled cdc.Position
 		want    continuity.Stream
 	}{
@@ -169,7 +169,7 @@ func TestObserve_TellsWhatTheStreamHolds(t *testing.T) {
 			}
 		}
 		e := recorded(continuity.Record{Settled: c.settled})
-		if c.settled.Sequence == 0 { // else the consumer's floor would be asked for
+		if c.settled.Sequence == 0 { // otherwise the consumer's floor would count
 			b.deleteConsumer()
 		}
 		if err := Observe(t.Context(), b.config(), &e); err != nil {
@@ -184,12 +184,12 @@ func TestObserve_TellsWhatTheStreamHolds(t *testing.T) {
 	}
 }
 
-func TestAConsumerThatIsDeletedMeanwhileIsMadeAgain(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_RecreatesADeletedConsumer(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
 	s := open(t, b.config())
 	got := read(t, s, 10)
-	settle(t, s, got[3])
+	acknowledge(t, s, got[3])
 	if err := b.stream().DeleteConsumer(t.Context(), "eds-1"); err != nil {
 		t.Fatal(err)
 	}
@@ -203,12 +203,12 @@ func TestAConsumerThatIsDeletedMeanwhileIsMadeAgain(t *testing.T) {
 	eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 15 })
 }
 
-func TestMessagesThatTheStreamDropsMeanwhileAreAGap(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_ReportsDroppedMessagesAsAGap(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
 	s := open(t, b.config())
 	read(t, s, 10)
-	s.drop() // as while the destination is down for days
+	s.dropSubscription() // as if the destination were down for days
 	b.publish(10)
 	if err := b.stream().Purge(t.Context(), jetstream.WithPurgeSequence(15)); err != nil {
 		t.Fatal(err)
@@ -220,15 +220,15 @@ func TestMessagesThatTheStreamDropsMeanwhileAreAGap(t *testing.T) {
 	}
 }
 
-func TestTheDestinationsCheckpointWins(t *testing.T) {
-	b := newBroker(t)
+func TestOpen_PrefersTheDestinationsCheckpoint(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
-	var j journal
+	var j recordStore
 	c := b.config()
 	c.Record = j.record
 	s := open(t, c)
 	got := read(t, s, 10)
-	settle(t, s, got[9])
+	acknowledge(t, s, got[9])
 	closeSource(t, s)
 	e := recorded(j.last)
 	e.Destination = continuity.Destination{Stores: true, Checkpoint: got[3].Position} // restored from a backup
@@ -237,17 +237,17 @@ func TestTheDestinationsCheckpointWins(t *testing.T) {
 	}
 }
 
-func TestOthersMessagesMoveTheRecordOn(t *testing.T) {
-	b := newBroker(t)
+func TestRecord_AdvancesOverMessagesOfOthers(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(1)
-	var j journal
+	var j recordStore
 	c := b.config()
 	c.Record = j.record
 	s := open(t, c)
-	settle(t, s, read(t, s, 1)[0])
+	acknowledge(t, s, read(t, s, 1)[0])
 	b.publishAs("c2", 50)
-	// A heartbeat tells that these were looked at.
-	s.subscription.scanned("51")
+	// A heartbeat reports that the server has looked at these.
+	s.subscription.markScanned("51")
 	closeSource(t, s)
 	if err := b.stream().Purge(t.Context(), jetstream.WithPurgeSequence(52)); err != nil {
 		t.Fatal(err)
@@ -259,8 +259,8 @@ func TestOthersMessagesMoveTheRecordOn(t *testing.T) {
 	}
 }
 
-func TestTheRecordIsNeverBehindTheAcknowledgements(t *testing.T) {
-	b := newBroker(t)
+func TestAcknowledge_RecordsFirst(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
 	c := b.config()
 	refused := errors.New("disk full")
@@ -284,18 +284,18 @@ func TestTheRecordIsNeverBehindTheAcknowledgements(t *testing.T) {
 		t.Errorf("%d messages wait for their acknowledgement", n)
 	}
 	fail = false
-	settle(t, s, got[4])
+	acknowledge(t, s, got[4])
 	eventually(t, "five are acknowledged", func() bool { return b.info().AckFloor.Stream == 5 })
 }
 
-func TestHeartbeatsTellHowFarTheServerHasLooked(t *testing.T) {
-	b := newBroker(t)
+func TestRecord_AdvancesWithHeartbeats(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(1)
-	var j journal
+	var j recordStore
 	c := b.config()
 	c.Record, c.tuning.heartbeat = j.record, 100*time.Millisecond
 	s := open(t, c)
-	settle(t, s, read(t, s, 1)[0])
+	acknowledge(t, s, read(t, s, 1)[0])
 	inbox := s.subscription.inbox
 	b.publishAs("c2", 10)
 	for range 10 {
@@ -310,15 +310,15 @@ func TestHeartbeatsTellHowFarTheServerHasLooked(t *testing.T) {
 	}
 }
 
-func TestASilentServerIsLeftForANewSubscription(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_SubscribesAgainIfTheServerIsSilent(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(1)
 	c := b.config()
 	c.tuning.heartbeat = 100 * time.Millisecond
 	s := open(t, c)
 	read(t, s, 1)
 	inbox := s.subscription.inbox
-	if err := s.subscription.sub.Unsubscribe(); err != nil { // its answers go to nobody
+	if err := s.subscription.sub.Unsubscribe(); err != nil { // the source gets no more answers
 		t.Fatal(err)
 	}
 	b.publish(1)
@@ -338,9 +338,12 @@ func TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement(t *testing
 	} {
 		for _, delivered := range []int{0, 3} {
 			t.Run(fmt.Sprintf("%s, %d delivered", name, delivered), func(t *testing.T) {
-				b := newBroker(t)
+				b := newTestBroker(t)
 				b.publish(5)
-				c := jetstream.ConsumerConfig{Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: policy, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>"}
+				c := jetstream.ConsumerConfig{
+					Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: policy,
+					FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
+				}
 				switch policy {
 				case jetstream.DeliverByStartSequencePolicy:
 					c.OptStartSeq = 6
@@ -373,11 +376,11 @@ func TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement(t *testing
 	}
 }
 
-// TestOpen_RecordsTheBeginningToo has an earlier record to be replaced.
-func TestOpen_RecordsTheBeginningToo(t *testing.T) {
-	b := newBroker(t)
+// TestOpen_RecordsTheBeginning replaces an earlier record.
+func TestOpen_RecordsTheBeginning(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(3)
-	j := journal{last: continuity.Record{Settled: cdc.Position{Sequence: 2, Stored: 1}}}
+	j := recordStore{last: continuity.Record{Settled: cdc.Position{Sequence: 2, Stored: 1}}}
 	c := b.config()
 	c.Record, c.Plan = j.record, continuity.Plan{Start: continuity.Start{From: continuity.FromBeginning}, Forget: true}
 	s, err := Open(t.Context(), c)

@@ -24,9 +24,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// table is a sink in memory, with its checkpoint in the same transaction, that
-// fails at random before and after it commits.
-type table struct {
+// memorySink is a sink in memory, with its checkpoint in the same transaction. It fails at random
+// before and after it commits.
+type memorySink struct {
 	mu         sync.Mutex
 	rand       *rand.Rand
 	reliable   bool
@@ -37,7 +37,7 @@ type table struct {
 
 var errDown = errors.New("connection lost")
 
-func (t *table) Apply(_ context.Context, b *change.Batch) error {
+func (t *memorySink) Apply(_ context.Context, b *change.Batch) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.reliable && t.rand.IntN(12) == 0 {
@@ -55,23 +55,23 @@ func (t *table) Apply(_ context.Context, b *change.Batch) error {
 	close(t.moved)
 	t.moved = make(chan struct{})
 	if !t.reliable && t.rand.IntN(12) == 0 {
-		return errDown // and nobody knows that it was committed
+		return errDown // the caller does not know that it was committed
 	}
 	return nil
 }
 
-func (t *table) Close(context.Context) error { return nil }
+func (t *memorySink) Close(context.Context) error { return nil }
 
-func (t *table) ResetCheckpoint(context.Context) error { return nil }
+func (t *memorySink) ResetCheckpoint(context.Context) error { return nil }
 
-func (t *table) Checkpoint(context.Context) (cdc.Position, error) {
+func (t *memorySink) Checkpoint(context.Context) (cdc.Position, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.checkpoint, nil
 }
 
 // reach waits until the checkpoint is at n.
-func (t *table) reach(tb testing.TB, n uint64) {
+func (t *memorySink) reach(tb testing.TB, n uint64) {
 	tb.Helper()
 	timeout := time.NewTimer(2 * time.Minute)
 	defer timeout.Stop()
@@ -90,42 +90,44 @@ func (t *table) reach(tb testing.TB, n uint64) {
 	}
 }
 
-// orders is a catalogue of one table.
-type orders struct{ table *schema.Table }
+// orderCatalogue is a catalogue of one table.
+type orderCatalogue struct{ table *schema.Table }
 
-func (o orders) Version(context.Context, string, string) (*schema.Table, error) { return o.table, nil }
+func (o orderCatalogue) Version(context.Context, string, string) (*schema.Table, error) {
+	return o.table, nil
+}
 
-// TestAnyFaultsLeadToTheSameTable runs pipelines over sources while everything
+// TestPipeline_MatchesNaiveApplicationUnderFaults runs pipelines over sources while everything
 // around them fails and restarts, and compares with naive application.
-func TestAnyFaultsLeadToTheSameTable(t *testing.T) {
+func TestPipeline_MatchesNaiveApplicationUnderFaults(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			w := newWorld(t, rand.New(rand.NewPCG(seed, 1)))
+			w := newFaultRig(t, rand.New(rand.NewPCG(seed, 1)))
 			for range 25 {
 				w.publish(w.number(400))
 				w.disturb()
 			}
-			w.table.mu.Lock()
-			w.table.reliable = true
-			w.table.mu.Unlock()
+			w.sink.mu.Lock()
+			w.sink.reliable = true
+			w.sink.mu.Unlock()
 			w.publish(1)
-			w.table.reach(t, w.published)
+			w.sink.reach(t, w.published)
 			w.stop(false)
-			if diff := cmp.Diff(w.naive, w.table.rows); diff != "" {
+			if diff := cmp.Diff(w.naive, w.sink.rows); diff != "" {
 				t.Error(diff)
 			}
 		})
 	}
 }
 
-type world struct {
+type faultRig struct {
 	tb        testing.TB
-	b         *broker
+	b         *testBroker
 	r         *rand.Rand
-	table     *table
-	catalogue orders
+	sink      *memorySink
+	catalogue orderCatalogue
 	config    Config
-	journal   journal
+	records   recordStore
 	dead      *dlq.Queue
 	metrics   *pipeline.Metrics
 	naive     map[string]string
@@ -133,9 +135,10 @@ type world struct {
 	stop      func(hard bool) // ends the pipeline and its source
 }
 
-func newWorld(t testing.TB, r *rand.Rand) *world {
+func newFaultRig(t testing.TB, r *rand.Rand) *faultRig {
 	t.Helper()
-	layout, err := schema.New("order", "v1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}})
+	columns := []schema.Column{{Name: "id", Type: schema.String}, {Name: "n", Type: schema.Integer}}
+	layout, err := schema.New("order", "v1", []string{"id"}, columns)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,25 +146,26 @@ func newWorld(t testing.TB, r *rand.Rand) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := newBroker(t)
-	w := &world{
-		tb: t, b: b, r: r, table: &table{rand: r, rows: map[string]string{}, moved: make(chan struct{})}, catalogue: orders{layout},
-		config: b.config(), dead: dead, metrics: pipeline.NewMetrics(prometheus.NewRegistry()), naive: map[string]string{},
+	b := newTestBroker(t)
+	w := &faultRig{
+		tb: t, b: b, r: r, sink: &memorySink{rand: r, rows: map[string]string{}, moved: make(chan struct{})},
+		catalogue: orderCatalogue{layout}, config: b.config(), dead: dead,
+		metrics: pipeline.NewMetrics(prometheus.NewRegistry()), naive: map[string]string{},
 	}
 	w.config.tuning.ackWait, w.config.tuning.pullBytes = 200*time.Millisecond, 3000
 	if r.IntN(2) == 0 {
-		w.config.Silence = silent(w.config)
+		w.config.ResetSupport = noReset(w.config)
 	}
-	w.config.MaxAckPending, w.config.Record = 200, w.journal.record
+	w.config.MaxAckPending, w.config.Record = 200, w.records.record
 	w.start()
 	return w
 }
 
-func (w *world) start() {
+func (w *faultRig) start() {
 	w.tb.Helper()
-	e := recorded(w.journal.last)
+	e := recorded(w.records.last)
 	e.Destination.Stores = true
-	e.Destination.Checkpoint, _ = w.table.Checkpoint(w.tb.Context())
+	e.Destination.Checkpoint, _ = w.sink.Checkpoint(w.tb.Context())
 	var source *Source
 	eventually(w.tb, "the source opens", func() bool { // the broker may be restarting, or deleting the consumer
 		var err error
@@ -175,24 +179,25 @@ func (w *world) start() {
 	})
 	w.tb.Cleanup(sync.OnceFunc(func() { closeSource(w.tb, source) }))
 	p, err := pipeline.New(pipeline.Config{
-		Source: source, Sink: w.table, KeepsRows: true, Tables: w.catalogue, Checkpoint: e.Destination.Checkpoint, Dead: w.dead, Metrics: w.metrics,
-		Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), MaxRows: 1 + w.number(150), MaxInFlight: source.MaxAckPending(),
+		Source: source, Sink: w.sink, KeepsRows: true, Tables: w.catalogue, Checkpoint: e.Destination.Checkpoint, Dead: w.dead,
+		Metrics: w.metrics, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		MaxRows: 1 + w.number(150), MaxInFlight: source.MaxAckPending(),
 	})
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	soft, softly := context.WithCancel(context.Background())
-	hard, byForce := context.WithCancel(context.Background())
+	soft, stopSoft := context.WithCancel(context.Background())
+	hard, stopHard := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- p.Run(soft, hard) }()
 	w.stop = func(force bool) {
 		w.tb.Helper()
-		softly()
+		stopSoft()
 		if force {
-			byForce()
+			stopHard()
 		}
 		err := <-ended
-		byForce()
+		stopHard()
 		if err != nil && !(force && errors.Is(err, pipeline.ErrAbandoned)) {
 			w.tb.Error(err)
 		}
@@ -200,14 +205,14 @@ func (w *world) start() {
 	}
 }
 
-// number draws one that the sink does not draw meanwhile.
-func (w *world) number(n int) int {
-	w.table.mu.Lock()
-	defer w.table.mu.Unlock()
+// number draws a number while the sink draws none.
+func (w *faultRig) number(n int) int {
+	w.sink.mu.Lock()
+	defer w.sink.mu.Unlock()
 	return w.r.IntN(n)
 }
 
-func (w *world) publish(n int) {
+func (w *faultRig) publish(n int) {
 	w.tb.Helper()
 	js, err := jetstream.New(w.b.admin)
 	if err != nil {
@@ -234,7 +239,7 @@ func (w *world) publish(n int) {
 	}
 }
 
-func (w *world) disturb() {
+func (w *faultRig) disturb() {
 	w.tb.Helper()
 	switch w.number(8) {
 	case 0:
@@ -248,8 +253,8 @@ func (w *world) disturb() {
 		w.stop(w.number(2) == 0)
 		w.start()
 	case 5:
-		w.table.reach(w.tb, w.published/2)
+		w.sink.reach(w.tb, w.published/2)
 	default:
-		w.table.reach(w.tb, w.published)
+		w.sink.reach(w.tb, w.published)
 	}
 }

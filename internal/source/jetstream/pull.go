@@ -19,21 +19,20 @@ type pullLimits struct {
 	messages  int
 	bytes     int // as the server counts: subject, reply, headers and payload
 	expires   time.Duration
-	heartbeat time.Duration // the server's sign of life while there are no messages
+	heartbeat time.Duration // interval of the server's heartbeats while there are no messages
 }
 
 const (
-	heartbeat   = 5 * time.Second
-	patience    = time.Second // beyond what was promised
-	crowdedWait = 250 * time.Millisecond
+	heartbeat           = 5 * time.Second
+	serverGrace         = time.Second // that the server may exceed its times by
+	tooManyWaitingDelay = 250 * time.Millisecond
 )
 
-// runLength is how many messages next returns at most.
-const runLength = 256
+// maxRun is the maximum number of messages that next returns.
+const maxRun = 256
 
-// subscription receives from the consumer until something is not as it must be.
-// One pull is outstanding at a time: consumers that an older program made have
-// room for one, and drop a second.
+// subscription receives from the consumer until an invariant is broken. One pull is outstanding at
+// a time: consumers that an older program created admit one, and drop a second.
 type subscription struct {
 	s     *Source
 	inbox string
@@ -41,40 +40,40 @@ type subscription struct {
 	in    chan *nats.Msg
 
 	ordinal    uint64 // of the delivery that must come next
-	reconnects uint64 // of the connection, when this began
+	reconnects uint64 // of the connection, at the start of the subscription
 
-	pulls    int           // made; the number is the last token of the reply subject
-	open     bool          // the last one may still bring messages:
-	messages int           // so many
-	bytes    int           // of so many bytes together; 0: of any
-	idled    bool          // the last pull ended and had brought nothing
-	barren   bool          // it has brought none
-	alone    bool          // the next message is larger than a pull
-	first    bool          // no pull has been admitted yet
-	crowded  bool          // the last one was not
-	quiet    time.Duration // for how long nothing may come from the server
+	pulls          int           // requested; the number is the last token of the reply subject
+	open           bool          // the last pull may still bring messages:
+	messages       int           // at most this many
+	bytes          int           // and this many bytes in total; 0: any
+	pullEmpty      bool          // the pull has brought no message
+	lastPullEmpty  bool          // the previous pull has ended without a message
+	oversized      bool          // the next message is larger than a pull
+	first          bool          // no pull has been admitted yet
+	tooManyWaiting bool          // the last pull was not admitted
+	silenceLimit   time.Duration // maximum time without anything from the server
 }
 
-// brokenError says why a subscription has to be left.
+// brokenError says why a subscription has to end.
 type brokenError struct {
 	reason   string
-	expected bool // and may be made again at once
+	expected bool // the next subscription may start at once
 }
 
 func (e *brokenError) Error() string { return e.reason }
 
-// leave ends the subscription. What it has not returned comes again.
-func (p *subscription) leave() { _ = p.sub.Unsubscribe() }
+// unsubscribe ends the subscription. Messages that it has not returned come again.
+func (p *subscription) unsubscribe() { _ = p.sub.Unsubscribe() }
 
-// next returns messages that are there, and waits where there are none. It
-// returns none without an error where only something else came.
+// next returns available messages, or waits for some. It returns none without an error if only a
+// status came.
 func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 	if p.s.c.Conn.Stats().Reconnects != p.reconnects {
-		return p.remaining(&brokenError{"the connection was made anew", true})
+		return p.remaining(&brokenError{"the connection was restored", true})
 	}
-	if p.idled {
-		p.idled = false
-		if err := p.s.stuck(ctx); err != nil {
+	if p.lastPullEmpty {
+		p.lastPullEmpty = false
+		if err := p.s.checkStuck(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -85,13 +84,13 @@ func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 	case err != nil || m == nil:
 		return nil, err
 	}
-	p.s.watch.read()
+	p.s.watch.markActive()
 	var out []pipeline.Message
 	for m != nil {
 		if out, err = p.handle(m, out); err != nil {
 			return out, err
 		}
-		if len(out) >= runLength {
+		if len(out) >= maxRun {
 			break
 		}
 		select {
@@ -100,11 +99,11 @@ func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 			m = nil
 		}
 	}
-	return out, p.pull() // while what came is worked on
+	return out, p.pull() // while the caller handles these messages
 }
 
-// remaining returns the messages that came before the subscription broke with err: the
-// stream may not have them any more.
+// remaining returns the messages that came before the subscription broke with err: the stream may
+// not have them any more.
 func (p *subscription) remaining(broken error) (out []pipeline.Message, err error) {
 	for {
 		select {
@@ -118,8 +117,7 @@ func (p *subscription) remaining(broken error) (out []pipeline.Message, err erro
 	}
 }
 
-// wait returns what comes next from the server; nil where there is something
-// else to do.
+// wait returns the next message from the server, or nil if there is something else to do.
 func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
 	if err := p.pull(); err != nil {
 		return nil, err
@@ -129,8 +127,8 @@ func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
 		return m, nil
 	default:
 	}
-	quiet := time.NewTimer(p.quiet)
-	defer quiet.Stop()
+	silence := time.NewTimer(p.silenceLimit)
+	defer silence.Stop()
 	select {
 	case m := <-p.in:
 		return m, nil
@@ -138,9 +136,9 @@ func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
 		return nil, p.s.connectionChanged()
 	case <-p.s.watch.failed:
 		return nil, p.s.watch.failure()
-	case <-quiet.C:
-		if p.crowded {
-			p.crowded, p.open = false, false
+	case <-silence.C:
+		if p.tooManyWaiting {
+			p.tooManyWaiting, p.open = false, false
 			return nil, nil
 		}
 		return nil, &brokenError{"the server went silent", false}
@@ -149,37 +147,37 @@ func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
 	}
 }
 
-// connectionChanged decides about the subscription.
+// connectionChanged returns the reason to end the subscription.
 func (s *Source) connectionChanged() error {
 	if s.c.Conn.IsConnected() {
-		return &brokenError{"the connection was made anew", true}
+		return &brokenError{"the connection was restored", true}
 	}
 	return &brokenError{"the connection was lost", true}
 }
 
-// pull asks for messages, unless that has been done.
+// pull requests messages, unless a pull is open.
 func (p *subscription) pull() error {
 	if p.open {
 		return nil
 	}
 	l := p.s.limits
 	p.pulls++
-	p.open, p.barren, p.messages, p.bytes = true, true, l.messages, l.bytes
-	if p.alone {
-		p.alone, p.messages, p.bytes = false, 1, 0
+	p.open, p.pullEmpty, p.messages, p.bytes = true, true, l.messages, l.bytes
+	if p.oversized {
+		p.oversized, p.messages, p.bytes = false, 1, 0
 	}
 	request := fmt.Appendf(nil, `{"batch":%d`, p.messages)
 	if p.bytes > 0 {
 		request = fmt.Appendf(request, `,"max_bytes":%d`, p.bytes)
 	}
 	if p.first {
-		// Without heartbeats, because only then does the server say that it has
-		// no room: the pull of a reader that is gone may still be in the way.
+		// Without heartbeats, because only then does the server refuse a pull that it cannot admit.
+		// The pull of an earlier reader may still wait.
 		expires := min(l.expires, l.heartbeat)
-		p.quiet = expires + patience
+		p.silenceLimit = expires + serverGrace
 		request = fmt.Appendf(request, `,"expires":%d}`, expires)
 	} else {
-		p.quiet = 2*l.heartbeat + patience
+		p.silenceLimit = 2*l.heartbeat + serverGrace
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, l.expires, l.heartbeat)
 	}
 	subject := "$JS.API.CONSUMER.MSG.NEXT." + p.s.c.Stream + "." + p.s.c.Name
@@ -189,34 +187,34 @@ func (p *subscription) pull() error {
 	return nil
 }
 
-// handle takes what the server sent: a message, which it appends to out, or a
-// word about the pull.
+// handle handles a message of the server: a message of the stream, which it appends to out, or a
+// status of the pull.
 func (p *subscription) handle(m *nats.Msg, out []pipeline.Message) ([]pipeline.Message, error) {
 	if !strings.HasPrefix(m.Reply, ackPrefix) {
-		return out, p.word(m)
+		return out, p.handleStatus(m)
 	}
 	d, ok := parseReply(m.Reply)
 	if !ok {
-		return out, &brokenError{fmt.Sprintf("the reply subject of a message can not be read: %.200q", m.Reply), false}
+		return out, &brokenError{fmt.Sprintf("the reply subject of a message cannot be read: %.200q", m.Reply), false}
 	}
 	if d.ordinal != p.ordinal {
-		return out, &brokenError{fmt.Sprintf("delivery %d came where %d was due", d.ordinal, p.ordinal), false}
+		return out, &brokenError{fmt.Sprintf("received delivery %d, want %d", d.ordinal, p.ordinal), false}
 	}
 	p.ordinal++
 	p.account(m)
-	received := p.s.ledger.receive(d, m.Reply)
-	if received.skipped > 0 {
-		p.s.skipped(received.skipped, d.sequence)
+	r := p.s.unacked.receive(d, m.Reply)
+	if r.skipped > 0 {
+		p.s.skipped(r.skipped, d.sequence)
 		return out, p.s.watch.failure()
 	}
-	if received.ack {
+	if r.ack {
 		_ = p.s.c.Conn.Publish(m.Reply, nil)
 	}
-	if !received.fresh {
+	if !r.fresh {
 		return out, nil
 	}
 	if out == nil {
-		out = make([]pipeline.Message, 0, min(runLength, 1+len(p.in)))
+		out = make([]pipeline.Message, 0, min(maxRun, 1+len(p.in)))
 	}
 	return append(out, pipeline.Message{
 		Position: cdc.Position{Sequence: d.sequence, Stored: d.stored}, Subject: m.Subject,
@@ -227,7 +225,7 @@ func (p *subscription) handle(m *nats.Msg, out []pipeline.Message) ([]pipeline.M
 // account counts a message against the open pull, as the server does.
 func (p *subscription) account(m *nats.Msg) {
 	p.messages--
-	p.barren, p.first = false, false
+	p.pullEmpty, p.first = false, false
 	if p.bytes > 0 {
 		if p.bytes -= m.Size(); p.bytes <= 0 {
 			p.messages = 0
@@ -251,24 +249,24 @@ func encoding(h nats.Header) string {
 	return ""
 }
 
-// word takes a status message.
-func (p *subscription) word(m *nats.Msg) error {
+// handleStatus handles a status message.
+func (p *subscription) handleStatus(m *nats.Msg) error {
 	status, description := m.Header.Get("Status"), m.Header.Get("Description")
 	if m.Subject != p.inbox+"."+strconv.Itoa(p.pulls) {
-		return nil // about a pull that is over
+		return nil // about an earlier pull
 	}
 	switch {
 	case status == "100":
-		p.scanned(m.Header.Get("Nats-Last-Stream"))
+		p.markScanned(m.Header.Get("Nats-Last-Stream"))
 	case status == "404", status == "408":
-		p.idled = p.barren && !p.first
+		p.lastPullEmpty = p.pullEmpty && !p.first
 		p.open, p.first = false, false
 	case status == "409" && strings.Contains(description, "Batch Completed"):
 		p.open = false
 	case status == "409" && strings.Contains(description, "Exceeds MaxBytes"):
-		p.open, p.first, p.alone = false, false, p.barren
+		p.open, p.first, p.oversized = false, false, p.pullEmpty
 	case status == "409" && strings.Contains(description, "Exceeded MaxWaiting"):
-		p.crowded, p.quiet = true, crowdedWait
+		p.tooManyWaiting, p.silenceLimit = true, tooManyWaitingDelay
 	case status == "503":
 		return &brokenError{"the consumer is gone", false}
 	default:
@@ -277,19 +275,19 @@ func (p *subscription) word(m *nats.Msg) error {
 	return nil
 }
 
-// stuck returns an error where the server has something for us that it does not
-// send, or waits for acknowledgements that were lost: after a whole pull in which
-// nothing came, neither can be on its way.
-func (s *Source) stuck(ctx context.Context) error {
+// checkStuck returns an error if the server has messages for us that it does not send, or waits for
+// acknowledgements that were lost. It is called after a whole pull without a message, so neither
+// can still be on its way.
+func (s *Source) checkStuck(ctx context.Context) error {
 	info, err := s.info(ctx)
 	if err != nil {
-		return nil // what is wrong with the server shows in the next pull
+		return nil // the next pull shows the server's problem
 	}
-	_, _, idle := s.ledger.position()
+	_, _, idle := s.unacked.position()
 	switch {
 	case info == nil:
 		return &brokenError{"the consumer is gone", false}
-	case info.NumPending > 0 && info.NumAckPending < s.c.MaxAckPending: // else it waits for us
+	case info.NumPending > 0 && info.NumAckPending < s.c.MaxAckPending: // otherwise it waits for us
 		return &brokenError{fmt.Sprintf("the server has %d messages that it does not send", info.NumPending), true}
 	case info.NumAckPending > 0 && idle:
 		return &brokenError{fmt.Sprintf("the server misses %d acknowledgements", info.NumAckPending), true}
@@ -297,13 +295,13 @@ func (s *Source) stuck(ctx context.Context) error {
 	return nil
 }
 
-// scanned takes the sequence up to which the server has looked for messages of
-// the consumer and sent what there was.
-func (p *subscription) scanned(sequence string) {
+// markScanned records the sequence up to which the server has looked for messages of the consumer
+// and sent all of them.
+func (p *subscription) markScanned(sequence string) {
 	n, ok := parseNumber(sequence)
 	if !ok {
 		return
 	}
-	p.s.ledger.reach(n)
+	p.s.unacked.advance(n)
 	p.s.recordScanned(n)
 }

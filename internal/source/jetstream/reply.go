@@ -5,22 +5,22 @@ import (
 	"strings"
 )
 
-// delivery is what the server tells about a message in its reply subject.
+// delivery describes a message; the server puts it into the reply subject.
 type delivery struct {
 	sequence uint64 // in the stream
 	ordinal  uint64 // among the consumer's deliveries, redeliveries included
 	stored   int64  // nanoseconds since 1970
-	pending  uint64 // messages of the consumer behind it
+	pending  uint64 // messages of the consumer after it
 }
 
 const ackPrefix = "$JS.ACK."
 
-// parseReply reads the reply subject of a delivered message, which is one of
+// parseReply reads the reply subject of a delivered message. It has one of the forms
 //
 //	$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<more>]
 //
-// and reports whether it is.
+// For another subject, it returns false.
 func parseReply(subject string) (delivery, bool) {
 	rest, ok := strings.CutPrefix(subject, ackPrefix)
 	if !ok {
@@ -28,7 +28,7 @@ func parseReply(subject string) (delivery, bool) {
 	}
 	skip := 2 // stream and consumer
 	switch dots := strings.Count(rest, "."); {
-	case dots >= 8: // domain and account before them, and maybe more at the end
+	case dots >= 8: // domain and account come first; there may be more at the end
 		skip = 4
 	case dots != 6:
 		return delivery{}, false

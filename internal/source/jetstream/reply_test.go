@@ -7,7 +7,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-func TestReplySubjectsOfBothForms(t *testing.T) {
+func TestParseReply_ReadsBothForms(t *testing.T) {
 	want := delivery{sequence: 7, ordinal: 3, stored: 1712345678901234567, pending: 42}
 	for _, subject := range []string{
 		"$JS.ACK.dbchange.eds-1.2.7.3.1712345678901234567.42",
@@ -20,10 +20,11 @@ func TestReplySubjectsOfBothForms(t *testing.T) {
 	}
 }
 
-func TestOtherReplySubjectsAreNone(t *testing.T) {
+func TestParseReply_RefusesOtherSubjects(t *testing.T) {
 	for _, subject := range []string{
-		"", "_INBOX.x", "$JS.ACK.", "$JS.ACK.dbchange.eds-1.2.7.3.17", "$JS.ACK.dbchange.eds-1.2.7.3.17.", "$JS.ACK.dbchange.eds-1.2.x.3.17.42",
-		"$JS.ACK.dbchange.eds-1.2.0.3.17.42", "$JS.ACK.dbchange.eds-1.2.-7.3.17.42", "$JS.ACK.dbchange.eds-1.2.7.3.99999999999999999999.42",
+		"", "_INBOX.x", "$JS.ACK.", "$JS.ACK.dbchange.eds-1.2.7.3.17", "$JS.ACK.dbchange.eds-1.2.7.3.17.",
+		"$JS.ACK.dbchange.eds-1.2.x.3.17.42", "$JS.ACK.dbchange.eds-1.2.0.3.17.42", "$JS.ACK.dbchange.eds-1.2.-7.3.17.42",
+		"$JS.ACK.dbchange.eds-1.2.7.3.99999999999999999999.42",
 		"$JS.ACK.dbchange.eds-1.2.18446744073709551616.3.17.42", "$JS.ACK.dbchange.eds-1.2.7.3.17.42.x", "$JS.ACK.a.b.c.d.e.f.g.h.i",
 	} {
 		if got, ok := parseReply(subject); ok {
@@ -32,7 +33,7 @@ func TestOtherReplySubjectsAreNone(t *testing.T) {
 	}
 }
 
-func TestReadingAReplySubjectAllocatesNothing(t *testing.T) {
+func TestParseReply_AllocatesNothing(t *testing.T) {
 	subject := "$JS.ACK.dbchange.eds-1.2.7.3.1712345678901234567.42"
 	if n := testing.AllocsPerRun(100, func() { parseReply(subject) }); n != 0 {
 		t.Errorf("%v allocations", n)

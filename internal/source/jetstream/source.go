@@ -1,18 +1,16 @@
-// Package jetstream reads a durable pull consumer of a JetStream stream, in
-// order.
+// Package jetstream reads a durable pull consumer of a JetStream stream, in order.
 //
-// The server may deliver a message again: after a lost connection, a restart of
-// either side, or too long a wait for its acknowledgement; and it delivers it
-// behind newer ones. Here a message is passed on once, in ascending sequence,
-// and no gap is ever passed over. Each subscription begins with the consumer
-// rewound to its acknowledgement floor, and is left, for a new one, at the
-// first delivery that does not follow the one before.
+// The server may deliver a message again: after a lost connection, a restart of either side, or if
+// its acknowledgement takes too long. It then comes after newer messages. This package returns each
+// message once, in ascending sequence, and never skips one. Each subscription rewinds the consumer
+// to its acknowledgement floor first. It ends at the first delivery that does not follow the
+// previous one, and a new subscription starts.
 //
-// A Lane reads an ephemeral consumer by the same code: for some tables only, and without
+// A Lane reads an ephemeral consumer with the same code: for some tables only, and without
 // acknowledgements.
 //
-// Nothing is asked of the server but consumers and acknowledgements: the
-// credentials that HQ issues allow no more.
+// The package only manages consumers and acknowledges messages: the credentials that HQ issues
+// allow no more.
 package jetstream
 
 import (
@@ -32,43 +30,43 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// Source is a pipeline.Source. Receive and Close belong to one goroutine; the
-// rest is safe for concurrent use.
+// Source is a pipeline.Source. Receive and Close belong to one goroutine; the other methods are
+// safe for concurrent use.
 type Source struct {
-	c      Config
-	js     jetstream.JetStream
-	ledger *ledger
-	limits pullLimits
-	status chan nats.Status // changes of the connection
+	c       Config
+	js      jetstream.JetStream
+	unacked *unacked
+	limits  pullLimits
+	status  chan nats.Status // changes of the connection
 
-	watch *watch
+	watch *streamWatch
 
-	// place makes the consumer deliver everything that is not settled.
-	place func(ctx context.Context) (*jetstream.ConsumerInfo, error)
-	// strict takes messages that the stream may have dropped for lost.
+	// positionConsumer makes the consumer deliver everything that is not acknowledged.
+	positionConsumer func(ctx context.Context) (*jetstream.ConsumerInfo, error)
+	// strict treats messages as lost that the stream may have dropped.
 	strict bool
 	tables []string // that are read; nil: all
 
-	subscription *subscription // nil: to be made
-	backoff      retry.Backoff
+	subscription *subscription // nil: the next Receive subscribes
+	backoff      retry.Backoff // after subscriptions that broke
 
 	began   cdc.Position
-	planned bool // where reading begins was decided just now
+	planned bool // the plan is new, so the first subscription need not verify the stream
 
 	recordMu sync.Mutex
 	recorded continuity.Record
-	stored   continuity.Record // what Record was given last
-	saved    time.Time         // and when
+	stored   continuity.Record // last argument of Config.Record
+	saved    time.Time         // time of that call
 
-	stop    context.CancelFunc // of what is kept up until Close
+	stop    context.CancelFunc // ends tasks
 	stopped <-chan struct{}
-	keeping sync.WaitGroup
+	tasks   sync.WaitGroup // that run until Close
 
-	healthMu sync.Mutex
-	ill      error
-	illSince time.Time
-	waiting  uint64 // when it last subscribed
-	counted  bool   // it has
+	healthMu       sync.Mutex
+	unhealthy      error
+	unhealthySince time.Time
+	waiting        uint64 // when it last subscribed
+	waitingKnown   bool
 }
 
 var (
@@ -76,56 +74,56 @@ var (
 	_ pipeline.HealthReporter = (*Source)(nil)
 )
 
-// Began returns the position after which the first message comes. Its Stored is 0 if
-// that message was not applied.
+// Began returns the position after which the first message comes. Its Stored is 0 if that message
+// was not applied.
 func (s *Source) Began() cdc.Position { return s.began }
 
-// Health returns since when nothing can be received, and why; nil where all is well.
+// Health returns since when and why no message can be received; nil if the source is healthy.
 func (s *Source) Health() (since time.Time, reason error) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
-	return s.illSince, s.ill
+	return s.unhealthySince, s.unhealthy
 }
 
-// Waiting returns how many messages the consumer had to deliver when the source last
-// subscribed; false: it has not yet.
+// Waiting returns how many messages the consumer had to deliver when the source last subscribed;
+// false: it has not subscribed yet.
 func (s *Source) Waiting() (messages uint64, known bool) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
-	return s.waiting, s.counted
+	return s.waiting, s.waitingKnown
 }
 
-// setWaiting records what the server said of the consumer.
+// setWaiting records the number of messages that the consumer has to deliver.
 func (s *Source) setWaiting(info *jetstream.ConsumerInfo) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
-	s.waiting, s.counted = info.NumPending+uint64(info.NumAckPending), true
+	s.waiting, s.waitingKnown = info.NumPending+uint64(info.NumAckPending), true
 }
 
 func (s *Source) setHealth(err error) {
 	s.healthMu.Lock()
-	was := s.ill
-	s.ill = err
-	if was == nil || err == nil {
-		s.illSince = time.Now()
+	previous := s.unhealthy
+	s.unhealthy = err
+	if previous == nil || err == nil {
+		s.unhealthySince = time.Now()
 	}
 	s.healthMu.Unlock()
 	switch {
-	case err != nil && was == nil:
+	case err != nil && previous == nil:
 		s.c.Logger.Warn("waiting for the stream, and trying again", "error", err)
-	case err == nil && was != nil:
+	case err == nil && previous != nil:
 		s.c.Logger.Info("the stream works again")
 	}
 }
 
-// Receive returns the next messages. It mends the connection and the
-// subscription itself; its errors are ctx's, or fatal.
+// Receive returns the next messages. It repairs the connection and the subscription itself; its
+// errors are ctx's, or fatal.
 func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	for {
-		if err := s.subscribed(ctx); err != nil {
+		if err := s.ensureSubscribed(ctx); err != nil {
 			return nil, err
 		}
-		if err := s.lookAfterStall(ctx); err != nil {
+		if err := s.checkAfterStall(ctx); err != nil {
 			return nil, err
 		}
 		messages, err := s.subscription.next(ctx)
@@ -135,9 +133,11 @@ func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 			s.backoff.Reset()
 		case errors.As(err, &broken):
 			s.c.Logger.Info("subscribing again", "reason", broken.reason)
-			s.drop()
+			s.dropSubscription()
 			if !broken.expected && len(messages) == 0 {
-				s.rest(ctx, err)
+				if err := retry.Sleep(ctx, s.backoff.Next(err)); err != nil {
+					return nil, err
+				}
 			}
 		case len(messages) == 0:
 			return nil, err
@@ -148,47 +148,36 @@ func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	}
 }
 
-// subscribed makes sure that there is a subscription.
-func (s *Source) subscribed(ctx context.Context) error {
+// ensureSubscribed subscribes if there is no subscription, and retries until that succeeds.
+func (s *Source) ensureSubscribed(ctx context.Context) error {
 	if err := s.watch.failure(); err != nil {
 		return err
 	}
-	for s.subscription == nil {
-		if err := s.connected(ctx); err != nil {
+	if s.subscription != nil {
+		return nil
+	}
+	policy := retry.Policy{
+		Backoff:   s.backoff,
+		Retryable: func(err error) bool { return fault.Of(err) != fault.Fatal },
+		Failed:    func(err error, _ time.Duration) { s.setHealth(err) },
+	}
+	err := retry.Do(ctx, policy, func() error {
+		if err := s.awaitConnection(ctx); err != nil {
 			return err
 		}
-		err := s.subscribe(ctx)
-		switch {
-		case err == nil:
-			s.setHealth(nil)
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case fault.Of(err) == fault.Fatal:
-			s.setHealth(err)
-			return err
-		default:
-			s.setHealth(err)
-			s.rest(ctx, err)
-		}
+		return s.subscribe(ctx)
+	})
+	if err == nil || ctx.Err() == nil {
+		s.setHealth(err)
 	}
-	return nil
-}
-
-// rest waits a while before the next attempt.
-func (s *Source) rest(ctx context.Context, err error) {
-	t := time.NewTimer(s.backoff.Next(err))
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
+	return err
 }
 
 // ErrClosed says that the connection was closed for good.
 var ErrClosed = errors.New("the connection to nats is closed")
 
-// connected waits until the connection stands.
-func (s *Source) connected(ctx context.Context) error {
+// awaitConnection waits until the connection is up. Its error is ErrClosed or the cause of ctx.
+func (s *Source) awaitConnection(ctx context.Context) error {
 	for {
 		reason := s.c.Conn.LastError()
 		switch s.c.Conn.Status() {
@@ -199,7 +188,6 @@ func (s *Source) connected(ctx context.Context) error {
 			if reason != nil {
 				err = fmt.Errorf("%w: %w", ErrClosed, reason)
 			}
-			s.setHealth(err)
 			return fault.Mark(fault.Fatal, err)
 		}
 		err := errors.New("not connected to nats")
@@ -215,24 +203,24 @@ func (s *Source) connected(ctx context.Context) error {
 	}
 }
 
-// drop leaves the subscription.
-func (s *Source) drop() {
+// dropSubscription ends the subscription.
+func (s *Source) dropSubscription() {
 	if s.subscription != nil {
 		s.watch.end()
-		s.subscription.leave()
+		s.subscription.unsubscribe()
 		s.subscription = nil
 	}
 }
 
 // Acknowledge acknowledges every message up to and including upTo.
 func (s *Source) Acknowledge(_ context.Context, upTo cdc.Position) error {
-	// Recorded first: what the server holds for acknowledged must be known here.
-	if err := s.recordSettled(upTo); err != nil {
+	// Record first: the server must not know an acknowledgement that the record lacks.
+	if err := s.recordAcknowledged(upTo); err != nil {
 		return err
 	}
 	var failed error
-	s.ledger.settle(upTo, func(reply string) {
-		// A lost acknowledgement is given again when the message comes again.
+	s.unacked.acknowledge(upTo, func(reply string) {
+		// A lost acknowledgement is repeated when the message comes again.
 		if err := s.c.Conn.Publish(reply, nil); errors.Is(err, nats.ErrConnectionClosed) {
 			failed = fault.Mark(fault.Fatal, ErrClosed)
 		}
@@ -240,9 +228,9 @@ func (s *Source) Acknowledge(_ context.Context, upTo cdc.Position) error {
 	return failed
 }
 
-// keepAlive tells the server, in time, of messages that take long. It sleeps
-// while there are none.
-func (s *Source) keepAlive(ctx context.Context) {
+// reportProgress prevents redelivery of messages that take long: it tells the server in time that
+// they are in progress. It sleeps while there are none.
+func (s *Source) reportProgress(ctx context.Context) {
 	progress := []byte("+WPI")
 	every := s.c.tuning.ackWait / 3
 	timer := time.NewTimer(every)
@@ -250,10 +238,10 @@ func (s *Source) keepAlive(ctx context.Context) {
 	defer timer.Stop()
 	for {
 		select {
-		case <-s.ledger.work:
+		case <-s.unacked.wake:
 			timer.Reset(every)
 		case <-timer.C:
-			if s.ledger.progress(func(reply string) { _ = s.c.Conn.Publish(reply, progress) }) {
+			if s.unacked.progress(func(reply string) { _ = s.c.Conn.Publish(reply, progress) }) {
 				timer.Reset(every)
 			}
 		case <-ctx.Done():
@@ -262,22 +250,22 @@ func (s *Source) keepAlive(ctx context.Context) {
 	}
 }
 
-// flushing bounds how long Close waits for the server.
-const flushing = 5 * time.Second
+// flushTimeout bounds how long Close waits for the server.
+const flushTimeout = 5 * time.Second
 
-// Close gives back what Open took and sees acknowledgements through. The
-// connection stays the caller's. Nothing may be received or settled afterwards.
+// Close ends the subscription and waits until the server has the acknowledgements. The caller keeps
+// the connection. Receive and Acknowledge must not be called afterwards.
 func (s *Source) Close(ctx context.Context) error {
-	s.drop()
+	s.dropSubscription()
 	s.stop()
-	s.keeping.Wait()
+	s.tasks.Wait()
 	s.c.Conn.RemoveStatusListener(s.status)
 	err := s.saveRecord()
 	if s.c.Conn.IsConnected() {
-		ctx, cancel := context.WithTimeout(ctx, flushing)
+		ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 		defer cancel()
 		if e := s.c.Conn.FlushWithContext(ctx); e != nil {
-			err = errors.Join(err, fmt.Errorf("acknowledge what was applied: %w", e))
+			err = errors.Join(err, fmt.Errorf("acknowledge applied messages: %w", e))
 		}
 	}
 	return err

@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-func TestMessagesComeInOrderWithWhatIsBehindThem(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_ReturnsMessagesInOrder(t *testing.T) {
+	b := newTestBroker(t)
 	b.publishAs("c2", 3) // of another company
 	b.publish(2)
 	b.publishMsg(&nats.Msg{Subject: subject("c1"), Data: []byte("zipped"), Header: nats.Header{"content-encoding": {"gzip/json"}}})
@@ -39,27 +39,29 @@ func TestMessagesComeInOrderWithWhatIsBehindThem(t *testing.T) {
 	}
 }
 
-func TestTheConsumerIsMadeAsTheProtocolSays(t *testing.T) {
-	b := newBroker(t)
+func TestOpen_CreatesTheConsumerOfTheProtocol(t *testing.T) {
+	b := newTestBroker(t)
 	open(t, b.config())
 	got := b.info().Config
 	got.Metadata, got.Replicas = nil, 0
 	want := jetstream.ConsumerConfig{
-		Name: "eds-1", Durable: "eds-1", DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute,
-		MaxDeliver: -1, MaxAckPending: 25_000, MaxWaiting: 1, InactiveThreshold: 7 * 24 * time.Hour, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
+		Name: "eds-1", Durable: "eds-1", FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
+		DeliverPolicy: jetstream.DeliverAllPolicy, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute,
+		MaxDeliver: -1, MaxAckPending: 25_000, MaxWaiting: 1, InactiveThreshold: 7 * 24 * time.Hour,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }
 
-func TestAnExistingConsumerKeepsItsPlaceAndGetsWhatItLacks(t *testing.T) {
-	b := newBroker(t)
+func TestOpen_UpdatesAnExistingConsumerInPlace(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
 	start := time.Now().Add(-time.Hour)
 	old, err := b.stream().CreateConsumer(t.Context(), jetstream.ConsumerConfig{
 		Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, MaxWaiting: 1, MaxDeliver: 20, MaxAckPending: 100, AckWait: time.Second,
-		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start, FilterSubjects: []string{"dbchange.*.*.c1.*.PUBLIC.>", "dbchange.*.*.c9.*.PUBLIC.>"},
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &start,
+		FilterSubjects: []string{"dbchange.*.*.c1.*.PUBLIC.>", "dbchange.*.*.c9.*.PUBLIC.>"},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -78,36 +80,37 @@ func TestAnExistingConsumerKeepsItsPlaceAndGetsWhatItLacks(t *testing.T) {
 		t.Error(diff)
 	}
 	c := b.info().Config
-	if c.DeliverPolicy != jetstream.DeliverByStartTimePolicy || c.MaxWaiting != 1 || c.MaxDeliver != -1 || c.MaxAckPending != 25_000 || c.FilterSubject == "" {
+	if c.DeliverPolicy != jetstream.DeliverByStartTimePolicy || c.MaxWaiting != 1 || c.MaxDeliver != -1 || c.MaxAckPending != 25_000 ||
+		c.FilterSubject == "" {
 		t.Errorf("the consumer is now %+v", c)
 	}
 }
 
-func TestWhatIsNotSettledComesAgainToTheNextOne(t *testing.T) {
-	b := newBroker(t)
+func TestOpen_RedeliversUnacknowledgedMessages(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(1000)
 	s := open(t, b.config())
 	got := read(t, s, 1000)
-	settle(t, s, got[599])
+	acknowledge(t, s, got[599])
 	closeSource(t, s)
-	eventually(t, "what was settled is acknowledged", func() bool { return b.info().AckFloor.Stream == 600 })
+	eventually(t, "600 messages are acknowledged", func() bool { return b.info().AckFloor.Stream == 600 })
 	s = open(t, b.config())
 	again := read(t, s, 400)
 	if again[0].Position.Sequence != 601 || again[399].Position.Sequence != 1000 {
 		t.Errorf("messages %d to %d came again", again[0].Position.Sequence, again[399].Position.Sequence)
 	}
 	nothing(t, s, 50*time.Millisecond)
-	settle(t, s, again[399])
+	acknowledge(t, s, again[399])
 	eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 1000 })
 }
 
-func TestARedeliveredMessageIsNotPassedOnAgain(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_DropsRedeliveries(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(3)
 	s := open(t, b.config())
 	got := read(t, s, 3)
-	// The first one is asked for again, as if its acknowledgement had been late.
-	if err := s.c.Conn.Publish(s.ledger.open[0].reply, []byte("-NAK")); err != nil {
+	// Request the first message again, as if its acknowledgement had been late.
+	if err := s.c.Conn.Publish(s.unacked.messages[0].reply, []byte("-NAK")); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it is delivered again", func() bool { return b.info().NumRedelivered == 1 })
@@ -115,32 +118,32 @@ func TestARedeliveredMessageIsNotPassedOnAgain(t *testing.T) {
 	if next := read(t, s, 1); next[0].Position.Sequence != 4 {
 		t.Errorf("message %d came", next[0].Position.Sequence)
 	}
-	settle(t, s, got[2])
+	acknowledge(t, s, got[2])
 	eventually(t, "its last delivery is acknowledged", func() bool { return b.info().AckFloor.Stream == 3 })
 }
 
-func TestASettledMessageThatComesAgainIsAcknowledgedAgain(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_AcknowledgesARedeliveryAgain(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(5)
 	s := open(t, b.config())
 	got := read(t, s, 5)
-	// Acknowledgements that the server never sees.
-	for i := range s.ledger.open {
-		s.ledger.open[i].reply = "_INBOX.nobody"
+	// The server never receives these acknowledgements.
+	for i := range s.unacked.messages {
+		s.unacked.messages[i].reply = "_INBOX.unused"
 	}
-	settle(t, s, got[4])
-	s.drop() // as after a lost connection
+	acknowledge(t, s, got[4])
+	s.dropSubscription() // as after a lost connection
 	b.publish(1)
 	next := read(t, s, 1)
 	if next[0].Position.Sequence != 6 {
 		t.Errorf("message %d came", next[0].Position.Sequence)
 	}
-	settle(t, s, next[0])
+	acknowledge(t, s, next[0])
 	eventually(t, "all six are acknowledged", func() bool { return b.info().AckFloor.Stream == 6 })
 }
 
-func TestMessagesThatTakeLongAreNotDeliveredAgain(t *testing.T) {
-	b := newBroker(t)
+func TestSource_ReportsProgressOfSlowMessages(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
 	c := b.config()
 	c.tuning.ackWait = 300 * time.Millisecond
@@ -150,32 +153,32 @@ func TestMessagesThatTakeLongAreNotDeliveredAgain(t *testing.T) {
 	if n := b.info().NumRedelivered; n != 0 {
 		t.Errorf("%d messages were delivered again", n)
 	}
-	settle(t, s, got[9])
-	eventually(t, "nothing is told of any more", func() bool {
-		s.ledger.mu.Lock()
-		defer s.ledger.mu.Unlock()
-		return !s.ledger.armed
+	acknowledge(t, s, got[9])
+	eventually(t, "no more progress is reported", func() bool {
+		s.unacked.mu.Lock()
+		defer s.unacked.mu.Unlock()
+		return !s.unacked.scheduled
 	})
 }
 
-func TestTheServerMayStopAndStart(t *testing.T) {
+func TestSource_SurvivesAServerRestart(t *testing.T) {
 	for name, reset := range map[string]bool{"with reset": true, "without reset": false} {
 		t.Run(name, func(t *testing.T) {
-			b := newBroker(t)
+			b := newTestBroker(t)
 			b.publish(500)
 			c := b.config()
 			if !reset {
-				c.Silence = silent(c)
+				c.ResetSupport = noReset(c)
 			}
 			s := open(t, c)
 			first := read(t, s, 300)
-			settle(t, s, first[99])
+			acknowledge(t, s, first[99])
 			b.stop()
 			eventually(t, "the connection is lost", func() bool { return !c.Conn.IsConnected() })
-			s.drop() // and with it what had come and was not read
+			s.dropSubscription() // and with it unread messages
 			nothing(t, s, 50*time.Millisecond)
 			if since, reason := s.Health(); reason == nil || time.Since(since) > time.Minute {
-				t.Errorf("of the lost connection is said %v, since %v", reason, since)
+				t.Errorf("health of the lost connection: %v, since %v", reason, since)
 			}
 			b.start()
 			b.publish(100)
@@ -186,26 +189,27 @@ func TestTheServerMayStopAndStart(t *testing.T) {
 			if _, reason := s.Health(); reason != nil {
 				t.Error(reason)
 			}
-			settle(t, s, rest[len(rest)-1])
+			acknowledge(t, s, rest[len(rest)-1])
 			eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 600 })
 		})
 	}
 }
 
-func TestAConsumerThatAdmitsOnePullIsReadAtFullSpeed(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_IsFastWithOneWaitingPull(t *testing.T) {
+	b := newTestBroker(t)
 	if _, err := b.stream().CreateConsumer(t.Context(), jetstream.ConsumerConfig{
 		Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, MaxWaiting: 1, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
 	}); err != nil {
 		t.Fatal(err)
 	}
-	// The pull of a reader that is gone is in the way.
+	// The pull of an earlier reader still waits.
 	gone := b.connect()
 	inbox, err := gone.SubscribeSync(gone.NewInbox())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := gone.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.dbchange.eds-1", inbox.Subject, []byte(`{"batch":1,"expires":60000000000}`)); err != nil {
+	request := []byte(`{"batch":1,"expires":60000000000}`)
+	if err := gone.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.dbchange.eds-1", inbox.Subject, request); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it waits", func() bool { return b.info().NumWaiting == 1 })
@@ -221,12 +225,12 @@ func TestAConsumerThatAdmitsOnePullIsReadAtFullSpeed(t *testing.T) {
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("reading took %v", took)
 	}
-	settle(t, s, got[len(got)-1])
+	acknowledge(t, s, got[len(got)-1])
 	eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == 30_000 })
 }
 
-func TestPullsAreBoundedByBytesAndALargerMessageComesAlone(t *testing.T) {
-	b := newBroker(t)
+func TestPull_IsBoundedByBytes(t *testing.T) {
+	b := newTestBroker(t)
 	text := strings.Repeat("x", 5000)
 	for i := range 40 {
 		b.publishMsg(&nats.Msg{Subject: subject("c1"), Data: []byte(text[:100+i*100]), Header: nats.Header{"content-encoding": {"json"}}})
@@ -242,14 +246,14 @@ func TestPullsAreBoundedByBytesAndALargerMessageComesAlone(t *testing.T) {
 	}
 }
 
-// A pull whose bytes are used up to the last one ends without a word from the
-// server.
-func TestAPullThatIsFilledExactlyIsFollowedByAnother(t *testing.T) {
-	b := newBroker(t)
+// TestPull_FollowsAnExactlyFilledPull: the server sends no status after a pull whose bytes are used
+// up exactly.
+func TestPull_FollowsAnExactlyFilledPull(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(9)
 	s := open(t, b.config())
 	read(t, s, 9)
-	one := len(subject("c1")) + len(s.ledger.open[0].reply) + len(`{"a":1}`)
+	one := len(subject("c1")) + len(s.unacked.messages[0].reply) + len(`{"a":1}`)
 	closeSource(t, s)
 	c := b.config()
 	c.tuning.pullBytes = 3 * one
@@ -261,8 +265,8 @@ func TestAPullThatIsFilledExactlyIsFollowedByAnother(t *testing.T) {
 	}
 }
 
-func TestMessagesThatWentToAnotherReaderComeHereToo(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_GetsMessagesSentToAnotherReader(t *testing.T) {
+	b := newTestBroker(t)
 	c := b.config()
 	c.tuning.heartbeat = 100 * time.Millisecond
 	s := open(t, c)
@@ -273,10 +277,11 @@ func TestMessagesThatWentToAnotherReaderComeHereToo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := thief.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.dbchange.eds-1", inbox.Subject, []byte(`{"batch":3,"expires":60000000000}`)); err != nil {
+	request := []byte(`{"batch":3,"expires":60000000000}`)
+	if err := thief.PublishRequest("$JS.API.CONSUMER.MSG.NEXT.dbchange.eds-1", inbox.Subject, request); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the other one waits", func() bool { return b.info().NumWaiting == 1 })
+	eventually(t, "the pull of the other reader waits", func() bool { return b.info().NumWaiting == 1 })
 	b.publish(10)
 	if diff := cmp.Diff([]uint64{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, sequences(read(t, s, 10))); diff != "" {
 		t.Error(diff)
@@ -286,8 +291,8 @@ func TestMessagesThatWentToAnotherReaderComeHereToo(t *testing.T) {
 	}
 }
 
-func TestAReceiveThatIsEndedLosesNothing(t *testing.T) {
-	b := newBroker(t)
+func TestReceive_LosesNothingWhenCancelled(t *testing.T) {
+	b := newTestBroker(t)
 	s := open(t, b.config())
 	for n := range 5 {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -307,8 +312,8 @@ func TestAReceiveThatIsEndedLosesNothing(t *testing.T) {
 	}
 }
 
-func TestAClosedConnectionIsFatal(t *testing.T) {
-	b := newBroker(t)
+func TestSource_ClosedConnectionIsFatal(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(1)
 	s := open(t, b.config())
 	got := read(t, s, 1)

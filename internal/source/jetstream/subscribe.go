@@ -13,17 +13,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// subscribe begins a subscription: the consumer is placed before the first message that
-// is not settled, and each delivery has to follow the one before.
+// subscribe starts a subscription. It positions the consumer before the first message that is not
+// acknowledged. Each delivery must then follow the previous one.
 func (s *Source) subscribe(ctx context.Context) error {
-	s.forgetStatus()
+	s.drainStatus()
 	reconnects := s.c.Conn.Stats().Reconnects
-	asking, stop := s.whileConnected(ctx)
+	connected, stop := s.whileConnected(ctx)
 	defer stop()
-	if err := s.verify(asking); err != nil {
+	if err := s.verify(connected); err != nil {
 		return err
 	}
-	info, err := s.place(asking)
+	info, err := s.positionConsumer(connected)
 	if err != nil {
 		return err
 	}
@@ -36,12 +36,12 @@ func (s *Source) subscribe(ctx context.Context) error {
 	}
 	s.subscription = p
 	s.setWaiting(info)
-	s.watch.begin(s.ledger.begin(info.Delivered.Consumer))
+	s.watch.begin(s.unacked.subscribe(info.Delivered.Consumer))
 	return nil
 }
 
-// forgetStatus drops what was told about the connection before now.
-func (s *Source) forgetStatus() {
+// drainStatus drops changes of the connection that have been reported until now.
+func (s *Source) drainStatus() {
 	for {
 		select {
 		case <-s.status:
@@ -51,12 +51,12 @@ func (s *Source) forgetStatus() {
 	}
 }
 
-// whileConnected returns a context that ends when the connection changes: no
-// answer comes then. The function must be called.
+// whileConnected returns a context that ends when the connection changes, because then no answer
+// comes. The caller must call the function.
 func (s *Source) whileConnected(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	var watch sync.WaitGroup
-	watch.Go(func() {
+	var listener sync.WaitGroup
+	listener.Go(func() {
 		select {
 		case <-s.status:
 			cancel()
@@ -65,75 +65,77 @@ func (s *Source) whileConnected(ctx context.Context) (context.Context, func()) {
 	})
 	return ctx, func() {
 		cancel()
-		watch.Wait()
+		listener.Wait()
 	}
 }
 
-// rewind makes the consumer deliver everything that is not settled again, and
-// returns its state then.
+// rewind makes the consumer deliver everything again that is not acknowledged, and returns its new
+// state.
 func (s *Source) rewind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	info, err := s.info(ctx)
 	if err != nil {
 		return nil, err
 	}
-	settled, _, _ := s.ledger.position()
+	acknowledged, _, _ := s.unacked.position()
 	if info == nil {
-		s.c.Logger.Warn("the consumer is gone; creating it again", "after", settled.Sequence)
-		return s.createAfter(ctx, nil, settled)
+		s.c.Logger.Warn("the consumer is gone; creating it again", "after", acknowledged.Sequence)
+		return s.createAfter(ctx, nil, acknowledged)
 	}
-	server, silent := serverName(s.c.Conn), false
-	if usable(&info.Config) && !s.c.Silence.knows(server) {
-		reset, err := s.reset(ctx, info, settled.Sequence)
+	server, noAnswer := serverName(s.c.Conn), false
+	if compatible(&info.Config) && !s.c.ResetSupport.missing(server) {
+		reset, err := s.reset(ctx, info, acknowledged.Sequence)
 		switch {
 		case err == nil:
 			return reset, nil
 		case ctx.Err() != nil || !s.c.Conn.IsConnected():
 			return nil, err
 		}
-		silent = errors.Is(err, context.DeadlineExceeded)
+		noAnswer = errors.Is(err, context.DeadlineExceeded)
 		s.c.Logger.Debug("the server did not reset the consumer; deleting it and creating it again", "server", server, "error", err)
 	}
 	if err := s.delete(ctx); err != nil {
 		return nil, err
 	}
-	if silent { // it does answer other requests
-		s.rememberSilence(server)
+	if noAnswer { // it has answered the other request
+		s.rememberMissingReset(server)
 	}
-	return s.createAfter(ctx, info, settled)
+	return s.createAfter(ctx, info, acknowledged)
 }
 
-// reset has the consumer go on after the last settled message. A consumer that has
+// reset makes the consumer continue after the last acknowledged message. A consumer that has
 // started later, or with new messages, can only go back to its acknowledgement floor.
-func (s *Source) reset(ctx context.Context, info *jetstream.ConsumerInfo, settled uint64) (*jetstream.ConsumerInfo, error) {
-	reset, err := s.resetTo(ctx, settled+1)
-	if errors.Is(err, jetstream.ErrConsumerInvalidReset) && info.AckFloor.Stream <= settled {
+func (s *Source) reset(ctx context.Context, info *jetstream.ConsumerInfo, acknowledged uint64) (*jetstream.ConsumerInfo, error) {
+	reset, err := s.resetTo(ctx, acknowledged+1)
+	if errors.Is(err, jetstream.ErrConsumerInvalidReset) && info.AckFloor.Stream <= acknowledged {
 		return s.resetTo(ctx, 0)
 	}
 	return reset, err
 }
 
-// resetTo asks the server to deliver everything from a sequence on; 0 is the one after
-// the acknowledgement floor. Servers before 2.14 do not answer.
+// resetTo requests that the server delivers everything from a sequence on; 0 means after the
+// acknowledgement floor. Servers before 2.14 do not answer.
 func (s *Source) resetTo(ctx context.Context, first uint64) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.c.tuning.resetWait)
 	defer cancel()
-	answer, err := s.js.ResetConsumerToSequence(ctx, s.c.Stream, s.c.Name, first)
+	response, err := s.js.ResetConsumerToSequence(ctx, s.c.Stream, s.c.Name, first)
 	if err != nil {
 		return nil, fmt.Errorf("reset the consumer %s: %w", s.c.Name, err)
 	}
-	return answer.ConsumerInfo, nil
+	return response.ConsumerInfo, nil
 }
 
-func (s *Source) rememberSilence(server string) {
-	s.c.Logger.Info("the server does not answer consumer resets, as before nats-server 2.14; from now on the consumer is deleted and created again at once", "server", server)
-	if err := s.c.Silence.add(server); err != nil {
-		s.c.Logger.Warn("could not store that the server does not answer consumer resets; the next start waits for an answer again", "server", server, "error", err)
+func (s *Source) rememberMissingReset(server string) {
+	s.c.Logger.Info("the server does not answer consumer resets (nats-server before 2.14); from now on, "+
+		"eds deletes the consumer and creates it again at once", "server", server)
+	if err := s.c.ResetSupport.markMissing(server); err != nil {
+		s.c.Logger.Warn("could not store that the server does not answer consumer resets; "+
+			"the next start waits for an answer again", "server", server, "error", err)
 	}
 }
 
-// recordSettled notes that everything up to p is settled, and stores that where
-// it is time to.
-func (s *Source) recordSettled(p cdc.Position) error {
+// recordAcknowledged records that everything up to p is acknowledged. It stores the record at most
+// once in RecordEvery.
+func (s *Source) recordAcknowledged(p cdc.Position) error {
 	s.recordMu.Lock()
 	defer s.recordMu.Unlock()
 	if p.Sequence > s.recorded.Settled.Sequence {
@@ -145,13 +147,12 @@ func (s *Source) recordSettled(p cdc.Position) error {
 	return s.save()
 }
 
-// scanEvery is how often it is stored that nothing came.
+// scanEvery is how often an idle source stores its record.
 const scanEvery = 10 * time.Minute
 
-// recordScanned notes that there is nothing for this consumer up to sequence
-// that is not settled.
+// recordScanned records that no unacknowledged message of this consumer is at or before sequence.
 func (s *Source) recordScanned(sequence uint64) {
-	if _, _, idle := s.ledger.position(); !idle {
+	if _, _, idle := s.unacked.position(); !idle {
 		return
 	}
 	s.recordMu.Lock()
@@ -161,7 +162,7 @@ func (s *Source) recordScanned(sequence uint64) {
 		return
 	}
 	if err := s.save(); err != nil {
-		s.c.Logger.Warn("the place in the stream could not be stored", "error", err)
+		s.c.Logger.Warn("could not store the position in the stream", "error", err)
 	}
 }
 
@@ -171,7 +172,7 @@ func (s *Source) saveRecord() error {
 	return s.save()
 }
 
-// save stores what is recorded if that has changed. The lock is held.
+// save stores the record if it has changed. The lock is held.
 func (s *Source) save() error {
 	if s.stored == s.recorded {
 		return nil
@@ -184,7 +185,7 @@ func (s *Source) store() error {
 		return nil
 	}
 	if err := s.c.Record(s.recorded); err != nil {
-		return fmt.Errorf("store the place in the stream: %w", err)
+		return fmt.Errorf("store the position in the stream: %w", err)
 	}
 	s.saved, s.stored = time.Now(), s.recorded
 	return nil

@@ -16,50 +16,50 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// watched is a source that looks at the stream only if a test has it do so, and what
-// it says that it cannot verify.
-func watched(t *testing.T, b *broker) (*Source, *[]string) {
+// watched returns a source that looks at the stream only if the test calls checkStream, and the
+// reasons that it reports for not being able to verify the stream.
+func watched(t *testing.T, b *testBroker) (*Source, *[]string) {
 	t.Helper()
-	var told []string
+	var reported []string
 	c := b.config()
 	c.tuning.watch = watchTimes{stalled: time.Hour, every: time.Hour, refused: 10 * time.Minute}
-	c.Unverified = func(reason string) { told = append(told, reason) }
+	c.Unverified = func(reason string) { reported = append(reported, reason) }
 	s := open(t, c)
-	s.limits.messages = 10 // are sent ahead
-	return s, &told
+	s.limits.messages = 10 // per pull
+	return s, &reported
 }
 
-// look has the source look at the stream.
-func look(t *testing.T, s *Source) {
+// checkStream makes the source look at the stream.
+func checkStream(t *testing.T, s *Source) {
 	t.Helper()
-	if err := s.lookAgain(t.Context()); err != nil {
+	if err := s.checkStream(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// stall reads a message and leaves what else is sent unread. It returns the last one
-// that is.
-func stall(t *testing.T, s *Source, b *broker) (sent uint64) {
+// stall reads a message and leaves the other sent messages unread. It returns the last one sent.
+func stall(t *testing.T, s *Source, b *testBroker) (sent uint64) {
 	t.Helper()
 	read(t, s, 1)
 	eventually(t, "the pull is filled", func() bool {
 		info := b.info()
 		sent = info.Delivered.Stream
-		newest, _ := s.ledger.read()
+		newest, _ := s.unacked.received()
 		return info.NumWaiting == 0 && sent > newest.Sequence
 	})
 	return sent
 }
 
 // purge drops the messages before first, as the stream's limits would.
-func (b *broker) purge(first uint64) {
+func (b *testBroker) purge(first uint64) {
 	b.tb.Helper()
 	if err := b.stream().Purge(b.tb.Context(), jetstream.WithPurgeSequence(first)); err != nil {
 		b.tb.Fatal(err)
 	}
 }
 
-// lostFrom expects the source to fail because of messages from a sequence on; 0: any.
+// lostFrom expects the source to fail because messages from a sequence on are lost; 0: any
+// sequence.
 func lostFrom(t *testing.T, s *Source, first uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -67,7 +67,8 @@ func lostFrom(t *testing.T, s *Source, first uint64) {
 	var gap *continuity.GapError
 	for {
 		if _, err := s.Receive(ctx); err != nil {
-			if !errors.As(err, &gap) || gap.Reason != continuity.Trimmed || gap.After+1 != first && first > 0 || !gap.Others || fault.Of(err) != fault.Fatal {
+			if !errors.As(err, &gap) || gap.Reason != continuity.Trimmed || gap.After+1 != first && first > 0 || !gap.Others ||
+				fault.Of(err) != fault.Fatal {
 				t.Fatalf("Receive: %v", err)
 			}
 			break
@@ -79,39 +80,39 @@ func lostFrom(t *testing.T, s *Source, first uint64) {
 }
 
 func TestWatch_ReportsMessagesDroppedBeforeAStalledReader(t *testing.T) {
-	b := newBroker(t)
+	b := newTestBroker(t)
 	b.publish(100)
 	s, _ := watched(t, b)
 	sent := stall(t, s, b)
-	look(t, s)
+	checkStream(t, s)
 	b.purge(90)
-	look(t, s)
+	checkStream(t, s)
 	lostFrom(t, s, sent+1)
 }
 
-// TestWatch_FindsWhatWasDroppedInOneGo has no look between the last message and the loss.
-func TestWatch_FindsWhatWasDroppedInOneGo(t *testing.T) {
-	b := newBroker(t)
+// TestWatch_FindsMessagesDroppedAtOnce has no look between the last message and the loss.
+func TestWatch_FindsMessagesDroppedAtOnce(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(100)
 	s, _ := watched(t, b)
 	stall(t, s, b)
 	b.purge(90)
-	look(t, s)
+	checkStream(t, s)
 	lostFrom(t, s, 0)
 }
 
-func TestWatch_MissesTheNextMessage(t *testing.T) {
-	b := newBroker(t)
+func TestWatch_NoticesAMissingNextMessage(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(100)
 	s, _ := watched(t, b)
 	sent := stall(t, s, b)
-	look(t, s)
+	checkStream(t, s)
 	b.purge(90)
 	lostFrom(t, s, sent+1) // because message 90 comes next
 }
 
 func TestWatch_CountsTheMessagesThatWait(t *testing.T) {
-	b := newBroker(t)
+	b := newTestBroker(t)
 	b.publish(100)
 	s, _ := watched(t, b)
 	stall(t, s, b)
@@ -119,8 +120,8 @@ func TestWatch_CountsTheMessagesThatWait(t *testing.T) {
 	lostFrom(t, s, 0) // because too few wait behind message 90
 }
 
-func TestWatch_LooksBeforeAStalledReaderGoesOn(t *testing.T) {
-	b := newBroker(t)
+func TestWatch_LooksBeforeAStalledReaderContinues(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(100)
 	s, _ := watched(t, b)
 	stall(t, s, b)
@@ -129,8 +130,8 @@ func TestWatch_LooksBeforeAStalledReaderGoesOn(t *testing.T) {
 	lostFrom(t, s, 0)
 }
 
-func TestWatch_LooksWhileNobodyReceives(t *testing.T) {
-	b := newBroker(t)
+func TestWatch_LooksWithoutReceive(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(100)
 	c := b.config()
 	c.tuning.watch = watchTimes{stalled: 10 * time.Millisecond, every: 10 * time.Millisecond, refused: time.Hour}
@@ -144,50 +145,50 @@ func TestWatch_LooksWhileNobodyReceives(t *testing.T) {
 	})
 }
 
-// TestWatch_IsQuietUntilTheFirstSubscription has the first attempt to subscribe fail.
+// TestWatch_IsQuietUntilTheFirstSubscription makes the first attempt to subscribe fail.
 func TestWatch_IsQuietUntilTheFirstSubscription(t *testing.T) {
-	b := newBroker(t)
+	b := newTestBroker(t)
 	b.publish(50)
-	s, told := watched(t, b)
+	s, reported := watched(t, b)
 	failing, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.subscribe(failing); err == nil {
-		t.Fatal("it has subscribed without an answer")
+		t.Fatal("it subscribes without an answer")
 	}
 	read(t, s, 50)
-	if len(*told) != 0 {
-		t.Errorf("told: %q", *told)
+	if len(*reported) != 0 {
+		t.Errorf("reported: %q", *reported)
 	}
 }
 
-func TestWatch_TellsWhatItCannotCheck(t *testing.T) {
-	b := newBroker(t)
+func TestWatch_ReportsUnverifiedMessages(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(50)
-	s, told := watched(t, b)
+	s, reported := watched(t, b)
 	read(t, s, 50)
-	look(t, s)
+	checkStream(t, s)
 	b.publish(50)
 	read(t, s, 50)
 	b.purge(80)
-	b.publish(1) // more may have come and gone meanwhile
-	look(t, s)
-	if len(*told) != 1 || !strings.Contains((*told)[0], "the messages before 80 ") {
-		t.Errorf("told: %q", *told)
+	b.publish(1) // other messages may have been stored and dropped in between
+	checkStream(t, s)
+	if len(*reported) != 1 || !strings.Contains((*reported)[0], "the messages before 80 ") {
+		t.Errorf("reported: %q", *reported)
 	}
 	read(t, s, 1)
 }
 
 func TestWatch_IsQuietWhileOthersMessagesAreDropped(t *testing.T) {
 	for _, waiting := range []int{0, 1} {
-		b := newBroker(t)
+		b := newTestBroker(t)
 		b.publishAs("c2", 2000)
 		b.publish(1)
-		s, told := watched(t, b)
+		s, reported := watched(t, b)
 		read(t, s, 1)
 		b.publishAs("c2", 2000)
 		b.publish(waiting)
 		for n := range uint64(4) {
-			look(t, s)
+			checkStream(t, s)
 			b.publishAs("c2", 2000)
 			b.purge(2000 * (n + 1))
 			if waiting > 0 && n > 0 {
@@ -202,36 +203,36 @@ func TestWatch_IsQuietWhileOthersMessagesAreDropped(t *testing.T) {
 		if got := read(t, s, waiting+1); len(got) != waiting+1 {
 			t.Errorf("messages %v came", sequences(got))
 		}
-		if len(*told) > 0 {
-			t.Errorf("told: %q", *told)
+		if len(*reported) > 0 {
+			t.Errorf("reported: %q", *reported)
 		}
 	}
 }
 
 func TestWatch_IsQuietWhileAReaderKeepsUp(t *testing.T) {
-	b := newBroker(t)
-	s, told := watched(t, b)
+	b := newTestBroker(t)
+	s, reported := watched(t, b)
 	times := watchTimes{stalled: time.Hour, every: time.Hour}
 	for n := range uint64(5) {
 		b.publishAs("c2", 100)
 		b.publish(1)
 		read(t, s, 1)
-		s.watch.looksNow(s.ledger, times, time.Now())
+		s.watch.shouldLook(s.unacked, times, time.Now())
 		b.purge(101 * (n + 1))
-		look(t, s)
+		checkStream(t, s)
 	}
-	if len(*told) > 0 {
-		t.Errorf("told: %q", *told)
+	if len(*reported) > 0 {
+		t.Errorf("reported: %q", *reported)
 	}
 }
 
-// TestWatch_NeedsFewProbes counts what is asked of the server.
+// TestWatch_NeedsFewProbes counts requests to the server.
 func TestWatch_NeedsFewProbes(t *testing.T) {
-	b := newBroker(t)
+	b := newTestBroker(t)
 	b.publishAs("c2", 1)
 	b.publish(3)
 	s, _ := watched(t, b)
-	settle(t, s, read(t, s, 3)[2])
+	acknowledge(t, s, read(t, s, 3)[2])
 	b.purge(2)
 	created, err := b.admin.SubscribeSync("$JS.API.CONSUMER.CREATE.dbchange.>")
 	if err != nil {
@@ -262,60 +263,60 @@ func TestWatch_NeedsFewProbes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := probes(func() {
-		s.drop()
+		s.dropSubscription()
 		b.publish(1)
 		read(t, s, 1)
 	}); n != 2 {
 		t.Errorf("a subscription makes %d temporary consumers", n)
 	}
-	if n := probes(func() { look(t, s) }); n != 2 {
+	if n := probes(func() { checkStream(t, s) }); n != 2 {
 		t.Errorf("a look makes %d temporary consumers", n)
 	}
 }
 
-// TestWatch_NeverTakesARefusalForTheSameStream has the stream admit no more consumers.
-func TestWatch_NeverTakesARefusalForTheSameStream(t *testing.T) {
-	b := newBroker(t)
+// TestWatch_ReportsAnUnverifiedStreamAfterARefusal: the stream admits no more consumers.
+func TestWatch_ReportsAnUnverifiedStreamAfterARefusal(t *testing.T) {
+	b := newTestBroker(t)
 	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
 		t.Fatal(err)
 	}
 	b.createStream(jetstream.StreamConfig{MaxConsumers: 2})
 	b.publish(20)
-	s, told := watched(t, b)
-	settle(t, s, read(t, s, 20)[19])
-	s.drop()
+	s, reported := watched(t, b)
+	acknowledge(t, s, read(t, s, 20)[19])
+	s.dropSubscription()
 	other, err := b.stream().CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.publish(1)
 	read(t, s, 1)
-	if len(*told) > 0 {
-		t.Errorf("at once: %q", *told)
+	if len(*reported) > 0 {
+		t.Errorf("at once: %q", *reported)
 	}
 	s.watch.refused = s.watch.refused.Add(-10 * time.Minute)
-	s.watch.live, s.watch.due = true, time.Time{}
+	s.watch.subscribed, s.watch.due = true, time.Time{}
 	s.tick(t.Context())
-	if len(*told) != 1 || !strings.Contains((*told)[0], "cannot check that it is the same stream") {
-		t.Errorf("after ten minutes: %q", *told)
+	if len(*reported) != 1 || !strings.Contains((*reported)[0], "cannot check that it is the same stream") {
+		t.Errorf("after ten minutes: %q", *reported)
 	}
 	if err := b.stream().DeleteConsumer(t.Context(), other.CachedInfo().Name); err != nil {
 		t.Fatal(err)
 	}
 	s.watch.due = time.Time{}
 	s.tick(t.Context())
-	if len(*told) != 2 || (*told)[1] != "" {
-		t.Errorf("after an answer: %q", *told)
+	if len(*reported) != 2 || (*reported)[1] != "" {
+		t.Errorf("after an answer: %q", *reported)
 	}
 }
 
-// TestWatch_ComparesTheStreamOnceItIsTold has another stream take the place of the one
-// that was read when the server did not say what it has.
-func TestWatch_ComparesTheStreamOnceItIsTold(t *testing.T) {
-	b := newBroker(t)
+// TestWatch_ComparesTheStreamAfterARefusal replaces the stream while the server refuses to describe
+// it.
+func TestWatch_ComparesTheStreamAfterARefusal(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(20)
 	s, _ := watched(t, b)
-	settle(t, s, read(t, s, 20)[19])
+	acknowledge(t, s, read(t, s, 20)[19])
 	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
 		t.Fatal(err)
 	}
@@ -345,10 +346,10 @@ func TestPace_LooksAgainBeforeTheStreamHasCaughtUp(t *testing.T) {
 	}
 }
 
-// TestSource_StartsByTimeUnderSeveralFilters has an older message of one filter, and
-// the first one of another after the newest of the first.
+// TestSource_StartsByTimeUnderSeveralFilters has an older message of one filter, and the first
+// message of another after the newest of the first.
 func TestSource_StartsByTimeUnderSeveralFilters(t *testing.T) {
-	b := newBroker(t)
+	b := newTestBroker(t)
 	b.publish(10)
 	began := time.Now()
 	b.publish(10)
@@ -367,12 +368,12 @@ func TestSource_StartsByTimeUnderSeveralFilters(t *testing.T) {
 	}
 }
 
-// TestSource_IsHandedBackToTheReferenceServer has either server take the consumer over
-// from the other one five times. Both apply changes to one destination.
+// TestSource_IsHandedBackToTheReferenceServer lets each server take the consumer over from the
+// other one five times. Both apply changes to one destination.
 func TestSource_IsHandedBackToTheReferenceServer(t *testing.T) {
 	for name, reference := range map[string]bool{"the reference server is first": true, "eds is first": false} {
 		t.Run(name, func(t *testing.T) {
-			b := newBroker(t)
+			b := newTestBroker(t)
 			c := b.config()
 			var last cdc.Position // that was acknowledged
 			var got, want []uint64
@@ -391,7 +392,7 @@ func TestSource_IsHandedBackToTheReferenceServer(t *testing.T) {
 					messages := read(t, s, 5)
 					last = messages[4].Position
 					got = append(got, sequences(messages)...)
-					settle(t, s, messages[4])
+					acknowledge(t, s, messages[4])
 					closeSource(t, s)
 				}
 				eventually(t, "everything is acknowledged", func() bool { return b.info().AckFloor.Stream == last.Sequence })
@@ -404,15 +405,15 @@ func TestSource_IsHandedBackToTheReferenceServer(t *testing.T) {
 	}
 }
 
-// takeOver takes the consumer over as the reference server does: it sends the deliver
-// policy and the start time back that the consumer has, and settings of its own. It
-// acknowledges n messages that it returns.
-func takeOver(t *testing.T, b *broker, n int) (taken []cdc.Position) {
+// takeOver takes the consumer over like the reference server: it sends back the consumer's deliver
+// policy and start time, and its own settings. It acknowledges n messages and returns them.
+func takeOver(t *testing.T, b *testBroker, n int) (taken []cdc.Position) {
 	t.Helper()
 	began := time.Now().Add(-time.Hour)
 	c := jetstream.ConsumerConfig{
 		Durable: "eds-1", AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &began,
-		MaxWaiting: 1, AckWait: 5 * time.Minute, MaxDeliver: 20, MaxAckPending: 1000, InactiveThreshold: 72 * time.Hour, FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
+		MaxWaiting: 1, AckWait: 5 * time.Minute, MaxDeliver: 20, MaxAckPending: 1000, InactiveThreshold: 72 * time.Hour,
+		FilterSubject: "dbchange.*.*.c1.*.PUBLIC.>",
 	}
 	if old, err := b.stream().Consumer(t.Context(), "eds-1"); err == nil {
 		c.DeliverPolicy, c.OptStartTime = old.CachedInfo().Config.DeliverPolicy, old.CachedInfo().Config.OptStartTime

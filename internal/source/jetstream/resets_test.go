@@ -17,15 +17,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// mute makes the server ignore resets, as servers before 2.14 do, and returns a
-// configuration that waits for wait for their answer.
-func (b *broker) mute(wait time.Duration) Config {
+// mute returns a configuration of a user whose resets the server ignores, like servers before 2.14.
+// The source waits this long for an answer.
+func (b *testBroker) mute(wait time.Duration) Config {
 	b.tb.Helper()
 	c := b.config()
 	c.Conn.Close()
 	var err error
 	c.Conn, err = nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", b.options.Port), nats.UserInfo("mute", "mute"), nats.MaxReconnects(-1),
-		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		nats.ReconnectWait(10*time.Millisecond), nats.ReconnectJitter(0, 0),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		b.tb.Fatal(err)
 	}
@@ -34,39 +35,41 @@ func (b *broker) mute(wait time.Duration) Config {
 	return c
 }
 
-// muteUser may do what HQ's users may, without resets.
+// muteUser returns a user with the permissions of HQ's users, without resets.
 func muteUser() *server.User {
 	publish := *narrow.Publish
 	publish.Deny = []string{"$JS.API.CONSUMER.RESET.>"}
-	return &server.User{Username: "mute", Password: "mute", Permissions: &server.Permissions{Publish: &publish, Subscribe: narrow.Subscribe}}
+	permissions := &server.Permissions{Publish: &publish, Subscribe: narrow.Subscribe}
+	return &server.User{Username: "mute", Password: "mute", Permissions: permissions}
 }
 
-// neverAnswered fails a test that waits for the answer to a reset.
+// neverAnswered is a resetWait that fails a test that waits for the answer to a reset.
 const neverAnswered = time.Hour
 
-func TestSilence_CostsOneTimeout(t *testing.T) {
-	b := newBroker(t)
+func TestResetSupport_IsMissedAfterOneTimeout(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(10)
 	var recorded []string
 	c := b.mute(20 * time.Millisecond)
-	c.Silence = NewSilence("", func(server string) error {
+	c.ResetSupport = NewResetSupport("", func(server string) error {
 		recorded = append(recorded, server)
 		return nil
 	})
 	s := open(t, c)
-	settle(t, s, read(t, s, 10)[3])
+	acknowledge(t, s, read(t, s, 10)[3])
 	want := []string{" " + server.VERSION} // the server has no name
 	if diff := cmp.Diff(want, recorded); diff != "" {
 		t.Error(diff)
 	}
 
 	s.c.tuning.resetWait = neverAnswered
-	s.drop() // as after a lost connection
+	s.dropSubscription() // as after a lost connection
 	b.publish(1)
 	if diff := cmp.Diff([]uint64{11}, sequences(read(t, s, 1))); diff != "" {
 		t.Error(diff)
 	}
 	closeSource(t, s)
+	eventually(t, "four messages are acknowledged", func() bool { return b.info().AckFloor.Stream == 4 })
 	c.tuning.resetWait = neverAnswered
 	if diff := cmp.Diff([]uint64{5, 6, 7, 8, 9, 10, 11}, sequences(read(t, open(t, c), 7))); diff != "" {
 		t.Error(diff)
@@ -76,11 +79,11 @@ func TestSilence_CostsOneTimeout(t *testing.T) {
 	}
 }
 
-func TestSilence_IsKnownAfterARestart(t *testing.T) {
-	b := newBroker(t)
+func TestResetSupport_IsKnownAfterARestart(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(3)
 	c := b.mute(neverAnswered)
-	c.Silence = NewSilence(" "+server.VERSION, func(server string) error {
+	c.ResetSupport = NewResetSupport(" "+server.VERSION, func(server string) error {
 		t.Errorf("%q is recorded again", server)
 		return nil
 	})
@@ -92,12 +95,12 @@ func TestSilence_IsKnownAfterARestart(t *testing.T) {
 	}
 }
 
-func TestSilence_IsForgottenAfterAnUpgrade(t *testing.T) {
-	b := newBroker(t)
+func TestResetSupport_IsTestedAgainAfterAnUpgrade(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(3)
 	c := b.mute(20 * time.Millisecond)
 	var recorded []string
-	c.Silence = NewSilence(" 2.11.8", func(server string) error {
+	c.ResetSupport = NewResetSupport(" 2.11.8", func(server string) error {
 		recorded = append(recorded, server)
 		return nil
 	})
@@ -107,53 +110,53 @@ func TestSilence_IsForgottenAfterAnUpgrade(t *testing.T) {
 	}
 }
 
-func TestSilence_IsNotConcludedFromAServerThatAnswersNothing(t *testing.T) {
-	b := newBroker(t)
+func TestResetSupport_IsNotJudgedByAServerThatAnswersNothing(t *testing.T) {
+	b := newTestBroker(t)
 	b.publish(3)
 	c := b.mute(20 * time.Millisecond)
-	var log logbook
+	var log logBuffer
 	c.Logger = slog.New(slog.NewTextHandler(&log, nil))
-	c.Silence = NewSilence("", nil)
+	c.ResetSupport = NewResetSupport("", nil)
 	s := open(t, c)
 	refused := errors.New("disk full")
-	s.c.Record, s.recorded.Scanned = func(continuity.Record) error { return refused }, 1 // so that the consumer cannot be deleted
+	s.c.Record, s.recorded.Scanned = func(continuity.Record) error { return refused }, 1 // prevents deletion of the consumer
 	if err := s.subscribe(t.Context()); !errors.Is(err, refused) {
 		t.Fatal(err)
 	}
-	if c.Silence.knows(serverName(c.Conn)) {
-		t.Error("the server is taken for silent")
+	if c.ResetSupport.missing(serverName(c.Conn)) {
+		t.Error("a server that answers nothing is marked as one without resets")
 	}
 	s.c.Record = nil
 	read(t, s, 3)
-	if !c.Silence.knows(serverName(c.Conn)) || strings.Count(log.String(), "does not answer consumer resets") != 1 {
-		t.Errorf("the server is not taken for silent, once:\n%s", log.String())
+	if !c.ResetSupport.missing(serverName(c.Conn)) || strings.Count(log.String(), "does not answer consumer resets") != 1 {
+		t.Errorf("the server is not marked as one without resets, once:\n%s", log.String())
 	}
 }
 
-func TestSilence_OutlivesAnErrorOfItsRecord(t *testing.T) {
+func TestResetSupport_OutlivesAnErrorOfItsRecord(t *testing.T) {
 	refused := errors.New("disk full")
-	s := NewSilence("", func(string) error { return refused })
-	if err := s.add("a 2.11.9"); !errors.Is(err, refused) {
+	s := NewResetSupport("", func(string) error { return refused })
+	if err := s.markMissing("a 2.11.9"); !errors.Is(err, refused) {
 		t.Error(err)
 	}
-	if got := []bool{s.knows("a 2.11.9"), s.knows("a 2.14.0")}; !slices.Equal(got, []bool{true, false}) {
+	if got := []bool{s.missing("a 2.11.9"), s.missing("a 2.14.0")}; !slices.Equal(got, []bool{true, false}) {
 		t.Error(got)
 	}
 }
 
-// logbook keeps what is logged.
-type logbook struct {
+// logBuffer keeps log lines.
+type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
 }
 
-func (l *logbook) Write(p []byte) (int, error) {
+func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.Write(p)
 }
 
-func (l *logbook) String() string {
+func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
