@@ -57,9 +57,9 @@ func ParseUpdateStrategy(text string) (UpdateStrategy, error) {
 type Heal string
 
 const (
-	HealTables Heal = "tables" // those tables, unless all tables are lost
-	HealAll    Heal = "all"    // those tables, even if all tables are lost
-	HealOff    Heal = "off"    // none
+	HealTables Heal = "tables" // import them, unless all tables are lost
+	HealAll    Heal = "all"    // import them, even if all tables are lost
+	HealOff    Heal = "off"    // import none
 )
 
 // ParseHeal parses the name of a Heal, ignoring case. An empty text means HealTables.
