@@ -167,7 +167,10 @@ func TestURLOf_BuildsTheURL(t *testing.T) {
 }
 
 func TestMaskURL_HidesSecrets(t *testing.T) {
-	masked := sink.MaskURL("s3://bucket/p?access-key-id=AKIASECRET&secret-access-key=SECRET&session-token=SECRET&region=eu-west-1", Driver())
+	masked := sink.MaskURL(
+		"s3://bucket/p?access-key-id=AKIASECRET&secret-access-key=SECRET&session-token=SECRET&region=eu-west-1",
+		Driver(),
+	)
 	if strings.Contains(masked, "SECRET") || !strings.Contains(masked, "region=eu-west-1") {
 		t.Error(masked)
 	}
