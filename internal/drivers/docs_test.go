@@ -1,7 +1,6 @@
 package drivers_test
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,18 +8,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/shopmonkeyus/eds/internal/drivers"
 	"github.com/shopmonkeyus/eds/internal/sink"
+	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
-
-var update = flag.Bool("update", false, "write the tables of options into docs/drivers")
 
 // optionTables matches the tables of options in a page, with the names of the drivers that have
 // them.
-var optionTables = regexp.MustCompile(`(?s)(<!-- options of ([a-z0-9 -]+); written by: go test ./internal/drivers -run Docs -update ` +
-	`-->\n)(.*?)(<!-- end of options -->)`)
+var optionTables = regexp.MustCompile(`(?s)(<!-- options of ([a-z0-9 -]+); written by: make golden -->\n)(.*?)(<!-- end of options -->)`)
 
 // optionTable returns the table of the options of the named drivers. An option that several
 // have is listed once.
@@ -62,7 +57,7 @@ func TestDocs_ListTheOptions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := optionTables.ReplaceAllStringFunc(string(text), func(table string) string {
+		got := optionTables.ReplaceAllStringFunc(string(text), func(table string) string {
 			parts := optionTables.FindStringSubmatch(table)
 			names := strings.Fields(parts[2])
 			for _, name := range names {
@@ -70,16 +65,7 @@ func TestDocs_ListTheOptions(t *testing.T) {
 			}
 			return parts[1] + optionTable(t, names) + parts[4]
 		})
-		if want == string(text) {
-			continue
-		}
-		if !*update {
-			t.Errorf("%s (-want +got):\n%s", page, cmp.Diff(want, string(text)))
-			continue
-		}
-		if err := os.WriteFile(page, []byte(want), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		golden.CompareFile(t, page, got)
 	}
 	for _, d := range drivers.All() {
 		if !listed[d.Name] {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestBestAddress(t *testing.T) {
+func TestBestAddress_PrefersPrivateIPv4(t *testing.T) {
 	for want, all := range map[string][]string{
 		"10.1.2.3":    {"127.0.0.1", "::1", "fe80::1", "8.8.8.8", "10.1.2.3", "192.168.0.1"},
 		"192.168.0.1": {"2001:db8::1", "::ffff:192.168.0.1"},

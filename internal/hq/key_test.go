@@ -80,7 +80,7 @@ func TestCheck_FindsAnExpiredKey(t *testing.T) {
 	}
 }
 
-func TestBaseURL(t *testing.T) {
+func TestBaseURL_PrefersTheFlagThenTheIssuer(t *testing.T) {
 	for _, c := range []struct{ flag, issuer, want string }{
 		{"", "", hq.DefaultURL},
 		{"", "https://shopmonkey.io", hq.DefaultURL},
@@ -103,7 +103,7 @@ func TestBaseURL(t *testing.T) {
 	}
 }
 
-func TestEnrollURL(t *testing.T) {
+func TestEnrollURL_PrefersTheFlagThenTheCode(t *testing.T) {
 	for code, want := range map[string]string{
 		"P1": "https://api.shopmonkey.cloud", "S1": "https://sandbox-api.shopmonkey.cloud",
 		"E1": "https://edge-api.shopmonkey.cloud", "L1": "http://localhost:3101",
@@ -122,7 +122,7 @@ func TestEnrollURL(t *testing.T) {
 	}
 }
 
-func TestServers(t *testing.T) {
+func TestServers_PrefersTheFlagThenTheAPI(t *testing.T) {
 	for _, c := range []struct{ server, base, want string }{
 		{"", hq.DefaultURL, "nats://connect.nats.shopmonkey.pub"},
 		{"", "http://localhost:3101", "nats://localhost:4222"},

@@ -115,10 +115,8 @@ func TestCommands_ConfigureKeepsURLAsWritten(t *testing.T) {
 			t.Fatalf("%s is saved as %s: %v", p, saved, err)
 		}
 		if want := dir + "/" + name; target.Path != want || drivers.MaskURL(saved) != reply["maskedURL"] {
-			t.Errorf(
-				"%s is saved as %s: %s, want %s; masked %s, %v", p, saved, target.Path, want, drivers.MaskURL(saved),
-				reply["maskedURL"],
-			)
+			masked := drivers.MaskURL(saved)
+			t.Errorf("%s is saved as %s: %s, want %s; masked %s, %v", p, saved, target.Path, want, masked, reply["maskedURL"])
 		}
 		c.notify("import", map[string]any{"backfill": true})
 		received, err := c.hq.AwaitReceived(t.Context(), c.session, "import-response", i)

@@ -30,7 +30,7 @@ var (
 	}
 )
 
-func TestTableReports(t *testing.T) {
+func TestTableReports_CoverAllKnownTables(t *testing.T) {
 	changed := map[string]pipeline.TableStatus{
 		"order":   {Inserts: 1, Updates: 2, Deletes: 3, LastApplied: tableSince, LastChange: tableSince.Add(-time.Second)},
 		"invoice": {Inserts: 4, LastApplied: tableSince, LastChange: tableSince},

@@ -53,8 +53,8 @@ func TestServer_ExitsZeroIfItIsStoppedWhileASessionEnds(t *testing.T) {
 					func() bool { return strings.Contains(p.output()[before:], "the session began") }, p.output)
 			}
 			p.signal(syscall.SIGTERM)
-			eventually(t, "the server ends", func() bool { return strings.Contains(p.output(), "the server ends once it has applied") },
-				p.output)
+			eventually(t, "the server shuts down",
+				func() bool { return strings.Contains(p.output(), "the server shuts down once it has applied") }, p.output)
 			if err := lock.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -14,7 +14,7 @@ import (
 
 // config is a parsed URL.
 type config struct {
-	connection
+	connectionString
 	name       *encode.Route
 	credential azcore.TokenCredential // nil: the shared access key
 	properties bool
@@ -50,7 +50,7 @@ func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 		lookup = func(string) (string, bool) { return "", false }
 	}
 	// A ; may come before the first /, and / is a digit of keys.
-	if c.connection, err = parseConnection(target.Host + target.Path); err != nil {
+	if c.connectionString, err = parseConnection(target.Host + target.Path); err != nil {
 		return c, err
 	}
 	if named := v.Text("hub"); named != "" {

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// connection holds the parts of a connection string.
-type connection struct {
+// connectionString has the parts of a connection string.
+type connectionString struct {
 	host     string // host, or host:port
 	keyName  string
 	key      string
@@ -27,8 +27,8 @@ var pairNames = []string{"Endpoint", "SharedAccessKeyName", "SharedAccessKey", "
 // parseConnection reads a connection string, with or without Endpoint=sb:// in front:
 // host/;Name=value;Name=value. host/hub may replace EntityPath=hub. Errors contain none of its
 // secrets.
-func parseConnection(text string) (connection, error) {
-	var c connection
+func parseConnection(text string) (connectionString, error) {
+	var c connectionString
 	if !strings.Contains(text, ";") {
 		text = unescape(text)
 	}
@@ -91,7 +91,7 @@ func unknownPair(name string) error {
 	return fmt.Errorf("the connection string has a part with the unknown name %s; %s", name, hint)
 }
 
-func (c *connection) set(name, value string) error {
+func (c *connectionString) set(name, value string) error {
 	value = unescape(strings.TrimSpace(value))
 	switch name {
 	case "SharedAccessKeyName":
@@ -125,7 +125,7 @@ func unescape(value string) string {
 }
 
 // check rejects a host that cannot be a namespace, and half of a key pair.
-func (c *connection) check() error {
+func (c *connectionString) check() error {
 	name, port := c.host, ""
 	if strings.Contains(c.host, ":") {
 		var err error
@@ -155,8 +155,8 @@ func notInHost(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune("/@?#%\\\"<>^`{|}$,'!()*;=&+~", r)
 }
 
-// connectionString returns the connection string in the form that Azure's clients expect.
-func (c *connection) connectionString(hub string) string {
+// forHub returns the connection string for a hub in the form that Azure's clients expect.
+func (c *connectionString) forHub(hub string) string {
 	text := "Endpoint=sb://" + c.host + "/;SharedAccessKeyName=" + c.keyName + ";SharedAccessKey=" + c.key + ";EntityPath=" + hub
 	if c.emulator {
 		text += ";UseDevelopmentEmulator=true"

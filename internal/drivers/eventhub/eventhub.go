@@ -144,7 +144,7 @@ func urlOf(values map[string]string) (string, []sink.FieldError) {
 }
 
 // url returns a URL of the connection.
-func (c *connection) url() string {
+func (c *connectionString) url() string {
 	escape := func(text string) string {
 		return strings.NewReplacer("%", "%25", ";", "%3B", "?", "%3F", "#", "%23", " ", "%20", "{", "%7B", "}", "%7D").Replace(text)
 	}

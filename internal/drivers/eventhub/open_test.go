@@ -80,7 +80,7 @@ func TestOpen_RejectsBadURLs(t *testing.T) {
 // TestParseConnection_AcceptsAnyEscaping: keys are base64 with + / and =, and may have passed
 // through forms, shells and other tools.
 func TestParseConnection_AcceptsAnyEscaping(t *testing.T) {
-	want := connection{host: "ns.servicebus.windows.net", keyName: "Root Manage", key: "ab+/cd+/+efg==", hub: "hub-1"}
+	want := connectionString{host: "ns.servicebus.windows.net", keyName: "Root Manage", key: "ab+/cd+/+efg==", hub: "hub-1"}
 	for _, raw := range []string{
 		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root Manage;SharedAccessKey=ab+/cd+/+efg==;EntityPath=hub-1",
 		"eventhub://ns.servicebus.windows.net/;SharedAccessKeyName=Root%20Manage;" +
@@ -108,7 +108,7 @@ func TestParseConnection_AcceptsAnyEscaping(t *testing.T) {
 			t.Errorf("%s: %v", raw, err)
 			continue
 		}
-		if diff := cmp.Diff(want, c.connection, cmp.AllowUnexported(connection{})); diff != "" {
+		if diff := cmp.Diff(want, c.connectionString, cmp.AllowUnexported(connectionString{})); diff != "" {
 			t.Errorf("%s\n%s", raw, diff)
 		}
 	}

@@ -60,7 +60,7 @@ func (s *hubSession) newClient(hub string) (*azeventhubs.ProducerClient, error) 
 	if s.credential != nil {
 		return azeventhubs.NewProducerClient(s.host, hub, s.credential, options)
 	}
-	return azeventhubs.NewProducerClientFromConnectionString(s.connectionString(hub), "", options)
+	return azeventhubs.NewProducerClientFromConnectionString(s.forHub(hub), "", options)
 }
 
 // connect dials the namespace and tracks the connection. It carries AMQP, although the client calls

@@ -40,7 +40,7 @@ func TestSession_PatienceEndsOnlyAtAStandstill(t *testing.T) {
 }
 
 func TestClassify_NamesAnUnknownHost(t *testing.T) {
-	s := newHubSession(&config{connection: connection{host: "ns.example"}})
+	s := newHubSession(&config{connectionString: connectionString{host: "ns.example"}})
 	s.dialErr = &net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "ns.example", IsNotFound: true}}
 	err := s.classify(errors.New("lost"))
 	if fault.Of(err) != fault.Transient ||

@@ -167,10 +167,8 @@ func TestURLOf_BuildsTheURL(t *testing.T) {
 }
 
 func TestMaskURL_HidesSecrets(t *testing.T) {
-	masked := sink.MaskURL(
-		"s3://bucket/p?access-key-id=AKIASECRET&secret-access-key=SECRET&session-token=SECRET&region=eu-west-1",
-		Driver(),
-	)
+	masked := sink.MaskURL("s3://bucket/p?access-key-id=AKIASECRET&secret-access-key=SECRET&session-token=SECRET&region=eu-west-1",
+		Driver())
 	if strings.Contains(masked, "SECRET") || !strings.Contains(masked, "region=eu-west-1") {
 		t.Error(masked)
 	}
@@ -250,7 +248,8 @@ func TestOpen_UsesTheSDKsCredentialChain(t *testing.T) {
 			fmt.Fprintf(w,
 				`<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>%s</AccessKeyId>`+
 					`<SecretAccessKey>%s</SecretAccessKey><SessionToken></SessionToken>`+
-					`<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`, peers.S3Key, peers.S3Secret)
+					`<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`, peers.S3Key,
+				peers.S3Secret)
 		}))
 		defer tokens.Close()
 		t.Setenv("AWS_ENDPOINT_URL_STS", tokens.URL)

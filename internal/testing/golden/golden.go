@@ -17,7 +17,12 @@ const variable = "EDS_UPDATE_GOLDEN"
 // file.
 func Compare(t testing.TB, name, got string) {
 	t.Helper()
-	path := filepath.Join("testdata", name)
+	CompareFile(t, filepath.Join("testdata", name), got)
+}
+
+// CompareFile compares got with the file at path, or writes the file.
+func CompareFile(t testing.TB, path, got string) {
+	t.Helper()
 	if os.Getenv(variable) != "" {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
