@@ -205,7 +205,8 @@ func CheckColumns(root fs.FS, files []File) ([]string, error) {
 			if strings.HasPrefix(strings.TrimSpace(line), "```") {
 				fenced = !fenced
 			}
-			exempt := fenced || isCode(lines, i) || strings.HasPrefix(line, "<!--") || strings.HasPrefix(strings.TrimSpace(line), "|") || strings.Contains(line, "://") ||
+			exempt := fenced || isCode(lines, i) || strings.HasPrefix(line, "<!--") || strings.HasPrefix(strings.TrimSpace(line), "|") ||
+				strings.Contains(line, "://") ||
 				strings.Contains(line, "](")
 			if n := columns(line); n > maxDocColumns && !exempt {
 				problems = append(problems, fmt.Sprintf("%s:%d: %d columns; at most %d", name, i+1, n, maxDocColumns))
