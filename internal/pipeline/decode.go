@@ -6,15 +6,12 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
-	"sync"
-	"time"
 	"unsafe"
 
 	"github.com/shopmonkeyus/eds/internal/cdc"
 	"github.com/shopmonkeyus/eds/internal/change"
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/rawjson"
-	"github.com/shopmonkeyus/eds/internal/retry"
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
@@ -89,8 +86,6 @@ type decodeWorker struct {
 	growth   int // added by decoding
 	reserved int // that inFlight counts already, for growth
 }
-
-type tableVersion struct{ table, model string }
 
 // decode decodes c's messages into its items. An error cuts the chunk at the message that failed.
 func (w *decodeWorker) decode(intake context.Context, c *messageChunk) (err error) {
@@ -299,144 +294,4 @@ func (w *decodeWorker) split(intake context.Context, it *item) error {
 	}
 	it.effect = effect
 	return nil
-}
-
-// splitter returns the splitter of the event's table and version.
-func (w *decodeWorker) splitter(intake context.Context, e *cdc.Event) (*change.Splitter, error) {
-	v := tableVersion{e.Table, e.ModelVersion}
-	if s := w.splitters[v]; s != nil {
-		return s, nil
-	}
-	t, err := w.layout(intake, v)
-	if err != nil {
-		return nil, err
-	}
-	s := w.layouts[t]
-	if s == nil {
-		s = change.NewSplitter(t)
-		s.Unknown = w.unknown(t)
-		w.layouts[t] = s
-	}
-	w.splitters[v] = s
-	return s, nil
-}
-
-// maxUnknown bounds the columns that UnknownColumns remembers, and maxColumnName the bytes of a
-// name in the log.
-const (
-	maxUnknown    = 1000
-	maxColumnName = 100
-)
-
-// UnknownColumns remembers columns of events that the schemas of their tables lack. It is safe for
-// concurrent use; the zero value is empty.
-type UnknownColumns struct {
-	mu   sync.Mutex
-	seen map[[2]string]bool // table and column
-}
-
-// add adds a column, and reports whether it is new.
-func (u *UnknownColumns) add(table, column string) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	key := [2]string{table, column}
-	if u.seen[key] || len(u.seen) >= maxUnknown {
-		return false
-	}
-	if u.seen == nil {
-		u.seen = make(map[[2]string]bool)
-	}
-	u.seen[key] = true
-	return true
-}
-
-// unknown returns a function that logs a column that the schema lacks, once.
-func (w *decodeWorker) unknown(t *schema.Table) func(name []byte) {
-	seen := make(map[string]bool) // by this worker, which need not lock Unknown again
-	return func(name []byte) {
-		if seen[string(name)] || len(seen) >= maxUnknown {
-			return
-		}
-		seen[string(name)] = true
-		column := string(name[:min(len(name), maxColumnName)])
-		if w.p.c.Unknown.add(t.Name, column) {
-			w.p.c.Logger.Warn("events have a column that the schema lacks; it is not written",
-				"table", t.Name, "version", t.Version, "column", column)
-		}
-	}
-}
-
-// unknownVersionPatience is how long HQ may deny a schema version before its events become dead
-// letters. The source publishes a version and sends its first change from different parts, so the
-// change can come first.
-const unknownVersionPatience = 15 * time.Second
-
-// gatePatience replaces unknownVersionPatience if a Gate can leave the table behind, so that other
-// tables do not wait as long.
-const gatePatience = 3 * time.Second
-
-func (p *Pipeline) denialPatience() time.Duration {
-	if p.c.Gate != nil {
-		return gatePatience
-	}
-	return unknownVersionPatience
-}
-
-// layout requests a table's layout until HQ answers. The error is poison if HQ denies the version,
-// and errEnding if the intake ends before the answer. HQ gets time to publish a version only once,
-// when its first event comes. All versions in the stream by then share that time.
-func (w *decodeWorker) layout(intake context.Context, v tableVersion) (*schema.Table, error) {
-	var backoff retry.Backoff
-	for {
-		if intake.Err() != nil {
-			return nil, errEnding
-		}
-		began := time.Now()
-		var t *schema.Table
-		err := retry.Watch(func() { w.p.status.attemptHangs(dependencySchema, began) }, func() (err error) {
-			t, err = w.p.c.Tables.Version(intake, v.table, v.model)
-			return err
-		})
-		wait := time.Duration(0)
-		switch {
-		case err == nil:
-			w.p.status.recovered(dependencySchema)
-			return t, nil
-		case intake.Err() != nil:
-			return nil, errEnding
-		case isNotFound(err):
-			since, next := w.chunk.existed, time.Now().Add(backoff.Next(nil))
-			reason := fmt.Errorf("the schema of table %.80q has no version %.80q", v.table, v.model)
-			if denied, ok := errors.AsType[*schema.DeniedError](err); ok {
-				since, next, reason = earlier(since, denied.Since), denied.Next, denied
-			}
-			left := time.Until(since.Add(w.p.denialPatience()))
-			if left <= 0 {
-				w.p.status.clearRetryState(dependencySchema)
-				return nil, fault.Mark(fault.Poison, reason)
-			}
-			wait = min(left, time.Until(next))
-		case fault.Of(err) != fault.Transient:
-			return nil, err
-		default:
-			wait = backoff.Next(err)
-		}
-		w.p.status.attemptFailed(dependencySchema, began, err)
-		if retry.Sleep(intake, wait) != nil {
-			return nil, errEnding
-		}
-	}
-}
-
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-// isNotFound reports whether HQ has answered that there is no such version.
-func isNotFound(err error) bool {
-	var n interface{ NotFound() bool }
-	return errors.As(err, &n) && n.NotFound()
 }

@@ -361,7 +361,7 @@ func newRig(dir string, s *memorySource, t *memorySink) (*rig, error) {
 	return r, nil
 }
 
-// start runs a pipeline from what the table has stored.
+// start runs a pipeline from the sink's checkpoint.
 func (r *rig) start() error {
 	r.config.Checkpoint, _ = r.sink.Checkpoint(context.Background())
 	r.source.rewind()

@@ -72,7 +72,8 @@ type Config struct {
 	MaxRows  int // events per batch; default: Limits.Rows
 	MaxBytes int // payload bytes per batch; default: Limits.Bytes, at most DefaultMaxBytes
 	// A batch waits at least MinLatency for more changes, and at most MaxLatency. If both are 0,
-	// they default to Limits.Age, and MaxLatency is DefaultMaxLatency at least.
+	// MinLatency defaults to Limits.Age. MaxLatency defaults to the greater one of DefaultMaxLatency
+	// and MinLatency.
 	MinLatency time.Duration
 	MaxLatency time.Duration
 

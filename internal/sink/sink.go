@@ -35,8 +35,8 @@ type Sink interface {
 	// BeginLoad begins the load of one table from a snapshot, or continues the load of
 	// the same job that was interrupted. A sink that keeps rows stages them beside the
 	// live table, which stays as it is until Finish. Loads of different tables, and of
-	// different jobs, may run concurrently. If mode replaces, t has the columns that tell
-	// the rows of the scope.
+	// different jobs, may run concurrently. If mode replaces, t has the columns that
+	// Scope.Columns needs.
 	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode, scope Scope) (Load, error)
 	// Close releases the destination. It flushes nothing: only applied batches are durable.
 	Close(ctx context.Context) error
@@ -262,7 +262,8 @@ type Env struct {
 	// After restricts writes to rows with a newer clock than the destination's row
 	// (update_strategy "after").
 	After bool
-	// Access renews secrets and judges refusals; nil: the sink keeps the URL that Open gets.
+	// Access renews secrets and decides what a refusal means; nil: the sink keeps the URL that
+	// Open gets.
 	Access *Access
 	// Lookup finds environment variables that an option names; nil: there are none.
 	Lookup Lookup

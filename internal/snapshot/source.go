@@ -85,21 +85,21 @@ func (s *jobSource) last() exportProgress {
 func (s *jobSource) locate(ctx context.Context, table, file, stale string) (string, error) {
 	s.asking.Lock()
 	defer s.asking.Unlock()
-	if at := s.last().tables[table].urlOf(file); at != stale {
+	if at := s.last().tables[table].buildURL(file); at != stale {
 		return at, nil
 	}
 	e, err := s.poll(ctx)
 	if err != nil {
 		return "", err
 	}
-	at := e.tables[table].urlOf(file)
+	at := e.tables[table].buildURL(file)
 	if at == "" {
 		return "", fault.Mark(fault.Fatal, errors.New("the export no longer has the file"))
 	}
 	return at, nil
 }
 
-func (t tableExport) urlOf(file string) string {
+func (t tableExport) buildURL(file string) string {
 	for _, f := range t.files {
 		if f.name == file {
 			return f.url

@@ -21,7 +21,7 @@ func Driver() sink.Driver {
 		Options:  options,
 		Fields:   fields,
 		Limits:   limits,
-		URL:      urlOf,
+		URL:      buildURL,
 		Identity: destinationOf,
 		Open:     open,
 		Borrows:  borrows,
@@ -120,8 +120,8 @@ var fields = []sink.Field{
 	},
 }
 
-// urlOf builds a URL from the values of the driver's fields.
-func urlOf(values map[string]string) (string, []sink.FieldError) {
+// buildURL builds a URL from the values of the driver's fields.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
 	const field = "Connection String"
 	refuse := func(why string) (string, []sink.FieldError) {
 		return "", []sink.FieldError{{Field: field, Error: why}}

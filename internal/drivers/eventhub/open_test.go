@@ -132,7 +132,7 @@ func TestURLOf_ReadsPortalConnectionStrings(t *testing.T) {
 		rest:                               "host name",
 		"":                                 "copy it from the portal",
 	} {
-		got, problems := urlOf(map[string]string{"Connection String": text})
+		got, problems := buildURL(map[string]string{"Connection String": text})
 		if problems != nil {
 			got = problems[0].Error
 			if strings.Contains(got, "a+/b") {

@@ -32,7 +32,7 @@ func Driver() sink.Driver {
 			{Name: "Directory", Type: "string", Description: "the directory to write into; eds creates it", Required: true},
 		},
 		Limits:   limits,
-		URL:      urlOf,
+		URL:      buildURL,
 		Identity: identity,
 		Open:     open,
 	}
@@ -167,8 +167,8 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("file", "", filepath.ToSlash(durable.Resolve(path)), nil)
 }
 
-// urlOf builds a URL from the values of the driver's fields.
-func urlOf(values map[string]string) (string, []sink.FieldError) {
+// buildURL builds a URL from the values of the driver's fields.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
 	directory := strings.TrimSpace(values["Directory"])
 	switch {
 	case directory == "":

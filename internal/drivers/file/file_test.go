@@ -88,7 +88,7 @@ func TestURLOf_RoundTrips(t *testing.T) {
 			"a b"), "a:b/c#d?e%f": filepath.Join(here, "a:b/c#d?e%f"),
 		"/x#y?z%41": "/x#y?z%41", "é@ü": filepath.Join(here, "é@ü"), "[x]": filepath.Join(here, "[x]"),
 	} {
-		raw, problems := urlOf(map[string]string{"Directory": directory})
+		raw, problems := buildURL(map[string]string{"Directory": directory})
 		if len(problems) > 0 {
 			t.Errorf("%s: %v", directory, problems)
 			continue
@@ -103,7 +103,7 @@ func TestURLOf_RoundTrips(t *testing.T) {
 		}
 	}
 	for _, directory := range []string{"", "  ", "a\x00b"} {
-		if raw, problems := urlOf(map[string]string{"Directory": directory}); len(problems) != 1 || problems[0].Field != "Directory" {
+		if raw, problems := buildURL(map[string]string{"Directory": directory}); len(problems) != 1 || problems[0].Field != "Directory" {
 			t.Errorf("%q: %s, %v", directory, raw, problems)
 		}
 	}

@@ -21,7 +21,7 @@ func Driver() sink.Driver {
 		Options:  options,
 		Fields:   fields,
 		Limits:   limits,
-		URL:      urlOf,
+		URL:      buildURL,
 		Identity: identity,
 		Open:     open,
 		Borrows:  borrows,
@@ -144,8 +144,8 @@ var fields = []sink.Field{
 	{Name: "Topic", Type: "string", Description: "topic to write to", Required: true},
 }
 
-// urlOf builds a URL from the values of the driver's fields.
-func urlOf(values map[string]string) (string, []sink.FieldError) {
+// buildURL builds a URL from the values of the driver's fields.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
 	f := sink.NewForm(fields, values)
 	u := url.URL{Scheme: "kafka", Host: f.HostPort("9092"), Path: "/" + f.Get("Topic")}
 	odd := func(r rune) bool { return r >= 0x7f || strings.ContainsRune(",!()*;=&+~", r) }

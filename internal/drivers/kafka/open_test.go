@@ -87,7 +87,7 @@ func TestURLOf_BuildsTheURL(t *testing.T) {
 		{"h", "x", "a b", "Port Topic"},
 		{"h", "70000", "", "Topic Port"},
 	} {
-		got, problems := urlOf(map[string]string{"Hostname": c.host, "Port": c.port, "Topic": c.topic})
+		got, problems := buildURL(map[string]string{"Hostname": c.host, "Port": c.port, "Topic": c.topic})
 		var wrong []string
 		for _, p := range problems {
 			wrong = append(wrong, p.Field)

@@ -143,7 +143,7 @@ func TestURLOf_BuildsTheURL(t *testing.T) {
 			"Endpoint": "localhost:9000",
 		},
 	} {
-		got, wrong := urlOf(values)
+		got, wrong := buildURL(values)
 		if got != want || wrong != nil {
 			t.Errorf("%v makes %s, %v, want %s", values, got, wrong, want)
 			continue
@@ -157,11 +157,11 @@ func TestURLOf_BuildsTheURL(t *testing.T) {
 		"Endpoint":      {"Bucket": "bucket", "Endpoint": "http://x/y"},
 		"Access Key ID": {"Bucket": "bucket", "Secret Access Key": "x"}, "Secret Access Key": {"Bucket": "bucket", "Access Key ID": "x"},
 	} {
-		if made, wrong := urlOf(values); len(wrong) != 1 || wrong[0].Field != field {
+		if made, wrong := buildURL(values); len(wrong) != 1 || wrong[0].Field != field {
 			t.Errorf("%v makes %q, %v", values, made, wrong)
 		}
 	}
-	if _, wrong := urlOf(map[string]string{"Bucket": "storage.googleapis.com"}); len(wrong) != 1 || wrong[0].Field != "Bucket" {
+	if _, wrong := buildURL(map[string]string{"Bucket": "storage.googleapis.com"}); len(wrong) != 1 || wrong[0].Field != "Bucket" {
 		t.Errorf("a store as bucket: %v", wrong)
 	}
 }

@@ -24,7 +24,7 @@ func Driver() sink.Driver {
 		Options:  options,
 		Fields:   fields,
 		Limits:   limits,
-		URL:      urlOf,
+		URL:      buildURL,
 		Identity: identity,
 		Open:     open,
 	}
@@ -158,8 +158,8 @@ var fields = []sink.Field{
 	},
 }
 
-// urlOf builds a URL from the values of the driver's fields.
-func urlOf(values map[string]string) (string, []sink.FieldError) {
+// buildURL builds a URL from the values of the driver's fields.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
 	f := sink.NewForm(fields, values)
 	u := url.URL{Scheme: "s3"}
 	query := f.Query()

@@ -33,7 +33,7 @@ func Driver() sink.Driver {
 		},
 		Limits:    sink.Limits{Rows: 20_000, Bytes: 32 << 20},
 		KeepsRows: true,
-		URL:       urlOf,
+		URL:       buildURL,
 		Identity:  identity,
 		Open:      open,
 	}
@@ -156,8 +156,8 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("sqlite", "", filepath.ToSlash(durable.Resolve(path)), nil)
 }
 
-// urlOf builds a URL from the values of Driver's Fields.
-func urlOf(values map[string]string) (string, []sink.FieldError) {
+// buildURL builds a URL from the values of Driver's Fields.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
 	path := strings.TrimSpace(values["Database"])
 	if path == "" {
 		return "", []sink.FieldError{{Field: "Database", Error: "the path of the database file is missing"}}

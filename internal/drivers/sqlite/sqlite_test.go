@@ -89,7 +89,7 @@ func TestOptions_HaveDefaults(t *testing.T) {
 
 func TestForm_BuildsURL(t *testing.T) {
 	for _, path := range []string{"/var/lib/eds/shop.db", "/with blank/ä?#%&;=+@:.db", "/c:/x.db", "/a//b"} {
-		raw, wrong := urlOf(map[string]string{"Database": path})
+		raw, wrong := buildURL(map[string]string{"Database": path})
 		if wrong != nil {
 			t.Errorf("%s: %v", path, wrong)
 			continue
@@ -103,12 +103,12 @@ func TestForm_BuildsURL(t *testing.T) {
 			t.Errorf("%s: %s names %s, %v", path, raw, got, err)
 		}
 	}
-	relative, _ := urlOf(map[string]string{"Database": "dir:1/shop.db"})
+	relative, _ := buildURL(map[string]string{"Database": "dir:1/shop.db"})
 	if want := "sqlite://./dir:1/shop.db"; relative != want {
 		t.Errorf("%s, want %s", relative, want)
 	}
 	for _, path := range []string{"", "  ", "/dir/", "a\x00b"} {
-		if raw, wrong := urlOf(map[string]string{"Database": path}); len(wrong) != 1 || wrong[0].Field != "Database" || raw != "" {
+		if raw, wrong := buildURL(map[string]string{"Database": path}); len(wrong) != 1 || wrong[0].Field != "Database" || raw != "" {
 			t.Errorf("%q: %s, %v", path, raw, wrong)
 		}
 	}

@@ -30,7 +30,7 @@ func Driver() sink.Driver {
 			{Name: "Secret", Type: "string", Format: "password", Description: "secret that signs requests: whsec_ and base64"},
 		},
 		Limits:   limits,
-		URL:      urlOf,
+		URL:      buildURL,
 		Identity: identity,
 		Open:     open,
 	}
@@ -233,8 +233,8 @@ func loopback(host string) bool {
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
 }
 
-// urlOf builds a URL from the values of the driver's fields.
-func urlOf(values map[string]string) (string, []sink.FieldError) {
+// buildURL builds a URL from the values of the driver's fields.
+func buildURL(values map[string]string) (string, []sink.FieldError) {
 	address, secret := strings.TrimSpace(values["URL"]), values["Secret"]
 	u, err := url.Parse(address)
 	switch {

@@ -21,11 +21,6 @@ const ackPrefix = "$JS.ACK."
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<more>]
 //
 // For another subject, it returns false.
-//
-//	$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>
-//	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<more>]
-//
-// and reports whether it is.
 func parseReply(subject string) (delivery, bool) {
 	rest, ok := strings.CutPrefix(subject, ackPrefix)
 	if !ok {

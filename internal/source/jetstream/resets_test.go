@@ -69,6 +69,7 @@ func TestResetSupport_IsMissedAfterOneTimeout(t *testing.T) {
 		t.Error(diff)
 	}
 	closeSource(t, s)
+	eventually(t, "four messages are acknowledged", func() bool { return b.info().AckFloor.Stream == 4 })
 	c.tuning.resetWait = neverAnswered
 	if diff := cmp.Diff([]uint64{5, 6, 7, 8, 9, 10, 11}, sequences(read(t, open(t, c), 7))); diff != "" {
 		t.Error(diff)

@@ -16,7 +16,7 @@ type unacked struct {
 	newest       cdc.Position  // of the last message received
 	reported     uint64        // sequence of newest when progress was last reported
 	scheduled    bool          // a call of progress is scheduled
-	wake         chan struct{} // asks for that call
+	wake         chan struct{} // signals that a call must be scheduled
 
 	reached uint64   // all messages of ours up to here have been received
 	latest  delivery // the last one

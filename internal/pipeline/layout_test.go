@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,7 +78,8 @@ func (s *schemaServer) Schema(_ context.Context, object, version string) (json.R
 type noCache struct{}
 
 func (noCache) LoadSchema(string, string) (json.RawMessage, bool, error) { return nil, false, nil }
-func (noCache) SaveSchema(string, string, json.RawMessage) error         { return nil }
+
+func (noCache) SaveSchema(string, string, json.RawMessage) error { return nil }
 
 // of returns an event of the given version of a table.
 func of(table, version, id string) string {
@@ -258,5 +260,89 @@ func TestDeadLetter_StaysWithinTheQueueLimit(t *testing.T) {
 		}
 		equal(t, 2, len(r.mustDeadLetters(t)))
 		equal(t, 0, len(r.sink.snapshot()))
+	})
+}
+
+func TestLayout_WaitsWhileHQIsAway(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
+		var back atomic.Bool
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" && !back.Load() {
+				return errors.New("bad gateway")
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		equal(t, "waiting for the schema: bad gateway", r.Status().Reason)
+		equal(t, 0, len(r.mustDeadLetters(t)))
+		back.Store(true)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		equal(t, []string{"a/1", "b/2"}, sortedKeys(r.sink.snapshot()))
+		equal(t, "", r.Status().Reason)
+	})
+}
+
+func TestRun_StopDoesNotWaitForASchema(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x"), put("a", "3", "x")}, func(t *testing.T, r *rig) {
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" {
+				return errors.New("bad gateway")
+			}
+			return nil
+		}
+		r.source.run = func() int { return 1 }
+		r.mustStart(t)
+		time.Sleep(time.Minute)
+		r.mustStop(t)
+		equal(t, []string{"a/1"}, sortedKeys(r.sink.snapshot())) // not 3, which comes later
+		equal(t, 1, r.source.acknowledged.Sequence)
+	})
+}
+
+// unknownVersion is HQ's answer that there is no such version.
+type unknownVersion struct{}
+
+func (unknownVersion) Error() string { return "no such version" }
+
+func (unknownVersion) NotFound() bool { return true }
+
+func TestLayout_DeadLettersAnUnknownVersionAfterPatience(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x"), put("a", "3", "x")}, func(t *testing.T, r *rig) {
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" {
+				return fmt.Errorf("fetch the schema: %w", unknownVersion{})
+			}
+			return nil
+		}
+		r.mustStart(t)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		equal(t, 0, len(r.mustDeadLetters(t))) // it may have been published a moment ago
+		if err := r.source.await(t.Context(), 3); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, []string{`2 b schema: the schema of table "b" has no version "v1"`}, r.mustDeadLetters(t))
+		equal(t, []string{"a/1", "a/3"}, sortedKeys(r.sink.snapshot()))
+	})
+}
+
+func TestRun_FatalSchemaErrorAppliesEarlierMessages(t *testing.T) {
+	inBubble(t, []string{put("a", "1", "x"), put("b", "2", "x")}, func(t *testing.T, r *rig) {
+		revoked := fault.Mark(fault.Fatal, errors.New("the api key was revoked"))
+		r.layouts.fail = func(table, _ string) error {
+			if table == "b" {
+				return revoked
+			}
+			return nil
+		}
+		r.mustStart(t)
+		if err := r.finish(); !errors.Is(err, revoked) {
+			t.Errorf("Run: %v", err)
+		}
+		equal(t, []string{"a/1"}, sortedKeys(r.sink.snapshot()))
+		equal(t, 1, r.source.acknowledged.Sequence)
 	})
 }
