@@ -38,7 +38,7 @@ const (
 	skipInvalid    skipReason = "invalid"    // the event fails the schema validator
 )
 
-// Stages that reject events, as the dead-letter queue names them.
+// Stages that reject events, with their names in the dead-letter queue.
 const (
 	stageDecode = "decode"
 	stageSchema = "schema"

@@ -137,7 +137,8 @@ func tableErrors(err error) map[string]error {
 	return found
 }
 
-// concernsAllTables reports whether an error of a migration is not one of a single table.
+// concernsAllTables reports whether a migration failed for a reason that is independent of the
+// table.
 func concernsAllTables(err error) bool {
 	return fault.Of(err) == fault.Transient || errors.As(err, new(*sink.WriterError)) || errors.As(err, new(*sink.ReopenError))
 }

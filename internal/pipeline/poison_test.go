@@ -334,7 +334,8 @@ func TestDeadLetter_DeletesTheOldRowOfAMove(t *testing.T) {
 	})
 }
 
-// TestDeadLetter_KeepsAMoveWhoseOldRowCannotBeDeleted keeps both parts.
+// TestDeadLetter_KeepsAMoveWhoseOldRowCannotBeDeleted supersedes the dead letter only after changes
+// of both rows.
 func TestDeadLetter_KeepsAMoveWhoseOldRowCannotBeDeleted(t *testing.T) {
 	inBubble(t, []string{put("a", "A", "x"), move("a", "A", "B", "y")}, func(t *testing.T, r *rig) {
 		r.sink.before = func(_ int, b *change.Batch) error {

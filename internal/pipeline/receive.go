@@ -92,11 +92,11 @@ func (p *Pipeline) receiveMessages(intake context.Context) (messages []Message, 
 	return messages, err
 }
 
-// backlog remembers what the stream is known to have held at some time.
+// backlog remembers how many messages the stream had at some time.
 type backlog struct {
 	last     uint64 // sequence of the last message received
 	received uint64 // number of messages received
-	through  uint64 // number of messages, received or to come, that the stream held at seen
+	through  uint64 // number of messages, received or to come, that the stream had at seen
 	seen     time.Time
 }
 

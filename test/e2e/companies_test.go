@@ -121,6 +121,7 @@ func TestCompany_ImportOfTheServersCompaniesIsWhole(t *testing.T) {
 				session := w.session(p, "")
 				w.notify(session, "import", map[string]any{"backfill": true})
 				want(t, w.received(p, session, "import-response", 1), "success", true)
+				w.complete(p)
 			}
 			w.follows(p)
 			w.work(50)

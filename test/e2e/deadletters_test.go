@@ -89,7 +89,7 @@ func TestDeadLetters_OfGarbage(t *testing.T) {
 	}
 	visible := func(n int) {
 		t.Helper()
-		eventually(t, "everything tells", func() bool {
+		eventually(t, "every view shows the dead letters", func() bool {
 			r, metrics := w.report(), ""
 			if code, text := p.get("/metrics"); code == 200 {
 				metrics = text
@@ -113,7 +113,7 @@ func TestDeadLetters_OfGarbage(t *testing.T) {
 		t.Errorf("status:\n%s", status)
 	}
 	if letters := w.letters(); strings.Count(letters, "  unknown  ") != garbage || !strings.HasSuffix(letters,
-		"an import tells: eds import --only customer\n") {
+		"An import resolves them: eds import --only customer\n") {
 		t.Errorf("dead letters:\n%s", letters)
 	}
 	if out, _, code := w.eds("dlq", "drop", "--all", "--state", "unknown", "--data-dir", w.data); code != 0 ||

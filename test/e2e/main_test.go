@@ -24,7 +24,7 @@ func run(m *testing.M) int {
 		return wrap(wrapped)
 	}
 	// The tests wait more than they compute.
-	if err := flag.Set("test.parallel", "8"); err != nil {
+	if err := flag.Set("test.parallel", "12"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

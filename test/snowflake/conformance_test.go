@@ -57,6 +57,10 @@ func TestConformance(t *testing.T) {
 	sinktest.Run(t, sinktest.Config{
 		Driver: snowflake.Driver(),
 		URL:    all.open,
+		Untouched: func(t testing.TB) (string, func() string) {
+			raw := all.open(t)
+			return raw, all.engine(raw).contents
+		},
 		Foreign: func(t testing.TB, raw, table string) {
 			name := `"` + strings.ReplaceAll(table, `"`, `""`) + `"`
 			all.engine(raw).exec(fmt.Sprintf(`CREATE TABLE %[1]s (

@@ -25,6 +25,32 @@ type engine struct {
 	mu       sync.Mutex
 	sessions map[*duckSession]bool
 	opened   int
+	keys     map[string][]string // columns of primary keys, by table; DuckDB does without them
+}
+
+// setKey remembers the primary key of a table, whose columns are quoted and separated by commas.
+func (e *engine) setKey(table, columns string) {
+	var key []string
+	for column := range strings.SplitSeq(columns, ", ") {
+		key = append(key, unquote(column))
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.keys[table] = key
+}
+
+// primaryKeys returns the result of SHOW PRIMARY KEYS.
+func (e *engine) primaryKeys() *peer.Result {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := &peer.Result{Columns: []peer.Column{{Name: "table_name"}, {Name: "column_name"}, {Name: "key_sequence"}}}
+	for table, key := range e.keys {
+		for i, column := range key {
+			sequence := fmt.Sprint(i + 1)
+			r.Rows = append(r.Rows, []*string{&table, &column, &sequence})
+		}
+	}
+	return r
 }
 
 // prelude gives DuckDB the functions that it lacks. VARIANT is DuckDB's JSON, which keeps the text.
@@ -49,7 +75,7 @@ func newEngine(t testing.TB) *engine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { connector.Close() })
-	e := &engine{t: t, connector: struct{ driver.Connector }{connector}, sessions: make(map[*duckSession]bool)}
+	e := &engine{t: t, connector: struct{ driver.Connector }{connector}, sessions: make(map[*duckSession]bool), keys: make(map[string][]string)}
 	db := e.db()
 	if _, err := db.Exec(prelude); err != nil {
 		t.Fatalf("prepare DuckDB: %v", err)
@@ -69,6 +95,17 @@ func (e *engine) exec(statements string) {
 	if _, err := e.db().Exec(statements); err != nil {
 		e.t.Fatalf("%s: %v", statements, err)
 	}
+}
+
+// contents describes the tables of the database.
+func (e *engine) contents() string {
+	e.t.Helper()
+	var all string
+	const text = `SELECT coalesce(string_agg(sql, ' ' ORDER BY sql), '') FROM duckdb_tables() WHERE NOT internal AND NOT temporary`
+	if err := e.db().QueryRow(text).Scan(&all); err != nil {
+		e.t.Fatal(err)
+	}
+	return all
 }
 
 // duckSession is a session on a connection of its own.
@@ -160,7 +197,7 @@ func (s *duckSession) execute(ctx context.Context, q peer.Query) (*peer.Result, 
 	case strings.HasPrefix(q.SQL, "CREATE TEMPORARY STAGE"):
 		return row([]string{"status"}, "Stage area EDS_STAGE successfully created."), nil
 	case strings.HasPrefix(q.SQL, "SHOW PRIMARY KEYS"):
-		return &peer.Result{Columns: []peer.Column{{Name: "table_name"}, {Name: "column_name"}}}, nil
+		return s.e.primaryKeys(), nil
 	case strings.Contains(q.SQL, "FROM INFORMATION_SCHEMA.COLUMNS"):
 		return s.rows(ctx, catalogue, q.Args)
 	case q.SQL == "BEGIN TRANSACTION":

@@ -41,7 +41,7 @@ var (
 	copyFile  = regexp.MustCompile(`(?s)^COPY INTO (.*?\)) FROM \(\n(.*) FROM @"EDS_STAGE"/[\w.]+\n\) ON_ERROR = ABORT_STATEMENT$`)
 	columns   = regexp.MustCompile(`(?:r|\$1):c(\d+)\b`)
 	lengthens = regexp.MustCompile(`(?s)^ALTER TABLE (.*) ALTER COLUMN (.*) SET DATA TYPE VARCHAR\(16777216\)$`)
-	keyClause = regexp.MustCompile(`(?s),\n\tPRIMARY KEY \(.*\)\n\)$`)
+	keyClause = regexp.MustCompile(`(?s)^(CREATE .*?TABLE (?:IF NOT EXISTS )?("(?:[^"]|"")*") \(.*),\n\tPRIMARY KEY \((.*)\)\n\)$`)
 )
 
 const parameter = `(SELECT VALUE AS r FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?, 'd'))))`
@@ -81,7 +81,11 @@ func outside(text string, f func(string) string) string {
 			}
 			end++
 		}
-		out.WriteString(text[at:min(end+1, len(text))])
+		quoted := text[at:min(end+1, len(text))]
+		if quoted[0] == '\'' { // in which Snowflake escapes a backslash, and DuckDB does not
+			quoted = strings.ReplaceAll(quoted, `\\`, `\`)
+		}
+		out.WriteString(quoted)
 		text = text[min(end+1, len(text)):]
 	}
 	return out.String()
@@ -90,7 +94,11 @@ func outside(text string, f func(string) string) string {
 // translate makes a statement for DuckDB. It puts the rows that the statement reads from a file or
 // its parameter into a table of the session.
 func (s *duckSession) translate(ctx context.Context, q peer.Query) (*translated, error) {
-	text := lengthens.ReplaceAllString(keyClause.ReplaceAllString(q.SQL, "\n)"), "COMMENT ON COLUMN $1.$2 IS NULL")
+	text := lengthens.ReplaceAllString(q.SQL, "COMMENT ON COLUMN $1.$2 IS NULL")
+	if m := keyClause.FindStringSubmatch(q.SQL); m != nil {
+		s.e.setKey(unquote(m[2]), m[3])
+		text = m[1] + "\n)"
+	}
 	t := &translated{sql: text, args: q.Args}
 	switch m := copyFile.FindStringSubmatch(q.SQL); {
 	case m != nil:

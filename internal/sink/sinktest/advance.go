@@ -60,7 +60,7 @@ func (h *harness) sealed(s sink.Sink, job string, t *schema.Table, images ...str
 	if !ok {
 		h.Fatalf("%T cannot be brought forward", l)
 	}
-	if err := a.Seal(h.ctx); err != nil {
+	if err := a.Seal(h.ctx()); err != nil {
 		h.Fatalf("seal: %v", err)
 	}
 	return l, a
@@ -69,7 +69,7 @@ func (h *harness) sealed(s sink.Sink, job string, t *schema.Table, images ...str
 // bring applies later changes to a sealed load.
 func (h *harness) bring(a sink.Advancer, steps ...step) {
 	h.Helper()
-	if err := a.Advance(h.ctx, h.batchOf(steps...)); err != nil {
+	if err := a.Advance(h.ctx(), h.batchOf(steps...)); err != nil {
 		h.Fatalf("bring a load forward: %v", err)
 	}
 }
@@ -88,19 +88,19 @@ func (h *harness) checkAdvance(raw string) {
 	l, a := h.sealed(s, "job", t, images...)
 	h.model(t.Name).load(h, t, images...)
 	for range 2 {
-		if err := a.Seal(h.ctx); err != nil {
+		if err := a.Seal(h.ctx()); err != nil {
 			h.Errorf("seal again: %v", err)
 		}
 	}
 	first := h.batchOf(h.update(t, `{"id":"1","name":"later","visits":9007199254740993}`), h.insert(t, `{"id":"4"}`),
 		h.delete(t, `{"id":"3"}`))
 	for range 2 { // as if the answer were lost
-		if err := a.Advance(h.ctx, first); err != nil {
+		if err := a.Advance(h.ctx(), first); err != nil {
 			h.Fatalf("bring a load forward: %v", err)
 		}
 	}
 	h.bring(a, h.delete(t, `{"id":"2"}`), h.insert(t, `{"id":"2","visits":5}`), h.insert(t, `{"id":"3","name":"again"}`))
-	if err := a.Advance(h.ctx, &change.Batch{First: h.position(), Last: h.position()}); err != nil {
+	if err := a.Advance(h.ctx(), &change.Batch{First: h.position(), Last: h.position()}); err != nil {
 		h.Errorf("bring a load forward over nothing: %v", err)
 	}
 	h.expectRows(s, t, old)
@@ -141,12 +141,12 @@ func checkAdvanceEmpty(h *harness) {
 	s, t := withOldRows(h)
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "one")
-	if err := l.(sink.Advancer).Seal(h.ctx); !errors.Is(err, sink.ErrWouldEmpty) {
+	if err := l.(sink.Advancer).Seal(h.ctx()); !errors.Is(err, sink.ErrWouldEmpty) {
 		h.Errorf("sealing a load without rows: %v", err)
 	}
 	old := h.model(t.Name).clone()
 	h.bring(l.(sink.Advancer), h.insert(t, `{"id":"new"}`))
-	if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrWouldEmpty) {
+	if _, err := l.Finish(h.ctx()); !errors.Is(err, sink.ErrWouldEmpty) {
 		h.Errorf("finishing it: %v", err)
 	}
 	h.expectRows(s, t, old)
@@ -174,7 +174,7 @@ func checkAdvanceResumed(h *harness) {
 		h.Error("a load that was only sealed starts afresh")
 	}
 	a := l.(sink.Advancer)
-	if err := a.Seal(h.ctx); err != nil {
+	if err := a.Seal(h.ctx()); err != nil {
 		h.Fatal(err)
 	}
 	h.bring(a, h.insert(t, `{"id":"c"}`))
@@ -198,7 +198,7 @@ func checkAdvanceLost(h *harness) {
 	h.bring(a, h.update(t, `{"id":"a","name":"later"}`))
 	h.config.LoseStage(h.outer, h.url, "job", t.Name, "b")
 	h.config.LoseStage(h.outer, h.url, "job", t.Name, "c")
-	if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrLoadLost) {
+	if _, err := l.Finish(h.ctx()); !errors.Is(err, sink.ErrLoadLost) {
 		h.Errorf("finishing with a stage that lost rows: %v", err)
 	}
 	h.end(l, false)
@@ -226,7 +226,7 @@ func checkAdvanceColumns(h *harness) {
 			break
 		}
 		narrow := new(sink.NarrowLoadError)
-		if err := a.Advance(h.ctx, h.batchOf(steps...)); !errors.As(err, &narrow) {
+		if err := a.Advance(h.ctx(), h.batchOf(steps...)); !errors.As(err, &narrow) {
 			h.Fatalf("change %d of the columns: %v", i+1, err)
 		}
 		t = narrow.Table
@@ -249,13 +249,13 @@ func checkAdvanceFaults(h *harness) {
 	h.migrate(s, t)
 	converge := func(what string, do func(ctx context.Context) error) {
 		h.Helper()
-		err := do(h.ctx)
+		err := do(h.ctx())
 		faults.Repair()
 		for attempt := 0; err != nil; attempt++ {
 			if attempt == 5 || errors.Is(err, sink.ErrLoadLost) {
 				h.Fatalf("%s once the destination is back: %v", what, err)
 			}
-			err = do(h.ctx)
+			err = do(h.ctx())
 		}
 	}
 	round := 0

@@ -96,7 +96,7 @@ func checkUnknownOption(h *harness) {
 	if err != nil {
 		h.Fatal(err)
 	}
-	s, err := h.config.Driver.Open(h.ctx, target, h.env())
+	s, err := h.config.Driver.Open(h.ctx(), target, h.env())
 	if err == nil {
 		h.close(s)
 	}
@@ -113,7 +113,7 @@ func checkProbe(h *harness) {
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
 	before := h.contents(s, t)
 	for range 2 {
-		if err := s.Probe(h.ctx); err != nil {
+		if err := s.Probe(h.ctx()); err != nil {
 			h.Errorf("probe: %v", err)
 		}
 	}
@@ -139,12 +139,12 @@ func checkUntouched(h *harness) {
 	for range 2 {
 		s := h.openAt(url, h.env())
 		unchanged("opening")
-		if err := s.Probe(h.ctx); err != nil {
+		if err := s.Probe(h.ctx()); err != nil {
 			h.Errorf("probe: %v", err)
 		}
 		unchanged("probing")
 		if r, ok := s.(sink.Reader); ok {
-			for _, err := range r.Read(h.ctx, t) {
+			for _, err := range r.Read(h.ctx(), t) {
 				h.Errorf("reading a missing table yields a row, or the error %v", err)
 			}
 			unchanged("reading")
@@ -154,7 +154,7 @@ func checkUntouched(h *harness) {
 	}
 	// The sink can write after a probe.
 	s := h.openURL(url)
-	if err := s.Probe(h.ctx); err != nil {
+	if err := s.Probe(h.ctx()); err != nil {
 		h.Errorf("probe: %v", err)
 	}
 	h.migrate(s, t)

@@ -115,7 +115,7 @@ func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps [
 // tryBroken applies steps while the destination may be down.
 func (h *harness) tryBroken(s sink.Sink, steps []step) error {
 	h.Helper()
-	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
+	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()
 	for _, d := range h.batches(h, steps) {
 		if err := d.deliver(ctx, s); err != nil {
@@ -167,7 +167,7 @@ func checkMigrationFaults(h *harness) {
 		h.apply(s, h.insert(was, `{"id":"1","n":9007199254740993}`))
 		before := faults.Steps()
 		breakIt()
-		_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{is, other})
+		_, err := s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{is, other})
 		steps = faults.Steps() - before
 		faults.Repair()
 		for attempt := 0; err != nil; attempt++ {
@@ -175,7 +175,7 @@ func checkMigrationFaults(h *harness) {
 			if attempt == 5 {
 				h.Fatalf("the migration does not succeed once the destination is back: %v", err)
 			}
-			_, err = s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{is, other})
+			_, err = s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{is, other})
 		}
 		h.apply(s, h.insert(is, `{"id":"2","n":0.5,"text":"new"}`), h.insert(other, `{"id":"1"}`))
 		h.expect(s, is)
@@ -204,7 +204,7 @@ func checkStalled(h *harness) {
 	steps := []step{h.update(t, `{"id":"1","name":"after"}`), h.insert(t, `{"id":"2"}`)}
 	staller.Stall()
 	for _, d := range h.batches(h, steps) {
-		ctx, cancel := context.WithTimeout(h.ctx, time.Second)
+		ctx, cancel := context.WithTimeout(h.ctx(), time.Second)
 		answered := make(chan error, 1)
 		go func() { answered <- d.deliver(ctx, s) }()
 		select {
@@ -303,7 +303,7 @@ func checkFinishFaults(h *harness) {
 			rows, err = h.finishInTime(l)
 		}
 		h.expectLoaded(s, t, files, rows, n, mode)
-		_ = l.Close(context.WithoutCancel(h.ctx))
+		_ = l.Close(context.WithoutCancel(h.ctx()))
 		return steps
 	}
 	total := finish(-1, Lost)
@@ -316,14 +316,14 @@ func checkFinishFaults(h *harness) {
 
 // finishInTime finishes a load while the destination may be down.
 func (h *harness) finishInTime(l sink.Load) (int64, error) {
-	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
+	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()
 	return l.Finish(ctx)
 }
 
 // loadOnce loads each row from a file of its own, unless an earlier run of the job has.
 func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) (rows int64, err error) {
-	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
+	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()
 	l, err := s.BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
 	if err != nil {
@@ -342,6 +342,6 @@ func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job in
 		return l.Finish(ctx)
 	}()
 	// Closing over a broken connection may fail: only the staged rows count.
-	_ = l.Close(context.WithoutCancel(h.ctx))
+	_ = l.Close(context.WithoutCancel(h.ctx()))
 	return rows, err
 }

@@ -108,7 +108,7 @@ func checkHistory(h *harness) {
 	h.apply(s, steps[50:]...)
 	h.apply(s, h.update(t, `{"id":"0","name":"last"}`))
 	d := h.passing()
-	if err := d.deliver(h.ctx, s); err != nil {
+	if err := d.deliver(h.ctx(), s); err != nil {
 		h.Errorf("a batch without events: %v", err)
 	}
 	h.close(s)
@@ -214,12 +214,12 @@ func checkHistoryImport(h *harness) {
 	}
 	importAll := func(job string) {
 		l := h.begin(s, job, t, sink.Replace)
-		if _, err := l.LoadFile(h.ctx, "broken", failing(imagesOf(h, t, files["two"]...), errBroken)); !errors.Is(err, errBroken) ||
+		if _, err := l.LoadFile(h.ctx(), "broken", failing(imagesOf(h, t, files["two"]...), errBroken)); !errors.Is(err, errBroken) ||
 			l.Loaded("broken") {
 			h.Errorf("a file that breaks: %v, loaded: %v", err, l.Loaded("broken"))
 		}
 		for _, name := range []string{"one", "two"} {
-			if n, err := l.LoadFile(h.ctx, name, imagesOf(h, t, files[name]...)); err != nil || n != int64(len(files[name])) {
+			if n, err := l.LoadFile(h.ctx(), name, imagesOf(h, t, files[name]...)); err != nil || n != int64(len(files[name])) {
 				h.Errorf("import %s: %d rows, %v", name, n, err)
 			}
 		}

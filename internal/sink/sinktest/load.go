@@ -79,7 +79,7 @@ func (h *harness) begin(s sink.Sink, job string, t *schema.Table, mode sink.Load
 
 func (h *harness) loadFile(l sink.Load, t *schema.Table, file string, images ...string) {
 	h.Helper()
-	n, err := l.LoadFile(h.ctx, file, imagesOf(h, t, images...))
+	n, err := l.LoadFile(h.ctx(), file, imagesOf(h, t, images...))
 	if err != nil {
 		h.Fatalf("load %s: %v", file, err)
 	}
@@ -94,7 +94,7 @@ func (h *harness) end(l sink.Load, finish bool) {
 	if finish {
 		h.finish(l)
 	}
-	if err := l.Close(h.ctx); err != nil {
+	if err := l.Close(h.ctx()); err != nil {
 		h.Fatalf("close the load: %v", err)
 	}
 }
@@ -102,7 +102,7 @@ func (h *harness) end(l sink.Load, finish bool) {
 // finish finishes a load and returns the number of rows that it put in place.
 func (h *harness) finish(l sink.Load) int64 {
 	h.Helper()
-	rows, err := l.Finish(h.ctx)
+	rows, err := l.Finish(h.ctx())
 	if err != nil {
 		h.Fatalf("finish: %v", err)
 	}
@@ -166,12 +166,12 @@ func checkEmptyLoad(h *harness) {
 			h.loadFile(l, t, file)
 		}
 		for range 2 {
-			if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrWouldEmpty) {
+			if _, err := l.Finish(h.ctx()); !errors.Is(err, sink.ErrWouldEmpty) {
 				h.Errorf("%s: finishing a load without rows: %v", job, err)
 			}
 		}
 		h.expect(s, t)
-		if err := l.Discard(h.ctx); err != nil {
+		if err := l.Discard(h.ctx()); err != nil {
 			h.Fatalf("discard: %v", err)
 		}
 		h.end(l, false)
@@ -213,7 +213,7 @@ func (h *harness) loadRest(l sink.Load, t *schema.Table, images ...string) {
 func (h *harness) rowsOf(s sink.Sink, t *schema.Table) []string {
 	h.Helper()
 	var lines []string
-	for row, err := range s.(sink.Reader).Read(h.ctx, t) {
+	for row, err := range s.(sink.Reader).Read(h.ctx(), t) {
 		if err != nil {
 			h.Fatalf("read: %v", err)
 		}
@@ -320,17 +320,17 @@ func checkLoadsOfSimilarNames(h *harness) {
 
 // loadAll loads a table from files of ten rows.
 func loadAll(h *harness, s sink.Sink, job string, t *schema.Table, scope sink.Scope, images []string) error {
-	l, err := s.BeginLoad(h.ctx, job, t, sink.Replace, scope)
+	l, err := s.BeginLoad(h.ctx(), job, t, sink.Replace, scope)
 	if err != nil {
 		return err
 	}
 	for i := 0; i < len(images); i += 10 {
-		if _, err := l.LoadFile(h.ctx, fmt.Sprintf("file %d", i), imagesOf(h, t, images[i:i+10]...)); err != nil {
-			return errors.Join(err, l.Close(h.ctx))
+		if _, err := l.LoadFile(h.ctx(), fmt.Sprintf("file %d", i), imagesOf(h, t, images[i:i+10]...)); err != nil {
+			return errors.Join(err, l.Close(h.ctx()))
 		}
 	}
-	_, err = l.Finish(h.ctx)
-	return errors.Join(err, l.Close(h.ctx))
+	_, err = l.Finish(h.ctx())
+	return errors.Join(err, l.Close(h.ctx()))
 }
 
 func checkChangesAfterLoad(h *harness) {

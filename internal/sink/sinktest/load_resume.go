@@ -21,7 +21,7 @@ func checkBrokenFile(h *harness) {
 	h.loadFile(l, t, "good", `{"id":"a","name":"good"}`)
 	broken := []string{`{"id":"b"}`, `{"id":"c"}`}
 	for range 2 {
-		if _, err := l.LoadFile(h.ctx, "bad", failing(imagesOf(h, t, broken...), errBroken)); !errors.Is(err, errBroken) {
+		if _, err := l.LoadFile(h.ctx(), "bad", failing(imagesOf(h, t, broken...), errBroken)); !errors.Is(err, errBroken) {
 			h.Errorf("a file that breaks: %v", err)
 		}
 		if l.Loaded("bad") || !l.Loaded("good") {
@@ -44,7 +44,7 @@ func checkRefusedRow(h *harness) {
 	s := h.open()
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "good", `{"id":"a"}`)
-	_, err := l.LoadFile(h.ctx, "bad", imagesOf(h, t, `{"id":"b"}`, bad("c"), `{"id":"d"}`))
+	_, err := l.LoadFile(h.ctx(), "bad", imagesOf(h, t, `{"id":"b"}`, bad("c"), `{"id":"d"}`))
 	h.expectClass(err, fault.Poison)
 	if e := new(sink.RowError); errors.As(err, &e) && e.Row != 2 {
 		h.Errorf("row %d is reported as refused, want 2", e.Row)
@@ -63,7 +63,7 @@ func checkResumedLoad(h *harness) {
 	old := h.model(t.Name)
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "one", `{"id":"a"}`, `{"id":"b"}`)
-	if _, err := l.LoadFile(h.ctx, "two", failing(imagesOf(h, t, `{"id":"x"}`), errBroken)); err == nil {
+	if _, err := l.LoadFile(h.ctx(), "two", failing(imagesOf(h, t, `{"id":"x"}`), errBroken)); err == nil {
 		h.Error("a file that breaks is no error")
 	}
 	h.end(l, false)
@@ -152,7 +152,7 @@ func checkResumedWithoutStage(h *harness) {
 	h.end(l, false)
 	l = h.begin(s, "job", t, sink.Replace)
 	h.config.LoseStage(h.outer, h.url, "job", t.Name, "")
-	if _, err := l.LoadFile(h.ctx, "file 2", imagesOf(h, t, images[2])); err != nil && !errors.Is(err, sink.ErrLoadLost) {
+	if _, err := l.LoadFile(h.ctx(), "file 2", imagesOf(h, t, images[2])); err != nil && !errors.Is(err, sink.ErrLoadLost) {
 		h.expectTransient(err)
 	}
 	h.end(l, false)
@@ -188,7 +188,7 @@ func (h *harness) checkLostLoad(id string) {
 		l := h.begin(s, job, t, mode)
 		h.loadRest(l, t, images...)
 		h.config.LoseStage(h.outer, h.url, job, t.Name, id)
-		if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrLoadLost) {
+		if _, err := l.Finish(h.ctx()); !errors.Is(err, sink.ErrLoadLost) {
 			h.Errorf("finishing with a damaged stage: %v", err)
 		}
 		if after := h.rowsOf(s, t); !slices.Equal(after, before) {
@@ -212,7 +212,7 @@ func checkDiscard(h *harness) {
 	s, t := withOldRows(h)
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "one", `{"id":"a"}`)
-	if err := l.Discard(h.ctx); err != nil {
+	if err := l.Discard(h.ctx()); err != nil {
 		h.Fatalf("discard: %v", err)
 	}
 	h.end(l, false)
@@ -230,7 +230,7 @@ func checkCancelledLoad(h *harness) {
 	old := h.model(t.Name)
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "one", `{"id":"a"}`)
-	ctx, cancel := context.WithCancel(h.ctx)
+	ctx, cancel := context.WithCancel(h.ctx())
 	defer cancel()
 	cancelling := func(yield func(*change.Row, error) bool) {
 		for row, err := range imagesOf(h, t, `{"id":"b"}`, `{"id":"c"}`) {

@@ -51,7 +51,7 @@ func (h *harness) loadRows(l sink.Load, file string, rows iter.Seq2[*change.Row,
 	if !ok {
 		h.Fatalf("%T cannot leave out refused rows", l)
 	}
-	n, err = load.LoadRows(h.ctx, file, rows, func(row *change.Row, number int64, reason error) error {
+	n, err = load.LoadRows(h.ctx(), file, rows, func(row *change.Row, number int64, reason error) error {
 		h.expectClass(reason, fault.Poison)
 		refused = append(refused, fmt.Sprintf("%d %s", number, row.Image))
 		if len(refused) == stop {
@@ -83,7 +83,7 @@ func checkLoadRows(h *harness) {
 	s := h.open()
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "good", `{"id":"000"}`, `{"id":"000","col_string":"again"}`)
-	_, err := l.LoadFile(h.ctx, "bad", imagesOf(h, t, images...))
+	_, err := l.LoadFile(h.ctx(), "bad", imagesOf(h, t, images...))
 	h.expectClass(err, fault.Poison)
 	n, refused, err := h.loadRows(l, "bad", imagesOf(h, t, images...), 0)
 	if err != nil || n != int64(len(images)-len(bad)) || !l.Loaded("bad") {
@@ -194,14 +194,14 @@ func checkLoadRowsFaults(h *harness) {
 // loadRowsOnce loads images from one file, unless an earlier run of the job has, and adds the
 // refused rows to seen.
 func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, job int, seen map[string]bool) (rows int64, err error) {
-	ctx, cancel := context.WithTimeout(h.ctx, h.patience())
+	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()
 	l, err := s.BeginLoad(ctx, fmt.Sprint("job ", job), t, sink.Replace, sink.Scope{})
 	if err != nil {
 		return 0, err
 	}
 	// Closing over a broken connection may fail: only the staged rows count.
-	defer func() { _ = l.Close(context.WithoutCancel(h.ctx)) }()
+	defer func() { _ = l.Close(context.WithoutCancel(h.ctx())) }()
 	if !l.Loaded("file") {
 		_, err = l.(sink.RowLoad).LoadRows(ctx, "file", imagesOf(h, t, images...), func(row *change.Row, number int64, _ error) error {
 			seen[fmt.Sprintf("%d %s", number, row.Image)] = true

@@ -43,7 +43,7 @@ func (h *harness) expectTableError(err error, table string, missing bool) {
 // expectFindings compares the findings about the tables.
 func (h *harness) expectFindings(s sink.Sink, want ...sink.Finding) {
 	h.Helper()
-	got, err := s.(sink.Inspector).Inspect(h.ctx)
+	got, err := s.(sink.Inspector).Inspect(h.ctx())
 	if err != nil {
 		h.Errorf("inspect: %v", err)
 	}
@@ -70,7 +70,7 @@ func (h *harness) expectMissing(s sink.Sink, t *schema.Table) {
 	}
 	h.models[t.Name] = before
 	other := newTable(h, "other", "1", 1, column("id", schema.String))
-	_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{t, other})
+	_, err := s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{t, other})
 	h.expectTableError(err, t.Name, true)
 	h.apply(s, h.insert(other, `{"id":"1"}`))
 	h.expect(s, other)
@@ -172,9 +172,9 @@ func checkView(h *harness) {
 	h.sql("CREATE VIEW fresh AS SELECT 'x' AS id")
 	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
 	for _, s := range []sink.Sink{s, h.open(importing)} {
-		_, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{fresh, other})
+		_, err := s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{fresh, other})
 		h.expectTableError(err, fresh.Name, false)
-		_, err = s.BeginLoad(h.ctx, "again", t, sink.Replace, sink.Scope{})
+		_, err = s.BeginLoad(h.ctx(), "again", t, sink.Replace, sink.Scope{})
 		h.expectTableError(err, t.Name, false)
 	}
 	h.sql("DROP VIEW customer")
@@ -189,7 +189,7 @@ func checkLacksKey(h *harness) {
 	bad := newTable(h, "thing", "1", 2, column("company", schema.String), column("id", schema.String), column("s", schema.String))
 	good := newTable(h, "other", "1", 1, column("id", schema.String))
 	s := h.server(process("one"))
-	lines, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{bad, good})
+	lines, err := s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{bad, good})
 	h.expectTableError(err, bad.Name, false)
 	if len(lines) != 1 {
 		h.Errorf("the migration says %q", slices.Clone(lines))

@@ -90,7 +90,7 @@ func checkMetadata(h *harness) {
 	plain := h.open()
 	h.expectRows(plain, meta, want)
 	synced := metaTable(h, t, "_eds_synced_at")
-	for row, err := range plain.(sink.Reader).Read(h.ctx, synced) {
+	for row, err := range plain.(sink.Reader).Read(h.ctx(), synced) {
 		if err != nil {
 			h.Fatal(err)
 		}
@@ -126,7 +126,7 @@ func checkSoftDelete(h *harness) {
 
 	meta := metaTable(h, t, "_eds_op", "_eds_deleted")
 	found := make(map[string]string)
-	for row, err := range h.open().(sink.Reader).Read(h.ctx, meta) {
+	for row, err := range h.open().(sink.Reader).Read(h.ctx(), meta) {
 		if err != nil {
 			h.Fatal(err)
 		}

@@ -41,7 +41,7 @@ func checkMigrateTwice(h *harness) {
 		h.Errorf("a new column and a new table were reported as %q", lines)
 	}
 	for _, s := range []sink.Sink{s, h.open()} {
-		lines, err := s.(sink.Migrator).Migrate(h.ctx, []*schema.Table{v1, v2, other})
+		lines, err := s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{v1, v2, other})
 		if err != nil || len(lines) > 0 {
 			h.Errorf("the second time: %q, %v", lines, err)
 		}
@@ -370,10 +370,10 @@ func checkReservedNames(h *harness) {
 			}
 		}
 		if m, ok := s.(sink.Migrator); ok {
-			_, err := m.Migrate(h.ctx, []*schema.Table{bad})
+			_, err := m.Migrate(h.ctx(), []*schema.Table{bad})
 			refused("migrate", err)
 		}
-		_, err := s.BeginLoad(h.ctx, "job", bad, sink.Replace, sink.Scope{})
+		_, err := s.BeginLoad(h.ctx(), "job", bad, sink.Replace, sink.Scope{})
 		refused("load", err)
 		image := strings.Replace(row, `"id"`, quoted(bad.Columns[0].Name), 1)
 		refused("write", h.try(s, h.insert(bad, image)))

@@ -73,7 +73,7 @@ func subjectOf(company string) string { return "dbchange.*.*." + company + ".*.P
 
 func (h *harness) records(s sink.Sink) sink.Records {
 	h.Helper()
-	r, err := s.(sink.Recorder).Records(h.ctx)
+	r, err := s.(sink.Recorder).Records(h.ctx())
 	if err != nil {
 		h.Fatalf("read the records: %v", err)
 	}
@@ -83,7 +83,7 @@ func (h *harness) records(s sink.Sink) sink.Records {
 // beginAt takes over the checkpoint at p.
 func (h *harness) beginAt(s sink.Sink, p cdc.Position, snapshots ...sink.Snapshot) int64 {
 	h.Helper()
-	epoch, err := s.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: p, Snapshots: snapshots})
+	epoch, err := s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: p, Snapshots: snapshots})
 	if err != nil {
 		h.Fatalf("begin: %v", err)
 	}
@@ -180,7 +180,7 @@ func checkNewRecords(h *harness) {
 	h.apply(s, h.insert(t, `{"id":"1"}`))
 	h.expect(s, t)
 	h.expectRecords(h.records(h.open(process("two"))), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: h.position()}})
-	if err := s.(sink.Recorder).Check(h.ctx); err != nil {
+	if err := s.(sink.Recorder).Check(h.ctx()); err != nil {
 		h.Errorf("check: %v", err)
 	}
 	h.apply(s, h.update(t, `{"id":"1","name":"later"}`))
@@ -226,7 +226,7 @@ func checkRestored(h *harness) {
 	h.sql(fmt.Sprintf("UPDATE _eds_checkpoint SET position = %d, stored = %d", before.Sequence, before.Stored))
 	h.expectReopen(h.refused(s, t), false)
 	h.expectReopen(h.refused(s, t), false)
-	h.expectReopen(s.(sink.Recorder).Check(h.ctx), false)
+	h.expectReopen(s.(sink.Recorder).Check(h.ctx()), false)
 	r := h.records(s)
 	h.expectRecords(r, sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: before}})
 	h.beginAt(s, r.Checkpoint.Position)
@@ -237,7 +237,7 @@ func checkRestored(h *harness) {
 func checkCheckpointGone(h *harness) {
 	s, t, _ := h.written(process("one"))
 	h.sql("DELETE FROM _eds_checkpoint")
-	h.expectReopen(s.(sink.Recorder).Check(h.ctx), false)
+	h.expectReopen(s.(sink.Recorder).Check(h.ctx()), false)
 	h.expectReopen(h.refused(s, t), false)
 	h.expectRecords(h.records(s), sink.Records{ID: "id of one"})
 	h.beginAt(s, h.position())
@@ -249,7 +249,7 @@ func checkLaterWriter(h *harness) {
 	one, t, _ := h.written(process("one"))
 	two := h.server(process("two"))
 	h.expectWriter(h.refused(one, t), "two")
-	h.expectWriter(one.(sink.Recorder).Check(h.ctx), "two")
+	h.expectWriter(one.(sink.Recorder).Check(h.ctx()), "two")
 	h.apply(two, h.update(t, `{"id":"1","name":"of two"}`))
 	h.expectWriter(h.refused(one, t), "two")
 	h.resumeWriting(one)
@@ -270,7 +270,7 @@ func checkEarlierWriter(h *harness) {
 	s, t, _ := h.written(process("one"))
 	at := h.position()
 	h.sql(fmt.Sprintf("UPDATE _eds_checkpoint SET position = %d, stored = %d", at.Sequence+1, at.Stored+1))
-	h.expectWriter(s.(sink.Recorder).Check(h.ctx), "")
+	h.expectWriter(s.(sink.Recorder).Check(h.ctx()), "")
 	*h.sequence++
 	h.expectWriter(h.refused(s, t), "")
 	h.resumeWriting(s)
@@ -302,14 +302,14 @@ func checkChangedRecords(h *harness) {
 	one, two := h.open(process("one")), h.open(process("two"))
 	h.records(one)
 	h.resumeWriting(two)
-	_, err := one.(sink.Recorder).Begin(h.ctx, sink.Beginning{})
+	_, err := one.(sink.Recorder).Begin(h.ctx(), sink.Beginning{})
 	h.expectReopen(err, false)
 	h.resumeWriting(one)
 	t := customers(h)
 	for i, job := range []string{"first", "second"} {
 		h.records(one)
 		h.importSnapshot(t, job, sink.Snapshot{Clock: at(int64(5 + i))}, `{"id":"1","name":"`+job+`"}`)
-		_, err = one.(sink.Recorder).Begin(h.ctx, sink.Beginning{})
+		_, err = one.(sink.Recorder).Begin(h.ctx(), sink.Beginning{})
 		h.expectReopen(err, true)
 	}
 }

@@ -26,14 +26,14 @@ func checkBeginFaults(h *harness) {
 		for _, n := range breakpoints(total+2, mostBreaks) {
 			r := h.records(s)
 			faults.Break(n, mode)
-			_, err := s.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: r.Checkpoint.Position})
+			_, err := s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: r.Checkpoint.Position})
 			faults.Repair()
 			for attempt := 0; err != nil; attempt++ {
 				h.checkTransient(err, n, mode)
 				if attempt == 5 {
 					h.Fatalf("broken %s %d: beginning does not succeed once the destination is back: %v", mode, n+1, err)
 				}
-				_, err = s.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: r.Checkpoint.Position})
+				_, err = s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: r.Checkpoint.Position})
 			}
 			h.apply(s, h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence)))
 			h.expect(s, t)
@@ -60,7 +60,7 @@ func checkWriterFaults(h *harness) {
 			steps := []step{change()}
 			faults.Break(n, mode)
 			err := h.tryBroken(s, steps)
-			if checked := s.(sink.Recorder).Check(h.ctx); checked != nil {
+			if checked := s.(sink.Recorder).Check(h.ctx()); checked != nil {
 				h.checkTransient(checked, n, mode)
 			}
 			faults.Repair()
@@ -68,7 +68,7 @@ func checkWriterFaults(h *harness) {
 				h.checkTransient(err, n, mode)
 				h.untilApplied(s, steps)
 			}
-			if err := s.(sink.Recorder).Check(h.ctx); err != nil && fault.Of(err) != fault.Transient {
+			if err := s.(sink.Recorder).Check(h.ctx()); err != nil && fault.Of(err) != fault.Transient {
 				h.Errorf("broken %s %d: check: %v", mode, n+1, err)
 			}
 			h.expect(s, t)
@@ -99,11 +99,11 @@ func checkKilledImport(h *harness) {
 		steps = faults.Steps() - before
 		faults.Repair()
 		h.expectFitting(reader, t, job, err == nil)
-		_ = l.Close(context.WithoutCancel(h.ctx))
+		_ = l.Close(context.WithoutCancel(h.ctx()))
 		h.close(s)
 		// Another import begins, and gives up.
 		other := h.begin(reader, "other", t, sink.Replace)
-		if err := other.Discard(h.ctx); err != nil {
+		if err := other.Discard(h.ctx()); err != nil {
 			h.Error(err)
 		}
 		h.end(other, false)

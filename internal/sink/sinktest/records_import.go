@@ -40,7 +40,7 @@ func at(seconds int64) cdc.Timestamp {
 func checkImportBeside(h *harness) {
 	s, t, _ := h.written(process("one"))
 	h.importSnapshot(t, "job", sink.Snapshot{Clock: at(5)}, `{"id":"1","name":"imported"}`, `{"id":"2"}`)
-	h.expectReopen(s.(sink.Recorder).Check(h.ctx), true)
+	h.expectReopen(s.(sink.Recorder).Check(h.ctx()), true)
 	h.expectReopen(h.refused(s, t), true)
 	r := h.records(s)
 	want := sink.Records{
@@ -149,16 +149,16 @@ func checkLoadsAtOnce(h *harness) {
 		want.Snapshots = append(want.Snapshots, snapshot)
 		rows := imagesOf(h, t, `{"id":"1"}`)
 		group.Go(func() {
-			l, err := s.BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{})
+			l, err := s.BeginLoad(h.ctx(), "job", t, sink.Replace, sink.Scope{})
 			if err == nil {
 				l.(sink.SnapshotLoad).Record(snapshot)
-				_, err = l.LoadFile(h.ctx, "one", rows)
+				_, err = l.LoadFile(h.ctx(), "one", rows)
 			}
 			if err == nil {
-				_, err = l.Finish(h.ctx)
+				_, err = l.Finish(h.ctx())
 			}
 			if err == nil {
-				err = l.Close(h.ctx)
+				err = l.Close(h.ctx())
 			}
 			if err != nil {
 				h.Error(err)
@@ -166,7 +166,7 @@ func checkLoadsAtOnce(h *harness) {
 		})
 	}
 	group.Wait()
-	h.expectReopen(server.(sink.Recorder).Check(h.ctx), true)
+	h.expectReopen(server.(sink.Recorder).Check(h.ctx()), true)
 	r := h.records(server)
 	h.expectRecords(r, want)
 	generations := make(map[int64]bool)
@@ -185,7 +185,7 @@ func checkLoadsAreFollowed(h *harness) {
 	begin := func() (r sink.Records, seen map[string]bool) {
 		for {
 			r = h.records(server)
-			_, err := server.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: h.position()})
+			_, err := server.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: h.position()})
 			if err == nil {
 				break
 			}
@@ -213,10 +213,10 @@ func checkLoadsAreFollowed(h *harness) {
 		}
 		h.loadRest(l, t, images...)
 		group.Go(func() {
-			if _, err := l.Finish(h.ctx); err != nil {
+			if _, err := l.Finish(h.ctx()); err != nil {
 				h.Error(err)
 			}
-			if err := l.Close(h.ctx); err != nil {
+			if err := l.Close(h.ctx()); err != nil {
 				h.Error(err)
 			}
 			done <- struct{}{}
@@ -245,11 +245,11 @@ func checkWholeImport(h *harness) {
 	}
 	h.importSnapshot(t, "part", sink.Snapshot{Clock: at(2), Merged: true}, `{"id":"1"}`)
 	unknown := sink.Scope{Companies: []string{"c1"}} // without a snapshot
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, unknown, []string{other.Name},
+	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx(), unknown, []string{other.Name},
 		[]string{left.Name, t.Name, other.Name}); err != nil {
 		h.Fatal(err)
 	}
-	err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name, left.Name}, []string{t.Name, other.Name})
+	err := h.open(importing).(sink.Recorder).FinishImport(h.ctx(), sink.Scope{}, []string{t.Name, left.Name}, []string{t.Name, other.Name})
 	if err != nil {
 		h.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func checkWholeImport(h *harness) {
 		{Table: t.Name, Clock: at(2), Rows: 1, Job: "part", Merged: true},
 		{Table: other.Name, Clock: at(1), Rows: 1, Job: "job"},
 	}})
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name},
+	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx(), sink.Scope{}, []string{t.Name},
 		[]string{t.Name, other.Name}); err != nil {
 		h.Error(err)
 	}
@@ -268,7 +268,7 @@ func checkWholeImport(h *harness) {
 func (h *harness) importAll(t *schema.Table) {
 	h.Helper()
 	h.importSnapshot(t, fmt.Sprint("job ", *h.sequence), sink.Snapshot{Clock: at(1)}, `{"id":"1"}`)
-	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx, sink.Scope{}, []string{t.Name}, []string{t.Name}); err != nil {
+	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx(), sink.Scope{}, []string{t.Name}, []string{t.Name}); err != nil {
 		h.Fatal(err)
 	}
 }

@@ -30,7 +30,7 @@ func checkOtherFilters(h *harness) {
 	t := customers(h)
 	want := func(s sink.Sink, want ...string) {
 		h.Helper()
-		got, err := s.(sink.FilterReader).OtherFilters(h.ctx)
+		got, err := s.(sink.FilterReader).OtherFilters(h.ctx())
 		slices.Sort(got)
 		if err != nil || !slices.Equal(got, want) {
 			h.Errorf("the other filters are %q, %v; want %q", got, err, want)
@@ -151,13 +151,13 @@ func checkCheckpoint(h *harness) {
 	want(h.open())
 	// A batch ends at its last message, which may have no event.
 	d := h.passing()
-	if err := d.deliver(h.ctx, s); err != nil {
+	if err := d.deliver(h.ctx(), s); err != nil {
 		h.Fatalf("apply a batch of skipped messages: %v", err)
 	}
 	at = d.batch.Last
 	want(h.open())
 
-	if err := s.(sink.Checkpointer).ResetCheckpoint(h.ctx); err != nil {
+	if err := s.(sink.Checkpointer).ResetCheckpoint(h.ctx()); err != nil {
 		h.Fatalf("reset the checkpoint: %v", err)
 	}
 	at = cdc.Position{}
@@ -196,7 +196,7 @@ func checkCheckpointNames(h *harness) {
 			h.Errorf("with another %s the checkpoint is %v, want none", name, p)
 		}
 		d := h.passing()
-		if err := d.deliver(h.ctx, other); err != nil {
+		if err := d.deliver(h.ctx(), other); err != nil {
 			h.Fatalf("%s: %v", name, err)
 		}
 		if p := h.checkpoint(h.open(change)); p != d.batch.Last {
@@ -225,7 +225,7 @@ func checkNoCheckpoint(h *harness) {
 		if p := h.checkpoint(s); p != (cdc.Position{}) {
 			h.Errorf("the checkpoint is %v, want none", p)
 		}
-		if err := s.(sink.Checkpointer).ResetCheckpoint(h.ctx); err != nil {
+		if err := s.(sink.Checkpointer).ResetCheckpoint(h.ctx()); err != nil {
 			h.Errorf("reset a missing checkpoint: %v", err)
 		}
 	}
@@ -267,7 +267,7 @@ func checkCancelled(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
 	steps := []step{h.update(t, `{"id":"1","name":"new"}`), h.insert(t, `{"id":"2","name":"two"}`)}
-	ctx, cancel := context.WithCancel(h.ctx)
+	ctx, cancel := context.WithCancel(h.ctx())
 	cancel()
 	for _, d := range h.batches(h, steps) {
 		if err := d.deliver(ctx, s); err != nil {
@@ -291,7 +291,7 @@ func checkClose(h *harness) {
 	}
 	applied := make(chan error, 1)
 	d := h.batches(h, steps)
-	go func() { applied <- d[0].deliver(h.ctx, s) }()
+	go func() { applied <- d[0].deliver(h.ctx(), s) }()
 	h.close(s)
 	if err := <-applied; err != nil {
 		h.checkError(err)

@@ -147,7 +147,7 @@ func checkUnportableKeys(h *harness) {
 		}
 	}
 	got := make(map[string]bool)
-	for row, err := range s.(sink.Reader).Read(h.ctx, t) {
+	for row, err := range s.(sink.Reader).Read(h.ctx(), t) {
 		if err != nil {
 			h.Fatal(err)
 		}
@@ -259,7 +259,7 @@ func checkBatchWithoutRows(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
 	d := h.passing()
-	if err := d.deliver(h.ctx, s); err != nil {
+	if err := d.deliver(h.ctx(), s); err != nil {
 		h.Fatalf("apply a batch of skipped messages: %v", err)
 	}
 	h.expect(s, t)

@@ -27,7 +27,7 @@ func adopts(c capabilities) bool { return c.adopts }
 // beginScope begins to load some rows of a table.
 func (h *harness) beginScope(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) sink.Load {
 	h.Helper()
-	l, err := s.BeginLoad(h.ctx, job, t, mode, scope)
+	l, err := s.BeginLoad(h.ctx(), job, t, mode, scope)
 	if err != nil {
 		h.Fatalf("begin to load: %v", err)
 	}
@@ -119,11 +119,11 @@ func checkEmptyCompanies(h *harness) {
 	h.expect(s, t)
 	x := sink.Scope{Companies: []string{"x"}}
 	l = h.beginScope(s, "all rows", t, sink.Replace, x)
-	if _, err := l.Finish(h.ctx); !errors.Is(err, sink.ErrWouldEmpty) {
+	if _, err := l.Finish(h.ctx()); !errors.Is(err, sink.ErrWouldEmpty) {
 		h.Errorf("finishing a load without rows: %v", err)
 	}
 	h.expect(s, t)
-	if err := l.Discard(h.ctx); err != nil {
+	if err := l.Discard(h.ctx()); err != nil {
 		h.Fatalf("discard: %v", err)
 	}
 	h.end(l, false)
@@ -135,7 +135,7 @@ func checkEmptyCompanies(h *harness) {
 
 func checkNoCompanies(h *harness) {
 	s, t := withOldRows(h)
-	if l, err := s.BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{Companies: []string{"x"}}); err == nil {
+	if l, err := s.BeginLoad(h.ctx(), "job", t, sink.Replace, sink.Scope{Companies: []string{"x"}}); err == nil {
 		h.end(l, false)
 		h.Error("a load of one company replaces a table whose rows belong to none")
 	}
@@ -172,7 +172,7 @@ func checkTwoJobs(h *harness) {
 	first, second = h.begin(one, "third", t, sink.Merge), h.begin(two, "fourth", t, sink.Merge)
 	h.loadRest(first, t, `{"id":"5"}`)
 	h.loadRest(second, t, `{"id":"6"}`)
-	if err := second.Discard(h.ctx); err != nil {
+	if err := second.Discard(h.ctx()); err != nil {
 		h.Fatalf("discard: %v", err)
 	}
 	h.end(second, false)
@@ -218,16 +218,16 @@ func checkAdopted(h *harness) {
 	s, t := withOldRows(h)
 	for _, same := range []*schema.Table{t, newTable(h, t.Name, "2", 1, column("id", schema.String), column("name", schema.String),
 		column("visits", schema.Integer), column("email", schema.String)), customers(h)} {
-		if err := s.(sink.Adopter).Adopt(h.ctx, same); err != nil {
+		if err := s.(sink.Adopter).Adopt(h.ctx(), same); err != nil {
 			h.Errorf("a table that eds made: %v", err)
 		}
 	}
-	if err := s.(sink.Adopter).Adopt(h.ctx, newTable(h, "nonsuch", "1", 1, column("id", schema.String))); err != nil {
+	if err := s.(sink.Adopter).Adopt(h.ctx(), newTable(h, "nonsuch", "1", 1, column("id", schema.String))); err != nil {
 		h.Errorf("no table: %v", err)
 	}
 	empty := newTable(h, "empty", "1", 1, column("id", schema.String))
 	h.migrate(s, empty)
-	if err := s.(sink.Adopter).Adopt(h.ctx, newTable(h, "empty", "1", 1, column("other", schema.String))); err != nil {
+	if err := s.(sink.Adopter).Adopt(h.ctx(), newTable(h, "empty", "1", 1, column("other", schema.String))); err != nil {
 		h.Errorf("a table without rows: %v", err)
 	}
 }
@@ -243,11 +243,11 @@ func checkNotAdopted(h *harness) {
 		"most columns missing": newTable(h, "theirs", "1", 1, column("id", schema.String), column("a", schema.String),
 			column("b", schema.String), column("n", schema.Integer)),
 	} {
-		if err := s.(sink.Adopter).Adopt(h.ctx, t); !errors.Is(err, sink.ErrForeign) {
+		if err := s.(sink.Adopter).Adopt(h.ctx(), t); !errors.Is(err, sink.ErrForeign) {
 			h.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := s.(sink.Adopter).Adopt(h.ctx, newTable(h, "theirs", "1", 1, column("id", schema.String),
+	if err := s.(sink.Adopter).Adopt(h.ctx(), newTable(h, "theirs", "1", 1, column("id", schema.String),
 		column("n", schema.Integer))); err != nil {
 		h.Errorf("a table with the same key and columns: %v", err)
 	}

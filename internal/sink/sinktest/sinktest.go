@@ -157,7 +157,6 @@ type harness struct {
 	outer  testing.TB // the check's, also within a property
 	config Config
 	url    string
-	ctx    context.Context
 	*stream
 	adjusted *adjustments
 }
@@ -175,10 +174,13 @@ type T interface {
 
 func newHarness(t testing.TB, c Config) *harness {
 	return &harness{
-		T: t, outer: t, config: c, url: c.URL(t), ctx: t.Context(), stream: newStream(t, new(uint64)),
+		T: t, outer: t, config: c, url: c.URL(t), stream: newStream(t, new(uint64)),
 		adjusted: new(adjustments),
 	}
 }
+
+// ctx returns the context of the check. It ends before the check's cleanups run.
+func (h *harness) ctx() context.Context { return h.outer.Context() }
 
 // within returns the harness for one run of a property: with new models, at the same position of
 // the stream.
@@ -220,7 +222,7 @@ func (h *harness) openAt(raw string, env sink.Env) sink.Sink {
 	if err != nil {
 		h.Fatal(err)
 	}
-	s, err := h.config.Driver.Open(h.ctx, target, env)
+	s, err := h.config.Driver.Open(h.ctx(), target, env)
 	if err != nil {
 		h.Fatalf("open: %v", err)
 	}
@@ -230,7 +232,7 @@ func (h *harness) openAt(raw string, env sink.Env) sink.Sink {
 func (h *harness) close(s sink.Sink) {
 	h.Helper()
 	// The test's context ends before its cleanup.
-	if err := s.Close(context.WithoutCancel(h.ctx)); err != nil {
+	if err := s.Close(context.WithoutCancel(h.ctx())); err != nil {
 		h.Errorf("close: %v", err)
 	}
 }
@@ -250,7 +252,7 @@ func (h *harness) migrate(s sink.Sink, tables ...*schema.Table) []string {
 	if !ok {
 		return nil
 	}
-	lines, err := m.Migrate(h.ctx, tables)
+	lines, err := m.Migrate(h.ctx(), tables)
 	if err != nil {
 		h.Fatalf("migrate: %v", err)
 	}
@@ -268,7 +270,7 @@ func (h *harness) apply(s sink.Sink, steps ...step) {
 func (h *harness) try(s sink.Sink, steps ...step) error {
 	h.Helper()
 	for _, b := range h.batches(h, steps) {
-		if err := b.deliver(h.ctx, s); err != nil {
+		if err := b.deliver(h.ctx(), s); err != nil {
 			h.checkError(err)
 			return err
 		}
@@ -299,7 +301,7 @@ func (h *harness) expectRows(s sink.Sink, t *schema.Table, m *model) {
 
 func (h *harness) compare(s sink.Sink, t *schema.Table, m *model) verify.Report {
 	h.Helper()
-	report, err := verify.Compare(h.ctx, t, nil, verify.Rows(t, m.images()), s.(sink.Reader).Read(h.ctx, t))
+	report, err := verify.Compare(h.ctx(), t, nil, verify.Rows(t, m.images()), s.(sink.Reader).Read(h.ctx(), t))
 	if err != nil {
 		h.Fatalf("compare: %v", err)
 	}
@@ -309,7 +311,7 @@ func (h *harness) compare(s sink.Sink, t *schema.Table, m *model) verify.Report 
 // checkpoint returns the position that s has stored.
 func (h *harness) checkpoint(s sink.Sink) cdc.Position {
 	h.Helper()
-	p, err := s.(sink.Checkpointer).Checkpoint(h.ctx)
+	p, err := s.(sink.Checkpointer).Checkpoint(h.ctx())
 	if err != nil {
 		h.Fatalf("read the checkpoint: %v", err)
 	}

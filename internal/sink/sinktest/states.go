@@ -27,7 +27,7 @@ func behind(t *schema.Table, p cdc.Position) sink.TableState {
 // applyTables applies the step, and records states with it.
 func (h *harness) applyTables(s sink.Sink, st step, states ...sink.TableState) {
 	h.Helper()
-	if err := s.(sink.Recorder).ApplyTables(h.ctx, h.batches(h, []step{st})[0].batch, states); err != nil {
+	if err := s.(sink.Recorder).ApplyTables(h.ctx(), h.batches(h, []step{st})[0].batch, states); err != nil {
 		h.Errorf("apply a batch with states: %v", err)
 	}
 }
@@ -35,7 +35,7 @@ func (h *harness) applyTables(s sink.Sink, st step, states ...sink.TableState) {
 // advance applies the steps of tables that are behind, and records their states.
 func (h *harness) advance(s sink.Sink, steps []step, states ...sink.TableState) {
 	h.Helper()
-	if err := s.(sink.Recorder).Advance(h.ctx, h.batches(h, steps)[0].batch, states); err != nil {
+	if err := s.(sink.Recorder).Advance(h.ctx(), h.batches(h, steps)[0].batch, states); err != nil {
 		h.Errorf("advance: %v", err)
 	}
 }
@@ -59,7 +59,7 @@ func checkBehind(h *harness) {
 	h.applyTables(s, h.insert(t, `{"id":"1"}`), behind(late, start))
 	main := h.position()
 	h.expectStates(main, behind(late, start))
-	if err := s.(sink.Recorder).Check(h.ctx); err != nil {
+	if err := s.(sink.Recorder).Check(h.ctx()); err != nil {
 		h.Errorf("check: %v", err)
 	}
 	h.apply(s, h.insert(t, `{"id":"2"}`))
@@ -75,7 +75,7 @@ func checkBehind(h *harness) {
 	h.close(s)
 	s = h.open(process("two"))
 	r := h.records(s)
-	if _, err := s.(sink.Recorder).Begin(h.ctx, sink.Beginning{Position: r.Checkpoint.Position, Tables: r.Tables}); err != nil {
+	if _, err := s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: r.Checkpoint.Position, Tables: r.Tables}); err != nil {
 		h.Fatalf("begin: %v", err)
 	}
 	h.expectStates(main, forward)
@@ -135,7 +135,7 @@ func checkStateFaults(h *harness) {
 		}
 	}
 	before := faults.Steps()
-	if err := round(false)(h.ctx); err != nil {
+	if err := round(false)(h.ctx()); err != nil {
 		h.Fatal(err)
 	}
 	main := h.position()
@@ -145,14 +145,14 @@ func checkStateFaults(h *harness) {
 			for _, advance := range []bool{true, false} {
 				apply := round(advance)
 				faults.Break(n, mode)
-				err := apply(h.ctx)
+				err := apply(h.ctx())
 				faults.Repair()
 				for attempt := 0; err != nil; attempt++ {
 					h.checkTransient(err, n, mode)
 					if attempt == 5 {
 						h.Fatalf("broken %s %d: the batch is not applied once the destination is back: %v", mode, n+1, err)
 					}
-					err = apply(h.ctx)
+					err = apply(h.ctx())
 				}
 				if !advance {
 					main = h.position()

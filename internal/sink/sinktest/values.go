@@ -184,13 +184,13 @@ func checkLargeValues(h *harness) {
 func checkLoadedValues(h *harness) {
 	t := valueTable(h)
 	s := h.open()
-	l, err := s.BeginLoad(h.ctx, "job", t, sink.Replace, sink.Scope{})
+	l, err := s.BeginLoad(h.ctx(), "job", t, sink.Replace, sink.Scope{})
 	if err != nil {
 		h.Fatalf("begin to load: %v", err)
 	}
 	outcomes := make(map[string]outcome)
 	for id, v := range values() {
-		_, err := l.LoadFile(h.ctx, fmt.Sprintf("file-%d", id), imagesOf(h, t, v.row(t, id)))
+		_, err := l.LoadFile(h.ctx(), fmt.Sprintf("file-%d", id), imagesOf(h, t, v.row(t, id)))
 		rule, changed := h.adjusted.take(t.Name, v.column(t).Name)
 		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
 	}
@@ -210,7 +210,7 @@ type outcome struct {
 func (h *harness) expectOutcomes(s sink.Sink, t *schema.Table, outcomes map[string]outcome) {
 	h.Helper()
 	stored := make(map[string][]byte)
-	for row, err := range s.(sink.Reader).Read(h.ctx, t) {
+	for row, err := range s.(sink.Reader).Read(h.ctx(), t) {
 		if err != nil {
 			h.Fatalf("read: %v", err)
 		}

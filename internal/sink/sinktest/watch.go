@@ -46,7 +46,7 @@ type watcher struct {
 func watch(h *harness, t *schema.Table) *watcher {
 	w := &watcher{more: make(chan struct{}, 1)}
 	reader := h.open().(sink.Reader)
-	ctx, stop := context.WithCancel(context.WithoutCancel(h.ctx))
+	ctx, stop := context.WithCancel(context.WithoutCancel(h.ctx()))
 	var group sync.WaitGroup
 	group.Go(func() {
 		for ctx.Err() == nil {

@@ -89,7 +89,7 @@ func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerIn
 		if err == nil || ctx.Err() != nil || !s.c.Conn.IsConnected() {
 			return info, err
 		}
-		if errors.Is(err, context.DeadlineExceeded) { // it has answered the other request
+		if errors.Is(err, context.DeadlineExceeded) { // although it has answered the other request
 			s.rememberMissingReset(server)
 		}
 		if err := s.delete(ctx); err != nil {

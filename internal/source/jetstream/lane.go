@@ -54,7 +54,7 @@ const (
 // Receive and Close belong to one goroutine. The other methods are safe for concurrent use.
 type Lane struct {
 	source  *Source
-	created *jetstream.ConsumerInfo // of the consumer, until it is read
+	created *jetstream.ConsumerInfo // of the new consumer, until the first subscription
 
 	mu       sync.Mutex
 	returned uint64 // last message that Receive has returned

@@ -330,7 +330,8 @@ func TestReceive_SubscribesAgainIfTheServerIsSilent(t *testing.T) {
 	}
 }
 
-// Before the first acknowledgement, nats-server 2.11 reports a floor of 0 for every consumer.
+// TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement: until then, nats-server 2.11
+// reports a floor of 0 for every consumer.
 func TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement(t *testing.T) {
 	for name, policy := range map[string]jetstream.DeliverPolicy{
 		"all": jetstream.DeliverAllPolicy, "new": jetstream.DeliverNewPolicy,

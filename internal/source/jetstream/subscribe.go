@@ -96,7 +96,7 @@ func (s *Source) rewind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	if err := s.delete(ctx); err != nil {
 		return nil, err
 	}
-	if noAnswer { // it has answered the other request
+	if noAnswer { // although it has answered the other request
 		s.rememberMissingReset(server)
 	}
 	return s.createAfter(ctx, info, acknowledged)
