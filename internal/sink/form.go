@@ -70,6 +70,12 @@ func (f *Form) HostPort(standard string) string {
 	return net.JoinHostPort(host, f.Port(standard))
 }
 
+// Loopback reports whether host, without a port, is this machine.
+func Loopback(host string) bool {
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
+}
+
 // Host reports whether text can be a host name or an address in a URL.
 func Host(text string) bool {
 	if _, err := netip.ParseAddr(text); err != nil && strings.Contains(text, ":") {

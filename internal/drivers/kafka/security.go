@@ -192,7 +192,7 @@ func parseOAuth(v sink.Values, user, password string) (sasl.Mechanism, error) {
 		}
 	case token == "" && file == "" && endpoint != "":
 		u, err := url.Parse(endpoint)
-		if err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback(u.Hostname())) {
+		if err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !sink.Loopback(u.Hostname())) {
 			return nil, errors.New("option token-url should be an https:// url")
 		}
 		if user == "" || password == "" {
@@ -207,11 +207,6 @@ func parseOAuth(v sink.Values, user, password string) (sasl.Mechanism, error) {
 		token, err := get(ctx)
 		return oauth.Auth{Token: token}, err
 	}), nil
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // tokenGrant exchanges client credentials for tokens (RFC 6749, section 4.4).

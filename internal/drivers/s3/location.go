@@ -3,7 +3,6 @@ package s3
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -61,8 +60,7 @@ func isStore(host string) bool {
 
 // local reports whether the host, without a port, is this machine.
 func local(host string) bool {
-	ip := net.ParseIP(strings.Trim(host, "[]"))
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") || ip != nil && ip.IsLoopback()
+	return sink.Loopback(host) || strings.HasSuffix(host, ".localhost")
 }
 
 // parseLocation reads the location. Its errors hold nothing secret.

@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -134,7 +133,7 @@ func parse(target *url.URL) (config, error) {
 	if target.Opaque != "" || target.Hostname() == "" || target.Fragment != "" {
 		return c, errors.New("the webhook's url should read https://host/path")
 	}
-	if target.Scheme != "https" && !loopback(target.Hostname()) {
+	if target.Scheme != "https" && !sink.Loopback(target.Hostname()) {
 		return c, errors.New("the webhook's url should begin with https://; http:// is only for this machine")
 	}
 	own, others := split(target)
@@ -228,11 +227,6 @@ func notInToken(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 }
 
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
-}
-
 // buildURL builds a URL from the values of the driver's fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	address, secret := strings.TrimSpace(values["URL"]), values["Secret"]
@@ -240,7 +234,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	switch {
 	case address == "":
 		return "", []sink.FieldError{{Field: "URL", Error: "name the address that takes the changes"}}
-	case err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
+	case err != nil || u.Hostname() == "" || u.Scheme != "https" && (u.Scheme != "http" || !sink.Loopback(u.Hostname())):
 		return "", []sink.FieldError{{Field: "URL", Error: "it should read https://host/path"}}
 	}
 	if _, err := parseSecret(secret); err != nil {
