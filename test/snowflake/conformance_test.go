@@ -67,6 +67,7 @@ func TestConformance(t *testing.T) {
   id VARCHAR, n DECIMAL(9,0), s VARCHAR, must VARCHAR NOT NULL, extra VARCHAR);
 COMMENT ON COLUMN %[1]s.s IS '10';
 INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name))
+			all.engine(raw).setKey(table, `"id"`)
 		},
 		LoseStage: func(_ testing.TB, raw, job, table, id string) {
 			all.engine(raw).exec(sinktest.LoseStageSQL(`"`, job, table, id))

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/duckdb/duckdb-go/v2"
 
@@ -25,6 +27,7 @@ type engine struct {
 	mu       sync.Mutex
 	sessions map[*duckSession]bool
 	opened   int
+	writer   *duckSession        // may write; nil for none
 	keys     map[string][]string // columns of primary keys, by table; DuckDB does without them
 }
 
@@ -118,6 +121,7 @@ type duckSession struct {
 
 	mu     sync.Mutex // held while a statement is executed
 	open   bool       // a transaction is
+	last   time.Time  // end of the last statement
 	staged int
 }
 
@@ -140,6 +144,7 @@ func (s *duckSession) Close() error {
 	delete(s.e.sessions, s)
 	s.e.mu.Unlock()
 	s.rollback()
+	s.e.release(s)
 	return errors.Join(s.conn.Close(), s.db.Close())
 }
 
@@ -152,9 +157,80 @@ func (s *duckSession) rollback() {
 	}
 }
 
-// Query executes a statement. If the transaction of an idle session blocks it, that transaction is
-// rolled back, as in Snowflake after five minutes.
+// idleTimeout is how long a transaction may be idle while another session waits for it. Snowflake
+// rolls it back after five minutes.
+const idleTimeout = 500 * time.Millisecond
+
+// lock waits until no other session has a transaction: Snowflake makes writers wait for each other,
+// while DuckDB lets the later one fail.
+func (s *duckSession) lock(ctx context.Context) error {
+	for {
+		writer := s.e.claim(s)
+		if writer == s {
+			return nil
+		}
+		writer.abortIdle()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// claim makes s the writer if there is none, and returns the writer.
+func (e *engine) claim(s *duckSession) *duckSession {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.writer == nil {
+		e.writer = s
+	}
+	return e.writer
+}
+
+func (e *engine) release(s *duckSession) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.writer == s {
+		e.writer = nil
+	}
+}
+
+// abortIdle rolls back a transaction that is idle for too long.
+func (s *duckSession) abortIdle() {
+	if !s.mu.TryLock() {
+		return
+	}
+	defer s.mu.Unlock()
+	if s.open && time.Since(s.last) > idleTimeout {
+		_, _ = s.conn.ExecContext(context.Background(), "ROLLBACK")
+		s.open = false
+		s.e.release(s)
+	}
+}
+
+// Query executes a statement.
 func (s *duckSession) Query(ctx context.Context, q peer.Query) (*peer.Result, error) {
+	if q.SQL == "BEGIN TRANSACTION" || writes(q.SQL) {
+		if err := s.lock(ctx); err != nil {
+			return nil, err
+		}
+	}
+	defer s.unlock()
+	return s.query(ctx, q)
+}
+
+// unlock lets other sessions write, unless a transaction is open.
+func (s *duckSession) unlock() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = time.Now()
+	if !s.open {
+		s.e.release(s)
+	}
+}
+
+func (s *duckSession) query(ctx context.Context, q peer.Query) (*peer.Result, error) {
 	result, err := s.execute(ctx, q)
 	for attempt := 0; err != nil && conflicting(err) && !s.open && attempt < 20; attempt++ {
 		s.abortOthers()
@@ -221,13 +297,14 @@ func (s *duckSession) execute(ctx context.Context, q peer.Query) (*peer.Result, 
 	return s.run(ctx, t)
 }
 
-func isDDL(text string) bool {
-	for _, word := range []string{"CREATE", "ALTER", "DROP"} {
-		if strings.HasPrefix(text, word) {
-			return true
-		}
-	}
-	return false
+func isDDL(text string) bool { return beginsWith(text, "CREATE", "ALTER", "DROP") }
+
+func writes(text string) bool {
+	return isDDL(text) || beginsWith(text, "MERGE", "UPDATE", "DELETE", "INSERT", "COPY", "TRUNCATE")
+}
+
+func beginsWith(text string, words ...string) bool {
+	return slices.ContainsFunc(words, func(word string) bool { return strings.HasPrefix(text, word+" ") })
 }
 
 func unquote(name string) string {
