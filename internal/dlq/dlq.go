@@ -347,10 +347,10 @@ func (q *Queue) Concerns(table string, p cdc.Position) bool {
 	return q.tables[table] > 0
 }
 
-// Supersede records durably that the event at p was applied to the destination, or was rejected
-// again. From then on, older entries need not be applied to the rows with the given keys. If
-// the event at p is itself an entry, that entry is superseded entirely, so a rejected event
-// must be added with Put afterwards.
+// Supersede records durably that the destination will have the data of the event at p in the
+// rows with the given keys. From then on, entries for older events need not be applied to these
+// rows. If the event at p is itself an entry, that entry is superseded entirely. If the event
+// is then rejected again, the caller must call Put.
 func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Position) error {
 	if !q.Concerns(table, p) {
 		return nil

@@ -17,8 +17,8 @@ type Limits struct {
 	// Bytes is the maximum disk space of the queue in bytes. Each file counts as at least 4
 	// KiB.
 	Bytes int64
-	// Age is how long an entry is kept, counted from its rejection. SupersededAge is how long a
-	// superseded entry is kept.
+	// Age is the time after its rejection for which an entry is kept. SupersededAge is the same
+	// for a superseded entry.
 	Age, SupersededAge time.Duration
 }
 

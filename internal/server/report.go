@@ -27,9 +27,9 @@ type Report struct {
 	Applied     uint64    `json:"applied"`            // number of events since the server was started
 	Skipped     uint64    `json:"skipped"`
 	Rejected    uint64    `json:"rejected"`
-	DeadLetters int       `json:"deadLetters"`          // number of dead letters that are not superseded, so that the destination lacks them
+	DeadLetters int       `json:"deadLetters"`          // dead letters that are not superseded: the destination lacks them
 	DeadUnknown int       `json:"deadLettersUnknown"`   // those of DeadLetters whose rows are unknown
-	DeadOthers  int       `json:"deadLettersElsewhere"` // number of dead letters of other destinations
+	DeadOthers  int       `json:"deadLettersElsewhere"` // dead letters of other destinations
 	LastApplied time.Time `json:"lastApplied,omitzero"`
 	LastChange  time.Time `json:"lastChange,omitzero"` // commit time, by the source's clock
 	LastError   string    `json:"lastError,omitempty"`
