@@ -26,8 +26,8 @@ func All() []sink.Driver {
 
 var scheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,31}$`)
 
-// Find returns the driver with the given name or URL scheme. An unknown name is a Fatal error with
-// a hint.
+// Find returns the driver with the given name or URL scheme. For an unknown name it returns a Fatal
+// error with a hint.
 func Find(name string) (sink.Driver, error) {
 	name = strings.ToLower(name)
 	if name == "" {
@@ -97,7 +97,8 @@ func Identity(raw string, lookup sink.Lookup) (string, error) {
 }
 
 // Open connects to the destination that raw names, and determines the capabilities of its sink. If
-// env.Access is nil, Open creates one that expands raw again.
+// env.Access is nil, Open sets it to a new sink.Access, which expands the placeholders of raw
+// again.
 func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (sink.Driver, *sink.Opened, error) {
 	env.Lookup = lookup
 	if env.Access == nil {

@@ -69,8 +69,8 @@ func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 	return c, c.parseAuth(v, lookup)
 }
 
-// maxInFlight is the upper bound of option in-flight. Event Hubs keeps fewer messages than that
-// waiting on a link.
+// maxInFlight is the maximum of option in-flight. Event Hubs keeps fewer messages than that waiting
+// on a link.
 const maxInFlight = 1000
 
 // parseTransport reads the options that say how to connect to the namespace: transport, proxy and

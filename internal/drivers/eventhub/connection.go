@@ -126,7 +126,8 @@ func unescape(value string) string {
 	return value
 }
 
-// check rejects a host that cannot be a namespace, and a key name without a key or the reverse.
+// check rejects a host that cannot be a namespace. It also rejects a key name without a key, and a
+// key without a key name.
 func (c *connectionString) check() error {
 	name, port := c.host, ""
 	if strings.Contains(c.host, ":") {

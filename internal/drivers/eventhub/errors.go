@@ -169,8 +169,7 @@ func classifyCondition(e *amqp.Error) error {
 	return &serviceError{"Event Hubs answers " + string(e.Condition) + tracking(e), e}
 }
 
-// classifyStatus classifies an error with the status code of a $cbs reply, by which the service
-// rejects a token.
+// classifyStatus classifies the rejection of a token by the status code of the $cbs reply.
 func classifyStatus(err error, code int) error {
 	named := fmt.Sprintf(" (status %d%s)", code, tracking(err))
 	switch code {

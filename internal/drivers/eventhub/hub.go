@@ -44,8 +44,8 @@ func destinationOf(target *url.URL) string {
 	return sink.JoinIdentity("eventhub", sink.HostsIdentity(c.host, "5671"), hub, nil)
 }
 
-// legal turns name into a name that Azure accepts. It replaces each invalid byte by _, and adds a 0
-// to an end that is not a letter or digit. If the name is too long, it is cut and ends in a hash.
+// legal turns name into a name that Azure accepts. It replaces each invalid byte with _, and adds a
+// 0 to an end that is not a letter or digit. If the name is too long, it is cut and ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

@@ -64,7 +64,7 @@ func (s *Sink) newSession() (*hubSession, error) {
 	return newHubSession(&now), nil
 }
 
-// drop closes a broken session without ceremony. The next call of current creates another session.
+// drop closes a broken session at once. The next call of current creates another session.
 func (s *Sink) drop(old *hubSession) {
 	s.state.Lock()
 	if s.session == old {

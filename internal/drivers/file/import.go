@@ -60,8 +60,8 @@ func (l *rollingSink) BeginLoad(ctx context.Context, job string, t *schema.Table
 }
 
 // loadRows writes rows of a snapshot directly to their final directories, as whole files, because
-// the rows of a batch may belong to many directories. Loading the same snapshot file again replaces
-// the files that it wrote.
+// the rows of a batch may belong to many directories. Loading the same snapshot file again
+// overwrites the same files.
 func (l *rollingSink) loadRows(ctx context.Context, b *change.Batch, from encode.Origin) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -168,7 +168,7 @@ func (s *tableLoad) write(ctx context.Context, temp string, rows iter.Seq2[*chan
 	}
 	n, err := s.copy(ctx, w, rows)
 	if err != nil {
-		// Return the error of copy: errors of Close matter no more.
+		// Return the error from copy; errors from Close no longer matter.
 		_, _ = w.Close(), f.Close()
 		return 0, err
 	}
@@ -252,7 +252,7 @@ func (s *tableLoad) installFiles(ctx context.Context) error {
 	return l.removeAll(path.Dir(s.dir))
 }
 
-// abandon removes the load, because the file name of the load no longer exists. It returns
+// abandon removes the whole load, because the staged file at the path name is missing. It returns
 // ErrLoadLost as a Fatal error.
 func (s *tableLoad) abandon(name string) error {
 	if err := s.sink.removeAll(path.Dir(s.dir)); err != nil {

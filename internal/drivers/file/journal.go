@@ -60,9 +60,9 @@ func (j fileJournal) id() string {
 	return lake.ID(sink.Env{Stream: j.Stream, Consumer: j.Consumer, Filter: j.Filter})
 }
 
-// fileName returns the name for a file. The name begins with the position of the file's first
-// event, so that names sort in stream order. The number n, from 1, distinguishes files with the
-// same first event.
+// fileName returns the name of a new file whose first event is at the position first. The name
+// begins with that position, so that names sort in stream order. The number n, from 1,
+// distinguishes files with the same first event.
 func (j fileJournal) fileName(first cdc.Position, n int, extension string) string {
 	name := fmt.Sprintf("%019d-%020d-%s", max(first.Stored, 0), first.Sequence, j.id())
 	if n > 1 {

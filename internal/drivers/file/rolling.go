@@ -122,7 +122,7 @@ func (l *rollingSink) ResetCheckpoint(ctx context.Context) error {
 	return nil
 }
 
-// commit replaces the journal on disk and in memory by next.
+// commit replaces the journal on disk and in memory with next.
 func (l *rollingSink) commit(next fileJournal) error {
 	if err := l.writeJournal(next); err != nil {
 		l.needsRecovery = true
@@ -206,8 +206,8 @@ func (a *fileAppend) path() string { return path.Join(a.Dir, a.file.Name) }
 // maxDir is the maximum length of the name of a table's directory, in bytes.
 const maxDir = 200
 
-// plan groups by file those events that the journal does not cover yet. It does not choose the
-// files.
+// plan returns the events that the journal does not cover yet, grouped by file. It does not choose
+// the names of the files.
 func (l *rollingSink) plan(ctx context.Context, b *change.Batch) ([]*fileAppend, error) {
 	events := b.Events
 	if position := l.journal.position(); l.env.Consumer != "" {
@@ -224,7 +224,7 @@ func (l *rollingSink) plan(ctx context.Context, b *change.Batch) ([]*fileAppend,
 }
 
 // prepare chooses the file of each append, creates the directories, and records the new files in
-// the journal on disk. It returns the directories whose entries change, which have to be synced
+// the journal on disk. It returns the directories whose entries change. The caller has to sync them
 // after the write.
 func (l *rollingSink) prepare(appends []*fileAppend) (changed map[string]bool, err error) {
 	changed = make(map[string]bool)
@@ -250,8 +250,8 @@ func (l *rollingSink) prepare(appends []*fileAppend) (changed map[string]bool, e
 	return changed, l.commit(noted)
 }
 
-// chooseFile chooses the open file of a's directory. If that file is missing, emptied or full, it
-// names a new file.
+// chooseFile sets a.file to the directory's open file. If that file is missing, emptied, full or
+// too old, chooseFile names a new file.
 func (l *rollingSink) chooseFile(a *fileAppend) error {
 	f, ok := l.journal.Open[a.Dir]
 	if ok && !l.wholeFiles() && f.Rows < l.files.RollRows && f.Size < l.files.RollBytes && l.now().Sub(f.Begun) < l.files.RollAge &&
@@ -293,8 +293,7 @@ func (l *rollingSink) write(ctx context.Context, appends []*fileAppend) error {
 	return group.Wait()
 }
 
-// append writes one append to its file, creates the file if it is new, and makes the content
-// durable.
+// append writes the events of a to their file, which it creates if needed, and syncs the file.
 func (l *rollingSink) append(a *fileAppend) error {
 	if l.wholeFiles() {
 		return l.writeWhole(a.path(), a.Part)
@@ -313,8 +312,8 @@ func (l *rollingSink) append(a *fileAppend) error {
 	return err
 }
 
-// beginFile creates a file with the content text. The file appears with its whole content or not at
-// all.
+// beginFile creates a file with the given content. The file appears with its whole content or not
+// at all.
 func (l *rollingSink) beginFile(name string, text []byte) error {
 	temp := l.tempName()
 	if err := l.writeTemp(temp, text); err != nil {
@@ -333,7 +332,7 @@ func (l *rollingSink) moveIntoPlace(temp, name string) error {
 }
 
 // writeWhole creates a file with the events of p. The file appears with its whole content or not at
-// all. Its content is streamed to disk, not held in memory.
+// all. The content is streamed to disk, not held in memory.
 func (l *rollingSink) writeWhole(name string, p *lake.Part) error {
 	temp := l.tempName()
 	f, err := l.disk.create(temp)
@@ -367,7 +366,7 @@ func (l *rollingSink) writeAt(name string, text []byte, offset int64) error {
 	return withoutNames(errors.Join(err, f.Close()))
 }
 
-// encode returns the events of a as lines, compressed as a single frame.
+// encode returns the events to append as lines, compressed as a single frame.
 func (l *rollingSink) encode(a *fileAppend) ([]byte, error) {
 	size := 0
 	for _, e := range a.Events {

@@ -36,8 +36,8 @@ func newFileSink(s *fileStore, c config) *fileSink {
 func (o *fileSink) Probe(ctx context.Context) error { return o.probe(ctx) }
 func (o *fileSink) Close(context.Context) error     { return o.close() }
 
-// eventFile is an event, encoded as text, with the names of its file and of the temporary file that
-// is renamed to it.
+// eventFile is an encoded event, with the name of its file and the name of the temporary file to
+// which it is written first.
 type eventFile struct {
 	table, name, temp string
 	text              []byte

@@ -163,7 +163,8 @@ func (s *fileStore) syncDirs(dirs map[string]bool) error {
 	return group.Wait()
 }
 
-// replace replaces the content of name, which is a file in privateDir, durably and atomically.
+// replace writes data to a file in privateDir. It replaces the previous content atomically and
+// durably.
 func (s *fileStore) replace(name string, data []byte) error {
 	changed := map[string]bool{path.Dir(name): true}
 	temp := s.tempName()

@@ -134,7 +134,8 @@ func (w *recordWriter) events(events []*cdc.Event, topics []string) error {
 	return nil
 }
 
-// event adds the messages of e: its value and, with key=row, the tombstones of keys that e ends.
+// event adds the message with the value of e. With key=row it also adds a tombstone for a deleted
+// row, and a tombstone for the previous key of a row whose id changed.
 func (w *recordWriter) event(topic string, e *cdc.Event) error {
 	mark := len(w.text)
 	var key, partition []byte

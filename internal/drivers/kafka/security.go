@@ -176,8 +176,9 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	return msk.Auth{AccessKey: keys.AccessKeyID, SecretKey: keys.SecretAccessKey, SessionToken: keys.SessionToken}, nil
 }
 
-// parseOAuth returns the mechanism that sends a bearer token. The token is the value of option
-// token, the content of token-file, or issued by the endpoint token-url for client credentials.
+// parseOAuth returns the mechanism that sends a bearer token. The token comes from option token,
+// from the file in option token-file, or from the endpoint in option token-url, which issues it for
+// client credentials.
 func parseOAuth(v sink.Values, user, password string) (sasl.Mechanism, error) {
 	token, file, endpoint := v.Text("token"), v.Text("token-file"), v.Text("token-url")
 	var get func(ctx context.Context) (string, error)

@@ -23,8 +23,8 @@ const (
 	// defaultMessage is the limit of a topic, in bytes, if brokers do not return one: Kafka's
 	// default of max.message.bytes.
 	defaultMessage = 1_048_588
-	// mostMessage is the maximum limit of a topic that eds makes use of, in bytes. It is below the
-	// largest request that brokers accept by default, 100 MiB.
+	// mostMessage caps the message size that eds assumes a topic to accept, in bytes. It is below
+	// the largest request that brokers accept by default, 100 MiB.
 	mostMessage = 96 << 20
 	// overhead is an upper bound, in bytes, of the size of a batch of one record without its key,
 	// its value and the values of its headers.
@@ -85,8 +85,9 @@ func newProducerSession(c *config, transaction string, logger kgo.Logger) (*prod
 	return s, nil
 }
 
-// backoff returns how long the client waits before it retries after the given number of tries: a
-// random time between half of the bound and the bound, which doubles from 50 ms to 2 s.
+// backoff returns how long the client waits before it retries after the given number of tries. The
+// time is random, between half of a bound and the bound. The bound starts at 50 ms and doubles with
+// each try, up to 2 s.
 func backoff(tries int) time.Duration {
 	most := min(50*time.Millisecond<<min(max(tries, 1)-1, 10), 2*time.Second)
 	return most/2 + rand.N(most/2)

@@ -24,8 +24,8 @@ func parseTopic(text string) (*encode.Route, error) {
 	return encode.ParseRoute("topic", text, legal)
 }
 
-// legal turns name into a name that Kafka accepts. It replaces each invalid byte by _. If the name
-// is too long, it is cut and ends in a hash.
+// legal turns name into a name that Kafka accepts. It replaces each invalid byte with _. If the
+// name is too long, it is cut and ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

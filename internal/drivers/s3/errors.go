@@ -109,8 +109,8 @@ var poison = map[string]string{
 	"EntityTooLarge":  "the object is too large for the store",
 }
 
-// classify returns an error of the client with its fault class and a text that says what to do. The
-// text does not contain the names of objects.
+// classify returns a client error with its fault class and a text that says what to do. The text
+// does not contain the names of objects.
 func (s *bucketStore) classify(err error) error {
 	if err == nil {
 		return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// location is where the objects of a destination are.
+// location is the place in which a destination stores its objects.
 type location struct {
 	bucket string
 	prefix string // without leading or trailing slashes
@@ -165,8 +165,8 @@ func cleanPrefix(prefix string) (string, error) {
 }
 
 // endpointURL returns the URL of the store at address, which is a host with an optional port and
-// scheme. Without a scheme, the option tls in query decides about encryption; without that option,
-// only this machine and port 80 use http.
+// scheme. If address has no scheme, the option tls in query selects http or https. Without that
+// option, only this machine and port 80 use http.
 func endpointURL(address string, query url.Values) (string, error) {
 	malformed := errors.New("option endpoint should be a host like storage.googleapis.com, or a URL like https://minio.example.com:9000")
 	plain := ""

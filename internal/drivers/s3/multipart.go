@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// partSize is the size of a part, in bytes. It is large enough for an object of 160 GB, because
-	// S3 allows 10,000 parts, and small enough to send a part again.
+	// partSize is the size of a part, in bytes. It is large enough for objects of 160 GB, since S3
+	// allows 10,000 parts. It is small enough to send a part again.
 	partSize = 16 << 20
 	// partsAtOnce is the maximum number of parts of an object that are uploaded concurrently.
 	partsAtOnce = 4

@@ -200,8 +200,8 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 }
 
 // open connects to the store and checks that it accepts the credentials and lets eds write. It
-// changes nothing in the bucket. If the bucket is in another region than assumed and the URL names
-// no region, open tries again in that region.
+// changes nothing in the bucket. If the URL names no region and the bucket is in a different region
+// than assumed, open tries again in that region.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	c, err := parse(target)

@@ -36,7 +36,7 @@ type bucketStore struct {
 }
 
 // finishCall ends a call that uploads, and records whether the store refused the call. It returns
-// the outcome of err.
+// the error of s.access.Outcome.
 func (s *bucketStore) finishCall(err error) error {
 	s.refused = fault.Of(err) == fault.Refused
 	return s.access.Outcome(err)

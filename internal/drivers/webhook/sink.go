@@ -108,7 +108,7 @@ func (s *Sink) begin(ctx context.Context) (context.Context, func(), error) {
 }
 
 // deliver posts the events in stream order, with as many events in each request as the endpoint
-// accepts. If the endpoint rejects a request as too large, deliver tries half of its events.
+// accepts. If the endpoint rejects a request as too large, deliver retries with half of its events.
 func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
 	now, err := sink.Renew(s.env.Access, s.target, parse)
 	if err != nil {
@@ -207,7 +207,7 @@ func classify(err error) error {
 	return err
 }
 
-// Probe checks that the endpoint can be reached by a HEAD request. Any response is a success,
+// Probe sends a HEAD request to check that the endpoint can be reached. Any response is a success,
 // because only the first batch shows whether the endpoint accepts changes.
 func (s *Sink) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
