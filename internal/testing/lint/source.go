@@ -118,7 +118,7 @@ func process() map[string][]string {
 }
 
 // CheckProcess returns one line for each use of the arguments, the environment, standard input or
-// standard output outside the command line.
+// standard output outside internal/cli.
 func CheckProcess(files []File) []string {
 	var problems []string
 	for _, f := range files {

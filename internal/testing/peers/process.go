@@ -175,7 +175,7 @@ func (h *home) log() string {
 }
 
 // killChildren stops the process parent, so that it creates no more children, kills its children,
-// and waits until they have ended. On a system without /proc it kills no children, which then have
+// and waits until they have ended. On a system without /proc it kills no children. They then have
 // to notice by themselves that their parent has ended.
 func killChildren(parent *os.Process) error {
 	if err := parent.Signal(syscall.SIGSTOP); err != nil {

@@ -260,7 +260,7 @@ func (d *decoder) compound(code byte) (any, error) {
 	return nil, unknownCode(code)
 }
 
-// mapOf makes a map of its keys and values in turns.
+// mapOf returns the map for a list in which keys and values alternate.
 func mapOf(list List) (Map, error) {
 	if len(list)%2 != 0 {
 		return nil, decodeError("a map has a key without a value")

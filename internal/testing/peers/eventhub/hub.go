@@ -78,9 +78,9 @@ func (h *Hub) Counts(t testing.TB) Counts {
 
 // Fault is a failure that a hub simulates for some messages.
 type Fault struct {
-	// Kind is one of: reject the message; detach the link; close the AMQP connection; cut the TCP
-	// connection; lose, which stores the message and then cuts the connection; silent, which never
-	// answers; die, which ends the whole namespace.
+	// Kind is the kind of failure: "reject" rejects the message, "detach" detaches the link,
+	// "close" closes the AMQP connection, "cut" cuts the TCP connection, "lose" stores the message
+	// and then cuts the connection, "silent" never answers, and "die" ends the whole namespace.
 	Kind        string
 	Condition   string // condition of the error, for reject, detach and close
 	Description string

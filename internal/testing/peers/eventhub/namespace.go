@@ -48,8 +48,8 @@ type Namespace struct {
 func Start() (*Namespace, error) { return start("127.0.0.1:0", nil) }
 
 // StartAt starts a namespace at an address, which a namespace that died may have used before. It
-// keeps events in the file at path. A new hub begins with the events in the file that a hub with
-// the same name has stored.
+// keeps events in the file at path. A new hub starts with the events that the file contains for the
+// hub's name.
 func StartAt(addr, path string) (*Namespace, error) {
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
@@ -250,7 +250,7 @@ type logged struct {
 	Event
 }
 
-// recover reads the events of the hub's name from the log file into the hub.
+// recover adds to the hub the events that the log file contains for the hub's name.
 func (h *Hub) recover() error {
 	log := h.namespace.log
 	if log == nil {

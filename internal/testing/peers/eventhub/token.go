@@ -30,9 +30,12 @@ func claimsOf(keyName string) []string {
 	return nil
 }
 
-// checkSignature checks a token of the form "SharedAccessSignature
-// sr=audience&sig=...&se=expiry&skn=key". The signature sig is an HMAC of sr, in its escaped form,
-// and se. checkSignature returns the claims of the key, or a description of the problem.
+// checkSignature checks a token of the form
+//
+//	SharedAccessSignature sr=audience&sig=...&se=expiry&skn=key
+//
+// The field sig is an HMAC of sr, in its escaped form, and se. checkSignature returns the claims of
+// the key, or a description of the problem.
 func checkSignature(token, audience string) (claims []string, problem string) {
 	text, ok := strings.CutPrefix(token, "SharedAccessSignature ")
 	fields, err := url.ParseQuery(text)

@@ -108,7 +108,7 @@ func New(t testing.TB, engine Engine, users Users) *Server {
 func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "http://") }
 
 // Intercept makes the server call f with each statement before it is executed. If f returns an
-// error, that error is the statement's result. If f is nil, nothing is called any more.
+// error, that error is the statement's result. A nil f ends the interception.
 func (s *Server) Intercept(f func(sql string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

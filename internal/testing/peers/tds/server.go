@@ -85,8 +85,8 @@ func (s *Server) URL(name string) string {
 }
 
 // Fail makes the server call f for each statement. If f returns an error, the statement fails with
-// it. A nil f ends that. The start and the end of a transaction count as statements. A login counts
-// as the statement "login USER".
+// that error. A nil f ends the failures. The start and the end of a transaction count as
+// statements. A login counts as the statement "login USER".
 func (s *Server) Fail(f func(statement string) *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -103,14 +103,15 @@ func (e *engine) run(ctx context.Context, arguments map[string]any, rewrite func
 	return result{rows: n}, err
 }
 
-// joined is the rewritten clauses FROM table AS T INNER JOIN source ON condition WHERE condition.
+// joined holds the rewritten parts of the clauses FROM table AS T INNER JOIN source ON condition
+// WHERE condition.
 type joined struct {
 	target    string // the SQLite name of the table
 	source    string // "" if there is no join
 	condition string
 }
 
-// joined rewrites the clauses from FROM on of the statements UPDATE T SET ... and DELETE T.
+// joined rewrites the part of UPDATE T SET ... or DELETE T that starts with FROM.
 func (w *rewriter) joined(tokens []token) (joined, error) {
 	o, n, err := object(tokens[1:])
 	if err != nil {
