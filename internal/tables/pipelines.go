@@ -141,8 +141,8 @@ func (s *Set) lack(table, reason string) {
 // own record of dropped dead letters.
 const maxStates = 1000
 
-// Denied returns false: the lane decides. If there are already too many tables, it returns true
-// for others: their changes become dead letters.
+// Denied returns false for up to maxStates tables, so that the table fails and the lane decides.
+// For any further table, it returns true: the table's changes become dead letters.
 func (m *Main) Denied(table string) bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
