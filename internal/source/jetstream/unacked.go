@@ -19,7 +19,7 @@ type unacked struct {
 	wake         chan struct{} // signals that a call of progress must be scheduled
 
 	reached uint64   // all of the consumer's messages up to this sequence have been received
-	latest  delivery // the last delivery
+	latest  delivery // the latest delivery
 	next    uint64   // sequence of the consumer's first message after newest, or 0 if unknown
 	behind  bool     // since the last call of caughtUp, some delivery was not the newest message
 	fewer   bool     // the number of waiting messages fell between two deliveries by more than was delivered
