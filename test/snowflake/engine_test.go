@@ -78,7 +78,10 @@ func newEngine(t testing.TB) *engine {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { connector.Close() })
-	e := &engine{t: t, connector: struct{ driver.Connector }{connector}, sessions: make(map[*duckSession]bool), keys: make(map[string][]string)}
+	e := &engine{
+		t: t, connector: struct{ driver.Connector }{connector}, sessions: make(map[*duckSession]bool),
+		keys: make(map[string][]string),
+	}
 	db := e.db()
 	if _, err := db.Exec(prelude); err != nil {
 		t.Fatalf("prepare DuckDB: %v", err)

@@ -12,16 +12,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is the dialect's knowledge of a table, besides its columns.
+// relation describes a table, except for its columns.
 type relation struct {
 	oid string
-	// plain tables have no side effects on writes: an ordinary table without triggers, rules,
-	// foreign keys from or to it, row security, partitions or child tables.
+	// plain is set if a write to the table changes nothing but its rows: it is an ordinary table
+	// without triggers, rules, foreign keys in either direction, row security, partitions and child
+	// tables.
 	plain bool
-	// checked: constraints see rows unchanged, because no trigger changes them first.
+	// checked is set if no trigger changes rows before the server checks the constraints.
 	checked bool
 	checks  []checkConstraint
-	// uniques are the columns of each unique index that an upsert can name.
+	// uniques are the columns of each unique index that ON CONFLICT can name.
 	uniques [][]string
 }
 
@@ -29,22 +30,22 @@ type relation struct {
 type checkConstraint struct {
 	Name       string
 	Definition string
-	Columns    []string // that it refers to
+	Columns    []string // the columns that the constraint refers to
 }
 
-// attribute is the dialect's knowledge of a column. If the column's type is a domain, it describes
-// the base type.
+// attribute describes a column's type. If the type is a domain, attribute describes the domain's
+// base type.
 type attribute struct {
 	kind      kind
-	oid       uint32 // of the type
-	array     uint32 // of arrays of the type; 0 if there is none
-	spelling  string // of the type, qualified and quoted, without a length
-	typmod    int32
-	collation string // qualified and quoted; "" if it is the type's own
+	oid       uint32 // the type's oid
+	array     uint32 // the oid of the type's array type, or 0 if it has none
+	spelling  string // the type's name, qualified and quoted, without a length
+	typmod    int32  // the type modifier, such as a length; see pg_attribute.atttypmod
+	collation string // qualified and quoted, or "" for the type's default collation
 }
 
 // catalogueQuery lists the columns of tables. Its parameters are the schema and
-// a JSON array of names.
+// a JSON array of table names.
 const catalogueQuery = `
 SELECT c.oid::text, c.relname,
        c.relkind = 'r' AND NOT c.relhastriggers AND NOT c.relhasrules AND NOT c.relrowsecurity AND NOT c.relispartition
@@ -67,8 +68,8 @@ SELECT c.oid::text, c.relname,
  WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))
  ORDER BY c.relname, a.attnum`
 
-// indexQuery lists the unique indexes of the same tables, primary keys first. It leaves out
-// deferred, partial and expression indexes.
+// indexQuery lists the unique indexes of tables, primary keys first. It leaves out deferred,
+// partial and expression indexes. It takes the parameters of catalogueQuery.
 const indexQuery = `
 SELECT c.relname, i.indisprimary,
        (SELECT json_agg(a.attname ORDER BY k.n)
@@ -82,8 +83,8 @@ SELECT c.relname, i.indisprimary,
    AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
  ORDER BY c.relname, i.indisprimary DESC, i.indexrelid`
 
-// checkQuery lists the check constraints of the same tables. It leaves out constraints on no column
-// or on the whole row.
+// checkQuery lists the check constraints of tables. It leaves out constraints that refer to no
+// column, or to the whole row. It takes the parameters of catalogueQuery.
 const checkQuery = `
 SELECT c.relname,
        NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t WHERE t.tgrelid = c.oid AND t.tgtype & 7 = 7),
@@ -96,22 +97,22 @@ SELECT c.relname,
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
  WHERE s.nspname = $1 AND c.relkind IN ('r', 'p') AND c.relname IN (SELECT json_array_elements_text($2::json))`
 
-// objectKinds describes other relations than tables, by pg_class.relkind. Partitioned tables are
-// tables.
+// objectKinds describes relations other than tables, by pg_class.relkind. A partitioned table
+// counts as a table.
 var objectKinds = map[string]string{
 	"v": "a view", "m": "a materialized view", "S": "a sequence", "f": "a foreign table",
 	"i": "an index", "I": "an index", "c": "a type",
 }
 
-// objectsQuery lists objects. It takes the parameters of catalogueQuery.
+// objectsQuery lists relations of any kind. It takes the parameters of catalogueQuery.
 const objectsQuery = `
 SELECT c.relname, c.relkind::text, c.oid::text
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace s ON s.oid = c.relnamespace
  WHERE s.nspname = $1 AND c.relname IN (SELECT json_array_elements_text($2::json))`
 
-// Objects describes those of the named objects that exist, with their oids. On CockroachDB it
-// leaves out the oids, because TRUNCATE changes them.
+// Objects describes the named objects that exist. It identifies each object by its oid, except on
+// CockroachDB, where TRUNCATE changes a table's oid.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
@@ -132,7 +133,7 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	return objects, nil
 }
 
-// PlacedID returns the oid that the live table has after Place.
+// PlacedID returns the oid that the live table will have after Place, or "" on CockroachDB.
 func (s *session) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) string {
 	switch {
 	case s.features.Cockroach:
@@ -144,7 +145,7 @@ func (s *session) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) stri
 	}
 }
 
-// Empty returns the indexes of the tables that have no row.
+// Empty returns the indexes in names of the tables that have no row.
 func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -164,7 +165,8 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// Tables describes those of the named tables that exist, and other objects with such a name.
+// Tables describes the named tables that exist. If a name belongs to an object of another kind,
+// such as a view, the result has an entry for the object, without columns.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
@@ -199,8 +201,8 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return tables, s.describeChecks(ctx, byName, string(list))
 }
 
-// describeChecks reads check constraints. On CockroachDB it reads none, so a staging table checks
-// only types.
+// describeChecks adds the check constraints to the tables. On CockroachDB it adds none, so there a
+// staging table checks only types. The parameter list is a JSON array of table names.
 func (s *session) describeChecks(ctx context.Context, tables map[string]*sqlsink.Table, list string) error {
 	if len(tables) == 0 || s.features.Cockroach {
 		return nil
@@ -254,7 +256,8 @@ func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.T
 	return nil
 }
 
-// describe reads a row of catalogueQuery.
+// describe converts a row of catalogueQuery to a column. On an error, the column has only its name,
+// type and flags.
 func describe(row resultRow) (sqlsink.Column, error) {
 	c := sqlsink.Column{
 		Name: row.text(3), Type: row.text(4), Nullable: row.text(5) == "f", Filled: row.text(6) == "t", Generated: row.text(7) == "t",
@@ -280,8 +283,8 @@ func describe(row resultRow) (sqlsink.Column, error) {
 	return c, nil
 }
 
-// narrow reports whether the type holds only some values of its kind. An enum and a numeric with a
-// precision are narrow on purpose.
+// narrow reports whether a wider type for the same values exists, such as bigint for integer. It
+// returns false for an enum and for a numeric with a precision, which restrict values on purpose.
 func (a *attribute) narrow() bool {
 	switch a.kind {
 	case kindInt2, kindInt4, kindFloat4:
@@ -292,14 +295,15 @@ func (a *attribute) narrow() bool {
 	return false
 }
 
-// kindOf returns how values of a type are encoded and which schema type it holds. Its parameters
-// are the type's name, pg_type.typtype and typcategory.
+// kindOf returns the encoding for values of a PostgreSQL type, and the schema type that the type
+// can hold, or 0 for none. Its parameters are the type's name, pg_type.typtype and
+// pg_type.typcategory.
 func kindOf(name, typtype, category string) (kind, schema.Type) {
 	switch {
 	case typtype == "e":
 		return kindText, schema.Enum
 	case category == "A":
-		return kindArray, 0 // not JSON: it holds arrays only
+		return kindArray, 0 // not schema.Array, whose values are JSON
 	}
 	switch name {
 	case "text", "varchar", "bpchar", "citext", "name":
@@ -336,7 +340,7 @@ func kindOf(name, typtype, category string) (kind, schema.Type) {
 	return kindCast, 0
 }
 
-// upsertable reports whether a unique index has exactly the given columns.
+// upsertable reports whether a unique index has exactly the given columns, in any order.
 func (r *relation) upsertable(key []string) bool {
 	return slices.ContainsFunc(r.uniques, func(unique []string) bool {
 		return len(unique) == len(key) && !slices.ContainsFunc(key, func(k string) bool { return !slices.Contains(unique, k) })

@@ -5,8 +5,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify classifies by SQLSTATE (PostgreSQL documentation, appendix A). An error that the server
-// did not return comes from the network: the session is lost.
+// Classify classifies an error by its SQLSTATE (PostgreSQL documentation, appendix A). If the error
+// did not come from the server, it is a network error, and the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	return sqlsink.ClassifyError(err, func(e *serverError) sqlsink.Verdict {
 		v := classifyState(e.code)
@@ -18,13 +18,13 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	})
 }
 
-// classifyState returns what a SQLSTATE means for the current batch.
+// classifyState returns the verdict on an error with the given SQLSTATE.
 func classifyState(code string) sqlsink.Verdict {
 	switch code {
 	case "42501": // a privilege is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
 	case "42P01", "42703", "42704", "42P10", "42804", "42846", "42883", "42P16", "42809", "55000":
-		// An object of the catalogue is gone, or became something else, such as a view.
+		// A catalogue object was dropped, or replaced by one of another kind, such as a view.
 		return sqlsink.Verdict{Stale: true}
 	case "42701", "42P07", "42710", "42P06": // another session has just created it
 		return sqlsink.Verdict{Stale: true}
@@ -35,7 +35,7 @@ func classifyState(code string) sqlsink.Verdict {
 		return sqlsink.Verdict{Lost: true}
 	case "55P03": // lock_timeout
 		return sqlsink.Verdict{Locked: true}
-	case "3F000": // the schema is gone: a new session creates it
+	case "3F000": // the schema is gone; a new session creates the schema
 		return sqlsink.Verdict{Lost: true}
 	case "3D000": // the database does not exist
 		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
@@ -48,11 +48,11 @@ func classifyState(code string) sqlsink.Verdict {
 	case "08": // connection
 		return sqlsink.Verdict{Lost: true}
 	}
-	// 40 rollback, 53 resources, 55 not now, 57 intervention, 58 system, XX internal, and
-	// everything unknown: a later attempt may succeed.
+	// A later attempt may succeed after an error of another class: 40 (rollback), 53 (resources),
+	// 55 (object not ready), 57 (operator intervention), 58 (system), XX (internal), or unknown.
 	return sqlsink.Verdict{}
 }
 
-// movedState is the error of the checkpoint's statement if the stored position is not the expected
-// one: the statement then divides by zero.
+// movedState is the SQLSTATE of a division by zero. The statement that moves the checkpoint divides
+// by zero if the stored position is not the expected one.
 const movedState = "22012"

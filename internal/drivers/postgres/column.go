@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// kind is the form in which a value travels to the server.
+// kind is the encoding in which eds sends a value to the server.
 type kind uint8
 
 const (
@@ -33,20 +33,20 @@ const (
 	kindJSONB
 	kindUUID
 	kindBytea
-	kindArray // the literal of an array of any type, which the server casts
+	kindArray // an array literal, which the server casts to the array type
 )
 
 // column encodes the values of one real column. It is used by one goroutine at a time.
 type column struct {
 	sqlsink.ValueDecoder
-	name      string // of the real column
+	name      string // the real column's name
 	kind      kind
-	length    int // of text: maximum number of characters, 0 for any number
-	scale     int // of numeric: decimal places, negative for any number
-	precision int // of timestamps: digits of the second
+	length    int // for text: the maximum number of characters, or 0 for no limit
+	scale     int // for numeric: the number of decimal places, or negative for no limit
+	precision int // for timestamps: the number of fractional digits of the second
 }
 
-// rules name the adjustments of values that a column cannot store.
+// rules names and describes the adjustments that eds makes to values that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceNUL:       {Name: "postgres_nul", Help: "U+0000, which PostgreSQL cannot store, becomes U+FFFD, in text and in JSON"},
 	sqlsink.ReplaceSurrogate: {Name: "postgres_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
@@ -66,7 +66,8 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout.
+// newColumn returns the encoder for a target of a layout. The encoder calls adjusted for each value
+// that it adjusts.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	a := t.Real.Native.(*attribute)
 	c := column{
@@ -75,7 +76,8 @@ func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column
 	}
 	switch {
 	case a.kind == kindNumeric && a.typmod >= 4:
-		// Since PostgreSQL 15 the scale has eleven bits and a sign. Before, it was never negative.
+		// Since PostgreSQL 15 the scale is a signed number of eleven bits. Older versions have no
+		// negative scales.
 		c.scale = int(int16(uint16(a.typmod-4)<<5)) >> 5
 	case a.kind == kindText && a.typmod >= 4:
 		c.length = int(a.typmod - 4)
@@ -85,11 +87,12 @@ func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column
 	return c
 }
 
-// microDigits is the number of digits of a second in a timestamp.
+// microDigits is the maximum number of fractional digits of the second in a timestamp.
 const microDigits = 6
 
-// append appends the value's length and its binary form. raw nil is NULL. The error is poison and
-// names the column, but never the value.
+// append appends the length and the binary form of the raw JSON value, as COPY and array parameters
+// expect them. If raw is nil, append appends NULL. An error is poison; its text names the column
+// and never contains the value.
 func (c *column) append(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	if raw == nil || rawjson.IsNull(raw) {
@@ -107,7 +110,7 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// maxField bounds the size of a value, in bytes.
+// maxField is the maximum size of an encoded value, in bytes.
 const maxField = 1<<30 - 1<<16
 
 func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
@@ -168,8 +171,9 @@ func appendBool(dst, raw []byte) ([]byte, error) {
 	}
 }
 
-// checkNumbers returns an error if JSON text contains a number that is out of range for numeric,
-// which is how jsonb stores numbers. Only an exponent makes a short number that large.
+// checkNumbers returns an error if the JSON text contains a number that is out of range for
+// numeric, the type in which jsonb stores numbers. A short number can be out of range only if it
+// has an exponent.
 func (c *column) checkNumbers(raw []byte) error {
 	return value.Numbers(raw, func(number []byte) error {
 		if !bytes.ContainsAny(number, "eE") && len(number) <= maxNumericScale {
@@ -286,10 +290,11 @@ func hexDigit(c byte) (byte, bool) {
 	return 0, false
 }
 
-// maxArrayDepth bounds the dimensions of an array.
+// maxArrayDepth is the maximum number of dimensions of an array in PostgreSQL.
 const maxArrayDepth = 6
 
-// appendArray appends the literal of an array: {1,"a, b",NULL,{2}}.
+// appendArray appends a JSON array as an array literal: {"1","a, b",NULL,{"2"}}. The parameter
+// depth is the number of enclosing arrays.
 func appendArray(dst, raw []byte, depth int) ([]byte, value.Flaw, error) {
 	if depth == maxArrayDepth {
 		return dst, 0, errors.New("its arrays are nested too deeply")
@@ -318,7 +323,7 @@ func appendArray(dst, raw []byte, depth int) ([]byte, value.Flaw, error) {
 	return append(dst, '}'), flaws, err
 }
 
-// appendElement appends one element, always quoted.
+// appendElement appends one element of an array literal in quotes.
 func appendElement(dst, raw []byte) ([]byte, value.Flaw) {
 	text, flaws := value.AppendText(nil, raw, 0)
 	dst = append(dst, '"')

@@ -11,7 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// explainConnect describes why a connection failed and how to fix it, without the URL's secrets.
+// explainConnect describes why a connection failed and how to fix the failure. The error contains
+// no secret of the URL.
 func (d *dialect) explainConnect(err error) error {
 	address := net.JoinHostPort(d.config.Host, fmt.Sprint(d.config.Port))
 	e := &pgconn.PgError{}
@@ -33,7 +34,7 @@ func (d *dialect) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: &serverError{code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, what: what}}
 }
 
-// explainNetwork describes an error of a connection on which the server sent nothing.
+// explainNetwork describes why a connection failed before the server sent any message.
 func explainNetwork(address string, err error) error {
 	server := sqlsink.Server{Address: address, Authority: "give it with sslrootcert=FILE"}
 	if explained := server.ConnectError(err); explained != nil {

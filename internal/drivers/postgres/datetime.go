@@ -15,7 +15,8 @@ const (
 	endTimestamp = 9223371331200000000
 )
 
-// timestamp returns the instant in microseconds since 2000 UTC.
+// timestamp returns the instant in microseconds since 2000-01-01 UTC. If the instant is outside
+// the bounds above, it returns value.ErrRange.
 func timestamp(t value.Instant) (int64, error) {
 	days := t.Days - epochDays
 	if days < minTimestamp/value.DayMicros-1 || days > endTimestamp/value.DayMicros+1 {
@@ -32,7 +33,8 @@ func timestamp(t value.Instant) (int64, error) {
 	return 0, value.ErrRange
 }
 
-// date returns the day of the instant, counted from 2000-01-01.
+// date returns the instant's day as the number of days since 2000-01-01. If type date cannot hold
+// the day, it returns value.ErrRange.
 func date(t value.Instant) (int32, error) {
 	days := t.Days - epochDays + value.FloorDiv(t.Micros, value.DayMicros)
 	if days < -2451545 || days > 2145031948 {

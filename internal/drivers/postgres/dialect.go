@@ -16,16 +16,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// dialect implements sqlsink.Dialect for PostgreSQL and its relatives.
+// dialect implements sqlsink.Dialect for PostgreSQL and compatible databases.
 type dialect struct {
-	target   *url.URL       // when the destination was opened
-	config   *pgconn.Config // parsed from target; each connection parses its own
-	schema   string         // the URL's; "" is the user's own default
+	target   *url.URL       // the URL at the time when the destination was opened
+	config   *pgconn.Config // parsed from target; each connection parses its own URL again
+	schema   string         // the URL's schema option, or "" for the user's default schema
 	timeouts sqlsink.Timeouts
 	env      sink.Env
-	// pooled is set once a session turns out to lose its prepared statements.
+	// pooled is set after a session has lost its prepared statements, as behind a pooler.
 	pooled atomic.Bool
-	// server is the newest session's view of the server.
+	// server is the part of the newest session that DDL depends on.
 	server atomic.Pointer[server]
 }
 
@@ -41,8 +41,9 @@ func (s *server) qualify(table string) string { return quote(s.namespace) + "." 
 // maxName is the longest name that PostgreSQL keeps, in bytes.
 const maxName = 63
 
-// Name shortens a long name and appends a hash of the whole name, so that distinct names stay
-// distinct. Names of system columns get a hash as well.
+// Name returns name if PostgreSQL can use it unchanged. If name is too long, Name cuts it and
+// appends a hash of the whole name, so that distinct names stay distinct. Name also appends a hash
+// to the names of system columns, and replaces bytes that PostgreSQL cannot store.
 func (d *dialect) Name(name string) string {
 	name = strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", value.Replacement), value.Replacement)
 	if len(name) <= maxName && !systemColumns[name] {
@@ -60,13 +61,13 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", name[:cut], h.Sum64())
 }
 
-// systemColumns are the names of columns that every table already has.
+// systemColumns are the names of the system columns, which every table already has.
 var systemColumns = map[string]bool{"tableoid": true, "xmin": true, "cmin": true, "xmax": true, "cmax": true, "ctid": true}
 
-// FoldsCase is false: quoted names keep their case.
+// FoldsCase returns false, because quoted names keep their case.
 func (d *dialect) FoldsCase() bool { return false }
 
-// quote quotes an identifier.
+// quote returns name as a quoted identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // literal returns text as a string constant that does not depend on standard_conforming_strings.
@@ -78,13 +79,14 @@ func literal(text string) string {
 	return "'" + text + "'"
 }
 
-// types are the types of new columns.
+// types maps schema types to the PostgreSQL types of new columns.
 var types = map[schema.Type]string{
 	schema.String: "text", schema.Enum: "text", schema.DateTime: "timestamptz", schema.Integer: "bigint",
 	schema.Number: "double precision", schema.Boolean: "boolean", schema.Object: "jsonb", schema.Array: "jsonb",
 }
 
-// DDL returns the statements of a migration step, for the server of the newest session.
+// DDL returns the statements of a migration step, for the server that the newest session is
+// connected to.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	server := d.server.Load()
 	table := server.qualify(step.Table)
@@ -109,8 +111,8 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	}
 }
 
-// definition defines a new column. Keys and versions compare bytewise: that is their order in eds,
-// and faster.
+// definition returns the definition of a new column. Text keys and versions get the bytewise
+// collation "C", which is faster and has the order that eds uses.
 func (s *server) definition(c sqlsink.NewColumn) string {
 	text := quote(c.Name) + " " + types[c.Type]
 	if types[c.Type] == "text" && (c.Key || c.Meta == sqlsink.MetaVersion) && !s.features.Cockroach {
@@ -122,8 +124,9 @@ func (s *server) definition(c sqlsink.NewColumn) string {
 	return text
 }
 
-// widened returns the wider type and the conversion to it. Integers become numeric, which is exact;
-// a floating-point type is not. Instants become text in RFC 3339.
+// widened returns the wider type and, if needed, a USING clause that converts the values. Integers
+// become numeric rather than a floating-point type, because numeric is exact. Instants become text
+// in RFC 3339.
 func widened(step sqlsink.Step) string {
 	name := quote(step.Real.Name)
 	switch {
@@ -140,7 +143,8 @@ func widened(step sqlsink.Step) string {
 	}
 }
 
-// rfc3339 returns an expression for the text of an instant.
+// rfc3339 returns an SQL expression that formats an instant as RFC 3339 text. The parameter column
+// is the column that holds the instant.
 func rfc3339(expression string, column *sqlsink.Column) string {
 	if a, ok := column.Native.(*attribute); ok {
 		switch a.kind {

@@ -10,14 +10,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// serverError is an error that the server returned. Its text contains no value of a row: Error
-// leaves out server messages that may quote one.
+// serverError is an error that the server returned. The text of the error contains no value of a
+// row, because Error leaves out server messages that may quote a value.
 type serverError struct {
 	code, severity     string
 	message            string
 	constraint, column string
-	what               string // the operation
-	checkpoint         bool   // of the statement that moves the checkpoint
+	what               string // the operation that failed
+	checkpoint         bool   // the statement that moves the checkpoint caused the error
 }
 
 func (e *serverError) Error() string {
@@ -40,8 +40,8 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (SQLSTATE %s)", text, e.code)
 }
 
-// quotable reports whether messages of the error's class name only objects. Data exceptions quote
-// the datum; triggers raise errors with any text.
+// quotable reports whether messages of the error's class never contain values. Messages of data
+// exceptions do, and a trigger can raise an error with any message.
 func (e *serverError) quotable() bool {
 	switch e.class() {
 	case "08", "0A", "21", "23", "25", "26", "28", "2B", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58":
@@ -52,7 +52,7 @@ func (e *serverError) quotable() bool {
 
 func (e *serverError) class() string { return e.code[:min(2, len(e.code))] }
 
-// conditions names the data exceptions that a row can cause.
+// conditions describes the data exceptions that a row can cause, by SQLSTATE.
 var conditions = map[string]string{
 	"22000": "data exception", "22001": "too long", "22003": "out of range",
 	"22007": "invalid date or time", "22008": "date or time out of range",
@@ -63,15 +63,17 @@ var conditions = map[string]string{
 	"P0001": "a trigger raised an exception",
 }
 
-// newServerError converts an error of pgconn. Its message starts with what.
+// newServerError converts an error of pgconn. The text of the result starts with what, the
+// operation that failed.
 func newServerError(what string, e *pgconn.PgError) *serverError {
 	return &serverError{
 		code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: what,
 	}
 }
 
-// sessionError converts an error of pgconn: to a serverError, or to a *sqlsink.ConnectionError if
-// the connection broke. The message starts with what.
+// sessionError converts an error of pgconn. An error that the server returned becomes a
+// *serverError. If the connection is closed, sessionError wraps the error in a
+// *sqlsink.ConnectionError. The text of the error starts with what, the operation that failed.
 func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

@@ -12,7 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Exec runs DDL as one transaction.
+// Exec runs DDL statements in one transaction. If the URL's schema does not exist yet, Exec creates
+// the schema in the same transaction.
 func (s *session) Exec(ctx context.Context, statements []string) error {
 	defer s.calls.AllowLong()()
 	err := s.exec(ctx, "change the table", s.lockWait(sqlsink.ShortLockWait)+s.makeSchema()+strings.Join(statements, ";\n"))
@@ -22,9 +23,10 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	return permanentDDLError(err)
 }
 
-// Stage creates a staging table with the columns that rows have, in the live table's order, because
-// it may replace that table. Columns that the server casts are text. Constraints of the live table
-// apply to each row as it is loaded, while its source is known.
+// Stage creates a staging table with the columns that eds writes. The columns are in the live
+// table's order, because the staging table may replace the live table. Columns that the server
+// casts have type text. The staging table has the live table's NOT NULL and CHECK constraints, so
+// that an invalid row fails while it is loaded, when the file that contains the row is known.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), s.qualify(name)))
 }
@@ -64,12 +66,12 @@ func stageText(ts *tableStatements, stage string) string {
 	return "CREATE TABLE " + stage + " (\n" + strings.Join(columns, ",\n") + "\n)"
 }
 
-// sealedName is the name of a sealed staging table's primary key.
+// sealedName returns the name of the primary key that Seal adds to a staging table.
 func sealedName(stage *sqlsink.Layout) string {
 	return sqlsink.StageObjectName("key", stage.Real.Name)
 }
 
-// Count counts the rows of a table.
+// Count returns the number of rows of a table in the layout's scope.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
@@ -83,18 +85,18 @@ func countText(ts *tableStatements) string {
 	return text
 }
 
-// inScope returns the conditions for row t to be in the layout's scope.
+// inScope returns the conditions under which row t is in the layout's scope. All must hold.
 func (ts *tableStatements) inScope() []string {
 	return ts.layout.ScopeTerms(func(name string) string {
 		text := "t." + quote(name) + "::text"
-		if !ts.server.features.Cockroach { // its default is bytewise
+		if !ts.server.features.Cockroach { // CockroachDB's default collation is bytewise
 			text += ` COLLATE "C"`
 		}
 		return text
 	}, literal)
 }
 
-// count returns the single number that a query selects.
+// count runs a query that selects a single number, and returns the number.
 func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	rows, err := s.query(ctx, what, sql)
 	if err != nil {
@@ -106,8 +108,9 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	return strconv.ParseInt(rows[0].text(0), 10, 64)
 }
 
-// Seal adds the primary key to the staging table, and finds out how the table can replace the live
-// one.
+// Seal adds a primary key to the staging table, and finds out whether the staging table can take
+// the live table's name. If two staged rows have the same key, it returns a
+// *sqlsink.DuplicatesError.
 func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	defer s.calls.AllowLong()()
 	if len(stage.Real.Key) == 0 {
@@ -140,13 +143,14 @@ func sealText(stage *tableStatements) string {
 
 func (ts *tableStatements) keyNames() string { return strings.Join(ts.names(0)[:ts.layout.Keys], ", ") }
 
-// duplicatesText returns the query that counts the rows that deduplicateText removes.
+// duplicatesText returns the query that counts the rows that the statement of deduplicateText
+// removes.
 func duplicatesText(stage *tableStatements) string {
 	return fmt.Sprintf("SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM %s GROUP BY %s HAVING count(*) > 1) AS s",
 		stage.table, stage.keyNames())
 }
 
-// Deduplicate keeps the last row of each key.
+// Deduplicate removes all rows of each key from the staging table except the last one loaded.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
 	ts := tx.tableStatements(stage)
 	tx.calls.AllowLong()
@@ -154,8 +158,9 @@ func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) err
 	return nil
 }
 
-// deduplicateText returns the statement that keeps the last row of each key. Rows are stored in the
-// order in which they were copied.
+// deduplicateText returns the statement that removes all rows of each key except the last one
+// loaded. A staging table stores rows in the order in which they were loaded, so the last one has
+// the highest ctid.
 func deduplicateText(stage *tableStatements) string {
 	var terms []string
 	for _, name := range stage.names(0)[:stage.layout.Keys] {
@@ -166,13 +171,14 @@ func deduplicateText(stage *tableStatements) string {
 		stage.table, stage.keyNames(), strings.Join(terms, " AND "))
 }
 
-// keyName is PostgreSQL's default name for the primary key of a table.
+// keyName returns PostgreSQL's default name for the primary key of the layout's table.
 func keyName(l *sqlsink.Layout) string { return (*dialect)(nil).Name(l.Real.Name + "_pkey") }
 
-// swapQuery returns whether the table of the second oid can replace that of the first without loss:
-// nothing depends on the first but its primary key and the objects that every table has, both
-// tables have the same owner and grants, and no other relation has the name of the key, which is
-// the third argument.
+// swapQuery returns whether a new table can replace an old one without loss. Its parameters are the
+// oid of the old table, the oid of the new table, and the name of the old table's primary key. The
+// conditions are: nothing depends on the old table, except its primary key and the objects that
+// every table has. Both tables have the same owner and grants. No other relation has the key's
+// name.
 const swapQuery = `
 SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.reltablespace = n.reltablespace
    AND c.reloptions IS NULL AND c.relpersistence = 'p' AND c.relreplident = 'd' AND c.reloftype = 0
@@ -194,10 +200,11 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
   FROM pg_catalog.pg_class c, pg_catalog.pg_class n
  WHERE c.oid = $1::oid AND n.oid = $2::oid`
 
-// Place replaces or merges rows. If nothing depends on the live table, the staging table takes its
-// name; otherwise Place replaces rows. If other objects react to changes of rows, or only some rows
-// are replaced, it touches only the rows that differ in key, and locks the table against another
-// such load.
+// Place merges the staged rows into the live table, or replaces the live table's rows. To replace
+// all rows, Place drops the live table and renames the staging table if nothing depends on the live
+// table, or else truncates and refills the live table. If other objects react to row changes, or
+// only some rows are replaced, Place deletes the rows whose keys were not staged, and upserts the
+// staged rows. It then locks the live table against another such load.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
 	if !ts.swaps(mode) {
@@ -205,9 +212,9 @@ func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mod
 	}
 	texts := placeTexts(staging, ts, mode)
 	switch {
-	case ts.swaps(mode): // readers wait until the transaction ends
+	case ts.swaps(mode): // readers of the table wait until the transaction ends
 		texts[0] = tx.lockWait(sqlsink.ShortLockWait) + texts[0]
-	case ts.truncates(mode): // TRUNCATE blocks readers already, so later locks may wait longer
+	case ts.truncates(mode): // after TRUNCATE, readers wait anyway, so later locks may wait longer
 		texts[0] = tx.lockWait(sqlsink.ShortLockWait) + texts[0]
 		texts[1] = tx.lockWait(tx.dialect.timeouts.Lock) + texts[1]
 	}
@@ -217,7 +224,7 @@ func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mod
 	return nil
 }
 
-// swaps reports whether Place gives the live table's name to the staging table.
+// swaps reports whether Place drops the live table and gives its name to the staging table.
 func (ts *tableStatements) swaps(mode sink.LoadMode) bool {
 	return ts.swap && mode != sink.Merge && ts.layout.Scope == nil
 }
@@ -259,8 +266,8 @@ func placeTexts(staging, ts *tableStatements, mode sink.LoadMode) []string {
 	return append(append(texts, ts.upsertUnguarded(src)...), drop)
 }
 
-// upsertUnguarded is upsert without the guard: a snapshot that replaces a table also replaces newer
-// rows.
+// upsertUnguarded is like upsert, but its statements also replace rows that are newer than the
+// source's rows. A snapshot that replaces a table replaces newer rows, too.
 func (ts *tableStatements) upsertUnguarded(src rowSource) []string {
 	unguarded := *ts
 	layout := *ts.layout
@@ -269,7 +276,7 @@ func (ts *tableStatements) upsertUnguarded(src rowSource) []string {
 	return unguarded.upsert(src)
 }
 
-// Drop drops a staging table.
+// Drop drops a staging table, if it exists.
 func (tx *transaction) Drop(_ context.Context, table string) error {
 	tx.pipeline.sendSimple("DROP TABLE IF EXISTS "+tx.qualify(table), fmt.Sprintf("drop table %q", table), nil)
 	return nil

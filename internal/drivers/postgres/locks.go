@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait returns the statement that bounds how long the transaction waits for each lock, with a
-// semicolon. It returns "" for CockroachDB, which changes tables without blocking readers.
+// lockWait returns a statement, ending in a semicolon, that limits how long the transaction waits
+// for each lock. It returns "" for CockroachDB, which changes tables without blocking readers.
 func (s *session) lockWait(d time.Duration) string {
 	if s.features.Cockroach {
 		return ""
@@ -18,8 +18,9 @@ func (s *session) lockWait(d time.Duration) string {
 	return "SET LOCAL lock_timeout = " + milliseconds(d) + "; "
 }
 
-// working asks the server, in another session, whether it still works on the call. Behind a pooler
-// sessions have no numbers: there it is enough that the server responds.
+// working asks the server in another session whether the server is still processing this session's
+// call. Behind a pooler, the server process of a session is unknown, so working reports an active
+// call if the server answers at all.
 func (s *session) working(ctx context.Context) sqlsink.Work {
 	const what = "ask whether the server still works on a call"
 	other, err := s.dialect.connect(ctx)
@@ -41,15 +42,17 @@ func (s *session) working(ctx context.Context) sqlsink.Work {
 	return work
 }
 
-// indexProgress returns how far the build of an index is. Versions before 12 do not report it.
+// indexProgress returns the progress of an index build in the session with the given process id.
+// The query fails on versions before 12, which do not report the progress.
 const indexProgress = `
 SELECT concat_ws(' ', p.phase, p.blocks_done, p.tuples_done, p.lockers_done, p.index_relid, a.wait_event)
   FROM pg_catalog.pg_stat_progress_create_index p JOIN pg_catalog.pg_stat_activity a USING (pid)
  WHERE pid = $1::int`
 
-// blockersQuery lists the sessions that hold or await locks on tables, the longest transaction
-// first. It takes the parameters of catalogueQuery, and whether readers' locks count. Without the
-// role pg_read_all_stats the server hides the times of other users' sessions.
+// blockersQuery lists up to three sessions that hold or await locks on tables, the session with the
+// longest transaction first. Its parameters are the parameters of catalogueQuery, and whether to
+// include sessions that have only readers' locks. The server hides the times of other users'
+// sessions, unless the user has the role pg_read_all_stats.
 const blockersQuery = `
 SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::bigint::text, ''),
@@ -66,7 +69,8 @@ SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), c
  ORDER BY a.xact_start NULLS LAST
  LIMIT 3`
 
-// Blockers describes the sessions that hold locks on tables.
+// Blockers describes the sessions that hold or await locks on tables. It returns "" on CockroachDB.
+// If change is true, it includes sessions that have only readers' locks, because they block DDL.
 func (s *session) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	if s.features.Cockroach {
 		return "", nil
@@ -86,7 +90,7 @@ func (s *session) Blockers(ctx context.Context, tables []string, change bool) (s
 	return sqlsink.Blocking(tables, blockers), nil
 }
 
-// describeBlocker describes a row of blockersQuery.
+// describeBlocker formats a row of blockersQuery for a message.
 func describeBlocker(row resultRow) string {
 	text := fmt.Sprintf("pid %s (user %q", row.text(0), row.text(1))
 	if application := row.text(2); application != "" {

@@ -6,13 +6,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Bounds of numeric.
+// Bounds of type numeric.
 const (
 	maxNumericWhole = 131072 // digits before the decimal point
-	maxNumericScale = 16383  // digits after it
+	maxNumericScale = 16383  // digits after the decimal point
 )
 
-// appendNonFinite appends the binary form of NaN or an infinity.
+// appendNonFinite appends the binary numeric form of f, which must be NaN or an infinity.
 func appendNonFinite(dst []byte, f float64) []byte {
 	sign := uint64(0xC000) // NaN
 	switch {
@@ -24,8 +24,9 @@ func appendNonFinite(dst []byte, f float64) []byte {
 	return binary.BigEndian.AppendUint64(dst, sign<<16)
 }
 
-// appendNumeric appends the binary form of a number: groups of four decimal digits, aligned at the
-// decimal point.
+// appendNumeric appends the binary numeric form of a number: a header, then groups of four decimal
+// digits, aligned at the decimal point. If type numeric cannot hold the number, it returns
+// value.ErrRange.
 func appendNumeric(dst []byte, d value.Decimal) ([]byte, error) {
 	digits := d.Significant()
 	if d.Point > maxNumericWhole || d.Scale > maxNumericScale && len(digits) > 0 {
@@ -36,7 +37,7 @@ func appendNumeric(dst []byte, d value.Decimal) ([]byte, error) {
 		dst = append(dst, 0, 0, 0, 0, 0, 0)
 		return binary.BigEndian.AppendUint16(dst, uint16(scale)), nil
 	}
-	// The first group has lead digits. All groups after it have four.
+	// The first group has as many digits as lead says, and each later group has four.
 	weight := int(value.FloorDiv(int64(d.Point-1), 4))
 	lead := d.Point - weight*4 // 1 to 4
 	groups := 1 + (max(0, len(digits)-lead)+3)/4

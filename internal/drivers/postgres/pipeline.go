@@ -15,45 +15,45 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// wirePipeline sends a transaction without waiting for the responses in between. It waits
-// for all of them once, at the end, so a batch costs one round trip. After an error the server
-// refuses everything up to the end of the transaction, so nothing that follows an error takes
+// wirePipeline sends the statements of a transaction without waiting for the response to each one.
+// It waits for all responses at the end, so a batch costs one round trip. After an error, the
+// server refuses all further statements of the transaction, so no statement after an error takes
 // effect.
 //
-// A segment ends where the server reports that it is ready: it is a run of prepared statements
-// ended by Sync, or one simple query. COPY must be a simple query, because poolers and relatives
-// of PostgreSQL know it only so.
+// The statements are sent in segments. A segment is a sequence of prepared statements followed by
+// Sync, or one simple query. The server answers the end of each segment with ReadyForQuery. COPY
+// must be a simple query, because poolers and compatible databases support COPY only in that form.
 type wirePipeline struct {
 	session *session
 	front   *pgproto3.Frontend
 
-	open     []sentStatement // since the last Sync
+	open     []sentStatement // the prepared statements since the last Sync
 	parsed   []*preparedStatement
-	buffered int  // approximate bytes in the frontend
-	closed   bool // the last segment was sent
-	finished bool // the last segment was answered, or never will be
+	buffered int  // approximate number of unsent bytes in the frontend
+	closed   bool // the last segment was added
+	finished bool // wait has returned
 
-	failed     atomic.Bool // the server returned an error: further statements have no effect
+	failed     atomic.Bool // the server or the connection failed, so further statements have no effect
 	readerDone chan struct{}
 	stopWatch  func() bool           // stops watching the context
 	call       *sqlsink.Deadline     // paused while eds encodes data
-	callError  func(err error) error // adds why the context ended
+	callError  func(err error) error // adds the reason to err if the context has ended
 
 	mu       sync.Mutex
-	segments []segment // sent, not answered yet
+	segments []segment // the segments that the server has not answered yet
 
-	// The reader owns these until it ends.
-	serverErr error // the first error that the server returned
-	connErr   error // why the connection failed
-	tag       string
+	// The goroutine that runs read owns these fields until read returns.
+	serverErr error  // the first error that the server returned
+	connErr   error  // the error that broke the connection, or nil
+	tag       string // the last command tag, such as COMMIT
 }
 
 // sentStatement is one statement of a segment.
 type sentStatement struct {
-	what       string             // for errors: "upsert into table x"
-	table      *tableStatements   // of the table that it reads or writes; nil if there is none
-	prepares   *preparedStatement // prepared by this statement; may be nil
-	checkpoint bool
+	what       string             // the operation, for errors: "upsert into table x"
+	table      *tableStatements   // of the table that the statement reads or writes, or nil
+	prepares   *preparedStatement // the statement that a Parse sent with this one prepares, or nil
+	checkpoint bool               // the statement moves the checkpoint
 }
 
 type segment struct {
@@ -61,8 +61,9 @@ type segment struct {
 	last       bool
 }
 
-// flushBytes is how many bytes are collected before they are sent. So few fit into the socket's
-// buffers, so sending them cannot block even if no goroutine reads the responses.
+// flushBytes is the number of bytes that are collected before they are sent. The socket's buffers
+// can hold that many bytes, so sending them does not block even if no goroutine reads the
+// responses.
 const flushBytes = 48 << 10
 
 func (s *session) newPipeline(ctx context.Context) *wirePipeline {
@@ -74,20 +75,21 @@ func (s *session) newPipeline(ctx context.Context) *wirePipeline {
 	return p
 }
 
-// interrupt ends all waits for the server.
+// interrupt makes all reads and writes on the connection return at once with a timeout error.
 func (p *wirePipeline) interrupt() { _ = p.session.pg.Conn().SetDeadline(time.Unix(1, 0)) }
 
 // preparedStatement is a statement that the session prepares once.
 type preparedStatement struct {
-	name string // "" if the session does not keep it
+	name string // "" if the session does not keep prepared statements
 	sql  string
-	oids []uint32 // of the parameters
+	oids []uint32 // the types of the parameters
 
 	sent  bool // a Parse was sent
-	ready bool // the server has prepared it; known only at the end of the pipeline
+	ready bool // the server has prepared the statement; valid only after the pipeline has finished
 }
 
-// sendPrepared appends a prepared statement with binary parameters.
+// sendPrepared adds a prepared statement with binary parameters to the open segment. If checkpoint
+// is true, the statement moves the checkpoint.
 func (p *wirePipeline) sendPrepared(st *preparedStatement, what string, table *tableStatements, checkpoint bool, params [][]byte) {
 	this := sentStatement{what: what, table: table, checkpoint: checkpoint}
 	if !st.sent || st.name == "" {
@@ -106,7 +108,7 @@ func (p *wirePipeline) sendPrepared(st *preparedStatement, what string, table *t
 	p.flushIfFull()
 }
 
-// sendSimple appends one simple query, of one or more statements.
+// sendSimple adds a segment with one simple query, which may contain several statements.
 func (p *wirePipeline) sendSimple(sql, what string, table *tableStatements) {
 	p.sync(false)
 	p.addSegment(segment{statements: []sentStatement{{what: what, table: table}}})
@@ -115,7 +117,8 @@ func (p *wirePipeline) sendSimple(sql, what string, table *tableStatements) {
 	p.flushIfFull()
 }
 
-// sync ends the segment of prepared statements, if one is open.
+// sync ends the open segment of prepared statements, if there is one. If last is true, the segment
+// is the last of the pipeline.
 func (p *wirePipeline) sync(last bool) {
 	if len(p.open) == 0 {
 		return
@@ -138,7 +141,7 @@ func (p *wirePipeline) flushIfFull() {
 	}
 }
 
-// flush sends the collected messages. From then on a goroutine reads the responses.
+// flush sends the collected messages. The first call starts a goroutine that reads the responses.
 func (p *wirePipeline) flush() {
 	if p.readerDone == nil {
 		p.readerDone = make(chan struct{})
@@ -151,28 +154,31 @@ func (p *wirePipeline) flush() {
 	p.send(p.front.Flush)
 }
 
-// send calls fn, which may have to wait until the server accepts data.
+// send calls fn, which sends data and may block until the server accepts the data. If fn fails,
+// send closes the connection.
 func (p *wirePipeline) send(fn func() error) {
 	p.call.Resume()
 	defer p.call.Pause()
 	if fn() != nil {
-		// The socket takes no data: close it, which ends the reader too.
+		// The socket accepts no data. Closing it also ends the goroutine that reads.
 		p.failed.Store(true)
 		_ = p.session.pg.Conn().Close()
 	}
 }
 
-// copyHeader begins binary COPY data: signature, flags, no extension.
+// copyHeader is the header of binary COPY data: the signature, the flags and the length of an empty
+// extension.
 const copyHeader = "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// copyMessage is the size from which a message of COPY data is sent, in bytes.
+// copyMessage is the size, in bytes, at which copyIn sends a message of COPY data.
 const copyMessage = 128 << 10
 
-// keepBuffer is the size up to which a buffer is reused, in bytes.
+// keepBuffer is the maximum capacity, in bytes, of a buffer that is kept for reuse.
 const keepBuffer = 4 << 20
 
-// copyIn runs a COPY ... FROM STDIN (FORMAT binary). next appends one tuple to its argument, and
-// reports false at the end. If next fails, copyIn cancels the COPY and returns the error.
+// copyIn runs the statement sql, which must be a COPY ... FROM STDIN (FORMAT binary). The function
+// next appends one tuple to dst, and reports whether to call it again. If next fails, copyIn
+// cancels the COPY and returns the error of next.
 func (p *wirePipeline) copyIn(sql, what string, table *tableStatements, next func(dst []byte) ([]byte, bool, error)) error {
 	p.sendSimple(sql, what, table)
 	buf := append(p.session.copyBuffer[:0], 'd', 0, 0, 0, 0)
@@ -197,7 +203,8 @@ func (p *wirePipeline) copyIn(sql, what string, table *tableStatements, next fun
 	return failed
 }
 
-// copyData sends one message of COPY data: 'd', four bytes for its length, and the data.
+// copyData sends one message of COPY data. The message must start with 'd' and four bytes, which
+// copyData sets to the length.
 func (p *wirePipeline) copyData(message []byte) {
 	if p.buffered+len(message) < flushBytes {
 		p.front.Send(&pgproto3.CopyData{Data: message[5:]})
@@ -209,7 +216,9 @@ func (p *wirePipeline) copyData(message []byte) {
 	p.send(func() error { return p.front.SendUnbufferedEncodedCopyData(message) })
 }
 
-// wait sends the remaining messages, after the last segment was added, and returns the outcome.
+// wait sends the remaining messages and waits for all responses. It returns the first error of the
+// server, or a *sqlsink.ConnectionError if the connection failed. The caller must have added the
+// last segment.
 func (p *wirePipeline) wait() error {
 	if p.readerDone == nil {
 		p.send(p.front.Flush)
@@ -223,7 +232,7 @@ func (p *wirePipeline) wait() error {
 	p.finished = true
 	p.session.calls.DisallowLong()
 	for _, st := range p.parsed {
-		if !st.ready { // the server may or may not have it: use another name next time
+		if !st.ready { // the server may or may not have prepared it, so the next attempt needs another name
 			st.sent, st.name = false, p.session.nextName(st.name)
 		}
 	}
@@ -243,8 +252,8 @@ func (p *wirePipeline) wait() error {
 	}
 }
 
-// read reads responses up to the last segment's. It runs concurrently with the sender once the
-// sender has sent more than fits into the socket's buffers.
+// read reads responses until the last segment has been answered or the connection fails. It runs
+// concurrently with the sender if the transaction exceeds flushBytes.
 func (p *wirePipeline) read() {
 	completed := 0
 	for {
@@ -260,8 +269,9 @@ func (p *wirePipeline) read() {
 		p.call.Progress()
 		switch msg := msg.(type) {
 		case *pgproto3.ParseComplete:
-			// A server that ends a session also sends its outstanding responses, even of a segment
-			// that is still open here. The session is lost then.
+			// A server that ends a session first sends the outstanding responses. They may belong to
+			// a segment that is still open here, so current may return another statement. This does
+			// no harm, because the session is lost.
 			if st := p.current(completed).prepares; st != nil {
 				st.ready = true
 			}
@@ -279,7 +289,9 @@ func (p *wirePipeline) read() {
 	}
 }
 
-// keepError keeps the first error, with the statement that caused it.
+// keepError keeps e as serverErr if e is the pipeline's first error. It adds the operation and the
+// table of the statement that caused e. The parameter completed is the number of statements of the
+// current segment that have completed.
 func (p *wirePipeline) keepError(e *pgconn.PgError, completed int) {
 	p.failed.Store(true)
 	if p.serverErr != nil {
@@ -293,7 +305,8 @@ func (p *wirePipeline) keepError(e *pgconn.PgError, completed int) {
 	}
 }
 
-// current returns the statement of the current segment that the next response belongs to.
+// current returns the statement that the next response belongs to. The parameter completed is the
+// number of statements of the current segment that have completed.
 func (p *wirePipeline) current(completed int) sentStatement {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -316,7 +329,8 @@ func (p *wirePipeline) endSegment() bool {
 	return last
 }
 
-// commit ends the transaction. It returns an error if the server could only roll back.
+// commit commits the transaction and waits for all responses. If the server rolled the transaction
+// back instead, commit returns an error.
 func (p *wirePipeline) commit() error {
 	if p.failed.Load() {
 		return p.rollback()
@@ -330,8 +344,8 @@ func (p *wirePipeline) commit() error {
 	return err
 }
 
-// rollback undoes the transaction. It returns the error that made the transaction fail, if that
-// came from the server.
+// rollback undoes the transaction and waits for all responses. It returns the error that made the
+// transaction fail, if the server or the connection reported one and commit has not returned it.
 func (p *wirePipeline) rollback() error {
 	if !p.closed {
 		p.sync(false)

@@ -1,5 +1,5 @@
-// Package postgres writes to PostgreSQL and to databases with its protocol and dialect, such as
-// CockroachDB.
+// Package postgres writes to PostgreSQL, and to databases such as CockroachDB that share
+// PostgreSQL's protocol and SQL dialect.
 package postgres
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Driver returns the description of PostgreSQL.
+// Driver returns the driver for PostgreSQL.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "postgres", Title: "PostgreSQL",
@@ -33,8 +33,9 @@ func Driver() sink.Driver {
 	}
 }
 
-// borrows returns the secret of this machine that target sends to a server. Without a password in
-// the URL, libpq's variables and password file may have one.
+// borrows names the part of target that makes eds send a secret of this machine to a server, or
+// returns "" if target uses no such secret. If the URL has no password, the environment variables
+// and the password file of libpq may supply one.
 func borrows(target *url.URL) string {
 	if option := sink.FirstOption(target, "passfile", "service", "servicefile"); option != "" {
 		return option
@@ -53,8 +54,8 @@ func borrows(target *url.URL) string {
 	return ""
 }
 
-// identity returns the server, the database and the schema. As in libpq, options overrule the
-// parts of the URL before them.
+// identity returns a string that identifies the server, the database and the schema of target. As
+// in libpq, the query options host, port and dbname override the URL's host and path.
 func identity(target *url.URL) string {
 	query := target.Query()
 	hosts, database := target.Host, target.Path
@@ -71,7 +72,8 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("postgres", sink.HostsIdentity(hosts, "5432"), database, sink.PickOptions(query, named...))
 }
 
-// withPorts adds its port to each host of a list, or the only port to all.
+// withPorts adds a port to each host of a comma-separated list. Host i gets ports[i], or the last
+// port if the list has more hosts than ports. An empty port leaves the host unchanged.
 func withPorts(list string, ports []string) string {
 	hosts := strings.Split(list, ",")
 	for i := range hosts {
@@ -96,11 +98,11 @@ var options = slices.Concat([]sink.Option{
 	{Name: "sslkey", Type: sink.File{}, Help: "file with the client's key"},
 	{Name: "sslpassword", Type: sink.Secret{}, Help: "password of the client's key"},
 	{Name: "connect_timeout", Type: sink.Int{Max: 86_400}, Default: "30", Help: "seconds to wait for a connection"},
-	{Name: "application_name", Default: "eds", Harmless: true, Help: "name of the session at the server"},
+	{Name: "application_name", Default: "eds", Harmless: true, Help: "session name that the server shows"},
 }, sqlsink.TimeoutOptions, sqlsink.RowOptions, libpqOptions)
 
-// libpqOptions are other options of libpq, which pgconn reads. Identity depends on the
-// harmless ones.
+// libpqOptions are the other libpq options that pgconn reads. The destination's identity depends on
+// the harmless ones.
 var libpqOptions = append(sink.Unlisted(
 	"sslcertmode", "sslnegotiation", "sslsni", "channel_binding", "require_auth", "target_session_attrs", "passfile",
 	"krbspn", "krbsrvname", "min_protocol_version", "max_protocol_version", "password",
@@ -148,7 +150,8 @@ adjusted instead, and counted by rule:
 	return b.String()
 }
 
-// buildURL builds a URL from the fields of HQ's form.
+// buildURL builds a destination URL from the fields of HQ's form, or returns the errors of the
+// invalid fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	f := sink.NewForm(fields, values)
 	u := url.URL{Scheme: "postgres", Host: f.HostPort("5432"), Path: "/" + f.Get("Database"), User: url.User(f.Get("Username"))}
@@ -161,7 +164,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// open connects to the destination.
+// open opens the destination at target.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	d, shared, err := parse(target, env)
@@ -171,7 +174,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	return sqlsink.Open(ctx, d, shared, env)
 }
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads the settings from a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	v, err := sink.ParseOptions(target, options)
 	if err != nil {
@@ -188,7 +191,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	shared.LockTimeout = timeouts.Lock
 	for _, name := range []string{"sslrootcert", "sslcert", "sslkey"} {
 		if name == "sslrootcert" && v.Text(name) == "system" {
-			continue // the system's authorities
+			continue // not a file: the system's authorities
 		}
 		if _, err := v.File(name); err != nil {
 			return nil, shared, err
@@ -201,7 +204,8 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	return &dialect{target: target, config: config, schema: v.Text("schema"), timeouts: timeouts, env: env}, shared, nil
 }
 
-// configOf returns the connection's settings.
+// configOf returns the connection settings for target. It removes the options that pgconn does not
+// know, and adds defaults from v.
 func configOf(target *url.URL, v sink.Values) (*pgconn.Config, error) {
 	query := target.Query()
 	query.Del("schema")

@@ -8,7 +8,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite creates a table, and the schema if it does not exist, writes to it, and rolls back.
+// CanWrite checks that the user can write: it creates a table, and the schema if it does not exist,
+// writes a row, and rolls back. If the user lacks a permission or the server is read-only, the
+// error is fatal and says how to fix the problem.
 func (s *session) CanWrite(ctx context.Context) error {
 	probe := s.qualify(fmt.Sprintf("_eds_probe_%d", s.pg.PID()))
 	write := fmt.Sprintf("CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe)
@@ -28,13 +30,13 @@ func (s *session) CanWrite(ctx context.Context) error {
 	return errors.Join(err, rollback)
 }
 
-// Own returns the statement that makes the session's user own the table.
+// Own returns the statement that makes the session's user the owner of the table.
 func (s *session) Own(table string) string {
 	return fmt.Sprintf("ALTER TABLE %s OWNER TO %s", s.qualify(table), quote(s.dialect.config.User))
 }
 
-// permanentDDLError marks the error of DDL that can never succeed, because something depends on the
-// object to be changed.
+// permanentDDLError marks err as poison if the DDL can never succeed, for example because another
+// object depends on the object to be changed. It returns other errors unchanged.
 func permanentDDLError(err error) error {
 	if e := new(serverError); errors.As(err, &e) {
 		switch e.code {

@@ -17,10 +17,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Read yields the rows of a table while the server streams them.
+// Read yields the rows of a table while the server streams them. It leaves out rows that are marked
+// as deleted. Each row is valid until the next iteration.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
-		// If the caller stops early, the session is lost with the query.
+		// If the caller stops early, Read cancels the query, which closes the session.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer s.calls.AllowLong()()
@@ -61,8 +62,8 @@ func readText(ts *tableStatements) string {
 	return text
 }
 
-// format returns 1 (binary) for instants and floats, so that no setting of the session changes
-// them, and 0 (text) for everything else.
+// format returns the format code in which the server sends the column's values: 1 (binary) for
+// instants and floats, because session settings affect their text, and 0 (text) for other types.
 func (c *column) format() int16 {
 	switch c.kind {
 	case kindTimestampTZ, kindTimestamp, kindDate, kindFloat4, kindFloat8:
@@ -71,7 +72,7 @@ func (c *column) format() int16 {
 	return 0
 }
 
-// decode decodes the server's values into row and reuses its memory.
+// decode decodes the server's values into row. It reuses the memory of row.
 func (ts *tableStatements) decode(row *change.Row, values [][]byte) error {
 	return ts.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
 		if values[i] == nil {
@@ -81,7 +82,7 @@ func (ts *tableStatements) decode(row *change.Row, values [][]byte) error {
 	})
 }
 
-// appendRaw appends a value of the server as a raw JSON value.
+// appendRaw appends v, a value from the server, as a raw JSON value.
 func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
 	switch c.kind {
 	case kindBool:
@@ -120,7 +121,8 @@ func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
 	return rawjson.AppendQuoted(dst, v), nil
 }
 
-// appendFloat appends the shortest text that reads back as f.
+// appendFloat appends f as the shortest number that parses to the same value, or as a JSON string
+// if f is not finite. The parameter bits is the size of the column's type: 32 or 64.
 func appendFloat(dst []byte, f float64, bits int) []byte {
 	switch {
 	case math.IsNaN(f):
@@ -133,11 +135,12 @@ func appendFloat(dst []byte, f float64, bits int) []byte {
 	return strconv.AppendFloat(dst, f, 'g', -1, bits)
 }
 
-// epoch2000 is PostgreSQL's epoch, in seconds since 1970.
+// epoch2000 is PostgreSQL's epoch, 2000-01-01, in seconds since 1970.
 const epoch2000 = epochDays * 86400
 
-// appendInstant appends microseconds since 2000 as RFC 3339 in UTC. Years before 0 and years of
-// more than four digits have a sign.
+// appendInstant appends the instant that is the given number of microseconds after 2000, as a JSON
+// string in RFC 3339 and UTC. A negative year, or a year of more than four digits, gets a sign and
+// six digits.
 func appendInstant(dst []byte, micros int64) []byte {
 	switch micros {
 	case math.MaxInt64:

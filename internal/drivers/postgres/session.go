@@ -22,40 +22,40 @@ type session struct {
 	server
 	dialect *dialect
 	pg      *pgconn.PgConn
-	// front sends pipelines. The connection's own frontend also belongs to its reader, which sends
-	// Terminate if it loses the connection, even during another send.
+	// front sends pipelines. The connection's own frontend cannot be used: if a read fails, pgconn
+	// sends Terminate through that frontend, even while a pipeline sends.
 	front *pgproto3.Frontend
 
 	begin, commit *preparedStatement
-	setLockWait   *preparedStatement            // sets a transaction's lock_timeout; nil if the session keeps it
-	statements    map[string]*preparedStatement // by text
-	names         int                           // prepared so far
-	tempTables    map[string]bool
-	lacksSchema   bool // the URL's schema does not exist yet
+	setLockWait   *preparedStatement            // sets a transaction's lock_timeout; nil if prepare set it
+	statements    map[string]*preparedStatement // by SQL text
+	names         int                           // the number of statement names used
+	tempTables    map[string]bool               // the temporary tables that exist, by quoted name
+	lacksSchema   bool                          // the URL's schema does not exist yet
 	calls         sqlsink.CallLimit
-	unanswered    bool // a call timed out: the server may still run it
+	unanswered    bool // a pipeline lost its connection, so the server may still be running a call
 
 	copyBuffer []byte
 	params     [][]byte // reused for a statement's parameters
 	scratch    []byte   // reused for a metadata value
 }
 
-// serverFeatures are the differences between servers that speak PostgreSQL's protocol, and between
-// the poolers in front of them.
+// serverFeatures are the features that differ between servers that speak PostgreSQL's protocol, and
+// between poolers.
 type serverFeatures struct {
-	// Cockroach servers have their own types and collations.
+	// Cockroach reports whether the server is CockroachDB, which has its own types and collations.
 	Cockroach bool
 	// KeepsState reports whether prepared statements and temporary tables last as long as the
-	// session. They do not behind a pooler that assigns a server per transaction.
+	// session. Behind a pooler that assigns a server connection per transaction, they do not.
 	KeepsState bool
 	// TempTables reports whether the user may create temporary tables.
 	TempTables bool
 }
 
-// canStage reports whether rows may go through a temporary table.
+// canStage reports whether the session can write rows through a temporary table.
 func (f serverFeatures) canStage() bool { return f.KeepsState && f.TempTables && !f.Cockroach }
 
-// Connect opens a session.
+// Connect opens a session. It reads credentials that can change, such as an access token, again.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
@@ -85,7 +85,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// prepare sets the session up and inspects the server.
+// prepare inspects the server, sets the session's settings, and looks for the schema.
 func (s *session) prepare(ctx context.Context) error {
 	s.features.Cockroach = s.pg.ParameterStatus("crdb_version") != ""
 	rows, err := s.query(ctx, "inspect the session",
@@ -97,18 +97,19 @@ func (s *session) prepare(ctx context.Context) error {
 		return errors.New("inspect the session: the server returned no row")
 	}
 	s.namespace = rows[0].text(0)
-	// A pooler answers the start of a session itself, with its own process number.
+	// A pooler reports a process id of its own when a session starts, so it differs from the
+	// server's.
 	s.features.KeepsState = !s.features.Cockroach && rows[0].text(1) == fmt.Sprint(s.pg.PID()) && !s.dialect.pooled.Load()
 	if err := s.findTempPrivilege(ctx); err != nil {
 		return err
 	}
 	if s.features.KeepsState {
-		// The server's deadlines know nothing of progress, and a stopped server enforces none: eds
-		// has its own.
+		// eds enforces its own deadlines. The server's deadlines ignore progress, and a server that
+		// hangs does not enforce them.
 		settings := "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; " +
 			"SET lock_timeout = " + milliseconds(s.dialect.timeouts.Lock)
 		if rows[0].text(2) == "off" {
-			// eds acknowledges a batch after its commit, which has to be durable.
+			// The commit of a batch must be durable, because eds then acknowledges the batch.
 			settings += "; SET synchronous_commit = on"
 		}
 		if err := s.exec(ctx, "set up the session", settings); err != nil {
@@ -158,8 +159,8 @@ func (s *session) findSchema(ctx context.Context) error {
 	return nil
 }
 
-// makeSchema returns the statement that creates the schema, followed by a semicolon; "" if it
-// exists.
+// makeSchema returns the statement that creates the schema, ending in a semicolon, or "" if the
+// schema exists.
 func (s *session) makeSchema() string {
 	if !s.lacksSchema {
 		return ""
@@ -167,10 +168,11 @@ func (s *session) makeSchema() string {
 	return "CREATE SCHEMA IF NOT EXISTS " + quote(s.namespace) + "; "
 }
 
-// milliseconds formats a duration as the value of a setting.
+// milliseconds formats a duration as the value of a setting in milliseconds.
 func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
-// Close ends the session. If a call timed out, it asks the server to cancel it.
+// Close closes the session and waits, until ctx is done, for the connection's cleanup. If the
+// server may still be running a call, Close asks the server to cancel the call.
 func (s *session) Close(ctx context.Context) error {
 	if s.unanswered && !s.pg.IsClosed() {
 		_ = s.pg.CancelRequest(ctx) // best effort: the server may not answer
@@ -183,7 +185,8 @@ func (s *session) Close(ctx context.Context) error {
 	return err
 }
 
-// prepared returns the session's prepared statement of the given text.
+// prepared returns the session's prepared statement with the given SQL text. It creates the
+// statement on first use, but does not send it to the server.
 func (s *session) prepared(sql string, oids []uint32) *preparedStatement {
 	st := s.statements[sql]
 	if st == nil {
@@ -196,7 +199,7 @@ func (s *session) prepared(sql string, oids []uint32) *preparedStatement {
 	return st
 }
 
-// nextName returns an unused statement name; "" for an unnamed statement.
+// nextName returns an unused statement name, or "" if the statement had no name.
 func (s *session) nextName(old string) string {
 	if old == "" {
 		return ""
@@ -205,7 +208,7 @@ func (s *session) nextName(old string) string {
 	return fmt.Sprintf("eds_%d", s.names)
 }
 
-// resultRow is a row of a result, in text format.
+// resultRow is a row of a result, with its values in text format. A NULL is nil.
 type resultRow [][]byte
 
 func (r resultRow) text(i int) string { return string(r[i]) }
@@ -237,7 +240,7 @@ func (s *session) exec(ctx context.Context, what, sql string) error {
 	return err
 }
 
-// execAll is exec, and returns the statements' results.
+// execAll is like exec, but also returns the result of each statement.
 func (s *session) execAll(ctx context.Context, what, sql string) ([]*pgconn.Result, error) {
 	within, call := s.calls.Await(ctx)
 	defer call.End()

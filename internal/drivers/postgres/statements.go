@@ -8,33 +8,34 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Types of parameters that do not have the column's own type.
+// Types of parameters whose type is not the column's type.
 const (
 	oidText      = 25
 	oidTextArray = 1009
 )
 
-// tableStatements has the encoders and the text of all statements for one layout.
+// tableStatements has the encoders of all columns and the text of all statements for one layout.
 type tableStatements struct {
 	layout *sqlsink.Layout
 	server *server
 	table  string // qualified and quoted
-	label  string // for messages
-	// columns are the layout's, in its order.
+	label  string // the table's description in messages
+	// columns are the encoders of the layout's columns, in the same order.
 	columns []column
-	// direct: deleting and inserting rows has the same effect as updating them.
+	// direct is set if deleting and inserting a row has the same effect as updating the row.
 	direct bool
-	// unique: a unique index has exactly the key's columns, so ON CONFLICT can name it.
+	// unique is set if a unique index has exactly the key's columns, so that ON CONFLICT can name
+	// them.
 	unique bool
-	// swap: a staging table can take the live table's name.
+	// swap is set if a staging table can replace the live table. Seal determines it.
 	swap bool
-	// casted: the server casts some values from text.
+	// casted is set if the server casts the values of some columns from text.
 	casted bool
 
-	arrays []uint32 // types of unnest's parameters, by column
+	arrays []uint32 // types of the array parameters, by column
 
-	upsertArrays []string // parameters: one array per column
-	deleteArrays string   // parameters: one array per column of deleteColumns
+	upsertArrays []string // upsert rows; the parameters are one array per column
+	deleteArrays string   // deletes rows; the parameters are one array per column of deleteColumns
 	stage        string   // quoted name of the temporary table
 	createStage  string
 	copyStage    string
@@ -42,8 +43,8 @@ type tableStatements struct {
 	copyTable    string
 }
 
-// tableStatements returns the layout's statements. It builds them on first use and keeps them in
-// l.Native.
+// tableStatements returns the statements for layout l. It builds the statements on first use, and
+// again if the server has changed, and keeps them in l.Native.
 func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 	if known, ok := l.Native.(*tableStatements); ok && *known.server == s.server {
 		return known
@@ -68,12 +69,12 @@ func newTableStatements(server *server, l *sqlsink.Layout, adjusted func(table, 
 	return ts
 }
 
-// casts reports whether the column's values are sent as text that the server casts.
+// casts reports whether eds sends the column's values as text, which the server casts.
 func (ts *tableStatements) casts(c *column) bool {
 	return c.kind == kindCast || c.kind == kindArray
 }
 
-// arrayOf returns the type of an array parameter for the column.
+// arrayOf returns the type of an array parameter that holds the column's values.
 func (ts *tableStatements) arrayOf(c *column, a *attribute) uint32 {
 	if ts.asText(c, a) {
 		return oidTextArray
@@ -81,8 +82,9 @@ func (ts *tableStatements) arrayOf(c *column, a *attribute) uint32 {
 	return a.array
 }
 
-// asText reports whether array parameters hold the column's values as text: CockroachDB has no
-// arrays of jsonb.
+// asText reports whether array parameters hold the column's values as text. They do if the server
+// casts the values or the column's type has no array type; CockroachDB has no arrays of json or
+// jsonb.
 func (ts *tableStatements) asText(c *column, a *attribute) bool {
 	return ts.casts(c) || a.array == 0 || ts.server.features.Cockroach && (c.kind == kindJSONB || c.kind == kindJSON)
 }
@@ -96,13 +98,14 @@ func (ts *tableStatements) names(from int) []string {
 	return names
 }
 
-// rowSource is a relation to write from, with one expression per column.
+// rowSource is a relation that statements read rows from. It has one expression per column of the
+// target table.
 type rowSource struct {
 	from        string
 	expressions []string
 }
 
-// unnest returns a source of n columns that reads the array parameters from $1 on.
+// unnest returns a source that reads the first n columns from the array parameters $1 to $n.
 func (ts *tableStatements) unnest(n int) rowSource {
 	var params, aliases, expressions []string
 	for i := range n {
@@ -120,7 +123,8 @@ func (ts *tableStatements) unnest(n int) rowSource {
 	return rowSource{from: "unnest(" + strings.Join(params, ", ") + ") AS s(" + strings.Join(aliases, ", ") + ")", expressions: expressions}
 }
 
-// staged returns a source that reads a staging table.
+// staged returns a source that reads all columns from a staging table. The parameter stage is the
+// quoted name of the staging table.
 func (ts *tableStatements) staged(stage string) rowSource {
 	src := rowSource{from: stage + " AS s"}
 	for i := range ts.columns {
@@ -143,8 +147,8 @@ func (ts *tableStatements) matches(src rowSource) string {
 	return strings.Join(terms, " AND ")
 }
 
-// guard returns word and the condition that row t is not newer than version; "" if rows are not
-// guarded.
+// guard returns the condition that row t is not newer than version, after word, which is WHERE or
+// AND. It returns "" if the layout has no guard. The parameter version is an SQL expression.
 func (ts *tableStatements) guard(word, version string) string {
 	if !ts.layout.Guard {
 		return ""
@@ -153,7 +157,7 @@ func (ts *tableStatements) guard(word, version string) string {
 	return fmt.Sprintf(" %s (%s IS NULL OR %s <= %s)", word, column, column, version)
 }
 
-// upsert returns the statements that upsert a source's rows.
+// upsert returns the statements that upsert the rows of a source.
 func (ts *tableStatements) upsert(src rowSource) []string {
 	names := strings.Join(ts.names(0), ", ")
 	insert := fmt.Sprintf("INSERT INTO %s AS t (%s) SELECT %s FROM %s", ts.table, names, strings.Join(src.expressions, ", "), src.from)
@@ -173,7 +177,7 @@ func (ts *tableStatements) upsert(src rowSource) []string {
 		}
 		return []string{text}
 	}
-	// Without a unique index, two statements do the same.
+	// Without a unique index, ON CONFLICT is not possible, so an UPDATE and an INSERT do the same.
 	insert += fmt.Sprintf(" WHERE NOT EXISTS (SELECT FROM %s AS t WHERE %s)", ts.table, ts.matches(src))
 	if len(ts.columns) == keys {
 		return []string{insert}
@@ -189,7 +193,8 @@ func (ts *tableStatements) upsert(src rowSource) []string {
 	return []string{update, insert}
 }
 
-// deleteText returns the statement that deletes rows, by arrays of deleteColumns.
+// deleteText returns the statement that deletes rows or, if the layout is soft, marks them as
+// deleted. Its parameters are one array per column of deleteColumns.
 func (ts *tableStatements) deleteText() string {
 	picked := &tableStatements{layout: ts.layout, server: ts.server, table: ts.table}
 	indexes := ts.deleteColumns()
@@ -215,12 +220,12 @@ func (ts *tableStatements) deleteText() string {
 	return fmt.Sprintf("UPDATE %s AS t SET %s FROM %s WHERE %s%s", ts.table, strings.Join(sets, ", "), src.from, picked.matches(src), guard)
 }
 
-// deleteColumns returns the columns that a delete takes as parameters.
+// deleteColumns returns the indexes of the columns that the delete statement has parameters for.
 func (ts *tableStatements) deleteColumns() []int {
 	return append(ts.layout.All()[:ts.layout.Keys], ts.layout.DeleteExtras()...)
 }
 
-// build builds the text of all statements.
+// build sets the text of all statements.
 func (ts *tableStatements) build() {
 	ts.upsertArrays = ts.upsert(ts.unnest(len(ts.columns)))
 	ts.deleteArrays = ts.deleteText()

@@ -14,29 +14,31 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// These select how rows are written. By measurement: below some dozens of rows one statement with
-// arrays is cheapest; above, binary COPY into a temporary table and one upsert; for wide rows, all
-// of whose columns an update would write anyway, deleting and copying directly into the table.
+// Limits that select how rows are written. According to measurements, one statement with array
+// parameters is the cheapest way for fewer than stageRows rows. For more rows, a binary COPY into a
+// temporary table and one upsert are cheapest. If the table has at least wideColumns columns,
+// deleting the rows and copying directly into the table is cheapest, provided that the table is
+// direct.
 const (
 	stageRows   = 64
 	wideColumns = 32
 )
 
-// arrayBytes and arrayRows bound one statement with arrays.
+// arrayBytes and arrayRows limit the rows of one statement with array parameters.
 const (
 	arrayBytes = 4 << 20
 	arrayRows  = 2000
 )
 
-// transaction implements sqlsink.Tx. It encodes and sends at once. The server's errors surface in
-// Commit.
+// transaction implements sqlsink.Tx. Its methods encode and send data without waiting for
+// responses, so an error of the server is returned only by Commit or Rollback.
 type transaction struct {
 	*session
 	pipeline *wirePipeline
-	created  []string // temporary tables of this transaction
+	created  []string // the temporary tables that this transaction creates
 }
 
-// Begin begins a transaction. It sends nothing yet.
+// Begin begins a transaction. It buffers the statement, and does not wait for the server.
 func (s *session) Begin(ctx context.Context) (sqlsink.Tx, error) {
 	tx := &transaction{session: s, pipeline: s.newPipeline(ctx)}
 	tx.pipeline.sendPrepared(s.begin, "begin", nil, false, nil)
@@ -46,7 +48,7 @@ func (s *session) Begin(ctx context.Context) (sqlsink.Tx, error) {
 	return tx, nil
 }
 
-// Write applies deletes, then upserts.
+// Write deletes the rows of w.Deletes, then upserts the rows of w.Upserts.
 func (tx *transaction) Write(_ context.Context, w *sqlsink.Write) error {
 	ts := tx.tableStatements(w.Layout)
 	direct := len(w.Upserts) >= stageRows && ts.direct && (len(ts.columns) >= wideColumns || !tx.features.canStage())
@@ -65,13 +67,14 @@ func (tx *transaction) Write(_ context.Context, w *sqlsink.Write) error {
 	return tx.eachChunk(ts, ts.upsertArrays, ts.layout.All(), "upsert into "+ts.label, w.Upserts, w.Synced)
 }
 
-// deleteRows deletes the rows of the given keys, or marks them as deleted.
+// deleteRows deletes the table's rows that have the keys of the given rows. If the layout is soft,
+// it marks them as deleted instead.
 func (tx *transaction) deleteRows(ts *tableStatements, rows []change.Row, synced time.Time) error {
 	return tx.eachChunk(ts, []string{ts.deleteArrays}, ts.deleteColumns(), "delete from "+ts.label, rows, synced)
 }
 
-// eachChunk runs statements in chunks of rows. Their parameters are arrays, one per column of
-// indexes.
+// eachChunk splits rows into chunks and runs all statements once per chunk. The parameters of each
+// statement are one array per column. The columns are given by their indexes.
 func (tx *transaction) eachChunk(
 	ts *tableStatements, statements []string, indexes []int, what string, rows []change.Row, synced time.Time,
 ) error {
@@ -107,7 +110,8 @@ func rowSize(r *change.Row) int {
 	return size
 }
 
-// encodeArrays encodes rows as arrays, one per column. The arrays are valid until the next call.
+// encodeArrays encodes rows as one array per column, for the columns with the given indexes. It
+// also returns the types of the arrays. The arrays are valid until the next call.
 func (tx *transaction) encodeArrays(ts *tableStatements, indexes []int, rows []change.Row, synced time.Time) ([][]byte, []uint32, error) {
 	for len(tx.params) < len(indexes) {
 		tx.params = append(tx.params, nil)
@@ -128,7 +132,7 @@ func (tx *transaction) encodeArrays(ts *tableStatements, indexes []int, rows []c
 	return tx.params[:len(indexes)], types, nil
 }
 
-// element returns the type of the elements of a column's array parameter.
+// element returns the type of the elements in the array parameter of a column.
 func (ts *tableStatements) element(index int) uint32 {
 	a := ts.layout.Columns[index].Real.Native.(*attribute)
 	if ts.arrays[index] == oidTextArray {
@@ -137,16 +141,18 @@ func (ts *tableStatements) element(index int) uint32 {
 	return a.oid
 }
 
-// appendArrayHeader begins the binary form of an array of one dimension.
+// appendArrayHeader appends the header of the binary form of an array. The array has one dimension,
+// length elements, and the element type with the oid element.
 func appendArrayHeader(dst []byte, element uint32, length int) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, 1) // dimensions
-	dst = binary.BigEndian.AppendUint32(dst, 1) // there may be NULLs
+	dst = binary.BigEndian.AppendUint32(dst, 1) // flag: the array may contain NULLs
 	dst = binary.BigEndian.AppendUint32(dst, element)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(length))
 	return binary.BigEndian.AppendUint32(dst, 1) // lower bound
 }
 
-// appendParameter appends a column's value as an element of its array.
+// appendParameter appends the row's value of a column, encoded as an element of the column's array
+// parameter.
 func (tx *transaction) appendParameter(dst []byte, ts *tableStatements, index int, row *change.Row, synced time.Time) ([]byte, error) {
 	c := &ts.columns[index]
 	if c.kind == kindJSONB && ts.arrays[index] == oidTextArray {
@@ -159,7 +165,8 @@ func (tx *transaction) appendParameter(dst []byte, ts *tableStatements, index in
 	return c.append(dst, raw)
 }
 
-// stageRows copies the upserts into the session's temporary table, and upserts them from there.
+// stageRows copies w.Upserts into the session's temporary table, and upserts them into the live
+// table from the temporary table.
 func (tx *transaction) stageRows(ts *tableStatements, w *sqlsink.Write) error {
 	if !tx.tempTables[ts.stage] {
 		tx.pipeline.sendSimple(ts.createStage, "create a temporary table for "+ts.label, nil)
@@ -175,7 +182,7 @@ func (tx *transaction) stageRows(ts *tableStatements, w *sqlsink.Write) error {
 	return nil
 }
 
-// copyRows sends rows as binary COPY data.
+// copyRows runs the COPY statement sql and sends rows, which must not be empty, as its data.
 func (tx *transaction) copyRows(ts *tableStatements, sql, what string, rows []change.Row, synced time.Time) error {
 	i := 0
 	return tx.pipeline.copyIn(sql, what, ts, func(dst []byte) ([]byte, bool, error) {
@@ -199,7 +206,7 @@ func (tx *transaction) appendTuple(dst []byte, ts *tableStatements, row *change.
 	return dst, nil
 }
 
-// Append copies the rows of a snapshot into a staging table.
+// Append copies the rows of a snapshot into a staging table and returns the number of rows.
 func (tx *transaction) Append(_ context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	ts := tx.tableStatements(stage)
 	next, stop := iter.Pull2(rows)
@@ -218,16 +225,17 @@ func (tx *transaction) Append(_ context.Context, stage *sqlsink.Layout, rows ite
 	return count, err
 }
 
-// checkpointSQL moves a checkpoint. If the stored position is not the expected one, it divides by
-// zero (movedState), which aborts the transaction.
+// checkpointSQL moves a checkpoint. If the stored position is not the expected one, the statement
+// divides by zero, which aborts the transaction with movedState.
 const checkpointSQL = `INSERT INTO %s AS c (stream, consumer, filter, position, stored) VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (stream, consumer, filter) DO UPDATE SET stored = excluded.stored,
 position = CASE WHEN c.position = $6 AND c.stored = $7 THEN excluded.position ELSE 1 / (excluded.position - excluded.position) END`
 
 var checkpointTypes = []uint32{oidText, oidText, oidText, oidInt8, oidInt8, oidInt8, oidInt8}
 
-// guardedSQL moves a checkpoint of this writer. If the checkpoint was moved, it also divides by
-// zero.
+// guardedSQL moves a checkpoint of this writer's epoch and generation. If another writer has moved
+// the checkpoint, or changed its epoch or generation, the statement divides by zero, as
+// checkpointSQL does.
 const guardedSQL = `WITH moved AS (UPDATE %s SET position = $4, stored = $5, seen = $10 WHERE stream = $1 AND consumer = $2 AND filter = $3
 AND position = $6 AND stored = $7 AND epoch = $8 AND coalesce(generation, 0) = $9 RETURNING 1) SELECT 1 / count(*) FROM moved`
 
@@ -235,7 +243,8 @@ var guardedTypes = append(slices.Clone(checkpointTypes), oidInt8, oidInt8, oidIn
 
 const oidInt8 = 20
 
-// Checkpoint moves the stored checkpoint, as the last statement of a batch.
+// Checkpoint moves the stored checkpoint from the position from to c. It must be the last statement
+// of a batch.
 func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	var params [][]byte
 	for _, text := range []string{c.Stream, c.Consumer, c.Filter} {
@@ -255,14 +264,15 @@ func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc
 	return nil
 }
 
-// Raise increments the generation of all checkpoints.
+// Raise increments the generation of every checkpoint in the table.
 func (tx *transaction) Raise(_ context.Context, l *sqlsink.Layout) error {
 	sql := fmt.Sprintf("UPDATE %s SET generation = coalesce(generation, 0) + 1", tx.qualify(l.Real.Name))
 	tx.pipeline.sendPrepared(tx.prepared(sql, nil), "raise the generation of the checkpoints", nil, false, nil)
 	return nil
 }
 
-// Commit sends the remaining messages and waits for all responses.
+// Commit commits the transaction and waits for all responses. It returns sqlsink.ErrMoved if the
+// stored checkpoint was not the expected one.
 func (tx *transaction) Commit(context.Context) error {
 	err := tx.pipeline.commit()
 	if err == nil {
@@ -273,14 +283,15 @@ func (tx *transaction) Commit(context.Context) error {
 			return sqlsink.ErrMoved
 		}
 		if e.code == "26000" || e.code == "42P05" {
-			// The session lost its statements: it runs behind a pooler.
+			// The session lost its prepared statements, so it runs behind a pooler.
 			tx.dialect.pooled.Store(true)
 		}
 	}
 	return err
 }
 
-// Rollback undoes the transaction, with a statement if the server has not done so already.
+// Rollback undoes the transaction, and sends ROLLBACK if the server has not undone it already. It
+// returns an error only if the session can no longer be used.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	for _, stage := range tx.created {
 		delete(tx.tempTables, stage)

@@ -1,6 +1,7 @@
 package lint_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -9,6 +10,36 @@ import (
 
 	"github.com/shopmonkeyus/eds/internal/testing/lint"
 )
+
+// moduleTexts returns the comments, messages and documents of the module.
+func moduleTexts(t *testing.T) []lint.Text {
+	t.Helper()
+	documents, err := lint.Documents(os.DirFS(root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := append(lint.Prose(moduleFiles(t)), documents...)
+	if len(texts) < 1000 {
+		t.Fatalf("only %d texts were found", len(texts))
+	}
+	return texts
+}
+
+func TestProse_UsesPlainWords(t *testing.T) { report(t, lint.CheckWords(moduleTexts(t))) }
+
+func TestProse_UsesWhereForPlaces(t *testing.T) { report(t, lint.CheckWhere(moduleTexts(t))) }
+
+func TestProse_FitsItsColumns(t *testing.T) {
+	problems, err := lint.CheckColumns(os.DirFS(root), moduleFiles(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	report(t, problems)
+}
+
+func TestDeclarations_AreTermsOfTheField(t *testing.T) {
+	report(t, lint.CheckDeclarations(moduleFiles(t)))
+}
 
 func TestCheckWords_FindsWordsToAvoid(t *testing.T) {
 	files := parse(t, map[string]string{"a/a.go": "package a\n\n// It begins a" + "new.\nconst x = \"no" + "body knows\"\n\n" +
@@ -36,7 +67,20 @@ func TestCheckWhere_CountsWords(t *testing.T) {
 
 func TestCheckColumns_FindsLongLines(t *testing.T) {
 	fixture := fstest.MapFS{
-		"a.go": {Data: []byte("package a\n\n// " + strings.Repeat("x", 138) + "\n// " + strings.Repeat("x", 137) + "\n\t//" + strings.Repeat("x", 136) + "\n")},
+		"a.go": {
+			Data: []byte(
+				"package a\n\n// " + strings.Repeat(
+					"x",
+					138,
+				) + "\n// " + strings.Repeat(
+					"x",
+					137,
+				) + "\n\t//" + strings.Repeat(
+					"x",
+					136,
+				) + "\n",
+			),
+		},
 		"a.md": {Data: []byte(strings.Repeat("x", 101) + "\n" + strings.Repeat("x", 100) + "\n| " + strings.Repeat("x", 101) + "\n")},
 	}
 	files, err := lint.Files(fixture)
@@ -55,12 +99,13 @@ func TestCheckColumns_FindsLongLines(t *testing.T) {
 
 func TestCheckDeclarations_FindsNames(t *testing.T) {
 	got := lint.CheckDeclarations(parse(t, map[string]string{
-		"a.go": "package a\n\ntype choi" + "ces struct{ who" + "ever int }\n\nfunc f() { made" + "Anew, choi" + "ces := 1, 2; _, _ = made" + "Anew, choi" + "ces }\n",
+		"a.go": "package a\n\ntype choi" + "ces struct{ who" + "ever int }\n\n" +
+			"func f() { made" + "An" + "ew, choi" + "ces := 1, 2; _, _ = made" + "An" + "ew, choi" + "ces }\n",
 	}))
 	want := []string{
 		"a.go:3: choi" + "ces is not a term of the field",
 		"a.go:3: who" + "ever: \"who" + "ever\" is not a term of the field",
-		"a.go:5: made" + "Anew: \"a" + "new\" is not a term of the field",
+		"a.go:5: made" + "An" + "ew: \"a" + "new\" is not a term of the field",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -92,7 +92,7 @@ func docComments(files []lint.File) []lint.Text {
 
 var (
 	sentenceEnd = regexp.MustCompile(`[.!?]\s+`)
-	word        = regexp.MustCompile(`[A-Za-z]{2,}`)
+	wordPattern = regexp.MustCompile(`[A-Za-z]{2,}`)
 )
 
 // splitSentences returns the sentences of paragraphs and table rows, of at least four words.
@@ -101,7 +101,7 @@ func splitSentences(lines []lint.Text) []lint.Text {
 	paragraph, at := "", ""
 	flush := func() {
 		for _, sentence := range sentenceEnd.Split(paragraph, -1) {
-			if len(word.FindAllString(sentence, -1)) >= 4 {
+			if len(wordPattern.FindAllString(sentence, -1)) >= 4 {
 				texts = append(texts, lint.Text{At: at, Kind: lint.Document, Words: sentence})
 			}
 		}
