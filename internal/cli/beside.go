@@ -18,19 +18,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/supervisor"
 )
 
-// beside is an import by the server that runs with the same data directory.
+// beside is an import that the server with the same data directory runs for this command.
 type beside struct {
 	*importer
 	client  *control.Client
 	running server.Report
 	id      string
-	// accepted is set once the server has taken the import over: it continues even if this
-	// process ends.
+	// accepted is set once the server has accepted the import. From then on, the import
+	// continues even if this process ends.
 	accepted bool
 }
 
-// findServer returns an import by the server of the data directory, nil if no server runs.
-// It waits for a server that is starting.
+// findServer returns an import by the server that runs with the data directory, or nil if no
+// server runs. If a server is starting, findServer waits for it.
 func (im *importer) findServer(ctx context.Context) (*beside, error) {
 	b := &beside{importer: im, client: control.NewClient(im.s.common.DataDir)}
 	err := b.await(ctx, func() (err error) {
@@ -43,8 +43,8 @@ func (im *importer) findServer(ctx context.Context) (*beside, error) {
 	return b, err
 }
 
-// run requests the import from the server, and shows its progress and outcome as if it ran
-// here. If ctx ends, the import continues.
+// run requests the import from the server, and shows its progress and outcome like those of an
+// import in this process. If ctx is done, the import continues.
 func (b *beside) run(ctx context.Context) error {
 	if err := b.refuseOptions(); err != nil {
 		return err
@@ -70,7 +70,7 @@ func (b *beside) watch(ctx context.Context, id string) error {
 	})
 }
 
-// cancel ends an import that the server has accepted.
+// cancel cancels an import that the server has accepted.
 func (b *beside) cancel(ctx context.Context, id string) error {
 	if err := b.await(ctx, func() error { return b.client.CancelImport(ctx, id) }); err != nil {
 		return err
@@ -79,8 +79,9 @@ func (b *beside) cancel(ctx context.Context, id string) error {
 	return err
 }
 
-// show shows the progress of an import while follow receives it, and then its outcome. It
-// calls follow again if the server is restarting.
+// show shows the progress of an import and then its outcome. The function follow passes the
+// progress to the given observer and returns the outcome. If the server restarts, show calls
+// follow again.
 func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snapshot.Report, error)) error {
 	observe, finish := b.display()
 	var report snapshot.Report
@@ -100,14 +101,14 @@ func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snaps
 	return b.conclude(report, err)
 }
 
-// restartPatience is how long a server that has crashed may take to restart.
+// restartPatience is the maximum time for a crashed server to restart.
 const restartPatience = time.Minute
 
-// await calls do until the server has answered. It waits for a server that is starting or
-// restarts after a crash. If no server runs, the error is control.ErrNoServer.
+// await calls do until the server has answered, while the server is starting or restarting
+// after a crash. If no server runs, the error is control.ErrNoServer.
 func (b *beside) await(ctx context.Context, do func() error) error {
 	dir := b.s.common.DataDir
-	var silent time.Time // since when the server has not answered
+	var silent time.Time // time since which the server has not answered, or zero
 	again := func(err error) bool {
 		lost := errors.Is(err, control.ErrConnectionLost)
 		absent := errors.Is(err, control.ErrNoServer) && (!silent.IsZero() || supervisor.Running(dir))
@@ -125,8 +126,8 @@ func (b *beside) await(ctx context.Context, do func() error) error {
 	return err
 }
 
-// noAnswer explains why the server of a data directory did not answer: err, unless the
-// server is starting.
+// noAnswer returns an error that explains why the server of a data directory did not answer.
+// That is err, unless the server is starting.
 func noAnswer(dataDir string, err error) error {
 	if errors.Is(err, control.ErrNoServer) && supervisor.Running(dataDir) {
 		return fmt.Errorf(
@@ -149,7 +150,8 @@ func (b *beside) request() control.ImportRequest {
 	return q
 }
 
-// refuseOptions refuses options that need an import in this process.
+// refuseOptions returns an error if an option is given that only an import in this process
+// supports.
 func (b *beside) refuseOptions() error {
 	const (
 		looks = "it needs the lock of the data directory, which the server holds"
@@ -176,7 +178,8 @@ func (b *beside) refuseOptions() error {
 	return nil
 }
 
-// confirm prompts before the server replaces rows. The server determines the tables.
+// confirm prompts the operator before the server replaces rows. The server decides which tables
+// are imported, so the prompt does not count them.
 func (b *beside) confirm() error {
 	tables := "all tables"
 	if len(b.o.Only) > 0 {

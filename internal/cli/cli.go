@@ -1,5 +1,5 @@
-// Package cli is the command line, with one file per command. Only this package reads
-// arguments and the environment, prints, prompts, and chooses exit codes.
+// Package cli implements the command line, with one file per command. Only this package reads
+// arguments and environment variables, prints, prompts, and chooses exit codes.
 package cli
 
 import (
@@ -26,37 +26,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Exit codes, which existing deployments depend on.
+// Exit codes. They must not change, because existing deployments depend on them.
 const (
 	exitOK      = 0
 	exitError   = 1
 	exitUsage   = 3 // wrong usage, or a destination that fails its test
-	exitRestart = 4 // of a worker: another worker has to continue
+	exitRestart = 4 // of a worker: the parent must start another worker
 )
 
-// Process is the program's access to the system around it.
+// Process gives the program access to its arguments, environment, streams and signals.
 type Process struct {
-	Args           []string // without the program's name
+	Args           []string // arguments without the program's name
 	Lookup         sink.Lookup
 	Stdin          *os.File
 	Stdout, Stderr io.Writer
-	Signals        <-chan os.Signal // interrupts; the second one ends the program at once
+	Signals        <-chan os.Signal // requests to end; the second one ends the program at once
 
 	signals  *signals
-	terminal bool // a terminal shows Stderr, though Stderr itself is a pipe
-	// Executable is the path of the running program; "" asks the system. Exists reports
-	// whether a file exists; nil asks the system.
+	terminal bool // Stderr is shown on a terminal, although it is a pipe itself
+	// Executable is the path of the running program, or "" for os.Executable. Exists reports
+	// whether a file exists; nil means os.Stat.
 	Executable string
 	Exists     func(path string) bool
-	// OrphanLimit is how long the program runs after its parent process has ended; 0
-	// means a minute.
+	// OrphanLimit is the maximum time that the program continues after its parent process has
+	// ended. Zero means one minute.
 	OrphanLimit time.Duration
 }
 
-// System returns the real process.
+// System returns the Process of the real program.
 func System() Process {
-	// Snowflake's client asks the metadata services of clouds for its platform. Only this
-	// variable turns that off. Setenv fails only for a malformed name.
+	// Snowflake's client queries the metadata services of cloud providers to detect its
+	// platform. Only this environment variable disables the queries. Setenv fails only for a
+	// malformed name.
 	if _, set := os.LookupEnv(noPlatformDetection); !set {
 		_ = os.Setenv(noPlatformDetection, "true")
 	}
@@ -67,9 +68,9 @@ func System() Process {
 
 const noPlatformDetection = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
 
-// Run runs the command in p.Args and returns the exit code. The first signal asks the
-// command to finish its work in order. The second signal, or the third one under the
-// parent process of the reference server, makes Run return at once.
+// Run runs the command in p.Args and returns the exit code. The first signal asks the command
+// to shut down cleanly. The second signal makes Run return at once. Under the parent process of
+// the reference server, which repeats a signal, it takes the third signal.
 func Run(p Process) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -89,7 +90,7 @@ func Run(p Process) int {
 				fmt.Fprintf(p.Stderr, "\neds: %v\n", interrupted{s})
 				return exitError
 			case ctx.Err() != nil && again:
-				again = false // that process repeats a signal that was sent to both
+				again = false // the parent process repeats a signal that both processes have received
 			case ctx.Err() != nil && p.signals.handlesSecond.Load():
 				p.signals.endNow()
 				return <-done
@@ -103,8 +104,8 @@ func Run(p Process) int {
 	}
 }
 
-// wrapped reports whether the parent process of the reference server started the
-// program. Its flag counts even if other flags are wrong.
+// wrapped reports whether the parent process of the reference server started the program. It
+// recognizes the flag of that process even if other flags are invalid.
 func (p Process) wrapped() bool {
 	return slices.ContainsFunc(p.Args, func(arg string) bool {
 		return arg == "--"+config.WrapperFlag || arg == "--"+config.WrapperFlag+"=true"
@@ -119,17 +120,17 @@ func (p Process) executable() (string, error) {
 	return os.Executable()
 }
 
-// signals coordinates the program's end between Run and the command that it runs.
+// signals coordinates the end of the program between Run and the running command.
 type signals struct {
-	handlesSecond atomic.Bool   // the command itself ends the program at once after the second signal
+	handlesSecond atomic.Bool   // the command handles the second signal itself, and then ends at once
 	second        chan struct{} // closed by endNow
-	endNow        func()        // ends a command that handles the second signal
+	endNow        func()        // asks a command with handlesSecond to end at once
 	expired       chan struct{} // closed by expire
-	expire        func()        // ends the program at once
+	expire        func()        // makes Run return at once
 
 	mu     sync.Mutex
-	asking bool      // a prompt waits for its answer: the first signal ends the program at once
-	first  os.Signal // the signal that came while no prompt was open
+	asking bool      // a prompt is open, so the first signal ends the program at once
+	first  os.Signal // the first signal that arrived while no prompt was open, or nil
 }
 
 func newSignals() *signals {
@@ -139,7 +140,7 @@ func newSignals() *signals {
 	return s
 }
 
-// received records a signal, and reports whether it interrupts a prompt.
+// received records a signal, and reports whether a prompt is open, which the signal interrupts.
 func (s *signals) received(signal os.Signal) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,8 +150,8 @@ func (s *signals) received(signal os.Signal) bool {
 	return s.asking
 }
 
-// ask marks a prompt as open. If a signal came before, it returns that as the error, and
-// the prompt must not open.
+// ask marks a prompt as open. If a signal has already arrived, ask returns an interrupted
+// error, and the caller must not open the prompt.
 func (s *signals) ask() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,14 +162,14 @@ func (s *signals) ask() error {
 	return nil
 }
 
-// answered marks the prompt as closed.
+// answered marks the open prompt as closed.
 func (s *signals) answered() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asking = false
 }
 
-// interrupted is the cause of a context that a signal cancelled.
+// interrupted is the cause of a context that was canceled because of a signal.
 type interrupted struct{ signal os.Signal }
 
 func (i interrupted) Error() string {
@@ -178,14 +179,14 @@ func (i interrupted) Error() string {
 	return "ended by a signal (" + i.signal.String() + ")"
 }
 
-// usageError is an error that asks for exit code 3.
+// usageError is an error that makes the program exit with code 3.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// silentError is an error whose text was printed already.
+// silentError is an error whose text has already been printed.
 type silentError struct{ error }
 
 func (e silentError) Unwrap() error { return e.error }
@@ -204,12 +205,12 @@ func execute(ctx context.Context, p Process) int {
 		fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 	}
 	if p.wrapped() {
-		return exitError // after any other code that process restarts the program, five times
+		return exitError // the parent process restarts the program up to five times after any other code
 	}
 	return exitCode(err)
 }
 
-// exitCode returns the exit code of a command that ended with err.
+// exitCode returns the exit code for a command that returned err.
 func exitCode(err error) int {
 	coded := new(codeError)
 	switch {
@@ -225,8 +226,8 @@ func exitCode(err error) int {
 	return exitError
 }
 
-// codeError is a worker's exit code, which the program returns as its own. The worker has
-// printed the reason.
+// codeError is the exit code of a worker. The program exits with the same code. The worker has
+// already printed the reason.
 type codeError int
 
 func (c codeError) Error() string { return fmt.Sprintf("the worker ended with %d", int(c)) }
@@ -254,7 +255,7 @@ See the destinations:            eds server help`,
 	common := config.BindCommon(root.PersistentFlags())
 	root.SetHelpFunc(
 		func(cmd *cobra.Command, _ []string) { _ = newManual(p, out(cmd)).describe(cmd) },
-	) // a closed output is no error here
+	) // a closed output is not an error here
 	root.SetHelpCommand(newHelp(p))
 	root.AddGroup(groups()...)
 	root.AddCommand(in(groupStart, newEnroll(p, common), newImport(p, common), newServer(p, common))...)
@@ -281,8 +282,8 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 
 var plainWord = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,31}$`)
 
-// quoteWord quotes prefix and argument. It replaces an argument that may be a key or a
-// URL by dots: errors must not contain those.
+// quoteWord quotes prefix and argument as one word. If the argument may be a key or a URL,
+// quoteWord replaces it with dots, because errors must not contain secrets.
 func quoteWord(prefix, argument string) string {
 	if !plainWord.MatchString(argument) {
 		argument = "..."
@@ -290,8 +291,8 @@ func quoteWord(prefix, argument string) string {
 	return strconv.Quote(prefix + argument)
 }
 
-// flagError turns pflag's error into one that suggests the closest flag, and quotes no
-// value.
+// flagError turns an error of pflag into an error that suggests the closest flag and does not
+// contain the flag's value.
 func flagError(cmd *cobra.Command, err error) error {
 	unknown, invalid := new(pflag.NotExistError), new(pflag.InvalidValueError)
 	switch {
@@ -319,7 +320,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usagef("%w; run %q to see them all", err, cmd.CommandPath()+" --help")
 }
 
-// noArgs refuses arguments, naming the first.
+// noArgs returns an error if there are arguments. The error names the first one.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 && cmd.HasSubCommands() {
 		return unknownCommand(cmd, args[0])
@@ -341,13 +342,14 @@ func (p Process) takesEscapes(w any) bool {
 	return isTerminal(w) && !p.dumb() && enableEscapes(w.(*os.File))
 }
 
-// dumb reports whether the environment describes a terminal that shows plain text only.
+// dumb reports whether the environment variable TERM describes a terminal that supports only
+// plain text.
 func (p Process) dumb() bool {
 	name, _ := p.Lookup("TERM")
 	return name == "dumb"
 }
 
-// mayColor reports whether the environment allows colours on a terminal.
+// mayColor reports whether the environment variables allow colors on a terminal.
 func (p Process) mayColor() bool {
 	noColor, _ := p.Lookup("NO_COLOR")
 	return noColor == "" && !p.dumb()

@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// newCompletion prints completion scripts for shells.
+// newCompletion returns the command that prints completion scripts for shells.
 func newCompletion(Process) *cobra.Command {
 	shells := []string{"bash", "zsh", "fish", "powershell"}
 	return &cobra.Command{

@@ -47,7 +47,7 @@ those that you do not need.`,
 	return cmd
 }
 
-// filterFlags are the flags that select entries.
+// filterFlags are the flags that select dead letters.
 type filterFlags struct {
 	flags  *pflag.FlagSet
 	filter dlq.Filter
@@ -68,8 +68,8 @@ func bindFilter(cmd *cobra.Command) *filterFlags {
 	return f
 }
 
-// resolve returns the filter. An empty id or value, such as an unset shell variable, is an
-// error: it would select everything.
+// resolve returns the filter for the flags and ids. An empty id or value, for example from an
+// unset shell variable, is an error, because it would select everything.
 func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	if slices.ContainsFunc(ids, func(id string) bool { return strings.TrimSpace(id) == "" }) {
 		return f.filter, usagef("the id of an entry is empty; see: eds dlq list")
@@ -107,7 +107,7 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	return f.filter, nil
 }
 
-// given returns the filter flags that were given.
+// given returns those filter flags that are set on the command line.
 func (f *filterFlags) given() (given []*pflag.Flag) {
 	for _, name := range []string{"table", "operation", "stage", "state", "since"} {
 		if flag := f.flags.Lookup(name); flag.Changed {
@@ -117,8 +117,9 @@ func (f *filterFlags) given() (given []*pflag.Flag) {
 	return given
 }
 
-// withQueue begins the command, opens the queue with open and calls do with it. The
-// directory must be a data directory already: a misspelt one would look like an empty queue.
+// withQueue begins the command, opens the queue with open, and calls do with it. The data
+// directory must already exist. Otherwise a misspelled directory would look like an empty
+// queue.
 func withQueue(
 	p Process, common *config.CommonFlags, open func(dir string) (*dlq.Queue, error), do func(s *setup, q *dlq.Queue) error,
 ) error {
@@ -146,10 +147,11 @@ func withQueue(
 	return do(s, q)
 }
 
-// look opens the queue read-only, beside a server that may use its directory.
+// look opens the queue for reading and dropping entries, while a server may be using it.
 func look(dir string) (*dlq.Queue, error) { return dlq.Look(dir), nil }
 
-// check refuses ids that match no entry or several, and a table without entries.
+// check returns an error if an id matches no entry or several entries, or if the table has no
+// entries.
 func (f *filterFlags) check(q *dlq.Queue) error {
 	if len(f.filter.IDs) == 0 && f.filter.Table == "" {
 		return nil
@@ -198,20 +200,21 @@ type entryReport struct {
 	Operation   string    `json:"operation,omitempty"`
 	Stage       string    `json:"stage"`
 	Reason      string    `json:"reason"`
-	Sequence    uint64    `json:"sequence,omitempty"` // of the message in the stream
+	Sequence    uint64    `json:"sequence,omitempty"` // stream sequence of the message
 	Subject     string    `json:"subject,omitempty"`
 	EventID     string    `json:"eventId,omitempty"`
 	Destination string    `json:"destination,omitempty"`
 	Job         string    `json:"job,omitempty"`
 	File        string    `json:"file,omitempty"`
 	Line        int64     `json:"line,omitempty"`
-	Size        int       `json:"size"`              // of the payload, in bytes
-	Payload     string    `json:"payload,omitempty"` // of show: as text
-	Bytes       []byte    `json:"bytes,omitempty"`   // of show: the payload if it is not text
+	Size        int       `json:"size"`              // size of the payload in bytes
+	Payload     string    `json:"payload,omitempty"` // the payload as text; only for show
+	Bytes       []byte    `json:"bytes,omitempty"`   // the payload if it is not text; only for show
 }
 
-// reportEntry describes an entry, without its payload. The entry must have been read with
-// its payload, for the key.
+// reportEntry returns the report for an entry, without the payload. The entry must include its
+// payload, because the key is read from it. If private is true, the report has a hash in place
+// of the key.
 func reportEntry(e *dlq.Entry, private bool) entryReport {
 	r := entryReport{
 		ID: e.ID, State: e.State, Rejected: e.Time.UTC(), Table: e.Table, Operation: e.Operation, Stage: e.Stage, Reason: e.Reason,
@@ -286,10 +289,10 @@ than 256 MiB, their tables are incomplete, and need an import.`,
 	return cmd
 }
 
-// printEntries prints a table of entries, with ids of the given number of digits.
+// printEntries prints a table of entries, whose ids are cut to the given number of digits.
 func printEntries(w io.Writer, all []entryReport, digits int) error {
 	destinations := make(map[string]bool)
-	unknown := make(map[string]bool) // tables of entries of unknown rows
+	unknown := make(map[string]bool) // tables that have entries of unknown rows
 	for i := range all {
 		destinations[all[i].Destination] = true
 		if all[i].State == dlq.Unknown {
@@ -316,7 +319,8 @@ func printEntries(w io.Writer, all []entryReport, digits int) error {
 	if len(unknown) == 0 {
 		return nil
 	}
-	// The operator copies the command into a shell, and a message's subject may name any table.
+	// The operator may copy the command into a shell, and the subject of a message may contain
+	// any text as the table's name.
 	maps.DeleteFunc(unknown, func(table string, _ bool) bool { return !plainTable.MatchString(table) })
 	command := "eds import"
 	if len(unknown) > 0 {
@@ -329,11 +333,11 @@ func printEntries(w io.Writer, all []entryReport, digits int) error {
 	return err
 }
 
-// plainTable matches names of tables without a special meaning in a shell.
+// plainTable matches table names that have no special meaning in a shell.
 var plainTable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
 
-// visible replaces characters that control a terminal, are invisible, or change the
-// display order of others.
+// visible replaces the characters in text that control a terminal, are invisible, or change the
+// display order of other characters.
 func visible(text string) string {
 	return strings.Map(func(r rune) rune {
 		if hidden(r) {
@@ -345,7 +349,7 @@ func visible(text string) string {
 
 func hidden(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
 
-// short truncates a long text.
+// short truncates text to 40 characters, including a final "...".
 func short(text string) string {
 	const most = 40
 	if runes := []rune(text); len(runes) > most {
@@ -430,8 +434,8 @@ func printEntry(w io.Writer, r *entryReport, e *dlq.Entry, private bool) error {
 	return err
 }
 
-// legible returns the payload of an entry as JSON. If it cannot be decoded, it returns the
-// raw payload as text, or as a hexadecimal dump if that is not printable.
+// legible returns the payload of an entry as JSON. If the payload cannot be decoded, legible
+// returns it unchanged, or as a hexadecimal dump if it is not printable.
 func legible(e *dlq.Entry) string {
 	if text, err := cdc.NewDecoder().Text(e.Payload, e.Encoding); err == nil && printable(text) {
 		return string(text)

@@ -91,7 +91,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 
 	d.o.DataDir, d.o.Logger = filepath.Join(d.dir, "hq"), d.s.logger
 	d.say("Starting HQ and a repair shop on this machine ...")
-	// HQ outlives a Ctrl-C, because the comparison at the end needs it.
+	// HQ continues after Ctrl-C, because the comparison at the end needs it.
 	if d.hq, err = devhq.Start(hard(ctx), d.o); err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, format+"\n", args...) }
 
-// enroll enrols as a server does, and returns its key.
+// enroll enrols with the demo's HQ like a real server, and returns the key.
 func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
 	code, err := d.hq.NewEnrolment()
 	if err != nil {
@@ -135,8 +135,8 @@ func (d *demo) snapshot(ctx context.Context, e hq.Enrolment) error {
 	return im.run(ctx)
 }
 
-// stream follows the changes for d.length, stops the shop, lets the destination catch up, and
-// compares.
+// stream follows the changes for d.length, stops the shop, waits until the destination has
+// caught up, and compares the rows.
 func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	dir, err := state.Open(d.s.common.DataDir)
 	if err != nil {
@@ -180,8 +180,8 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	return d.compare(hard(ctx), dir, e)
 }
 
-// watch shows one live line until the time is up, stops the shop, and continues until every change
-// of the shop is applied.
+// watch shows the state of the server until the demo's time is over. It then stops the shop,
+// and continues until every change of the shop is applied.
 func (d *demo) watch(ctx, failed context.Context, worker *server.Server) error {
 	line := newLiveLine(d.s.screen)
 	defer line.end()
@@ -217,7 +217,7 @@ func (d *demo) watch(ctx, failed context.Context, worker *server.Server) error {
 	return nil
 }
 
-// quiesce stops the shop and returns the sequence of its last change.
+// quiesce stops the shop and returns the stream sequence of its last change.
 func (d *demo) quiesce(ctx context.Context) (uint64, error) {
 	if err := d.hq.Pause(ctx); err != nil {
 		return 0, err
@@ -226,7 +226,8 @@ func (d *demo) quiesce(ctx context.Context) (uint64, error) {
 	return s.LastSeq, err
 }
 
-// errDiffers says that the demo failed. The printed table has the details.
+// errDiffers means that the destination differs from the shop. The details were printed in a
+// table.
 var errDiffers = errors.New("the destination differs from the shop")
 
 // compare compares every row and column of the destination with the shop.
@@ -284,8 +285,8 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 	return nil
 }
 
-// liveLine shows the state of a server: one changing line on a terminal, a line every few seconds
-// elsewhere.
+// liveLine shows the state of a server. On a terminal it updates one line. Otherwise it prints
+// a new line every few seconds.
 type liveLine struct {
 	screen  *screen
 	every   time.Duration

@@ -67,7 +67,7 @@ are those of eds server. The exit code is 0 if everything works, else 1.`,
 	return cmd
 }
 
-// beginWithoutFile is begin without a configuration file.
+// beginWithoutFile is like begin, but ignores the configuration file.
 func beginWithoutFile(p Process, flags *config.CommonFlags) (*setup, error) {
 	return beginWith(p, flags, "", func(string) (config.File, []string, error) { return config.File{}, nil, nil })
 }

@@ -82,7 +82,7 @@ func newest(ctx context.Context, u *selfupdate.Updater) (string, error) {
 	return version, err
 }
 
-// newUpdater returns an updater of the running program that logs its steps.
+// newUpdater returns an updater for the running program. The updater logs its steps.
 func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*selfupdate.Updater, error) {
 	doing := ""
 	return observedUpdater(p, s, r, allowDowngrade, func(p selfupdate.Progress) {
@@ -93,8 +93,8 @@ func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*se
 	})
 }
 
-// observedUpdater returns an updater of the running program that reports its progress to
-// observe.
+// observedUpdater returns an updater for the running program. The updater reports its progress
+// to observe.
 func observedUpdater(
 	p Process, s *setup, r config.Release, allowDowngrade bool, observe func(selfupdate.Progress),
 ) (*selfupdate.Updater, error) {
@@ -118,8 +118,8 @@ func observedUpdater(
 	return u, nil
 }
 
-// releaseKeys returns the keys that may sign releases: those in file, or the built-in key
-// if file is "".
+// releaseKeys returns the public keys that may sign releases. They are read from file. If file
+// is "", releaseKeys returns the built-in key.
 func releaseKeys(file string) (*selfupdate.Keys, error) {
 	if file == "" {
 		text, err := selfupdate.PublicKey()
@@ -148,7 +148,8 @@ func (p Process) exists(path string) bool {
 	return err == nil
 }
 
-// progressOf returns a function that shows the progress of a command.
+// progressOf returns a function that shows the progress of an updater, or nil if the command is
+// silent.
 func progressOf(s *setup) func(selfupdate.Progress) {
 	if s.common.Silent {
 		return nil
@@ -156,7 +157,7 @@ func progressOf(s *setup) func(selfupdate.Progress) {
 	return (&downloadLines{w: s.screen}).observe
 }
 
-// downloadLines writes one line per step, and one every few seconds during a download.
+// downloadLines writes one line per step. During a download it writes a line every few seconds.
 type downloadLines struct {
 	w       io.Writer
 	step    string

@@ -12,7 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// newDriverHelp returns "eds server help", which describes all destinations or one.
+// newDriverHelp returns the command "eds server help", which describes one destination or lists
+// all destinations.
 func newDriverHelp(p Process) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -54,7 +55,7 @@ func newDriverHelp(p Process) *cobra.Command {
 // driverHelp writes descriptions of destinations.
 type driverHelp struct {
 	w    io.Writer
-	bold bool // headings
+	bold bool // print headings in bold
 }
 
 func (h driverHelp) heading(text string) {
@@ -111,8 +112,8 @@ type driverReport struct {
 	Name    string         `json:"name"`
 	Title   string         `json:"title"`
 	Summary string         `json:"summary"`
-	Schemes []string       `json:"schemes"` // the first is the canonical one
-	Example string         `json:"example"` // a whole URL
+	Schemes []string       `json:"schemes"` // URL schemes; the first one is canonical
+	Example string         `json:"example"` // a complete URL
 	Options []optionReport `json:"options"`
 	Help    string         `json:"help"`
 }

@@ -52,8 +52,8 @@ config.toml in the data directory, for eds import and eds server.`,
 	return cmd
 }
 
-// enroll redeems a code and stores the key. It first checks that it can store the key,
-// because a code works only once.
+// enroll redeems a one-time code for a key and stores the key. Before that it checks that the
+// key can be stored, because the code works only once.
 func enroll(ctx context.Context, s *setup, o config.HQ, code string) (hq.Enrolment, error) {
 	base, err := hq.EnrollURL(o.APIURL, code)
 	if err != nil {
@@ -79,7 +79,8 @@ func enroll(ctx context.Context, s *setup, o config.HQ, code string) (hq.Enrolme
 	return e, nil
 }
 
-// reserveConfig checks that the configuration file can be written.
+// reserveConfig checks that the configuration file can be written, and reserves disk space for
+// it.
 func reserveConfig(s *setup) (*config.Reservation, error) {
 	file, err := config.Reserve(s.common.ConfigFile())
 	if err != nil {
@@ -92,16 +93,17 @@ func reserveConfig(s *setup) (*config.Reservation, error) {
 	return file, nil
 }
 
-// attempts is how often enrollAtTerminal prompts for a code.
+// attempts is the maximum number of times that enrollAtTerminal prompts for a code.
 const attempts = 3
 
-// enrollAtTerminal prompts for a code, and enrols with it.
+// enrollAtTerminal prompts for a code and enrols with it. It is an error if standard input is
+// not a terminal.
 func enrollAtTerminal(ctx context.Context, p Process, s *setup, o config.HQ) error {
 	command := fmt.Sprintf("eds enroll --data-dir %s CODE", s.common.DataDir)
 	if !isTerminal(p.Stdin) {
 		return usagef("this server is not enrolled at HQ, and there is no terminal to prompt for the code; run: %s", command)
 	}
-	file, err := reserveConfig(s) // once, before the first prompt
+	file, err := reserveConfig(s) // check this before the first prompt
 	if err != nil {
 		return err
 	}

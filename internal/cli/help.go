@@ -15,7 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers"
 )
 
-// The groups of commands in the list of all.
+// Ids of the groups in the list of commands.
 const (
 	groupStart = "start"
 	groupWatch = "watch"
@@ -32,7 +32,7 @@ func groups() []*cobra.Group {
 	}
 }
 
-// in puts commands into a group.
+// in assigns commands to a group and returns them.
 func in(group string, commands ...*cobra.Command) []*cobra.Command {
 	for _, c := range commands {
 		c.GroupID = group
@@ -40,7 +40,7 @@ func in(group string, commands ...*cobra.Command) []*cobra.Command {
 	return commands
 }
 
-// newHelp returns "eds help", which describes all commands or one.
+// newHelp returns the command "eds help", which describes one command or lists all commands.
 func newHelp(p Process) *cobra.Command {
 	asJSON := false
 	cmd := &cobra.Command{
@@ -73,7 +73,7 @@ func newHelp(p Process) *cobra.Command {
 	return cmd
 }
 
-// named returns the subcommand of cmd with the given path of names.
+// named returns the descendant of cmd at the given path of command names.
 func named(cmd *cobra.Command, names []string) (*cobra.Command, error) {
 	for _, name := range names {
 		below := child(cmd, name)
@@ -100,14 +100,14 @@ func child(cmd *cobra.Command, name string) *cobra.Command {
 // manualWriter writes descriptions of commands.
 type manualWriter struct {
 	w     io.Writer
-	bold  bool // headings
-	width int  // of a line; 0: any
+	bold  bool // print headings in bold
+	width int  // width of a line; 0 means unlimited
 }
 
 func newManual(p Process, w io.Writer) manualWriter {
 	m := manualWriter{w: w, bold: p.bold()}
 	if f, ok := w.(*os.File); ok {
-		m.width, _, _ = term.GetSize(int(f.Fd())) // 0 if it is no terminal
+		m.width, _, _ = term.GetSize(int(f.Fd())) // 0 if f is not a terminal
 	}
 	return m
 }
@@ -145,7 +145,7 @@ func (m manualWriter) describe(cmd *cobra.Command) error {
 	return nil
 }
 
-// list lists the commands of a group.
+// list prints those commands that belong to the group, under the title.
 func (m manualWriter) list(title string, all []*cobra.Command, group string) {
 	t := tabwriter.NewWriter(m.w, 14, 0, 2, ' ', 0)
 	titled := false
@@ -159,7 +159,7 @@ func (m manualWriter) list(title string, all []*cobra.Command, group string) {
 		}
 		fmt.Fprintf(t, "  %s\t%s\n", c.Name(), c.Short)
 	}
-	_ = t.Flush() // a closed output is no error here
+	_ = t.Flush() // a closed output is not an error here
 }
 
 func (m manualWriter) flags(title string, fs *pflag.FlagSet) {
@@ -176,7 +176,7 @@ type commandReport struct {
 	Description string          `json:"description,omitempty"`
 	Usage       string          `json:"usage"`
 	Example     string          `json:"example,omitempty"`
-	Flags       []flagReport    `json:"flags"` // with those of every command
+	Flags       []flagReport    `json:"flags"` // includes the flags of every command
 	Commands    []commandReport `json:"commands,omitempty"`
 }
 

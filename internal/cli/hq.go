@@ -65,7 +65,7 @@ server asks for an import.`,
 	return cmd
 }
 
-// introduce prints the addresses of hq and the commands to use it.
+// introduce prints the addresses of HQ, and commands with which the user can try eds.
 func introduce(w io.Writer, hq *devhq.HQ, o devhq.Options) error {
 	code, err := hq.NewEnrolment()
 	if err != nil {

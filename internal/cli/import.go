@@ -93,7 +93,8 @@ and --cancel ID ends it.`,
 	return cmd
 }
 
-// others returns a flag that was given and is not one of names; "" if there is none.
+// others returns the name of a flag that is set on the command line and is not in names, or ""
+// if there is none.
 func others(cmd *cobra.Command, names ...string) (name string) {
 	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
 		if f.Changed && !slices.Contains(names, f.Name) {
@@ -105,12 +106,12 @@ func others(cmd *cobra.Command, names ...string) (name string) {
 
 // importer is one run of "eds import".
 type importer struct {
-	what string // label of progress lines; "": import
+	what string // label of progress lines; "" means "import"
 	p    Process
 	s    *setup
 	o    config.Import
 	out  io.Writer
-	// urlGiven reports whether the destination was given as a flag.
+	// urlGiven reports whether the destination was set with --url.
 	urlGiven bool
 }
 
@@ -168,7 +169,8 @@ func (im *importer) env() sink.Env {
 	}
 }
 
-// open opens the destination. If it is down, that is an error at once: the operator waits.
+// open opens the destination. If the destination is down, open fails immediately instead of
+// retrying, because the operator is waiting.
 func (im *importer) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	_, destination, err := drivers.Open(ctx, im.o.URL.Reveal(), im.p.Lookup, env)
 	if err != nil {
@@ -186,10 +188,10 @@ func (im *importer) options() snapshot.Options {
 	}
 }
 
-// errDeclined ends an import that the operator did not confirm.
+// errDeclined is returned if the operator does not confirm an import.
 var errDeclined = errors.New("not confirmed; nothing was changed")
 
-// confirm prompts before the import replaces rows.
+// confirm prompts the operator before the import replaces rows.
 func (im *importer) confirm(plan snapshot.Plan) error {
 	if plan.Schema {
 		return nil
@@ -203,7 +205,8 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), drivers.MaskURL(im.o.URL.Reveal()))
 }
 
-// ask prompts before rows of the tables in the target are replaced.
+// ask prompts the operator before rows of the tables in the target are replaced. The parameters
+// tables and target are descriptions for the prompt.
 func (im *importer) ask(mode sink.LoadMode, tables, target string) error {
 	if im.o.NoConfirm {
 		return nil
@@ -225,7 +228,7 @@ func (im *importer) ask(mode sink.LoadMode, tables, target string) error {
 	return nil
 }
 
-// rows describes the rows that an import replaces.
+// rows returns a description of the rows that the import replaces.
 func (im *importer) rows() string {
 	switch {
 	case len(im.o.LocationIDs) > 0:
@@ -236,7 +239,8 @@ func (im *importer) rows() string {
 	return "all rows"
 }
 
-// conclude prints the outcome or the plan.
+// conclude prints the outcome of an import, or the plan of a dry run. It returns the error of
+// the command.
 func (im *importer) conclude(report snapshot.Report, err error) error {
 	probe, dir := new(snapshot.ProbeError), new(snapshot.DirError)
 	switch {

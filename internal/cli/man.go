@@ -15,7 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// newMan returns the command that writes the manual pages of packages.
+// newMan returns the command that writes the manual pages for packages.
 func newMan(Process) *cobra.Command {
 	return &cobra.Command{
 		Use:     "man DIR",
@@ -37,7 +37,7 @@ func newMan(Process) *cobra.Command {
 	}
 }
 
-// writeManuals writes the pages of cmd and its subcommands.
+// writeManuals writes the manual pages of cmd and all its subcommands to dir.
 func writeManuals(cmd *cobra.Command, dir string) error {
 	if err := writeManual(cmd, filepath.Join(dir, pageName(cmd)+".1")); err != nil {
 		return fmt.Errorf("write the manual page of %s: %w", cmd.CommandPath(), err)
@@ -50,8 +50,8 @@ func writeManuals(cmd *cobra.Command, dir string) error {
 	return nil
 }
 
-// writeManual writes the page of one command, and after it the sections that cobra does not
-// generate. SOURCE_DATE_EPOCH in the environment sets the page's date.
+// writeManual writes the manual page of one command, and appends the sections that cobra does
+// not generate. The environment variable SOURCE_DATE_EPOCH sets the date of the page.
 func writeManual(cmd *cobra.Command, path string) error {
 	cmd.DisableAutoGenTag = true
 	header := doc.GenManHeader{
@@ -70,7 +70,7 @@ func writeManual(cmd *cobra.Command, path string) error {
 	return os.Chmod(path, 0o644)
 }
 
-// environment is the end of each page, in troff's man macros.
+// environment is the text at the end of each page, in the man macros of troff.
 const environment = `
 .SH ENVIRONMENT
 .TP

@@ -14,7 +14,8 @@ func newDemo(Process) *cobra.Command { return withoutDevHQ("demo") }
 
 func newHQ(Process, *config.CommonFlags) *cobra.Command { return withoutDevHQ("hq") }
 
-// withoutDevHQ returns a command that takes any arguments and says why it cannot run.
+// withoutDevHQ returns a command that accepts any arguments and fails, because this build has
+// no HQ for development.
 func withoutDevHQ(name string) *cobra.Command {
 	return &cobra.Command{
 		Use:                name,

@@ -10,18 +10,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// orphanLimit is how long a process may run after its parent has ended. The next server
-// needs its data directory and its session.
+// orphanLimit is the maximum time that a process continues after its parent has ended. The
+// limit is needed because the next server needs the data directory and the session.
 const orphanLimit = time.Minute
 
-// errOrphaned is the cause that cancels work after half of the limit.
+// errOrphaned is the cause with which work is canceled after half of the limit.
 var errOrphaned = errors.New(
 	"the parent process has ended, and an orderly shutdown took too long; unfinished work is repeated at the next start",
 )
 
-// limitOrphan bounds the shutdown of a process whose parent has ended, and returns when ctx
-// ends. After half of the limit it calls abandon, which cancels waits for a destination, HQ
-// or NATS. After the whole limit it ends the program.
+// limitOrphan limits the time for the shutdown of a process whose parent has ended. After half
+// of the limit it calls abandon, which must cancel waits for a destination, HQ or NATS. After
+// the whole limit it ends the program. It returns when ctx is done.
 func (p Process) limitOrphan(ctx context.Context, orphaned <-chan struct{}, abandon func(error), logger *slog.Logger) {
 	select {
 	case <-orphaned:

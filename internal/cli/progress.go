@@ -10,9 +10,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// display returns an observer that shows the progress of an import, and a function
-// that ends the display: bars on a terminal, a line every few seconds elsewhere. It shows
-// nothing before there is progress, and so never while a prompt is open.
+// display returns an observer that shows the progress of an import, and a function that ends
+// the display. A terminal shows bars. Other outputs get a line every few seconds. Nothing is
+// shown before the first progress, so that no progress is shown while a prompt is open.
 func (im *importer) display() (snapshot.Observer, func()) {
 	screen, what := im.s.screen, first(im.what, "import")
 	switch {
@@ -27,14 +27,14 @@ func (im *importer) display() (snapshot.Observer, func()) {
 	}
 }
 
-// progressLines writes a line every few seconds, and one for each table that fails.
+// progressLines writes a line of progress every few seconds, and a line for each failed table.
 type progressLines struct {
 	screen         *screen
 	what           string // label of each line
 	began, written time.Time
 }
 
-// lineEvery is how often a line of progress is written.
+// lineEvery is the minimum time between two lines of progress.
 const lineEvery = 5 * time.Second
 
 func (l *progressLines) observe(p snapshot.Progress, t snapshot.Totals) {
@@ -59,7 +59,7 @@ func writeFailure(s *screen, what string, p snapshot.Progress) {
 	fmt.Fprintf(s, "%s: table %s failed: %v\n", what, p.Table, p.Err)
 }
 
-// sizes returns the number of loaded bytes, and the total if it is known.
+// sizes formats the number of loaded bytes, and the total number if it is known.
 func sizes(t snapshot.Totals) string {
 	if t.Unsized > 0 {
 		return size(t.Bytes)
@@ -67,7 +67,7 @@ func sizes(t snapshot.Totals) string {
 	return size(t.Bytes) + " of " + size(t.TotalBytes)
 }
 
-// pace returns an import's elapsed time, its rate, and the remaining time if it is known.
+// pace formats an import's elapsed time and rate, and its remaining time if it is known.
 func pace(t snapshot.Totals, elapsed time.Duration) string {
 	text := fmt.Sprintf("%v, %.0f rows/s", elapsed.Round(time.Second), float64(t.Rows)/max(elapsed.Seconds(), 0.001))
 	if t.Unsized > 0 || t.Bytes <= 0 || t.TotalBytes <= t.Bytes {
@@ -77,7 +77,7 @@ func pace(t snapshot.Totals, elapsed time.Duration) string {
 	return fmt.Sprintf("%s, %v left", text, left.Round(time.Second))
 }
 
-// size formats a number of bytes with a unit.
+// size formats a number of bytes with a binary unit.
 func size(n int64) string {
 	switch {
 	case n >= 1<<30:
@@ -90,23 +90,24 @@ func size(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// bars draws a bar for each table under way and one for the total. observe only records
-// the progress: another goroutine draws it, so that a slow terminal cannot block the import.
+// bars draws a bar for each table in progress, and a bar for all tables. observe only records
+// the progress. A separate goroutine draws the bars, so that a slow terminal cannot block the
+// import.
 type bars struct {
 	screen *screen
 	what   string // label of failures
 	began  time.Time
-	stop   chan struct{} // closed to end the drawing; nil before it begins
-	done   chan struct{} // closed when it has ended
+	stop   chan struct{} // closed to stop drawing; nil before drawing has started
+	done   chan struct{} // closed when drawing has stopped
 
 	mu       sync.Mutex // guards the fields below
 	totals   snapshot.Totals
-	underWay []snapshot.Progress // tables, the oldest first
-	shares   map[string]float64  // finished part of each table, from 0 to 1
-	failures []snapshot.Progress // to be written
+	underWay []snapshot.Progress // progress of the tables in progress, in the order of their start
+	shares   map[string]float64  // fraction of each table that is done, from 0 to 1
+	failures []snapshot.Progress // failures that are not written yet
 }
 
-// drawEvery is how often bars are drawn.
+// drawEvery is the time between two updates of the bars.
 const drawEvery = 150 * time.Millisecond
 
 func (b *bars) observe(p snapshot.Progress, t snapshot.Totals) {
@@ -138,7 +139,7 @@ func (b *bars) record(p snapshot.Progress, t snapshot.Totals) {
 	}
 }
 
-// share returns the finished part of a table, from 0 to 1.
+// share returns the fraction of a table that is done, from 0 to 1.
 func share(p snapshot.Progress) float64 {
 	switch {
 	case p.Phase >= snapshot.Finishing:
@@ -163,7 +164,7 @@ func (b *bars) run() {
 	}
 }
 
-// finish draws the last state and leaves it on the screen.
+// finish draws the final state, and leaves it on the screen.
 func (b *bars) finish() {
 	if b.stop == nil {
 		return
@@ -183,7 +184,7 @@ func (b *bars) draw() {
 	b.screen.show(lines...)
 }
 
-// render returns the bars, and the failures to write above them.
+// render returns the lines of the bars, and the failures that must be written above them.
 func (b *bars) render(columns int, elapsed time.Duration) (lines []string, failures []snapshot.Progress) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -200,7 +201,8 @@ func (b *bars) render(columns int, elapsed time.Duration) (lines []string, failu
 	return append(lines, pace(t, elapsed)), failures
 }
 
-// bar returns a line of the given width. Its bar is full only if share is 1.
+// bar returns a line of the given number of columns. The bar in the line is full only if share
+// is 1.
 func bar(columns int, name string, share float64, state string, rows, bytes int64) string {
 	const widest = 40
 	text := fmt.Sprintf("%-9s %10d rows %10s", state, rows, size(bytes))

@@ -14,9 +14,9 @@ type prompter struct {
 
 func newPrompter(p Process) prompter { return prompter{p, bufio.NewReader(p.Stdin)} }
 
-// ask prints a question and returns the answer, one line. A signal meanwhile ends the
-// program, because nothing can interrupt the read and no work is under way. A signal that
-// came before is the error.
+// ask prints a question and returns the answer, which is one line. A signal during the prompt
+// ends the program, because nothing can interrupt the read and no work is in progress. If a
+// signal arrived before the prompt, ask returns an interrupted error.
 func (a prompter) ask(question string) (string, error) {
 	if err := a.p.signals.ask(); err != nil {
 		return "", err

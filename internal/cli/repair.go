@@ -6,15 +6,15 @@ import (
 	"io"
 )
 
-// tablesError reports that an import failed for some tables, or left rows out. Its report
-// was printed already.
+// tablesError means that an import failed for some tables, or left rows out. The report of the
+// import has already been printed.
 type tablesError struct{ error }
 
 func (e tablesError) Unwrap() error { return e.error }
 
-// repair imports the tables that differ and compares them again. It prints differences and
-// imports to log. A tablesError means that some tables were not imported; all of them are
-// compared again.
+// repair imports the tables that differ, and then compares them again. It prints the
+// differences and the imports to log. A tablesError means that some tables could not be
+// imported, although all of them were compared again.
 func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 	all, bad := v.sorted()
 	if len(bad) == 0 {
@@ -26,7 +26,7 @@ func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 	v.im.o.Only = nil
 	for _, r := range bad {
 		v.im.o.Only = append(v.im.o.Only, r.Table)
-		delete(v.reports, r.Table) // any of its rows can differ now
+		delete(v.reports, r.Table) // any row of the table may differ now
 	}
 	failed := v.imports(ctx, log)
 	if failed != nil && (ctx.Err() != nil || !errors.As(failed, new(tablesError))) {
@@ -39,12 +39,12 @@ func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 	return failed
 }
 
-// imports imports the selected tables: through the server of the data directory if one
-// runs, else in this process.
+// imports imports the selected tables. If a server runs with the data directory, that server
+// imports them, otherwise this process does.
 func (v *verifier) imports(ctx context.Context, log io.Writer) error {
 	im := v.im
 	im.what, im.out = "import", log
-	im.urlGiven = true // the server must repair the destination that was compared
+	im.urlGiven = true // so that the server refuses if it has another destination
 	running, err := im.findServer(ctx)
 	switch {
 	case err != nil:

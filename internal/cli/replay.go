@@ -77,8 +77,9 @@ written only if no later import has replaced its table. The server must not run 
 	return cmd
 }
 
-// countElsewhere returns the number of selected entries that belong to destinations other
-// than identity. If the filter names such an entry by id, that is an error.
+// countElsewhere returns the number of selected entries that belong to destinations other than
+// the one with the given identity. If the filter selects such an entry by its id,
+// countElsewhere returns an error.
 func countElsewhere(q *dlq.Queue, f dlq.Filter, identity string) (n int, err error) {
 	for e, err := range q.List(f) {
 		switch {
@@ -101,7 +102,7 @@ func printReplayed(w io.Writer, done dlq.Replayed, elsewhere int, asJSON bool) e
 			Rejected   int `json:"rejected"`
 			Superseded int `json:"superseded"`
 			Unknown    int `json:"unknown"`
-			Elsewhere  int `json:"elsewhere"` // of other destinations
+			Elsewhere  int `json:"elsewhere"` // entries of other destinations
 		}{done.Applied, done.Rejected, done.Superseded, done.Unknown, elsewhere})
 	}
 	text := fmt.Sprintf("%d applied, %d rejected again, %d superseded", done.Applied, done.Rejected, done.Superseded)
@@ -115,16 +116,16 @@ func printReplayed(w io.Writer, done dlq.Replayed, elsewhere int, asJSON bool) e
 	return err
 }
 
-// applyFunc applies an entry to the destination.
+// applyFunc applies a dead letter to the destination.
 type applyFunc func(context.Context, dlq.Entry) error
 
-// replay locks the data directory, opens the destination, and calls each with the directory
-// of the queue and a function that applies one entry.
+// replay locks the data directory, opens the destination, and calls each. The function each
+// gets the directory of the queue and a function that applies one entry.
 func replay(
 	ctx context.Context, p Process, s *setup, o config.Server, force bool,
 	each func(dir string, apply applyFunc) (dlq.Replayed, error),
 ) (dlq.Replayed, error) {
-	dir, err := state.Open(s.common.DataDir) // no server can start meanwhile
+	dir, err := state.Open(s.common.DataDir) // locks the directory, so that no server can start
 	if err != nil {
 		return dlq.Replayed{}, err
 	}
@@ -154,12 +155,13 @@ func replay(
 	return each(dir.Path("dlq"), r.apply)
 }
 
-// errNoDestination reports a command without a destination.
+// errNoDestination means that a command needs a destination, but none is configured.
 var errNoDestination = usagef(
 	"no destination is set; give its URL, as in --url 'postgres://user:${PASSWORD}@host:5432/database', or see: eds server help",
 )
 
-// connectHQ returns a client of HQ. It checks the format and expiry of the key first.
+// connectHQ returns a client for HQ's API. Before that it checks the format and expiry of the
+// key.
 func connectHQ(s *setup, o config.HQ) (*hq.Client, error) {
 	key, err := hq.ParseKey(o.APIKey.Reveal())
 	if err == nil {
@@ -179,13 +181,14 @@ type replayer struct {
 	driver      sink.Driver
 	destination *sink.Opened
 	tables      *schema.Catalogue
-	force       bool // replace newer rows, too
-	// imported has the last snapshot of each table, to skip superseded entries; nil skips none.
+	force       bool // also replace newer rows with older ones
+	// imported has the last snapshot of each table. It is used to skip entries that an import
+	// has superseded. If it is nil, no entries are skipped.
 	imported map[string]state.Snapshot
 }
 
-// superseded reports whether a snapshot holds a later state of the row. Newer changes of
-// other rows come through the stream, which marks the entries that they supersede.
+// superseded reports whether an import since then has loaded a newer state of the entry's row.
+// The queue itself marks entries that later changes supersede.
 func (r replayer) superseded(entry *dlq.Entry, e *cdc.Event) bool {
 	last := r.imported[e.Table]
 	if entry.Stage == dlq.StageImport {
@@ -238,6 +241,6 @@ func (r replayer) write(ctx context.Context, entry dlq.Entry, e *cdc.Event) erro
 	if effect.Upsert == nil && effect.Delete == nil {
 		return dlq.ErrSuperseded
 	}
-	b.Add(e, effect) // not Migrate, which would create a dropped table again: it serves imports
+	b.Add(e, effect) // without Migrate, which is for imports and would create a dropped table again
 	return r.destination.Apply(ctx, b.Batch())
 }

@@ -12,22 +12,24 @@ import (
 	"golang.org/x/term"
 )
 
-// screen is standard error, shared by the log and the progress display. Written lines
-// stay. On a terminal, a block of lines below them can be shown and replaced. Each change
-// is one write, so that no line is torn. It is safe for concurrent use.
+// screen is standard error, which the log and the progress display share. It shows written
+// lines permanently. On a terminal it can also show a block of lines below them, and replace
+// that block. Each change is a single write, so that lines are never torn. It is safe for
+// concurrent use.
 type screen struct {
 	out   io.Writer
 	moves bool // out is a terminal whose cursor can be moved
 
 	mu    sync.Mutex
-	block []string // shown below the written lines
+	block []string // lines shown below the written lines
 }
 
 func newScreen(p Process) *screen {
 	return &screen{out: p.Stderr, moves: p.takesEscapes(p.Stderr)}
 }
 
-// size returns the columns and rows of the terminal.
+// size returns the numbers of columns and rows of the terminal, or 80 and 24 if they are
+// unknown.
 func (s *screen) size() (columns, rows int) {
 	if f, ok := s.out.(*os.File); ok {
 		columns, rows, _ = term.GetSize(int(f.Fd()))
@@ -38,7 +40,7 @@ func (s *screen) size() (columns, rows int) {
 	return columns, rows
 }
 
-// Write writes whole lines above the block.
+// Write writes complete lines above the block.
 func (s *screen) Write(lines []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,16 +53,17 @@ func (s *screen) Write(lines []byte) (int, error) {
 	return len(lines), nil
 }
 
-// show replaces the block. If the terminal is too small, it shows the last lines of the
-// block, each truncated.
+// show replaces the block. If the terminal is too small, show truncates the lines, and shows
+// only the last lines of the block.
 func (s *screen) show(block ...string) {
 	columns, rows := s.size()
-	// The cursor's row is below the block. Leave one row above free: a terminal that is
-	// erased from its first row moves the erased text into its history each time.
+	// The cursor is in the row below the block. Leave one row above the block free: if a
+	// terminal is erased from its first row, it moves the erased text into its history each
+	// time.
 	shown := min(max(rows-2, 0), len(block))
 	block = slices.Clone(block[len(block)-shown:])
 	for i, line := range block {
-		// Leave the last column free: some terminals wrap in it.
+		// Leave the last column free, because some terminals wrap a line that fills it.
 		if r := []rune(line); len(r) >= columns {
 			line = string(r[:columns-1])
 		}
@@ -69,19 +72,19 @@ func (s *screen) show(block ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !slices.Equal(block, s.block) {
-		_ = s.replace(nil, block) // failing to show progress must not stop the import
+		_ = s.replace(nil, block) // a failure to show progress must not stop the import
 	}
 }
 
-// keep turns the block into written lines.
+// keep makes the block permanent.
 func (s *screen) keep() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.block = nil
 }
 
-// replace erases the block, writes lines in its place, and shows the next block below them.
-// The caller holds mu.
+// replace erases the block, writes lines in its place, and shows next below them as the new
+// block. The caller holds mu.
 func (s *screen) replace(lines []byte, next []string) error {
 	var b bytes.Buffer
 	if n := len(s.block); n > 0 {

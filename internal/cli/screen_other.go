@@ -4,5 +4,5 @@ package cli
 
 import "os"
 
-// enableEscapes reports whether a terminal understands escape sequences.
+// enableEscapes reports whether a terminal supports escape sequences, and returns true.
 func enableEscapes(*os.File) bool { return true }

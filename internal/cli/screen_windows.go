@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// enableEscapes turns on escape sequences in a console, which Windows 10 and later support,
-// and reports whether that worked.
+// enableEscapes enables escape sequences in a console, and reports whether that succeeded.
+// Windows 10 and later versions support them.
 func enableEscapes(f *os.File) bool {
 	handle, mode := windows.Handle(f.Fd()), uint32(0)
 	return windows.GetConsoleMode(handle, &mode) == nil &&

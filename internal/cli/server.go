@@ -65,7 +65,7 @@ type serverFlags struct {
 	releases *config.ReleaseFlags
 }
 
-// bindServer adds the flags of eds server to fs, without the common ones.
+// bindServer adds the flags of eds server to fs, except for the common flags.
 func bindServer(common *config.CommonFlags, fs *pflag.FlagSet) serverFlags {
 	return serverFlags{common, config.BindServer(fs), config.BindRelease(fs)}
 }
@@ -77,12 +77,12 @@ func (f serverFlags) resolve(p Process, s *setup) (config.Server, error) {
 	return o, usage(err)
 }
 
-// predecessor is how long a server waits for the data directory of the previous one, which
-// is ending: longer than a worker without a parent may take.
+// predecessor is how long a server waits for the data directory if the previous server has not
+// ended yet. It is longer than a worker continues after its parent has ended.
 const predecessor = orphanLimit + 15*time.Second
 
-// follow runs the server until soft ends or it cannot continue. If hard ends, it stops at
-// once. It completes the configuration c.
+// follow runs the server until the context soft is done, or the server cannot continue. If the
+// context hard is done, the server stops at once. follow sets the remaining fields of c.
 func follow(soft, hard context.Context, p Process, s *setup, c server.Config) error {
 	o := c.Options
 	dir, err := state.Await(soft, s.common.DataDir, predecessor, func() {
@@ -136,7 +136,8 @@ func follow(soft, hard context.Context, p Process, s *setup, c server.Config) er
 	return nil
 }
 
-// reachable returns the address at which programs on this machine reach a listener on a.
+// reachable returns the address at which programs on this machine can reach a listener with the
+// address a.
 func reachable(a *net.TCPAddr) string {
 	if a.IP.IsUnspecified() {
 		return net.JoinHostPort("localhost", strconv.Itoa(a.Port))
@@ -144,7 +145,8 @@ func reachable(a *net.TCPAddr) string {
 	return a.String()
 }
 
-// refused gives fatal errors at the start, which only the operator can fix, the exit code 3.
+// refused turns a fatal error at the start of a command into a usageError, because only the
+// operator can fix such an error.
 func refused(err error) error {
 	if err != nil && fault.Of(err) == fault.Fatal {
 		return usageError{err}

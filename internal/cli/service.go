@@ -22,42 +22,43 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// service describes a service for the system's service manager.
+// service is the definition of a service for the service manager of the operating system.
 type service struct {
 	Name    string
 	Program string // absolute
 	DataDir string // absolute
 	User    string
-	Args    []string // of eds server, without --data-dir
-	// Upgradable lets the service write to the directory of its program, to upgrade it.
+	Args    []string // arguments of eds server, without --data-dir
+	// Upgradable permits the service to write to its program's directory, so that it can
+	// upgrade the program.
 	Upgradable bool
 }
 
-// serviceManager starts services with the system: systemd, launchd or Windows.
-// Uninstall, start, stop and status take the name of a service.
+// serviceManager is the service manager of the operating system: systemd, launchd or the one of
+// Windows. The parameter name is the name of a service.
 type serviceManager interface {
-	// check returns an error if the manager cannot run s as intended.
+	// check returns an error if the service manager cannot run s.
 	check(s service) error
 	install(ctx context.Context, s service) error
 	uninstall(ctx context.Context, name string) error
 	start(ctx context.Context, name string) error
 	stop(ctx context.Context, name string) error
-	// status returns a word to print, and whether the service runs.
+	// status returns the state as a short text to print, and whether the service runs.
 	status(ctx context.Context, name string) (state string, runs bool, err error)
 }
 
 var errNotInstalled = errors.New("the service is not installed; see: eds service install --help")
 
-// host is the machine that services are installed on.
+// host is the machine on which services are installed. Tests replace it.
 type host struct {
-	system  string // as runtime.GOOS
-	root    string // prefix of the service managers' files; "" for those of the machine
+	system  string // operating system, as in runtime.GOOS
+	root    string // prefix of all absolute paths; "" except in tests
 	run     func(ctx context.Context, program string, args ...string) (output string, err error)
-	own     func(path, user string) error // changes the owner of path to user, who must exist
+	own     func(path, user string) error // changes the owner of path to an existing user
 	service func(p Process, name string, args []string) error
 }
 
-// thisHost returns the machine that this program runs on.
+// thisHost returns the machine on which this program runs.
 func thisHost() host {
 	return host{system: runtime.GOOS, run: runTool, own: giveTo, service: runAsService}
 }
@@ -87,7 +88,8 @@ func giveTo(path, name string) error {
 	return os.Chown(path, uid, gid)
 }
 
-// manager returns the host's service manager and where it keeps data by default.
+// manager returns the host's service manager, and the default data directory and account of
+// services.
 func (h host) manager(p Process) (m serviceManager, dataDir, account string, err error) {
 	switch h.system {
 	case "linux":
@@ -106,10 +108,11 @@ func (h host) manager(p Process) (m serviceManager, dataDir, account string, err
 	return nil, "", "", fmt.Errorf("eds supports the service managers of Linux (systemd), macOS and Windows, not of %s", h.system)
 }
 
-// localService is the Windows account for services without special rights.
+// localService is the Windows account for services without special permissions.
 const localService = `NT AUTHORITY\LocalService`
 
-// makeDataDir creates the data directory of the service, accessible only to its user.
+// makeDataDir creates the data directory of the service, unless it exists. Only the service's
+// user can access the directory.
 func (h host) makeDataDir(s service) error {
 	dir := filepath.Join(h.root, s.DataDir)
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -127,7 +130,7 @@ func (h host) makeDataDir(s service) error {
 	return nil
 }
 
-// define writes a new definition file of a service.
+// define writes the definition of a service to a new file. It fails if the file exists.
 func (h host) define(path, text string) error {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	switch {
@@ -185,7 +188,8 @@ already.`,
 
 var serviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
-// privileged wraps the error of an operation, with advice if a right is missing.
+// privileged adds the operation to the error. If a permission is missing, it also adds a
+// remedy.
 func privileged(operation string, err error) error {
 	switch {
 	case err == nil:
@@ -256,8 +260,8 @@ URL.`,
 	return cmd
 }
 
-// checkService returns an error for a service that no service manager could run, or whose
-// definition would expose a secret.
+// checkService returns an error if no service manager could run the service, or if the
+// definition of the service would expose a secret.
 func checkService(s service) error {
 	if !filepath.IsAbs(s.DataDir) {
 		return errors.New("--data-dir: want an absolute path, because a service has no working directory")
@@ -312,7 +316,7 @@ func newServiceStatus(manager func() (serviceManager, error), name *string) *cob
 	}
 }
 
-// newServiceRun returns the command that the service manager of Windows starts.
+// newServiceRun returns the command that the service manager of Windows runs.
 func newServiceRun(p Process, h host, name *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "run", Hidden: true,

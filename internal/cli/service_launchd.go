@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// launchd runs services of macOS.
+// launchd is the service manager of macOS.
 type launchd struct{ host }
 
 func (launchd) label(name string) string {
@@ -50,7 +50,7 @@ func (m launchd) uninstall(ctx context.Context, name string) error {
 	return os.Remove(m.plist(name))
 }
 
-// start makes launchd load the service, which runs it.
+// start loads the service into launchd, which then runs it.
 func (m launchd) start(ctx context.Context, name string) error {
 	if _, err := os.Stat(m.plist(name)); err != nil {
 		return missing(err)
@@ -59,8 +59,8 @@ func (m launchd) start(ctx context.Context, name string) error {
 	return err
 }
 
-// stop unloads the service until the next start of the machine: launchd would restart it
-// at once.
+// stop unloads the service until the machine is started again. If the service were only
+// stopped, launchd would restart it at once.
 func (m launchd) stop(ctx context.Context, name string) error {
 	_, err := m.run(ctx, "launchctl", "bootout", "system/"+m.label(name))
 	return err
@@ -72,7 +72,7 @@ func (m launchd) status(ctx context.Context, name string) (string, bool, error) 
 	}
 	output, err := m.run(ctx, "launchctl", "print", "system/"+m.label(name))
 	if err != nil {
-		return "stopped", false, nil // launchd knows loaded services only
+		return "stopped", false, nil // launchd knows only loaded services
 	}
 	for line := range strings.Lines(output) {
 		if state, ok := strings.CutPrefix(strings.TrimSpace(line), "state = "); ok {
@@ -82,8 +82,9 @@ func (m launchd) status(ctx context.Context, name string) (string, bool, error) 
 	return "loaded", false, nil
 }
 
-// definition returns the property list of a service. launchd restarts it after a failure,
-// a minute later at the earliest, but not after an orderly end.
+// definition returns the property list of a service. After a failure, launchd restarts the
+// service, but at the earliest one minute after the last start. It does not restart the service
+// after a clean shutdown.
 func (m launchd) definition(s service) string {
 	var b strings.Builder
 	text := func(value string) string {
@@ -99,7 +100,8 @@ func (m launchd) definition(s service) string {
 	key := func(name, value string) { fmt.Fprintf(&b, "\t<key>%s</key>\n\t%s\n", name, value) }
 	key("Label", text(m.label(s.Name)))
 	arguments := "<array>\n"
-	// Everything goes to the log file. Standard error gets only errors: launchd does not rotate it.
+	// The log file has all records. Standard error gets only errors, because launchd does not
+	// rotate its file.
 	for _, a := range append([]string{s.Program, "server", "--data-dir", s.DataDir, "--silent"}, s.Args...) {
 		arguments += "\t\t" + text(a) + "\n"
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// systemd runs services of Linux.
+// systemd is the service manager of Linux.
 type systemd struct{ host }
 
 func (m systemd) unit(name string) string {
@@ -66,7 +66,7 @@ func (m systemd) uninstall(ctx context.Context, name string) error {
 	return err
 }
 
-// missing returns errNotInstalled for a file that does not exist.
+// missing returns errNotInstalled if err means that a file does not exist, and err otherwise.
 func missing(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return errNotInstalled
@@ -101,7 +101,7 @@ func (m systemd) status(ctx context.Context, name string) (string, bool, error) 
 	return fmt.Sprintf("%s (%s)", active, properties["SubState"]), active == "active", nil
 }
 
-// systemdUnit returns the definition of a service.
+// systemdUnit returns the text of the unit file for a service.
 func systemdUnit(s service) string {
 	dirs := "ReadWritePaths=" + systemdWord(s.DataDir)
 	if base := filepath.Base(s.DataDir); s.DataDir == "/var/lib/"+base {
@@ -120,8 +120,8 @@ func systemdUnit(s service) string {
 	).Replace(unitText)
 }
 
-// systemdWord escapes a word of a command line or a list: systemd expands variables and
-// specifiers, and interprets quotes.
+// systemdWord escapes one word of a command line or a list in a unit file. In such words
+// systemd expands variables and specifiers, and interprets quotes.
 func systemdWord(text string) string {
 	word := strings.NewReplacer(`%`, `%%`, `$`, `$$`, `\`, `\\`, `"`, `\"`).Replace(text)
 	if text == "" || strings.ContainsAny(text, " '\"\\;") {
@@ -130,7 +130,7 @@ func systemdWord(text string) string {
 	return word
 }
 
-// unitText is also the unit in the packages.
+// unitText is the template of unit files, which the deb and rpm packages also use.
 const unitText = `[Unit]
 Description=eds, which keeps a database equal to your Shopmonkey data
 Documentation=man:eds-server(1) https://github.com/shopmonkeyus/eds

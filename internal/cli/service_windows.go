@@ -59,14 +59,15 @@ func (m scm) install(ctx context.Context, s service) (err error) {
 	return nil
 }
 
-// protect creates the data directory, accessible only to the service and administrators.
+// protect creates the data directory. Only the service's account and administrators can access
+// the directory.
 func (m scm) protect(ctx context.Context, s service) error {
 	if err := os.MkdirAll(s.DataDir, 0o700); err != nil {
 		return err
 	}
 	account := s.User
 	if account == localService {
-		account = "*S-1-5-19" // LocalService; its name depends on the language of Windows
+		account = "*S-1-5-19" // LocalService; the account's name depends on the language of Windows
 	}
 	_, err := m.run(
 		ctx, "icacls", s.DataDir, "/inheritance:r", "/grant:r", account+":(OI)(CI)M", "*S-1-5-18:(OI)(CI)F",
@@ -75,7 +76,7 @@ func (m scm) protect(ctx context.Context, s service) error {
 	return err
 }
 
-// with calls do with the named service.
+// with opens the service with the given name, calls do with it, and closes it.
 func (scm) with(name string, do func(*mgr.Service) error) error {
 	manager, err := mgr.Connect()
 	if err != nil {
@@ -104,8 +105,8 @@ func (m scm) start(_ context.Context, name string) error {
 	return m.with(name, func(s *mgr.Service) error { return s.Start() })
 }
 
-// stop asks the service to stop, and does not wait: the service first applies the changes
-// that it has received.
+// stop asks the service to stop, but does not wait for its end, because the service first
+// applies the received changes.
 func (m scm) stop(_ context.Context, name string) error {
 	return m.with(name, func(s *mgr.Service) error {
 		_, err := s.Control(svc.Stop)
@@ -126,7 +127,8 @@ func (m scm) status(_ context.Context, name string) (state string, runs bool, er
 	return state, runs, err
 }
 
-// runAsService runs eds server as the named service, until it ends or Windows stops it.
+// runAsService runs eds server as the service with the given name, until the server ends or
+// Windows stops the service.
 func runAsService(p Process, name string, args []string) error {
 	if is, err := svc.IsWindowsService(); err != nil || !is {
 		return usagef("eds service run is for the service manager; run eds server")
@@ -150,7 +152,7 @@ func (w *windowsService) Execute(_ []string, requests <-chan svc.ChangeRequest, 
 	go func() { done <- Run(p) }()
 	const accepts = svc.AcceptStop | svc.AcceptShutdown
 	status <- svc.Status{State: svc.Running, Accepts: accepts}
-	var alive <-chan time.Time // reports progress of a slow stop
+	var alive <-chan time.Time // when to report that a slow stop makes progress
 	pending := svc.Status{State: svc.StopPending, WaitHint: uint32((30 * time.Second).Milliseconds())}
 	for {
 		select {
@@ -175,7 +177,8 @@ func (w *windowsService) Execute(_ []string, requests <-chan svc.ChangeRequest, 
 }
 
 // ended writes a failure to the event log, and returns the exit code for Windows. Windows
-// restarts every service that fails, so it gets 0 if only the operator can fix the failure.
+// restarts a service after every code other than 0. Therefore ended returns 0 if only the
+// operator can fix the failure.
 func (w *windowsService) ended(code int, output string) (ownCode bool, forWindows uint32) {
 	if code == exitOK {
 		return false, 0
@@ -190,7 +193,7 @@ func (w *windowsService) ended(code int, output string) (ownCode bool, forWindow
 	return true, uint32(code)
 }
 
-// outputTail keeps the last 8 KiB of its input.
+// outputTail is a writer that keeps the last 8 KiB.
 type outputTail struct {
 	mu   sync.Mutex
 	text []byte // guarded by mu

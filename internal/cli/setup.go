@@ -19,26 +19,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
-// setup is the common start of most commands: the resolved common flags, the
-// configuration file and a logger.
+// setup has what most commands need first: the resolved common flags, the configuration file
+// and a logger.
 type setup struct {
 	common config.Common
 	file   config.File
 	build  build.Info
-	screen *screen // for output beside the log
+	screen *screen // also for output other than the log
 	logger *slog.Logger
-	log    *telemetry.LogFile // nil: no log file
-	looks  bool               // the command must leave nothing in the data directory
+	log    *telemetry.LogFile // nil if there is no log file
+	looks  bool               // the command must not leave anything in the data directory
 	close  func() error
 }
 
-// begin resolves the common flags and opens the log. If logName is not "", the log is also
-// written to a file of that name in the data directory.
+// begin resolves the common flags, reads the configuration file and opens the log. If logName
+// is not "", records are also written to a log file of that name in the data directory.
 func begin(p Process, flags *config.CommonFlags, logName string) (*setup, error) {
 	return beginWith(p, flags, logName, config.ReadFile)
 }
 
-// beginWith is begin with another reader of the configuration file.
+// beginWith is like begin, but reads the configuration file with the function read.
 func beginWith(
 	p Process, flags *config.CommonFlags, logName string, read func(path string) (config.File, []string, error),
 ) (*setup, error) {
@@ -59,7 +59,7 @@ func beginWith(
 	if err := s.openLog(p, logName); err != nil {
 		return nil, err
 	}
-	if logName != "" { // not for the parent of a server: its worker has the same flags
+	if logName != "" { // not for the parent process of a server, whose worker has the same flags
 		if err := s.profile(); err != nil {
 			return nil, errors.Join(err, s.close())
 		}
@@ -88,7 +88,7 @@ func (s *setup) openLog(p Process, name string) error {
 	return nil
 }
 
-// profile starts a CPU profile if the flags request one; s.close ends it.
+// profile starts a CPU profile if the flags request one. s.close ends the profile.
 func (s *setup) profile() error {
 	if s.common.CPUProfile == "" {
 		return nil
@@ -108,7 +108,7 @@ func (s *setup) profile() error {
 	return nil
 }
 
-// security returns the rules for connections to HQ that must use TLS.
+// security returns the rules for which connections to HQ must use TLS.
 func (s *setup) security(o config.HQ) *hq.Security {
 	hosts := tlshosts.In
 	if s.looks {
@@ -117,20 +117,21 @@ func (s *setup) security(o config.HQ) *hq.Security {
 	return &hq.Security{Require: o.RequireTLS, Hosts: hosts(s.common.DataDir), Logger: s.logger}
 }
 
-// memoryGoal is the soft limit for the memory of the Go runtime, in bytes.
-// pipeline.DefaultBudget bounds data in flight to a fraction of it, so the collector can
-// keep it. The process's peak is higher, by its code and by allocations during a collection.
+// memoryGoal is the soft memory limit of the Go runtime, in bytes. The collector can stay below
+// this limit, because pipeline.DefaultBudget limits data in flight to a fraction of it. The
+// peak memory use of the process is higher, because it includes the program's code and
+// allocations during a garbage collection.
 const memoryGoal = 112 << 20
 
-// boundMemory makes the garbage collector work harder near memoryGoal, unless the
-// environment sets another limit.
+// boundMemory sets memoryGoal as the soft memory limit of the Go runtime, unless the
+// environment sets another limit. Near the limit, the garbage collector runs more often.
 func boundMemory(p Process) {
 	if _, set := p.Lookup("GOMEMLIMIT"); !set {
 		debug.SetMemoryLimit(memoryGoal)
 	}
 }
 
-// usage marks errors of usage with their exit code.
+// usage turns a config.UsageError into a usageError, so that the program exits with code 3.
 func usage(err error) error {
 	if errors.As(err, new(*config.UsageError)) {
 		return usageError{err}
@@ -138,7 +139,7 @@ func usage(err error) error {
 	return err
 }
 
-// hard returns a context that the first signal does not cancel.
+// hard returns a context with the values of ctx, which the first signal does not cancel.
 func hard(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 func out(cmd *cobra.Command) io.Writer { return cmd.OutOrStdout() }

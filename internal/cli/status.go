@@ -102,7 +102,7 @@ func printStatus(w io.Writer, r server.Report) error {
 	return printChanged(w, r.Tables)
 }
 
-// deadLetters describes the number of dead letters.
+// deadLetters formats the numbers of dead letters.
 func deadLetters(r server.Report) string {
 	text := strconv.Itoa(r.DeadLetters)
 	if r.DeadUnknown > 0 {
@@ -117,7 +117,8 @@ func deadLetters(r server.Report) string {
 	return text
 }
 
-// printNotOK prints the tables that are not complete, or nothing.
+// printNotOK prints the tables that are not ok and the gaps that can be accepted. If all tables
+// are ok, it prints nothing.
 func printNotOK(w io.Writer, tables map[string]server.TableReport) error {
 	var names, gaps []string
 	for _, name := range slices.Sorted(maps.Keys(tables)) {
@@ -151,7 +152,8 @@ func printNotOK(w io.Writer, tables map[string]server.TableReport) error {
 	return err
 }
 
-// printChanged prints the number of changes per table since the server started.
+// printChanged prints the number of changes for each changed table since the server was
+// started.
 func printChanged(w io.Writer, tables map[string]server.TableReport) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	changed := false
@@ -191,7 +193,7 @@ func orNone(text string) string {
 	return text
 }
 
-// ago formats the time since t.
+// ago formats the time that has passed since t, or "never" if t is zero.
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "never"

@@ -65,14 +65,14 @@ docs/upgrade.md. In a container, run another image instead.`,
 	return cmd
 }
 
-// upgrader runs "eds upgrade".
+// upgrader performs the actions of "eds upgrade".
 type upgrader struct {
 	*selfupdate.Updater
 	out io.Writer
 	dry bool
 }
 
-// newest upgrades to the newest release.
+// newest upgrades to the newest release, unless this program is newer.
 func (u *upgrader) newest(ctx context.Context) error {
 	version, err := newest(ctx, u.Updater)
 	if err != nil {
@@ -114,7 +114,8 @@ minutes, the server goes back to %[3]s. To decide yourself:
 	return err
 }
 
-// refused adds a remedy and the exit code to an error.
+// refused adds a remedy and an exit code to err. If the requested version is already installed,
+// refused prints that, and there is no error.
 func (u *upgrader) refused(err error) error {
 	switch {
 	case errors.Is(err, selfupdate.ErrCurrent):

@@ -95,21 +95,21 @@ The exit code is 0 if all rows are equal (with --repair, at the end), else 1.`,
 	return cmd
 }
 
-// verifier is a sink that compares the rows that are loaded into it with those of the
-// destination.
+// verifier is a sink that compares the rows of an export with the rows of the destination. The
+// export is loaded into the verifier.
 type verifier struct {
 	im     importer
 	reader sink.Reader
-	// repaired is set once tables that differed were imported. A server may still be
-	// applying later changes.
+	// repaired is set once tables that differed were imported. A server may then still be
+	// applying changes that are newer than the import.
 	repaired bool
-	began    time.Time // the first comparison
+	began    time.Time // start of the first comparison
 	whole    bool      // all tables are compared, with all their rows
 	mu       sync.Mutex
-	reports  map[string]verify.Report // by table; with an error for a table that cannot be compared
+	reports  map[string]verify.Report // by table; a table that cannot be compared has a report with an error
 }
 
-// maxRounds is how often rows that differ are compared at most.
+// maxRounds is the maximum number of times that differing rows are compared.
 const maxRounds = 5
 
 func (v *verifier) run(ctx context.Context) error {
@@ -149,9 +149,10 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 }
 
-// unstable returns the tables with rows whose difference has changed since the last
-// comparison, and the number of those rows. After a repair, it counts all rows that differ.
-// If too many differ, a server is not the reason, and it returns none.
+// unstable returns the tables that have rows whose difference has changed since the last
+// comparison, and the number of such rows. After a repair, all differing rows count as
+// unstable. If too many rows of a table differ, the changes of a server cannot be the reason,
+// and that table is left out.
 func (v *verifier) unstable() (tables []string, rows int) {
 	for name, r := range v.reports {
 		if r.Equal() || r.Suspects == nil {
@@ -170,11 +171,12 @@ func (v *verifier) unstable() (tables []string, rows int) {
 	return tables, rows
 }
 
-// compare compares the tables with a fresh export. A table that cannot be compared does not
-// block the others.
+// compare compares the tables with a fresh export. If a table cannot be compared, the other
+// tables are still compared.
 func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	im := &v.im
-	// The state of a server that runs is its own.
+	// Use a temporary directory for the state, because a running server uses the state in the
+	// data directory.
 	scratch, err := os.MkdirTemp("", "eds-verify-")
 	if err != nil {
 		return fmt.Errorf("make a directory for the export: %w", err)
@@ -205,7 +207,8 @@ func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 }
 
 // notifyServer reports the tables that are equal to the server that runs with the data
-// directory, if there is one: it may warn that they are unverified.
+// directory, if there is one. The server then ends its warnings that these tables are
+// unverified.
 func (v *verifier) notifyServer(ctx context.Context) {
 	all, bad := v.sorted()
 	equal := reconciler.Verification{Began: v.began, All: v.whole && len(bad) == 0}
@@ -221,7 +224,7 @@ func (v *verifier) notifyServer(ctx context.Context) {
 	}
 }
 
-// sorted returns all reports in the order of their tables, and those of tables that differ.
+// sorted returns all reports, and the reports of tables that differ. Both are sorted by table.
 func (v *verifier) sorted() (all, bad []verify.Report) {
 	for _, name := range slices.Sorted(maps.Keys(v.reports)) {
 		r := v.reports[name]
@@ -233,7 +236,7 @@ func (v *verifier) sorted() (all, bad []verify.Report) {
 	return all, bad
 }
 
-// conclude prints the result.
+// conclude prints the result, and returns an error if the destination differs.
 func (v *verifier) conclude(asJSON bool) error {
 	all, bad := v.sorted()
 	if asJSON {
@@ -289,14 +292,14 @@ func printReports(w io.Writer, all, bad []verify.Report) error {
 	return err
 }
 
-// Probe does nothing: the destination is only read.
+// Probe does nothing, because the destination is only read.
 func (v *verifier) Probe(context.Context) error { return nil }
 
-// BeginLoad begins the comparison of a table.
+// BeginLoad starts the comparison of a table.
 func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	v.mu.Lock()
-	among := v.reports[t.Name].Suspects // of the last comparison; nil at first
+	among := v.reports[t.Name].Suspects // rows that differed in the last comparison; nil for the first comparison
 	v.mu.Unlock()
 	c := &comparison{v: v, rows: make(chan *change.Row), taken: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
 	go func() {
@@ -306,19 +309,19 @@ func (v *verifier) BeginLoad(ctx context.Context, _ string, t *schema.Table, _ s
 	return c, nil
 }
 
-// comparison is a load whose rows are compared.
+// comparison is a load that compares its rows with the rows of the destination.
 type comparison struct {
 	v      *verifier
-	rows   chan *change.Row // each is valid until taken
+	rows   chan *change.Row // each row is valid until taken receives
 	taken  chan struct{}
-	done   chan struct{} // closed when there is a report or an error
+	done   chan struct{} // closed when report or err is set
 	cancel context.CancelFunc
 
 	report verify.Report
 	err    error
 }
 
-// want yields the loaded rows.
+// want yields the rows that are loaded.
 func (c *comparison) want(ctx context.Context) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		for {
@@ -366,7 +369,7 @@ func (c *comparison) LoadFile(_ context.Context, _ string, rows iter.Seq2[*chang
 	return n, nil
 }
 
-// failure returns why a comparison ended before it had all rows.
+// failure returns the reason why the comparison ended before all rows were loaded.
 func (c *comparison) failure() error {
 	if c.err == nil {
 		return errors.New("the comparison ended early")
@@ -374,7 +377,8 @@ func (c *comparison) failure() error {
 	return c.err
 }
 
-// Finish ends the comparison. If the destination was down, the load has to start again.
+// Finish completes the comparison and stores its report. If the destination was down, the error
+// makes the caller start the load again.
 func (c *comparison) Finish(context.Context) (int64, error) {
 	close(c.rows)
 	<-c.done

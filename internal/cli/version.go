@@ -10,10 +10,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers"
 )
 
-// version is stamped by the linker.
+// version is the program's version. The linker sets it.
 var version string
 
-// versionReport is what "eds version --json" prints.
+// versionReport is the output of "eds version --json".
 type versionReport struct {
 	Version   string   `json:"version"`
 	Commit    string   `json:"commit,omitempty"` // ends in "-dirty" if the sources were modified

@@ -19,12 +19,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// workerCommand is the name of the command that the parent starts.
+// workerCommand is the name of the hidden command with which the parent starts the worker.
 const workerCommand = "worker"
 
-// supervise is the small parent process: it starts the worker, watches it, and restarts
-// it. It does so even under the parent process of the reference server, which neither
-// detects a hanging worker nor rolls back an upgrade, and gives up after five starts.
+// supervise runs the small parent process, which starts the worker, watches it, and restarts
+// it. This process is also needed under the parent process of the reference server, because
+// that process neither detects a hung worker nor rolls back an upgrade, and gives up after five
+// starts.
 func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags serverFlags) error {
 	p.signals.handlesSecond.Store(true)
 	supervisor.IgnoreBrokenPipes() // the reader of the log may be gone
@@ -54,8 +55,9 @@ func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags 
 	return nil
 }
 
-// endWithParent returns a context that also ends when the parent process has ended, and a
-// function that stops watching it. It ends a worker that then takes too long.
+// endWithParent returns a context that is also canceled when the parent process has ended, and
+// a function that releases its resources. If the worker takes too long to shut down after that,
+// it is ended.
 func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	alive, end := context.WithCancel(hard(ctx))
@@ -75,11 +77,11 @@ func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, 
 	}
 }
 
-// maxProbationStarts is how often a program on probation may be started.
+// maxProbationStarts is the maximum number of times that a program on probation may be started.
 const maxProbationStarts = 5
 
-// binaryUpgrader commits or rolls back upgrades. The worker has swapped the binary before it
-// ended.
+// binaryUpgrader implements supervisor.Upgrader. The worker swaps the binary itself before it
+// requests an upgrade, so Swap only checks that.
 type binaryUpgrader struct {
 	updater *selfupdate.Updater
 	s       *setup
@@ -130,7 +132,7 @@ func newWorker(p Process) *cobra.Command {
 				return usageError{err}
 			}
 			defer w.Close()
-			os.Stdout = os.Stderr // output of a library must not look like a message
+			os.Stdout = os.Stderr // a library's output must not look like a message to the parent
 			ctx, cancel := context.WithCancelCause(cmd.Context())
 			defer cancel(nil)
 			go func() { // ends with ctx
@@ -157,12 +159,12 @@ func newWorker(p Process) *cobra.Command {
 
 var errParentEnds = errors.New("the parent process ends")
 
-// work runs the server with the arguments of eds server.
+// work runs the worker with the arguments of eds server, which the parent has sent.
 func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor.Start) error {
 	fs := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	flags := bindServer(config.BindCommon(fs), fs)
-	if err := fs.Parse(start.Args); err != nil { // including the command's name
+	if err := fs.Parse(start.Args); err != nil { // the arguments include the command's name
 		return usageError{err}
 	}
 	p.terminal = start.Terminal
@@ -192,8 +194,9 @@ func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor
 	return follow(ctx, stopNow, p, s, c)
 }
 
-// beats returns a function that sends a sign of life to the parent, and once reports that
-// the worker is ready. A worker that waits for its destination is ready.
+// beats returns a function that sends a sign of life to the parent. Once the health status is
+// no longer telemetry.Starting, the function also reports that the worker is ready. A worker
+// that waits for its destination counts as ready.
 func beats(w *supervisor.Worker, health *telemetry.Health) func() {
 	ready := sync.OnceFunc(w.Ready)
 	return func() {
@@ -223,14 +226,15 @@ func probation(p Process, s *setup, release config.Release) func() bool {
 	return func() bool {
 		u, err := newUpdater(p, s, release, false)
 		if err != nil {
-			return false // this program cannot have been upgraded
+			return false // without an updater, this program cannot have been upgraded
 		}
 		status, err := u.Status()
 		return err != nil || status.State == selfupdate.Probation
 	}
 }
 
-// upgrades returns a function that replaces this program with another version.
+// upgrades returns a function that replaces the program with another version, and asks the
+// parent to put that version on probation.
 func upgrades(p Process, s *setup, w *supervisor.Worker, release config.Release) func(context.Context, string) error {
 	return func(ctx context.Context, version string) error {
 		u, err := newUpdater(p, s, release, false)
