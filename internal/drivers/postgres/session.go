@@ -55,7 +55,8 @@ type serverFeatures struct {
 // canStage reports whether the session can write rows through a temporary table.
 func (f serverFeatures) canStage() bool { return f.KeepsState && f.TempTables && !f.Cockroach }
 
-// Connect opens a session. It reads credentials that can change, such as an access token, again.
+// Connect opens a session. Each call parses the URL with the current contents of its placeholders
+// and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
