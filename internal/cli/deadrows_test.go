@@ -89,12 +89,14 @@ func TestReplay_WritesRowsOfTheLastImport(t *testing.T) {
 		!strings.Contains(list, "line 6") {
 		t.Errorf("the remaining entries:\n%s", list)
 	}
-	for _, line := range strings.Split(list, "\n") {
-		if id, _, _ := strings.Cut(line, " "); strings.HasSuffix(id, "4") {
-			shown := w.eds("dlq", "show", id)
-			if !strings.HasPrefix(shown, "file:      f.gz\nline:      4\njob:       last\n") || !strings.HasSuffix(shown, "\n\n[]\n") {
-				t.Errorf("the row is shown as\n%s", shown)
-			}
+	for line := range strings.Lines(list) {
+		if !strings.Contains(line, "file f.gz, line 4") {
+			continue
+		}
+		id, _, _ := strings.Cut(line, " ")
+		shown := w.eds("dlq", "show", id)
+		if !strings.Contains(shown, "\njob:         last\nfile:        f.gz\nline:        4\n") || !strings.HasSuffix(shown, "\n\n[]\n") {
+			t.Errorf("the row is shown as\n%s", shown)
 		}
 	}
 }

@@ -94,7 +94,7 @@ var options = []sink.Option{
 	{Name: "properties", Type: sink.Bool{}, Default: "true", Help: "`false` leaves only the property `objectId`"},
 	{
 		Name: "in-flight", Type: sink.Int{Min: 1, Max: maxInFlight}, Default: "128",
-		Help: "messages that wait for their acknowledgement at a time, 1 to 1000; never two of one partition key",
+		Help: "maximum number of unacknowledged messages, 1 to 1000; never two with the same partition key",
 	},
 	{
 		Name: "transport", Type: sink.OneOf("amqp", "websockets"), Default: "amqp",

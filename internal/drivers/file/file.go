@@ -74,14 +74,17 @@ stay.`
 var options = append([]sink.Option{
 	{
 		Name: "path", Harmless: true,
-		Help: "with `format=json`, a Go template of the file's path over the change, like `{{.table}}/{{.mvccTimestamp}}_{{.id}}.json`",
+		Help: "with `format=json`, a Go template for the file's path, with the fields of the change, like " +
+			"`{{.table}}/{{.mvccTimestamp}}_{{.id}}.json`",
 	},
 }, lake.Options(appended, whole, "begin a new file after")...)
 
 // Defaults of batches: eds appends to NDJSON files, but not to Parquet files.
 var (
-	appended = lake.Default{Compression: lake.None, Layout: "{table}/", RollRows: 1_000_000, RollBytes: 256 << 20, RollAge: 24 * time.Hour}
-	whole    = lake.Default{Compression: lake.Zstd, Layout: "{table}/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute}
+	appended = lake.Default{
+		Compression: lake.None, Layout: "{table}/", RollRows: 1_000_000, RollBytes: 256 << 20, RollAge: 24 * time.Hour,
+	}
+	whole = lake.Default{Compression: lake.Zstd, Layout: "{table}/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute}
 )
 
 // config is a parsed URL.

@@ -41,8 +41,8 @@ func identity(target *url.URL) string {
 var options = slices.Concat([]sink.Option{
 	{
 		Name: "tls", Type: tlsModes, DefaultNote: "`preferred`",
-		Help: "`false`; `preferred`: if the server offers it, unchecked; `skip-verify`: always, unchecked; " +
-			"`true`: always, and the server's certificate is checked",
+		Help: "`false`: no TLS; `preferred`: TLS if the server offers it, certificate not checked; " +
+			"`skip-verify`: always TLS, certificate not checked; `true`: always TLS, certificate checked",
 	},
 	{Name: "tls-ca", Type: sink.File{}, Harmless: true, Help: "file with the certificates of trusted authorities; implies `tls=true`"},
 	{Name: "tls-cert", Type: sink.File{}, Harmless: true, Help: "file with the client's certificate"},

@@ -98,7 +98,7 @@ var options = slices.Concat([]sink.Option{
 	{Name: "sslkey", Type: sink.File{}, Help: "file with the client's key"},
 	{Name: "sslpassword", Type: sink.Secret{}, Help: "password of the client's key"},
 	{Name: "connect_timeout", Type: sink.Int{Max: 86_400}, Default: "30", Help: "seconds to wait for a connection"},
-	{Name: "application_name", Default: "eds", Harmless: true, Help: "name of the session at the server"},
+	{Name: "application_name", Default: "eds", Harmless: true, Help: "session name that the server shows"},
 }, sqlsink.TimeoutOptions, sqlsink.RowOptions, libpqOptions)
 
 // libpqOptions are the other libpq options that pgconn reads. The destination's identity depends on

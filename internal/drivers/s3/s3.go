@@ -89,9 +89,9 @@ var batching = lake.Default{
 var options = append([]sink.Option{
 	{
 		Name: "region", Harmless: true,
-		Help: "the bucket's region; left out, that of the environment or profile, else eds asks the store",
+		Help: "the bucket's region; by default the one in the environment or profile, or else eds asks the store",
 	},
-	{Name: "access-key-id", Type: sink.Secret{}, Help: "the access key; left out, the AWS SDK's own chain finds credentials"},
+	{Name: "access-key-id", Type: sink.Secret{}, Help: "the access key; by default the AWS SDK's own chain finds credentials"},
 	{Name: "secret-access-key", Type: sink.Secret{}, Help: "the secret key, as `${AWS_SECRET_ACCESS_KEY}`"},
 	{Name: "session-token", Type: sink.Secret{}, Help: "the session token of temporary keys"},
 	{Name: "profile", Harmless: true, Help: "the profile of the AWS configuration files"},

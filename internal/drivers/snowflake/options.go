@@ -70,7 +70,7 @@ var sharedOptions = []sink.Option{
 	},
 	{
 		Name: "flush-rows", Type: sink.Int{Min: 1, Max: 1_000_000}, Default: "50000",
-		Help: "how many changes eds writes at once at most; no more than half of `--maxAckPending`",
+		Help: "maximum number of changes per write; at most half of `--maxAckPending`",
 	},
 }
 

@@ -103,7 +103,7 @@ var options = slices.Concat([]sink.Option{
 			"`ActiveDirectoryAzCli` or `ActiveDirectoryDefault`",
 	},
 	{Name: "dial timeout", Type: sink.Int{Max: 86_400}, Default: "15", Help: "seconds to wait until the server accepts a connection"},
-	{Name: "app name", Default: "eds", Harmless: true, Help: "name of the session at the server"},
+	{Name: "app name", Default: "eds", Harmless: true, Help: "session name that the server shows"},
 }, sqlsink.TimeoutOptions, sqlsink.RowOptions, mssqlOptions)
 
 // mssqlOptions are other options of go-mssqldb.

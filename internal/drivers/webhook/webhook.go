@@ -68,9 +68,13 @@ An import adds a change for each row, an INSERT with "imported": true.`
 var options = []sink.Option{
 	{
 		Name: "secret", Type: sink.Secret{},
-		Help: "secret that signs requests, as `${WEBHOOK_SECRET}`: base64 after `whsec_`, else the text itself",
+		Help: "secret that signs requests, such as `${WEBHOOK_SECRET}`; after a prefix `whsec_` it is read as base64, " +
+			"otherwise used unchanged",
 	},
-	{Name: "header", Harmless: true, Help: "`Name:value`, a header of each request, such as `header=X-Team:shop`; may come several times"},
+	{
+		Name: "header", Harmless: true,
+		Help: "`Name:value`, a header of each request, such as `header=X-Team:shop`; may come several times",
+	},
 	{
 		Name: "secret-header", Type: sink.Secret{},
 		Help: "a header that logs do not show, such as `secret-header=Authorization:Bearer%20${TOKEN}`; may come several times",

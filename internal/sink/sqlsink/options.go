@@ -21,7 +21,7 @@ var RowOptions = []sink.Option{
 	{
 		Name: "metadata", Type: sink.Bool{}, Default: "false",
 		Help: "`true` adds the columns `_eds_op`, `_eds_version` and `_eds_synced_at` to every table, " +
-			"and writes a row only if its version is not older",
+			"and replaces a row only if the new version is not older",
 	},
 	{
 		Name: "delete", Type: sink.OneOf("hard", "soft"), Default: "hard",

@@ -207,7 +207,6 @@ func CheckColumns(root fs.FS, files []File) ([]string, error) {
 			}
 			exempt := fenced || isCode(lines, i) || strings.HasPrefix(strings.TrimSpace(line), "|") ||
 				strings.HasPrefix(line, "<!--") || strings.Contains(line, "://") || strings.Contains(line, "](")
-			strings.Contains(line, "](")
 			if n := columns(line); n > maxDocColumns && !exempt {
 				problems = append(problems, fmt.Sprintf("%s:%d: %d columns; at most %d", name, i+1, n, maxDocColumns))
 			}
