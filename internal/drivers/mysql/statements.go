@@ -322,8 +322,8 @@ func (ts *tableStatements) loadText(mode, table string, columns []int) string {
 	return text
 }
 
-// tempStage returns a temporary table that has the given columns. The parameter what is the
-// operation, for errors.
+// tempStage returns a temporary table that has the given columns. Errors of its writer name the
+// operation what.
 func (ts *tableStatements) tempStage(prefix string, columns []int, what string) *tempStage {
 	definition := ts.definitions(columns, !ts.server.maria)
 	engine := "InnoDB"
