@@ -290,8 +290,8 @@ func (tx *transaction) Commit(context.Context) error {
 	return err
 }
 
-// Rollback undoes the transaction, and sends ROLLBACK if the server has not undone it already. It
-// returns an error only if the session can no longer be used.
+// Rollback undoes the transaction. It sends ROLLBACK, unless the server has already undone the
+// transaction.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	for _, stage := range tx.created {
 		delete(tx.tempTables, stage)
