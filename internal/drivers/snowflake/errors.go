@@ -176,7 +176,8 @@ func (a *account) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: &serverError{number: e.Number, state: e.SQLState, message: message(e), what: what}}
 }
 
-// explainNetwork describes why a connection failed without an error message of the server.
+// explainNetwork describes why a connection failed without an error message of the server. It marks
+// a failure of TLS as refused.
 func explainNetwork(where string, err error) error {
 	server := sqlsink.Server{
 		Address: where, Authority: "there may be a proxy in between: add its certificate to those of this machine",
