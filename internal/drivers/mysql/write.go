@@ -241,8 +241,8 @@ func tooLarge(c *column, most int) error {
 	return c.Refuse(fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 
-// Checkpoint moves the stored checkpoint from the position from to c. It returns sqlsink.ErrMoved
-// if the stored checkpoint is not the expected one.
+// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
+// sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	if err := tx.start(ctx); err != nil {
 		return err
@@ -308,8 +308,8 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	return tx.exec(ctx, "roll back", "ROLLBACK")
 }
 
-// warning converts the first row of SHOW WARNINGS to an error, which is poison. The text of the
-// error starts with what, the operation.
+// warning converts the first row of SHOW WARNINGS to an error, which is poison. The parameter
+// what names the operation, with which the text of the error starts.
 func warning(what string, rows [][]string) error {
 	if len(rows) == 0 || len(rows[0]) < 3 {
 		return fault.Mark(fault.Poison, errors.New(what+": the server changed a value"))

@@ -98,8 +98,8 @@ func (s *session) prepare(ctx context.Context) error {
 		return errors.New("inspect the session: the server returned no row")
 	}
 	s.namespace = rows[0].text(0)
-	// A pooler reports a process id of its own when a session starts, so it differs from the
-	// server's.
+	// When a session starts, a pooler reports its own process id, which differs from that of the
+	// server process.
 	s.features.KeepsState = !s.features.Cockroach && rows[0].text(1) == fmt.Sprint(s.pg.PID()) && !s.dialect.pooled.Load()
 	if err := s.findTempPrivilege(ctx); err != nil {
 		return err

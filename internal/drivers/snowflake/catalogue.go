@@ -100,8 +100,8 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 }
 
 // Tables describes the named tables that exist. If no table has the exact name, it looks for the
-// name in upper case, which a table has that was created without quotes. Tables also finishes
-// interrupted widenings of columns.
+// name in upper case, because a table that was created without quotes has such a name. Tables also
+// finishes interrupted widenings of columns.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	tables, err := s.describe(ctx, names)
 	if err != nil {

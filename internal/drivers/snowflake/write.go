@@ -182,9 +182,8 @@ WHEN NOT MATCHED THEN INSERT ("stream", "consumer", "filter", "position", "store
 		`VALUES (s."stream", s."consumer", s."filter", s."position", s."stored")`
 )
 
-// Checkpoint queues the statement that moves the stored checkpoint from the position from to c. It
-// must be the last statement of a batch. Commit returns sqlsink.ErrMoved if the stored checkpoint is
-// not the expected one.
+// Checkpoint queues the statement that moves the stored checkpoint to c. It must be the last
+// statement of a batch. If the stored position is not from, Commit returns sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	args := []string{strconv.FormatUint(c.Position.Sequence, 10), strconv.FormatInt(c.Position.Stored, 10), c.Stream, c.Consumer, c.Filter}
 	sql, moved := startSQL, "number of rows inserted"

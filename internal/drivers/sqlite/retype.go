@@ -11,9 +11,9 @@ import (
 
 var errDefinition = errors.New("eds does not understand the table's definition")
 
-// retype changes the declared type of a column to the type to, and returns the changed statement.
-// The parameter sql must be a CREATE TABLE statement from a schema. retype checks, in a separate
-// database in memory, that the statement changes nothing else.
+// retype returns the statement sql with the declared type of a column replaced by the type to. The
+// parameter sql must be a CREATE TABLE statement from a schema. retype checks, in a separate database
+// in memory, that the new statement creates the same columns except for that type.
 func retype(sql, column, to string) (string, error) {
 	from, end, err := typeOf(sql, column)
 	if err != nil {

@@ -183,8 +183,8 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 		quote(l.Real.Name), columns, columns, from, quote(l.Real.Name), here, same))
 }
 
-// checkpointSQL returns the statement that moves checkpoint c from the position from. The statement's
-// parameters are, in this order: the new position (sequence and stored time); the seen time, if c has
+// checkpointSQL returns the statement that moves a checkpoint from its old position to c. The
+// statement's parameters are, in this order: the new position (sequence and stored time); the seen time, if c has
 // an epoch; the stream, consumer and filter; the old position, unless c is new; and the epoch and
 // generation, if c has an epoch.
 func checkpointSQL(l *sqlsink.Layout, c *sqlsink.Checkpoint, from cdc.Position) string {

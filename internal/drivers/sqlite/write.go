@@ -92,8 +92,8 @@ func (s *fileSession) execRow(ctx context.Context, c *command, e *encoder, row *
 	return err
 }
 
-// Checkpoint moves the stored checkpoint from the position from to c. It returns sqlsink.ErrMoved if
-// the stored checkpoint is not the expected one.
+// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
+// sqlsink.ErrMoved.
 func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	return t.within(ctx, func() error {
 		sql := checkpointSQL(l, &c, from)

@@ -19,8 +19,8 @@ type serverError struct {
 }
 
 // newServerError converts the most specific error of a request. The server may return several: it
-// adds an error such as 3621 ("the statement has been terminated") after the cause. The text of the
-// result starts with what, the operation that failed.
+// adds an error such as 3621 ("the statement has been terminated") after the cause. The
+// parameter what names the operation, with which the text of the error starts.
 func newServerError(what string, e mssql.Error) *serverError {
 	for _, each := range e.All {
 		if (each.Class > e.Class || follows(e.Number)) && !follows(each.Number) {
@@ -86,7 +86,8 @@ var conditions = map[int32]string{
 // sessionError converts an error of the driver. An error that the server returned becomes a
 // *serverError. If the connection broke or the error did not come from the server, sessionError
 // marks the session as broken and returns a *sqlsink.ConnectionError, because the outcome of the
-// request is unknown. The text of the error starts with what, the operation that failed.
+// request is unknown. The parameter what names the operation, with which the text of the error
+// starts.
 func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

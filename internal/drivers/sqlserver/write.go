@@ -165,8 +165,8 @@ WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p
 	guardedDeclaration = updateDeclaration + ", @p8 BIGINT, @p9 BIGINT, @p10 BIGINT"
 )
 
-// Checkpoint moves the stored checkpoint from the position from to c. It returns sqlsink.ErrMoved
-// if the stored checkpoint is not the expected one.
+// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
+// sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	if err := tx.open(ctx); err != nil {
 		return err
