@@ -75,7 +75,8 @@ FROM performance_schema.metadata_locks AS m JOIN performance_schema.threads AS t
 WHERE m.object_type = 'TABLE' AND m.object_schema = DATABASE() AND m.object_name IN (%s) AND t.processlist_id <> CONNECTION_ID()%s
 ORDER BY t.processlist_time DESC LIMIT 3`
 
-// noReaders is a condition of metadataLocksQuery that leaves out sessions that only read the tables.
+// noReaders is a condition of metadataLocksQuery that leaves out sessions that only read the
+// tables.
 const noReaders = " AND m.lock_type NOT IN ('SHARED', 'SHARED_HIGH_PRIO', 'SHARED_READ')"
 
 // transactionsQuery lists up to three sessions with open transactions. The server does not report

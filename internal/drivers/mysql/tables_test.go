@@ -193,8 +193,8 @@ func TestApply_UsesForeignTablesAsTheyAre(t *testing.T) {
 	}
 }
 
-// TestApply_KeepsKeysApartThatACollationEquates: if the key of a table ignores case, a row is refused
-// if it would replace a row whose key differs in case.
+// TestApply_KeepsKeysApartThatACollationEquates: if the key of a table ignores case, a row is
+// refused if it would replace a row whose key differs in case.
 func TestApply_KeepsKeysApartThatACollationEquates(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
@@ -331,8 +331,8 @@ func TestApply_SoftDeletes(t *testing.T) {
 	})
 }
 
-// TestMigrate_WidensKeysAsFarAsTheyFit: eds does not try to widen a key beyond the index limit, even
-// at the next start.
+// TestMigrate_WidensKeysAsFarAsTheyFit: eds does not try to widen a key beyond the index limit,
+// even at the next start.
 func TestMigrate_WidensKeysAsFarAsTheyFit(t *testing.T) {
 	for name, c := range map[string]struct {
 		types []string

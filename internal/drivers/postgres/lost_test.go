@@ -18,7 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
-// openImported imports one row into a new database and opens the database as the server command does.
+// openImported imports one row into a new database and opens the database as the server command
+// does.
 func openImported(t *testing.T, thing *schema.Table) *destination {
 	t.Helper()
 	importing := openURL(t, peers.Postgres(t), sink.Env{ID: "id"})
@@ -103,8 +104,8 @@ func TestInspect_FindsAnotherTable(t *testing.T) {
 	}
 }
 
-// TestInspect_FindsNothingInARestoredDatabase: a restore from a dump changes all ids, so a different
-// id proves nothing.
+// TestInspect_FindsNothingInARestoredDatabase: a restore from a dump changes all ids, so a
+// different id proves nothing.
 func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 	d := openImported(t, things(t))
 	for _, table := range []string{"thing", "_eds_checkpoint"} {

@@ -90,7 +90,8 @@ func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 		fields(sinktest.Rows(t, d, two)[0]))
 }
 
-// fields returns the fields of a row, sorted by name. The strings of the row must not contain spaces.
+// fields returns the fields of a row, sorted by name. The strings of the row must not contain
+// spaces.
 func fields(row string) []string {
 	var out []string
 	for _, f := range strings.Split(row, " ") {

@@ -74,7 +74,8 @@ func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, 
 	}
 }
 
-// executeOn executes one statement in a separate session, and returns the first value of the result.
+// executeOn executes one statement in a separate session, and returns the first value of the
+// result.
 func executeOn(t testing.TB, raw, sql string) string {
 	t.Helper()
 	target, err := url.Parse(raw)

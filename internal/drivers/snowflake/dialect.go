@@ -49,8 +49,8 @@ func (d *dialect) Name(name string) string {
 }
 
 // FoldsCase returns true, although quoted names keep their case. Users select columns without
-// quotes, and other tools create columns in upper case, so two names that differ only in case should
-// be one column.
+// quotes, and other tools create columns in upper case, so two names that differ only in case
+// should be one column.
 func (d *dialect) FoldsCase() bool { return true }
 
 // quote returns name as a quoted identifier.
@@ -126,10 +126,10 @@ const (
 )
 
 // widen returns the statements that widen a column. If only the length or precision changes, one
-// statement alters the column in place. Otherwise the statements add a new column, fill it, drop the
-// old column and rename the new one. If they are interrupted, the table has the complete old column
-// or the complete new column, and Tables finishes the renaming. widen returns nil if it cannot widen
-// the column.
+// statement alters the column in place. Otherwise the statements add a new column, fill it, drop
+// the old column and rename the new one. If they are interrupted, the table has the complete old
+// column or the complete new column, and Tables finishes the renaming. widen returns nil if it
+// cannot widen the column.
 func widen(table string, step sqlsink.Step) []string {
 	c := step.Real
 	alter := "ALTER TABLE " + table + " "

@@ -109,8 +109,8 @@ func message(e *sf.SnowflakeError) string {
 	return e.Message
 }
 
-// network returns the cause of a network error. It leaves out the URL of the request, which contains
-// session ids and signatures.
+// network returns the cause of a network error. It leaves out the URL of the request, which
+// contains session ids and signatures.
 func network(err error) error {
 	var (
 		dns     *net.DNSError

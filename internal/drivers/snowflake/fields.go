@@ -78,8 +78,8 @@ func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// buildKeyPairURL builds a destination URL from the values of keyPairFields in HQ's form, or returns
-// the errors of the invalid fields.
+// buildKeyPairURL builds a destination URL from the values of keyPairFields in HQ's form, or
+// returns the errors of the invalid fields.
 func buildKeyPairURL(values map[string]string) (string, []sink.FieldError) {
 	f := form{sink.NewForm(keyPairFields, values)}
 	u := url.URL{Scheme: "snowflake-keypair", Host: f.host("Account"), Path: f.path(), User: url.User(f.Get("Username"))}

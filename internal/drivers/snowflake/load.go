@@ -130,8 +130,8 @@ func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mod
 }
 
 // Drop makes Commit drop a staging table after the transaction. If eds stops in between, the table
-// exists without a record of loaded files, and eds creates it again. In the other order, there could
-// be a record of loaded files without their table, and eds would trust the record.
+// exists without a record of loaded files, and eds creates it again. In the other order, there
+// could be a record of loaded files without their table, and eds would trust the record.
 func (tx *transaction) Drop(_ context.Context, table string) error {
 	tx.after = append(tx.after, "DROP TABLE IF EXISTS "+quote(table))
 	return nil

@@ -79,8 +79,8 @@ func TestStatements_MatchGolden(t *testing.T) {
 	golden.Compare(t, "statements.sql", out.String())
 }
 
-// allStatements returns the text of the statements for tables of every kind. One column has the name
-// odd.
+// allStatements returns the text of the statements for tables of every kind. One column has the
+// name odd.
 func allStatements(t *testing.T, odd string, show func(title string, statements ...string)) {
 	t.Helper()
 	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}

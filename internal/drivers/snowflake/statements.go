@@ -178,8 +178,8 @@ func (ts *tableStatements) copyInto(file string) string {
 		ts.table, ts.names(), quote(rowColumn), strings.Join(values, ", "), quote(stageName), file)
 }
 
-// createStage returns the statement that creates a staging table for the layout. The parameter table
-// is the quoted name of the staging table.
+// createStage returns the statement that creates a staging table for the layout. The parameter
+// table is the quoted name of the staging table.
 func (ts *tableStatements) createStage(table string) string {
 	var columns []string
 	for _, t := range ts.layout.Columns {
@@ -211,9 +211,9 @@ func (ts *tableStatements) deduplicate() string {
 		ts.table, ts.keyNames(), row, ts.matchNames())
 }
 
-// replace returns the statements that replace the table's rows in the layout's scope with the staged
-// rows. They keep the table itself, with its grants and the objects that depend on it, such as views
-// and streams.
+// replace returns the statements that replace the table's rows in the layout's scope with the
+// staged rows. They keep the table itself, with its grants and the objects that depend on it, such
+// as views and streams.
 func (ts *tableStatements) replace(staging *tableStatements) []string {
 	if !ts.layout.Covers(ts.layout.Real) || ts.layout.Scope != nil { // keep other columns and rows
 		terms := append(ts.inScope(), fmt.Sprintf("NOT EXISTS (SELECT 1 FROM %s AS s WHERE %s)", staging.table, ts.matchNames()))

@@ -110,8 +110,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// requestContext returns the context for a request that belongs to call. The call may be nil or have
-// ended; the context then has a timeout. The caller must call done when the request has ended.
+// requestContext returns the context for a request that belongs to call. The call may be nil or
+// have ended; the context then has a timeout. The caller must call done when the request has ended.
 func requestContext(parent context.Context, call *boundCall) (ctx context.Context, done func()) {
 	switch {
 	case call == nil:
@@ -136,8 +136,8 @@ func (t *transport) recordRefusal(r *http.Response) {
 	}
 }
 
-// lastRefusal returns the refusal by the last response of the call. Its status is 0 if that response
-// was not a refusal.
+// lastRefusal returns the refusal by the last response of the call. Its status is 0 if that
+// response was not a refusal.
 func (t *transport) lastRefusal() httpRefusal {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -161,8 +161,8 @@ func (t *transport) close() {
 	t.base.CloseIdleConnections()
 }
 
-// trackedBody is the body of a request or response. It calls progress after each read, and done when
-// the body ends or is closed.
+// trackedBody is the body of a request or response. It calls progress after each read, and done
+// when the body ends or is closed.
 type trackedBody struct {
 	io.ReadCloser
 	done, progress func()

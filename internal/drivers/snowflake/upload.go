@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// stageName is the name of the session's stage. The stage is temporary, so Snowflake drops the stage
-// and its files when the session ends for any reason.
+// stageName is the name of the session's stage. The stage is temporary, so Snowflake drops the
+// stage and its files when the session ends for any reason.
 const stageName = "EDS_STAGE"
 
 const stageSQL = `CREATE TEMPORARY STAGE IF NOT EXISTS "` + stageName + `" ` +

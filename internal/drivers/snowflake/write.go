@@ -256,8 +256,8 @@ func (tx *transaction) execute(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction and removes the uploaded files. If the session is broken, Rollback
-// returns an error, and the end of the session undoes the transaction.
+// Rollback undoes the transaction and removes the uploaded files. If the session is broken,
+// Rollback returns an error, and the end of the session undoes the transaction.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	if tx.broken {
 		return &sqlsink.ConnectionError{Err: errors.New("the session is lost")}

@@ -37,8 +37,8 @@ type attribute struct {
 	key      bool // part of the primary key
 }
 
-// Tables describes the named tables that exist. If a name belongs to an object of another kind, such
-// as a view, the result has an entry for the object, without columns.
+// Tables describes the named tables that exist. If a name belongs to an object of another kind,
+// such as a view, the result has an entry for the object, without columns.
 func (s *fileSession) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
@@ -81,8 +81,8 @@ func (s *fileSession) Objects(ctx context.Context, names []string) ([]sqlsink.Ob
 	return found, err
 }
 
-// object describes the object with the given name, whose case it ignores. It returns nil if there is
-// no such object.
+// object describes the object with the given name, whose case it ignores. It returns nil if there
+// is no such object.
 func (s *fileSession) object(name string) (*sqlsink.Object, error) {
 	var o *sqlsink.Object
 	err := s.query(`SELECT s.type, l.type FROM sqlite_schema AS s LEFT JOIN pragma_table_list(s.name) AS l ON l.schema = 'main'
@@ -190,8 +190,8 @@ func holds(c *attribute) schema.Type {
 	}
 }
 
-// indexes sets r.uniques from the table's unique indexes. It leaves out partial indexes, and indexes
-// that do not compare plain columns byte by byte.
+// indexes sets r.uniques from the table's unique indexes. It leaves out partial indexes, and
+// indexes that do not compare plain columns byte by byte.
 func (s *fileSession) indexes(t *sqlsink.Table, r *relation) error {
 	if r.rowid && len(t.Key) == 1 && s.isRowid(t) {
 		r.uniques = append(r.uniques, t.Key)

@@ -126,8 +126,8 @@ func (c *column) encode(args *capi.Args, raw []byte) error {
 	}
 }
 
-// convertsText reports whether SQLite converts text in the column to a number if the text looks like
-// a number.
+// convertsText reports whether SQLite converts text in the column to a number if the text looks
+// like a number.
 func (c *column) convertsText() bool { return c.affinity != asText && c.affinity != asIs }
 
 // encodeInstant appends an instant as text. No column affinity converts that text to a number.
@@ -176,8 +176,8 @@ func (c *column) encodeInteger(args *capi.Args, raw []byte) error {
 	return nil
 }
 
-// encodeNumber appends a number. If the column cannot store the number exactly, encodeNumber appends
-// the nearest REAL.
+// encodeNumber appends a number. If the column cannot store the number exactly, encodeNumber
+// appends the nearest REAL.
 func (c *column) encodeNumber(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {

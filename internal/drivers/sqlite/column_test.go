@@ -69,8 +69,8 @@ func lines(t testing.TB, db *capi.DB, sql string) []string {
 	}
 }
 
-// encode appends a value to args, and returns the name of the rule that adjusted the value, or "". The
-// type of the source's column is kind.
+// encode appends a value to args, and returns the name of the rule that adjusted the value, or "".
+// The type of the source's column is kind.
 func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule string, err error) {
 	t := &sqlsink.Target{Slot: -1, Type: kind, Real: &sqlsink.Column{Native: &attribute{affinity: a}}}
 	c := newColumn(&sqlsink.Layout{Table: new(schema.Table)}, t, func(_, _, r string) { rule = r })
@@ -78,9 +78,9 @@ func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule str
 	return rule, err
 }
 
-// stored stores a raw value of the given kind in a column with the given declaration. It returns the
-// type and the literal of the stored value, the value that Read returns if that value differs from
-// the raw value, and the rule that adjusted the value. If storing fails, it returns the error.
+// stored stores a raw value of the given kind in a column with the given declaration. It returns
+// the type and the literal of the stored value, the value that Read returns if that value differs
+// from the raw value, and the rule that adjusted the value. If storing fails, it returns the error.
 func stored(t *testing.T, kind schema.Type, declaration, raw string) string {
 	t.Helper()
 	db := memory(t)
@@ -295,7 +295,8 @@ func FuzzLooksNumeric(f *testing.F) {
 	})
 }
 
-// FuzzValues checks that Read returns an equal value, if a column stores a value without adjusting it.
+// FuzzValues checks that Read returns an equal value, if a column stores a value without adjusting
+// it.
 func FuzzValues(f *testing.F) {
 	declarations := []string{"TEXT", "INTEGER", "REAL", "NUMERIC", "", "DATETIME"}
 	for _, raw := range []string{

@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Name returns name unchanged, unless SQLite reserves the name or a statement cannot contain it. Name
-// changes such a name, and keeps distinct names distinct.
+// Name returns name unchanged, unless SQLite reserves the name or a statement cannot contain it.
+// Name changes such a name, and keeps distinct names distinct.
 func (d *dialect) Name(name string) string {
 	if strings.Contains(name, "\x00") {
 		// U+0000 would end the statement. Doubling underscores keeps distinct names distinct.

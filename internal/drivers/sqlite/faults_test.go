@@ -13,7 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// faulty is a dialect whose calls can be made to fail, either before or after they have taken effect.
+// faulty is a dialect whose calls can be made to fail, either before or after they have taken
+// effect.
 type faulty struct {
 	*dialect
 

@@ -108,8 +108,8 @@ func historyUpTo(sequence uint64) []string {
 	return all
 }
 
-// beVictim continues the history from the checkpoint, and loads tables, until the program is killed.
-// It prints one line per step.
+// beVictim continues the history from the checkpoint, and loads tables, until the program is
+// killed. It prints one line per step.
 func beVictim(path string) int {
 	ctx := context.Background()
 	s, err := open(ctx, &url.URL{Scheme: "sqlite", Path: path}, sink.Env{Stream: "s", Consumer: "c", Filter: "f"})
@@ -153,8 +153,8 @@ func keepApplying(ctx context.Context, s sink.Sink) error {
 	return err
 }
 
-// keepLoading loads a table of 300 rows from 3 files, again and again. Every row contains the number
-// of its load. keepLoading resumes the load of an earlier run.
+// keepLoading loads a table of 300 rows from 3 files, again and again. Every row contains the
+// number of its load. keepLoading resumes the load of an earlier run.
 func keepLoading(ctx context.Context, s sink.Sink) error {
 	columns := []schema.Column{{Name: "id", Type: schema.Integer}, {Name: "n", Type: schema.Integer}}
 	t, err := schema.New("loaded", "1", []string{"id"}, columns)

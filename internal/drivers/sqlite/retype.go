@@ -12,8 +12,8 @@ import (
 var errDefinition = errors.New("eds does not understand the table's definition")
 
 // retype returns the statement sql with the declared type of a column replaced by the type to. The
-// parameter sql must be a CREATE TABLE statement from a schema. retype checks, in a separate database
-// in memory, that the new statement creates the same columns except for that type.
+// parameter sql must be a CREATE TABLE statement from a schema. retype checks, in a separate
+// database in memory, that the new statement creates the same columns except for that type.
 func retype(sql, column, to string) (string, error) {
 	from, end, err := typeOf(sql, column)
 	if err != nil {
@@ -93,8 +93,8 @@ func renamed(sql, name string) (string, error) {
 	return begin + quote(name) + sql[l.pos:], nil
 }
 
-// typeOf returns the start and end of a column's declared type in a CREATE TABLE statement. The type
-// starts after the column's name and ends before the column's first constraint.
+// typeOf returns the start and end of a column's declared type in a CREATE TABLE statement. The
+// type starts after the column's name and ends before the column's first constraint.
 func typeOf(sql, column string) (from, end int, err error) {
 	l := lexer{text: sql}
 	for l.next() != "(" {
@@ -161,8 +161,8 @@ func identifier(token string) string {
 	return token
 }
 
-// lexer splits SQL into tokens. A token is a quoted name or string with its quotes, a word, a number,
-// or any other single character. The lexer skips white space and comments.
+// lexer splits SQL into tokens. A token is a quoted name or string with its quotes, a word, a
+// number, or any other single character. The lexer skips white space and comments.
 type lexer struct {
 	text  string
 	pos   int // the end of the current token in text
@@ -250,13 +250,14 @@ func (l *lexer) group() {
 	}
 }
 
-// inName reports whether c can be part of an unquoted name or a number. All bytes outside ASCII can.
+// inName reports whether c can be part of an unquoted name or a number. All bytes outside ASCII
+// can.
 func inName(c byte) bool {
 	return c == '_' || c == '$' || c >= 0x80 || c-'0' <= 9 || c|0x20 >= 'a' && c|0x20 <= 'z'
 }
 
-// shortest implements the SQL function eds_shortest. Its argument is the text of a number with up to
-// seventeen digits. It returns the shortest text that parses to the same REAL.
+// shortest implements the SQL function eds_shortest. Its argument is the text of a number with up
+// to seventeen digits. It returns the shortest text that parses to the same REAL.
 func shortest(args []string) (string, error) {
 	f, _, err := value.ParseFloat(nil, []byte(args[0]), 64)
 	if err != nil {

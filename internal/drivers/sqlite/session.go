@@ -48,8 +48,8 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	return s, nil
 }
 
-// inMemory is the path of an empty database in memory, which a session reads until the database file
-// exists.
+// inMemory is the path of an empty database in memory, which a session reads until the database
+// file exists.
 const inMemory = ":memory:"
 
 // missing reports whether the database file does not exist and eds has never opened it.
@@ -150,8 +150,8 @@ const (
 	walKept             = 64 << 20 // maximum size of the log file after a checkpoint, in bytes
 )
 
-// prepare returns the prepared statement with the given SQL text. It prepares the statement on first
-// use.
+// prepare returns the prepared statement with the given SQL text. It prepares the statement on
+// first use.
 func (s *fileSession) prepare(sql string) (*capi.Stmt, error) {
 	if st := s.statements[sql]; st != nil {
 		return st, nil
@@ -232,9 +232,9 @@ func (s *fileSession) write(ctx context.Context, do func() error) error {
 	return errors.Join(err, s.db.Exec("PRAGMA writable_schema=RESET"))
 }
 
-// CanWrite checks that eds can write the database: it creates a table in a transaction and rolls the
-// transaction back. If the database file does not exist yet, CanWrite uses a temporary file in the
-// same directory or, if the directory does not exist, in the nearest existing parent.
+// CanWrite checks that eds can write the database: it creates a table in a transaction and rolls
+// the transaction back. If the database file does not exist yet, CanWrite uses a temporary file in
+// the same directory or, if the directory does not exist, in the nearest existing parent.
 func (s *fileSession) CanWrite(ctx context.Context) error {
 	if !s.placeholder {
 		return s.canWriteHere(ctx)
@@ -253,7 +253,8 @@ func (s *fileSession) CanWrite(ctx context.Context) error {
 	return errors.Join(err, os.RemoveAll(dir))
 }
 
-// canWriteHere does the check of CanWrite in the open database. It does not change the journal mode.
+// canWriteHere does the check of CanWrite in the open database. It does not change the journal
+// mode.
 func (s *fileSession) canWriteHere(ctx context.Context) error {
 	was := s.ready
 	s.ready = true

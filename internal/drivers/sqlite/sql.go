@@ -11,8 +11,9 @@ import (
 
 func relationOf(l *sqlsink.Layout) *relation { return l.Real.Native.(*relation) }
 
-// here is the alias of the real table. It qualifies columns, so that a column that does not exist is
-// an error. SQLite treats an unqualified name in double quotes as a string if no such column exists.
+// here is the alias of the real table. It qualifies columns, so that a column that does not exist
+// is an error. SQLite treats an unqualified name in double quotes as a string if no such column
+// exists.
 const here = `"_here"`
 
 // there is the alias of a stage.
@@ -33,8 +34,8 @@ func keyNames(l *sqlsink.Layout) []string { return names(l, l.All()[:l.Keys]) }
 // parameters returns a list of n parameters in parentheses: (?, ?, ...).
 func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
 
-// upsertSQL returns the statement that inserts rows from source, which is VALUES or a SELECT. If the
-// key of a row exists, the statement updates the other columns.
+// upsertSQL returns the statement that inserts rows from source, which is VALUES or a SELECT. If
+// the key of a row exists, the statement updates the other columns.
 func upsertSQL(l *sqlsink.Layout, source string) string {
 	if len(l.Columns) == l.Keys {
 		return insertSQL(l, source)
@@ -70,16 +71,16 @@ func version(l *sqlsink.Layout) string {
 	return quote(l.Columns[l.Meta(sqlsink.MetaVersion)].Real.Name)
 }
 
-// guard returns the condition that the existing row is not newer than the version newer, which is an
-// SQL expression.
+// guard returns the condition that the existing row is not newer than the version newer, which is
+// an SQL expression.
 func guard(l *sqlsink.Layout, newer string) string {
 	c := here + "." + version(l)
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
 }
 
-// sameKey returns the condition that the existing row has a given key. The key comes from the columns
-// with the prefix or, if the prefix is "", from parameters. The condition compares byte by byte, even
-// if a column has another collation.
+// sameKey returns the condition that the existing row has a given key. The key comes from the
+// columns with the prefix or, if the prefix is "", from parameters. The condition compares byte by
+// byte, even if a column has another collation.
 func sameKey(l *sqlsink.Layout, prefix string) string {
 	terms := keyNames(l)
 	for i, c := range terms {
@@ -110,8 +111,8 @@ func insertion(l *sqlsink.Layout) command {
 	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
-// removal returns the command that deletes the row with the same key or, if the layout is soft, marks
-// that row as deleted.
+// removal returns the command that deletes the row with the same key or, if the layout is soft,
+// marks that row as deleted.
 func removal(l *sqlsink.Layout) command {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
 	c := command{sql: "DELETE FROM " + table}
@@ -162,8 +163,8 @@ func inScope(l *sqlsink.Layout) []string {
 	}, literal)
 }
 
-// mergeSQL returns the statements that upsert the rows of a stage into the layout's table. The stage
-// must have one row per key.
+// mergeSQL returns the statements that upsert the rows of a stage into the layout's table. The
+// stage must have one row per key.
 func mergeSQL(l *sqlsink.Layout, stage string) []string {
 	columns := strings.Join(names(l, l.All()), ", ")
 	if relationOf(l).unique(l.KeyNames()) {
@@ -184,9 +185,9 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 }
 
 // checkpointSQL returns the statement that moves a checkpoint from its old position to c. The
-// statement's parameters are, in this order: the new position (sequence and stored time); the seen time, if c has
-// an epoch; the stream, consumer and filter; the old position, unless c is new; and the epoch and
-// generation, if c has an epoch.
+// statement's parameters are, in this order: the new position (sequence and stored time); the seen
+// time, if c has an epoch; the stream, consumer and filter; the old position, unless c is new; and
+// the epoch and generation, if c has an epoch.
 func checkpointSQL(l *sqlsink.Layout, c *sqlsink.Checkpoint, from cdc.Position) string {
 	const unmoved = ` WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`
 	table := quote(l.Real.Name)

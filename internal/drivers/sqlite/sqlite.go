@@ -147,7 +147,8 @@ func pathOf(target *url.URL) (string, error) {
 	return filepath.Abs(filepath.FromSlash(path))
 }
 
-// identity returns a string that identifies the database file of target. It resolves symbolic links.
+// identity returns a string that identifies the database file of target. It resolves symbolic
+// links.
 func identity(target *url.URL) string {
 	path, err := pathOf(target)
 	if err != nil {

@@ -73,8 +73,8 @@ func table(t testing.TB, name string, keys int, columns ...any) *schema.Table {
 	return table
 }
 
-// batch returns a batch of changes. Each image is a whole row to upsert, or starts with - and is a row
-// to delete.
+// batch returns a batch of changes. Each image is a whole row to upsert, or starts with - and is a
+// row to delete.
 func (w *fixture) batch(t *schema.Table, images ...string) *change.Batch {
 	w.Helper()
 	var b change.Builder

@@ -27,9 +27,9 @@ func (s *fileSession) begin() (*tx, error) {
 }
 
 // within runs do in the transaction. The first call begins the transaction in the database. SQLite
-// allows only one writer at a time, so a session of this process first waits, without a timeout, for
-// its turn among the sessions of this process. Then it waits for the database's lock, which another
-// process may hold.
+// allows only one writer at a time, so a session of this process first waits, without a timeout,
+// for its turn among the sessions of this process. Then it waits for the database's lock, which
+// another process may hold.
 func (t *tx) within(ctx context.Context, do func() error) error {
 	if !t.begun {
 		select {
@@ -100,8 +100,8 @@ func (t *tx) Rollback(context.Context) error {
 	return t.s.db.Exec("ROLLBACK")
 }
 
-// boundLog truncates the write-ahead log if it is too large. If readers block the truncation, the log
-// may grow by half before the next attempt.
+// boundLog truncates the write-ahead log if it is too large. If readers block the truncation, the
+// log may grow by half before the next attempt.
 func (s *fileSession) boundLog(ctx context.Context) {
 	d := s.dialect
 	size := d.walSize()

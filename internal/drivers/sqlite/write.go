@@ -10,7 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// command is a statement whose parameters are one row's values of the columns with the given indexes.
+// command is a statement whose parameters are one row's values of the columns with the given
+// indexes.
 type command struct {
 	sql     string
 	columns []int
@@ -62,7 +63,8 @@ func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
 	})
 }
 
-// upsert writes a row with up to two commands, and reports whether the second command wrote the row.
+// upsert writes a row with up to two commands, and reports whether the second command wrote the
+// row.
 func (s *fileSession) upsert(ctx context.Context, st *tableStatements, row *change.Row, synced time.Time) (second bool, err error) {
 	for i := range st.upsert {
 		if i > 0 && s.db.Changes() > 0 {

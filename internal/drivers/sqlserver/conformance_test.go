@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// TestMain reduces the number of property checks, because the double is slow under the race detector
-// and the checks mainly test the SQL engine.
+// TestMain reduces the number of property checks, because the double is slow under the race
+// detector and the checks mainly test the SQL engine.
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "25"); err != nil {
 		panic(err)
@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestConformance runs the conformance suite against a double that executes SQL Server's statements.
-// The suite also runs against a real SQL Server, in conformance_real_test.go.
+// TestConformance runs the conformance suite against a double that executes SQL Server's
+// statements. The suite also runs against a real SQL Server, in conformance_real_test.go.
 func TestConformance(t *testing.T) {
 	server := tds.Start(t, tds.Options{})
 	databases := 0

@@ -31,7 +31,8 @@ func newServerError(what string, e mssql.Error) *serverError {
 }
 
 // follows reports whether an error with the given number only states the consequence of another
-// error: a statement or transaction was ended, a constraint was not created, or a login was refused.
+// error: a statement or transaction was ended, a constraint was not created, or a login was
+// refused.
 func follows(number int32) bool {
 	switch number {
 	case 3621, 3616, 1750, 18456:

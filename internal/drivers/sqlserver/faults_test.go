@@ -30,7 +30,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// newSession creates a database on the server, runs statements in the database, and opens a session.
+// newSession creates a database on the server, runs statements in the database, and opens a
+// session.
 func newSession(t testing.TB, server *tds.Server, statements string) *session {
 	t.Helper()
 	server.Exec(t, "shop", statements)

@@ -200,8 +200,8 @@ func deduplicateText(stage *tableStatements) string {
 // Place merges the staged rows into the live table, or replaces the live table's rows. It keeps the
 // live table and the objects that depend on it. To replace all rows of a plain table whose columns
 // are all in the layout, Place truncates and refills the table. To replace the rows of another
-// table, it deletes the rows whose keys were not staged and upserts the staged rows, so that columns
-// outside the layout keep their values.
+// table, it deletes the rows whose keys were not staged and upserts the staged rows, so that
+// columns outside the layout keep their values.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	if err := tx.open(ctx); err != nil {
 		return err

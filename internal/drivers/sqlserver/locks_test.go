@@ -16,7 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// openSink opens a sink on a database of the server. The address is that of the server or of a proxy.
+// openSink opens a sink on a database of the server. The address is that of the server or of a
+// proxy.
 func openSink(t *testing.T, server *tds.Server, address, options string) *sqlsink.Sink {
 	t.Helper()
 	u, err := url.Parse(server.URL("shop"))

@@ -103,6 +103,6 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	return dst, value.ErrNotNumber
 }
 
-// isJSON reports whether text is valid JSON. A JSON column may hold other text, because it is a text
-// column that other programs can write.
+// isJSON reports whether text is valid JSON. A JSON column may hold other text, because it is a
+// text column that other programs can write.
 func isJSON(text string) bool { return rawjson.Valid([]byte(text)) == nil }

@@ -167,9 +167,9 @@ func (s *session) exec(ctx context.Context, what, sql string) error {
 	return err
 }
 
-// execParams runs statements with parameters and returns the number of changed rows. The declaration
-// names the parameters and their types, such as "@p1 BIGINT, @p2 NVARCHAR(MAX)". The types do not
-// depend on the values, so the server can reuse the plan.
+// execParams runs statements with parameters and returns the number of changed rows. The
+// declaration names the parameters and their types, such as "@p1 BIGINT, @p2 NVARCHAR(MAX)". The
+// types do not depend on the values, so the server can reuse the plan.
 func (s *session) execParams(ctx context.Context, what, sql, declaration string, values []any) (int64, error) {
 	args := make([]driver.NamedValue, 0, len(values)+2)
 	for _, v := range append([]any{sql, declaration}, values...) {

@@ -24,8 +24,8 @@ func real(name, base string, length, precision, scale int, collation string) sql
 	})
 }
 
-// layoutOf returns a layout that maps source columns onto real columns with the same names. The first
-// columns, as many as keys says, are the key. Special names select metadata columns.
+// layoutOf returns a layout that maps source columns onto real columns with the same names. The
+// first columns, as many as keys says, are the key. Special names select metadata columns.
 func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsink.Column) *sqlsink.Layout {
 	t.Helper()
 	metas := map[string]sqlsink.Meta{

@@ -75,9 +75,9 @@ func (ts *tableStatements) names(indexes []int, prefix string) string {
 	return strings.Join(names, ", ")
 }
 
-// matches returns the condition that the keys of T and S are equal. The condition uses the collation
-// of each real column, so that the server can use the index. If that collation treats different
-// texts as equal, the condition also compares their code points.
+// matches returns the condition that the keys of T and S are equal. The condition uses the
+// collation of each real column, so that the server can use the index. If that collation treats
+// different texts as equal, the condition also compares their code points.
 func (ts *tableStatements) matches() string {
 	var terms []string
 	for i := range ts.columns[:ts.layout.Keys] {
@@ -133,9 +133,9 @@ func (ts *tableStatements) expressions() string {
 	return strings.Join(all, ", ")
 }
 
-// upsertText returns the statements that upsert the rows of a source. If guarded is true, they apply
-// the layout's guard. HOLDLOCK keeps other writers from inserting a key between the lookup and the
-// insert.
+// upsertText returns the statements that upsert the rows of a source. If guarded is true, they
+// apply the layout's guard. HOLDLOCK keeps other writers from inserting a key between the lookup
+// and the insert.
 func (ts *tableStatements) upsertText(source string, guarded bool) string {
 	guard := ""
 	if g := ts.guard(); guarded && g != "" {
@@ -233,8 +233,8 @@ func (ts *tableStatements) declarations(indexes []int, n int) string {
 	return b.String()
 }
 
-// parameter returns the type of a parameter for the column's values. It is the column's type, unless
-// that type is deprecated or unsuitable, or the server casts the values from text.
+// parameter returns the type of a parameter for the column's values. It is the column's type,
+// unless that type is deprecated or unsuitable, or the server casts the values from text.
 func (a *attribute) parameter() string {
 	switch {
 	case a.kind == kindCast, a.base == "ntext":

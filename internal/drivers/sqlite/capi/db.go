@@ -125,9 +125,9 @@ func (d *DB) Within(ctx context.Context, do func() error) error {
 }
 
 // waitForLock is SQLite's busy handler. SQLite calls it on the goroutine of the blocked call. If
-// waitForLock returns 1, SQLite tries to get the lock again; if it returns 0, the call fails. SQLite
-// does not report when a lock is released, so waitForLock waits for a short time and returns 1. The
-// parameter count is the number of earlier calls for the same lock.
+// waitForLock returns 1, SQLite tries to get the lock again; if it returns 0, the call fails.
+// SQLite does not report when a lock is released, so waitForLock waits for a short time and returns
+// 1. The parameter count is the number of earlier calls for the same lock.
 func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
 	now := time.Now()
 	if count == 0 {
@@ -218,8 +218,8 @@ func (d *DB) Moved() bool {
 	return rc == sqlite3.SQLITE_OK && *(*int32)(at(d.out)) != 0
 }
 
-// InTransaction reports whether a transaction is open. Some errors make SQLite roll back and end the
-// transaction.
+// InTransaction reports whether a transaction is open. Some errors make SQLite roll back and end
+// the transaction.
 func (d *DB) InTransaction() bool { return sqlite3.Xsqlite3_get_autocommit(d.tls, d.db) == 0 }
 
 // Function registers f on this connection as an SQL function that has args arguments, all text, and

@@ -30,8 +30,8 @@ const (
 	CodeFormat     = sqlite3.SQLITE_FORMAT
 )
 
-// Error is an error of SQLite: a result code and a message. The message may name tables and columns,
-// but contains no values.
+// Error is an error of SQLite: a result code and a message. The message may name tables and
+// columns, but contains no values.
 type Error struct {
 	Code int           // the extended result code
 	OS   syscall.Errno // the error of the operating system, or 0

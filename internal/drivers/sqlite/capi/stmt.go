@@ -54,8 +54,8 @@ func (s *Stmt) Exec(args *Args) (int, error) {
 }
 
 // ExecElse executes the statement once for each set of values in args, like Exec. If an execution
-// changes no row, ExecElse executes the statement other with the same values. It returns the number n
-// of sets, and the number of sets for which the first statement changed a row.
+// changes no row, ExecElse executes the statement other with the same values. It returns the number
+// n of sets, and the number of sets for which the first statement changed a row.
 func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 	if err := s.hold(args); err != nil {
 		return 0, 0, err
@@ -94,8 +94,8 @@ func (s *Stmt) exec(cells []cell) error {
 	return err
 }
 
-// Bind binds a copy of the values in args to the statement's parameters, in the same order. args must
-// have one value per parameter.
+// Bind binds a copy of the values in args to the statement's parameters, in the same order. args
+// must have one value per parameter.
 func (s *Stmt) Bind(args *Args) error {
 	if err := s.hold(args); err != nil {
 		return err
@@ -276,8 +276,8 @@ func (a *Args) Text(v []byte) { a.End(append(a.Begin(), v...)) }
 // String appends a text.
 func (a *Args) String(v string) { a.End(append(a.Begin(), v...)) }
 
-// Begin returns a buffer for a text. The caller appends the text to the buffer and passes the result
-// to End, before appending any other value.
+// Begin returns a buffer for a text. The caller appends the text to the buffer and passes the
+// result to End, before appending any other value.
 func (a *Args) Begin() []byte { return a.text }
 
 // End appends a value: the text that the caller has appended to the buffer returned by Begin.
