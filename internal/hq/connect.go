@@ -131,9 +131,9 @@ func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
 	return conn, err
 }
 
-// requires returns an error if the host must use TLS. If a configured address is tls:// or
-// wss://, every host must. Otherwise, a configured host must if security requires it. A host
-// named by another server must also use TLS if any configured host must.
+// requires returns an error if the host must use TLS. If a configured address is tls:// or wss://,
+// every host must. Otherwise, a host must if security requires it. A host that was named by
+// another server also must if security requires TLS for any configured host.
 func (d *natsDialer) requires(host string) error {
 	if d.tls {
 		return &InsecureError{peerNATS, host, "an address of nats begins with tls:// or wss://", ""}

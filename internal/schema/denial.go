@@ -28,8 +28,8 @@ func (e *DeniedError) Unwrap() error { return e.Err }
 func (e *DeniedError) NotFound() bool { return true }
 
 const (
-	// HQ is asked again about a denied version after up to half of the time since the first
-	// denial. That wait is kept between shortestDenial and longestDenial.
+	// HQ is asked again about a denied version after about half of the time since the first
+	// denial. That wait is limited to these bounds, and then jittered.
 	shortestDenial = 250 * time.Millisecond
 	longestDenial  = 10 * time.Minute
 	// maxDenials is the maximum number of remembered denials.
