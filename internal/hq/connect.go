@@ -125,7 +125,7 @@ func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
 	}
 	conn, err := d.greet(ctx, network, address, d.secure(host, required))
 	if errors.As(err, new(*optionalError)) {
-		// The host has never used TLS, and allows connections without it.
+		// The host has never used TLS, and allows connections without TLS.
 		conn, err = d.greet(ctx, network, address, d.unsecured(host))
 	}
 	return conn, err
@@ -161,9 +161,9 @@ type optionalError struct{ error }
 
 func (e *optionalError) Unwrap() error { return e.error }
 
-// connUpgrade prepares a connection for use once the greeting has been read: line is the raw
-// greeting, offer the parsed one. It returns the connection to use, and the greeting that the NATS
-// client may read.
+// connUpgrade prepares a connection for use once the greeting has been read. The parameter line is
+// the raw greeting, and offer is the parsed greeting. It returns the connection to use, and the
+// greeting that the NATS client may read.
 type connUpgrade func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
 
 // greet connects to a server, reads its greeting, and passes both to upgrade.

@@ -84,7 +84,8 @@ func (d *denials) add(key versionKey, cause error, now time.Time) error {
 	return fault.Mark(fault.Poison, &e)
 }
 
-// forgetOne drops the denial that was used least recently if denials is full.
+// forgetOne drops the denial that was used least recently, unless there is space for another
+// denial.
 func (d *denials) forgetOne() {
 	if len(d.known) < maxDenials {
 		return
