@@ -126,10 +126,10 @@ func TestClient_RequireTLS(t *testing.T) {
 	}
 }
 
-// handlingFunc answers requests to every host.
+// handlingFunc returns a transport that answers the requests to every host with h.
 func handlingFunc(h http.HandlerFunc) http.RoundTripper { return handling(h) }
 
-// handling answers requests to every host.
+// handling returns a transport that answers the requests to every host with h.
 func handling(h http.Handler) http.RoundTripper {
 	return roundTrip(func(r *http.Request) (*http.Response, error) {
 		w := httptest.NewRecorder()

@@ -1,6 +1,6 @@
 package shop
 
-// common returns the columns that every table starts with, followed by the columns own.
+// common returns the columns that every table starts with, followed by the table's own columns.
 func common(own ...column) []column {
 	columns := []column{
 		text("id", nil),

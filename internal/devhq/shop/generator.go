@@ -186,7 +186,8 @@ func around(before, after int) maker {
 	}
 }
 
-// years returns a maker of days, as midnight UTC. The days are in the years from from to to.
+// years returns a maker of days, as midnight UTC. The parameters from and to are the first and the
+// last possible year.
 func years(from, to int) maker {
 	return func(g *generator, dst []byte) []byte {
 		return instant(dst, time.Date(from+g.IntN(to-from+1), time.Month(1+g.IntN(12)), 1+g.IntN(28), 0, 0, 0, 0, time.UTC))

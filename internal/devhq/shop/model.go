@@ -46,8 +46,8 @@ func (m *model) addTable(l *layout) {
 	m.byName[l.table] = t
 }
 
-// tick returns a clock that is newer than every earlier one. The wall time of the clock is now,
-// unless now is not newer.
+// tick returns a clock that is newer than every earlier one. The clock has the wall time now, if
+// that is newer.
 func (m *model) tick(now int64) cdc.Timestamp {
 	if now > m.clock.Wall {
 		m.clock = cdc.Timestamp{Wall: now}

@@ -149,7 +149,7 @@ func (b *testBroker) publishMsg(m *nats.Msg) {
 	}
 }
 
-// connect connects as a user that HQ creates.
+// connect connects with the permissions of the users that HQ creates.
 func (b *testBroker) connect() *nats.Conn {
 	b.tb.Helper()
 	conn, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", b.options.Port), nats.UserInfo("eds", "eds"), nats.MaxReconnects(-1),
