@@ -34,7 +34,7 @@ const (
 	lateTimeout = 10 * time.Second
 )
 
-// Options configure a Client.
+// Options configures a Client.
 type Options struct {
 	// BaseURL is the address of HQ's API, as returned by the function BaseURL or EnrollURL.
 	BaseURL string

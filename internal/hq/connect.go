@@ -29,9 +29,9 @@ const (
 	maxGreeting = 1 << 20
 )
 
-// Connect connects to HQ's NATS servers at the addresses that Servers returned. It uses TLS if
-// security requires TLS or the server offers it, and sends the credential only after that
-// decision. The connection reconnects by itself under the same rules.
+// Connect connects to HQ's NATS servers at the addresses that Servers returned. The connection
+// uses TLS if security requires TLS or the server offers it. The credential is sent only after
+// that has been settled. The connection reconnects by itself under the same rules.
 func Connect(servers string, credential Credential, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	return connect(servers, credential, &natsDialer{security: security, dial: new(net.Dialer).DialContext}, options...)
 }

@@ -211,8 +211,8 @@ func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []s
 
 func isNull(raw []byte) bool { return raw == nil || rawjson.IsNull(raw) }
 
-// convert converts a value of an older layout to the type to, to which its column was widened. If
-// that is String, a number becomes a string with the same digits.
+// convert converts a raw value from an older layout whose column has since been widened to the
+// type to. If that type is String, a number becomes a string with the same digits.
 func convert(raw []byte, to schema.Type) []byte {
 	if to == schema.String && len(raw) > 0 && raw[0] != '"' && !rawjson.IsNull(raw) {
 		return rawjson.AppendQuoted(nil, raw)

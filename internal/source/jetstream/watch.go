@@ -152,8 +152,9 @@ func (s *Source) noteRefused(refused bool) {
 	s.reportUnverified()
 }
 
-// doubtDropped reports that the stream may have dropped messages of the consumer after the
-// sequence after. The stream now starts at the sequence first. A strict source fails.
+// doubtDropped reports that the stream may have dropped messages of the consumer between the
+// sequences after and first, both excluded. The stream now starts at first. If the source is
+// strict, the source fails.
 func (s *Source) doubtDropped(after, first uint64) {
 	if s.strict {
 		s.fail(&continuity.GapError{After: after, First: first})
