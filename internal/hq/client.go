@@ -53,8 +53,8 @@ type Options struct {
 	Patience time.Duration
 }
 
-// Client calls HQ. While HQ cannot be reached or responds with 408, 429, 502, 503 or 504, it
-// retries the call with growing waits. A Client is safe for concurrent use.
+// Client calls HQ. While HQ cannot be reached or responds with 408, 429, 502, 503 or 504, the
+// client retries the call with growing waits. A Client is safe for concurrent use.
 type Client struct {
 	base     string
 	key      Key
