@@ -7,18 +7,19 @@ import (
 	"strings"
 )
 
-// unreleased is the version of a build without one.
+// unreleased is the version of a build without version information.
 const unreleased = "0.0.0-dev"
 
-// Info describes the build.
+// Info describes the build of the program.
 type Info struct {
 	Version   string // without a leading v
-	Commit    string // of the sources; "" if unknown, with the suffix "-dirty" if they were modified
+	Commit    string // commit of the sources, or "" if unknown; the suffix "-dirty" marks modified sources
 	GoVersion string
 }
 
-// Read returns the linker's stamp, else the build information of the Go tool. version is main's
-// version, set with -ldflags, or "".
+// Read returns the build information. The parameter version is the version that the linker set
+// with -ldflags, or "". If version is "", Read uses the version that the Go tool recorded in the
+// program.
 func Read(version string) Info {
 	recorded, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -14,42 +14,44 @@ import (
 )
 
 const (
-	// MaxPayload bounds a message of the stream, and a row of a snapshot, in bytes of JSON.
+	// MaxPayload is the maximum size of a stream message or a snapshot row, in bytes of JSON.
 	MaxPayload = 64 << 20
-	// LargePayload is the size above which a payload is large, in bytes of JSON.
+	// LargePayload is the size above which a payload counts as large, in bytes of JSON.
 	LargePayload = 1 << 20
 )
 
 var errTooLarge = fmt.Errorf("the message is larger than %d MiB of json", MaxPayload>>20)
 
-// Decoder decodes events. It is not safe for concurrent use; make one per goroutine.
+// Decoder decodes events. It is not safe for concurrent use; create one per goroutine.
 type Decoder struct {
 	// Members makes Decode record the members of the new row image, so that splitting the row into
-	// columns need not find them again.
+	// columns does not have to find them again.
 	Members bool
-	// Large, if set, is called before memory is allocated for a payload that decompresses to more
-	// than LargePayload, with its size in bytes. Its error ends the call of Decode or Text.
+	// Large, if not nil, is called before memory is allocated for a payload whose decompressed
+	// size is more than LargePayload. Its argument is that size in bytes. If Large returns an
+	// error, Decode and Text return that error.
 	Large func(size int) error
 
 	interned map[string]string
 	gzip     *gzip.Reader
-	scratch  []byte // decompressed payloads up to LargePayload
+	scratch  []byte // memory for decompressing payloads of up to LargePayload bytes
 	slab     []rawjson.Member
 }
 
 const (
-	// slabMembers is how many members are allocated at once.
+	// slabMembers is the number of members that are allocated at once.
 	slabMembers = 4096
-	// maxMembers bounds the recorded members of a row. No table has as many columns.
+	// maxMembers is the maximum number of members that are recorded for a row. No table has that
+	// many columns.
 	maxMembers = 1 << 16
 )
 
 // NewDecoder returns a Decoder.
 func NewDecoder() *Decoder { return &Decoder{interned: make(map[string]string)} }
 
-// Decode decodes one payload into e, except its Position. The content-encoding is "" or "json" for
-// JSON, "gzip/json", or "msgpack". The event keeps payload's memory. After an error the payload can
-// never be decoded; the error names no value of a row.
+// Decode decodes one payload into e; only e.Position is left unchanged. The content encoding is ""
+// or "json" for JSON, "gzip/json", or "msgpack". The event may refer to the memory of payload. If
+// there is an error, the payload can never be decoded. The error quotes no value of a row.
 func (d *Decoder) Decode(e *Event, payload []byte, encoding string) error {
 	text, err := d.Text(payload, encoding)
 	if err != nil {
@@ -58,7 +60,8 @@ func (d *Decoder) Decode(e *Event, payload []byte, encoding string) error {
 	return d.decodeJSON(e, text)
 }
 
-// Text returns a payload of the given content-encoding as JSON text, of at most MaxPayload bytes.
+// Text returns a payload with the given content encoding as JSON text. The text has at most
+// MaxPayload bytes.
 func (d *Decoder) Text(payload []byte, encoding string) ([]byte, error) {
 	switch encoding {
 	case "", "json", "application/json":
@@ -77,7 +80,7 @@ func (d *Decoder) Text(payload []byte, encoding string) ([]byte, error) {
 	}
 }
 
-// describe adds the operation to err. errTooLarge needs none.
+// describe adds a description to err. It returns nil and errTooLarge unchanged.
 func describe(what string, err error) error {
 	if err == nil || errors.Is(err, errTooLarge) {
 		return err
@@ -85,8 +88,8 @@ func describe(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// gunzip decompresses a payload. It measures a large one before it allocates memory, because the
-// size in the gzip trailer cannot be trusted.
+// gunzip decompresses a payload. It measures a large payload by decompressing it once before it
+// allocates memory, because the size in the gzip trailer cannot be trusted.
 func (d *Decoder) gunzip(payload []byte) ([]byte, error) {
 	if err := d.rewind(payload); err != nil {
 		return nil, err
@@ -126,7 +129,7 @@ func (d *Decoder) rewind(payload []byte) (err error) {
 	return err
 }
 
-// fill reads until b is full or r ends, and reports whether r may have more.
+// fill reads until b is full or r ends, and reports whether r may have more data.
 func fill(r io.Reader, b []byte) (n int, more bool, err error) {
 	for n < len(b) {
 		m, err := r.Read(b[n:])
@@ -141,8 +144,8 @@ func fill(r io.Reader, b []byte) (n int, more bool, err error) {
 	return n, true, nil
 }
 
-// buffer returns reusable memory: one byte more than LargePayload, with capacity for a piece of
-// msgpack after it.
+// buffer returns reusable memory of LargePayload+1 bytes. Its capacity also has space for the JSON
+// form of another piece of msgpack.
 func (d *Decoder) buffer() []byte {
 	if d.scratch == nil {
 		d.scratch = make([]byte, LargePayload+1, LargePayload+8*pieceSize)
@@ -150,7 +153,8 @@ func (d *Decoder) buffer() []byte {
 	return d.scratch
 }
 
-// admit decides whether, and when, a payload may use size bytes of memory.
+// admit decides whether a payload may use size bytes of memory. It may block until the memory is
+// available.
 func (d *Decoder) admit(size int) error {
 	switch {
 	case size > MaxPayload:
@@ -195,7 +199,8 @@ func (d *Decoder) decodeJSON(e *Event, text []byte) error {
 	return nil
 }
 
-// after reads the new row image and records its members' spans.
+// after reads the new row image and records the spans of its members. It reports whether decoding
+// can continue.
 func (d *Decoder) after(e *Event, m *rawjson.Members) bool {
 	if cap(d.slab)-len(d.slab) < 128 {
 		d.slab = make([]rawjson.Member, 0, slabMembers)
@@ -209,7 +214,7 @@ func (d *Decoder) after(e *Event, m *rawjson.Members) bool {
 		return true
 	}
 	e.Members = members[:len(members):len(members)]
-	if len(d.slab)+len(members) <= cap(d.slab) { // else append has moved them out of the slab
+	if len(d.slab)+len(members) <= cap(d.slab) { // otherwise Object has grown members into a new array outside the slab
 		d.slab = d.slab[:len(d.slab)+len(members)]
 	}
 	return true
@@ -273,8 +278,9 @@ func object(value []byte) ([]byte, error) {
 	return value, nil
 }
 
-// millis reads unix milliseconds. Senders that count in floats write a fraction or an exponent. It
-// may be dropped, because the event's clock decides its order.
+// millis parses a number of Unix milliseconds. Senders that count in floats may write a fraction
+// or an exponent. A fraction is dropped: no precision is needed, because the order of events
+// depends on their clocks.
 func millis(text []byte) (int64, error) {
 	if n, err := strconv.ParseInt(string(text), 10, 64); err == nil {
 		return n, nil
@@ -293,11 +299,11 @@ func (d *Decoder) internString(value []byte) (string, error) {
 	return d.intern(rawjson.Text(value)), nil
 }
 
-// maxInterned bounds the number of interned names.
+// maxInterned is the maximum number of interned strings.
 const maxInterned = 4096
 
-// intern returns text as a string, the same one each time: a stream repeats few tables, versions,
-// companies and users.
+// intern returns text as a string, and returns the same string for equal texts to save memory. A
+// stream repeats the same few tables, versions, companies and users.
 func (d *Decoder) intern(text []byte) string {
 	if s, ok := d.interned[string(text)]; ok {
 		return s

@@ -1,5 +1,5 @@
-// Package cdc defines changes: the events of the stream, their clocks and positions, and how to
-// decode them from the wire.
+// Package cdc defines the events of the stream, with their clocks and positions, and decodes
+// events from the wire.
 package cdc
 
 import (
@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// Op is the operation on a row.
+// Op is the operation that an event performed on a row.
 type Op uint8
 
 const (
@@ -30,7 +30,7 @@ func (o Op) String() string {
 	}
 }
 
-// ParseOp reads an operation's name on the wire.
+// ParseOp parses the name of an operation as used on the wire.
 func ParseOp(name []byte) (Op, error) {
 	switch string(name) {
 	case "INSERT":
@@ -43,14 +43,14 @@ func ParseOp(name []byte) (Op, error) {
 	return 0, fmt.Errorf("operation is neither INSERT, UPDATE nor DELETE")
 }
 
-// Position is a place in the stream.
+// Position is a position in the stream.
 //
-// Only Sequence defines order. Stored guards against a recreated stream that counts from 1 again: a
-// message at or below a recorded sequence, but stored later than anything recorded, is not a
-// replay.
+// Only Sequence defines the order of positions. Stored detects a recreated stream whose sequences
+// start from 1 again. If a message has a recorded or lower sequence but was stored later than any
+// recorded message, it is not a replay.
 type Position struct {
-	Sequence uint64 // of the stream, from 1
-	Stored   int64  // when the stream stored it, nanoseconds since 1970 UTC
+	Sequence uint64 // sequence of the message in the stream, starting from 1
+	Stored   int64  // when the stream stored the message, in nanoseconds since 1970 UTC
 }
 
 // Covers reports whether a checkpoint at p already includes the message at q.
@@ -58,48 +58,50 @@ func (p Position) Covers(q Position) bool {
 	return q.Sequence <= p.Sequence && q.Stored <= p.Stored
 }
 
-// Advance returns the checkpoint after the message at q, given p before it.
+// Advance returns the checkpoint after the message at q if the checkpoint before it was p.
 func (p Position) Advance(q Position) Position {
 	return Position{q.Sequence, max(p.Stored, q.Stored)}
 }
 
-// Event is one change of one row, decoded but not interpreted: rows stay raw JSON, so that no
-// number is ever rounded. An Event is immutable once decoded.
+// Event is one change of one row. It is decoded but not interpreted: rows stay raw JSON, so that
+// no number is ever rounded. An Event is immutable once decoded.
 type Event struct {
 	Position Position
 
 	Op           Op
-	ID           string // of the change, not of the row
+	ID           string // id of the change, not of the row
 	Table        string
 	ModelVersion string
 	CompanyID    string // "" if absent or null
 	LocationID   string
 	UserID       string
-	Key          []byte // raw JSON array, the primary key; nil if absent
-	Before       []byte // raw JSON object, the whole row; nil if absent or null
+	Key          []byte // primary key as a raw JSON array; nil if absent
+	Before       []byte // whole old row as a raw JSON object; nil if absent or null
 	After        []byte
-	Diff         []byte // raw JSON array of the columns an UPDATE changed; nil if absent
-	Timestamp    int64  // unix milliseconds
+	Diff         []byte // raw JSON array of the columns that an UPDATE changed; nil if absent
+	Timestamp    int64  // in Unix milliseconds
 	Clock        Timestamp
-	MVCC         string // mvccTimestamp as it was sent
+	MVCC         string // the member mvccTimestamp as sent, which Clock is parsed from
 	Imported     bool
 
-	// Payload is the whole event as JSON text. Before, After, Key and Diff are
-	// slices of it.
+	// Payload is the whole event as JSON text. Before, After, Key and Diff are subslices of
+	// Payload.
 	Payload []byte
-	// Compact reports that there is no white space between the values of Payload.
+	// Compact is true if Payload has no white space between its JSON tokens.
 	Compact bool
-	// Members has the members of After, as spans of Payload, if Decoder.Members is set.
+	// Members holds the members of After as spans of Payload. It is set only if Decoder.Members is
+	// true.
 	Members []rawjson.Member
-	// Object is the name for the event's file or object that a schema-validator rule sets; "" if
-	// none does.
+	// Object is the name that a schema-validator rule sets for the event's file or object, or ""
+	// if no rule sets one.
 	Object string
 }
 
-// RowID returns the row's own id: the key's last element, else the id in the row image, else "".
+// RowID returns the id of the row: the last element of the key or, without a key, the id in the
+// row image. If there is neither, it returns "".
 func (e *Event) RowID() string { return string(e.rowID()) }
 
-// AppendRowID appends RowID's result to dst.
+// AppendRowID appends the row id, as returned by RowID, to dst.
 func (e *Event) AppendRowID(dst []byte) []byte { return append(dst, e.rowID()...) }
 
 func (e *Event) rowID() []byte {
@@ -117,7 +119,8 @@ func (e *Event) rowID() []byte {
 	return rawjson.Text(last)
 }
 
-// rowMember returns the raw value of a member of the row image, or nil.
+// rowMember returns the raw value of a member of the new row image or, if there is none, of the
+// old one. It returns nil if the member is missing.
 func (e *Event) rowMember(name string) []byte {
 	image := e.After
 	if image == nil {

@@ -17,9 +17,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// transcode writes one msgpack value as JSON text. Integers keep all their digits; floats have
-// their shortest exact form; binary becomes base64, and the timestamp extension RFC 3339, as a JSON
-// encoder would have sent them. It measures a large text before it allocates memory.
+// transcode converts one msgpack value to JSON text. Integers keep all digits, and floats get
+// their shortest exact form. Binary data becomes base64, and the timestamp extension becomes RFC
+// 3339, as a JSON encoder would have sent them. For a large text, transcode measures the size
+// before it allocates memory.
 func (d *Decoder) transcode(payload []byte) ([]byte, error) {
 	measure := newTranscoder(payload, d.buffer()[:0])
 	measure.bounded = true
@@ -38,13 +39,14 @@ func (d *Decoder) transcode(payload []byte) ([]byte, error) {
 	return t.out, err
 }
 
-// transcoder writes msgpack as JSON text.
+// transcoder converts msgpack to JSON text.
 type transcoder struct {
 	in   *msgpack.Decoder
 	text []byte
 	rest *bytes.Reader // the unread part of text
 	out  []byte
-	// bounded keeps out below LargePayload: more is dropped and counted, up to MaxPayload.
+	// bounded keeps out near LargePayload bytes: longer output is dropped and counted in dropped,
+	// up to MaxPayload.
 	bounded bool
 	dropped int
 }
@@ -54,7 +56,7 @@ func newTranscoder(payload, out []byte) *transcoder {
 	return &transcoder{in: msgpack.NewDecoder(r), text: payload, rest: r, out: out}
 }
 
-// whole writes the single value of the text.
+// whole converts the text, which must contain a single value.
 func (t *transcoder) whole() error {
 	if err := t.value(0); err != nil {
 		return err
@@ -65,7 +67,8 @@ func (t *transcoder) whole() error {
 	return t.bound()
 }
 
-// bound keeps out within its bounds. It is called before each value and each piece of one.
+// bound enforces the limits of bounded mode. It is called before each value, and after each piece
+// of a string.
 func (t *transcoder) bound() error {
 	if !t.bounded || len(t.out) <= LargePayload {
 		return nil
@@ -78,9 +81,10 @@ func (t *transcoder) bound() error {
 	return nil
 }
 
-// head returns the length of the next string's, binary's or extension's code and length, and the
-// length of its data. Data past the end is an error, because the library would allocate memory for
-// it.
+// head returns the size of the next value's header, and the length n of the data after it. The
+// value must be a string, a binary or an extension. If the data extends past the end of the text,
+// head returns an error, because the msgpack library would otherwise allocate memory for that
+// data.
 func (t *transcoder) head(code byte) (head, n int, err error) {
 	head = 1
 	switch {
@@ -106,7 +110,7 @@ func (t *transcoder) head(code byte) (head, n int, err error) {
 	return head, n, nil
 }
 
-// bytes reads the next string or binary, without a copy.
+// bytes reads the next string or binary. The result refers to the memory of the text.
 func (t *transcoder) bytes(code byte) ([]byte, error) {
 	head, n, err := t.head(code)
 	if err != nil {
@@ -117,8 +121,8 @@ func (t *transcoder) bytes(code byte) ([]byte, error) {
 	return t.text[start : start+n], err
 }
 
-// pieceSize is how much of a string is written at once, in bytes. It is a multiple of 3, which
-// base64 encodes without padding.
+// pieceSize is the size in bytes of the pieces in which strings are written. It is a multiple of
+// 3, so that base64 encodes each piece without padding.
 const pieceSize = 3 << 10
 
 // quote writes text as a JSON string.
@@ -127,7 +131,7 @@ func (t *transcoder) quote(text []byte) error {
 	for len(text) > 0 {
 		n := min(len(text), pieceSize)
 		for back := 1; back < utf8.UTFMax && n < len(text) && !utf8.RuneStart(text[n]); back++ {
-			n-- // no piece ends within a character
+			n-- // a piece must not end within a character
 		}
 		t.out = rawjson.AppendEscaped(t.out, text[:n])
 		text = text[n:]
@@ -139,7 +143,7 @@ func (t *transcoder) quote(text []byte) error {
 	return nil
 }
 
-// binary writes data as a JSON string of base64.
+// binary writes data as a JSON string in base64.
 func (t *transcoder) binary(data []byte) error {
 	t.out = append(t.out, '"')
 	for len(data) > 0 {
@@ -210,7 +214,7 @@ func (t *transcoder) value(depth int) error {
 	return fmt.Errorf("unknown code %#x", code)
 }
 
-// name writes the name of a member.
+// name writes the name of an object member, followed by a colon.
 func (t *transcoder) name() error {
 	code, err := t.in.PeekCode()
 	if err != nil {

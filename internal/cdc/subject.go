@@ -2,8 +2,9 @@ package cdc
 
 import "strings"
 
-// SubjectCompany returns the company of a change's subject, or of a filter of such subjects,
-// dbchange.<table>.<operation>.<company>.…; "" if it has none.
+// SubjectCompany returns the company in the subject of a change, or in a filter for such subjects.
+// Subjects have the form dbchange.<table>.<operation>.<company>.…; without a company, the result
+// is "".
 func SubjectCompany(subject string) string {
 	if tokens := strings.Split(subject, "."); len(tokens) > 3 {
 		return tokens[3]

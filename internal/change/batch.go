@@ -10,46 +10,49 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Batch is a run of events in ascending stream order, with their effect on rows compacted to the
-// last state of each key.
+// Batch is a run of events in ascending stream order. It also holds the effect of the events on
+// rows, compacted to the last state of each key.
 type Batch struct {
-	// First and Last are the positions of the batch's first and last message, including skipped and
-	// rejected ones. Last is the checkpoint once the batch is durable.
+	// First and Last are the positions of the first and last message that the batch covers,
+	// including skipped and rejected messages. Once the batch is durable, Last is the checkpoint.
 	First, Last cdc.Position
-	// Sets are the effect on rows. A key is in one set only. Sinks that keep rows apply the sets in
-	// any order, and the deletes of each set first.
+	// Sets holds the effect of the events on rows. A key occurs in one set only. A sink that keeps
+	// rows may apply the sets in any order, but has to apply the deletes of a set before its
+	// upserts.
 	Sets []*Set
-	// Events are the batch's events in stream order, uncompacted, for sinks that keep history.
+	// Events holds the uncompacted events in stream order, for sinks that keep history.
 	Events []*cdc.Event
-	// Bytes is the size of the payloads.
+	// Bytes is the total size of the events' payloads in bytes.
 	Bytes int
 }
 
-// Set is the compacted effect on the rows of one table layout.
+// Set is the compacted effect of a batch on the rows of one table layout.
 type Set struct {
 	Table *schema.Table
-	// Upserts are whole rows, at most one per key.
+	// Upserts holds whole rows, with at most one row per key.
 	Upserts []Row
-	// Deletes are key columns only, at most one per key. A key that is also in Upserts was deleted
-	// and inserted again: nothing of the old row stays.
+	// Deletes holds rows with key columns only, with at most one row per key. If a key is also in
+	// Upserts, the row was deleted and then inserted again, so no value of the old row may remain.
 	Deletes []Row
 }
 
-// SortByKey sorts both halves of the set by primary key, bytewise, the order that databases write
-// fastest. Numbers sort by length first, then by digits.
+// SortByKey sorts the upserts and the deletes by primary key, because databases write rows in key
+// order fastest. Strings are compared bytewise. Numbers are compared by length first and then by
+// digits.
 func (s *Set) SortByKey() {
 	s.Upserts = sortByKey(s.Upserts, s.Table.Keys)
 	s.Deletes = sortByKey(s.Deletes, s.Table.Keys)
 }
 
-// handle represents a row during sorting. Most comparisons end at the prefix, so they neither read
-// a row's image nor move the row.
+// handle represents a row during sorting. Most comparisons are decided by the prefix, so sorting
+// rarely reads a row's image and never moves a row.
 type handle struct {
 	prefix uint64
 	row    uint32
 }
 
-// sortByKey returns rows in the order of their first keys columns.
+// sortByKey returns the rows sorted by their key, which is the first columns of a row. The
+// parameter keys is the number of key columns.
 func sortByKey(rows []Row, keys int) []Row {
 	if len(rows) < 2 {
 		return rows
@@ -72,8 +75,8 @@ func sortByKey(rows []Row, keys int) []Row {
 	return sorted
 }
 
-// commonPrefix returns the length of the common prefix of the first column's values, opening quote
-// included; 0 unless they are strings.
+// commonPrefix returns the length of the longest common prefix of the first column's values,
+// including the opening quote. It returns 0 if any of the values is not a string.
 func commonPrefix(rows []Row) int {
 	first := rows[0].Value(0)
 	n := len(first)
@@ -93,9 +96,10 @@ func commonPrefix(rows []Row) int {
 	return n
 }
 
-// prefixOf returns leading bytes of a raw key value, as a number. If two values' prefixes differ,
-// the values have the same order. It skips the first same bytes. If same is 0, the prefix separates
-// numbers from strings, and a number's begins with its length.
+// prefixOf returns the leading bytes of a raw key value as a number, after skipping the first same
+// bytes. If the prefixes of two values differ, the values are in the order of their prefixes. If
+// same is 0, the prefix separates numbers from strings, and the prefix of a number begins with the
+// number's length.
 func prefixOf(raw []byte, same int) uint64 {
 	var p [8]byte
 	switch {
@@ -108,7 +112,7 @@ func prefixOf(raw []byte, same int) uint64 {
 	case len(raw) < 0xfe:
 		p[0] = byte(len(raw))
 		copy(p[1:], raw)
-	default: // longer numbers need the full comparison
+	default: // the prefix cannot order longer numbers, so they are compared in full
 		p[0] = 0xfe
 	}
 	return binary.BigEndian.Uint64(p[:])
@@ -124,7 +128,8 @@ func compareKeys(a, b *Row, keys int) int {
 	return 0
 }
 
-// compareKey orders missing values before numbers, and numbers before strings.
+// compareKey compares two raw key values. Missing values come before numbers, and numbers before
+// strings.
 func compareKey(x, y []byte) int {
 	class := func(raw []byte) int {
 		switch {
@@ -145,7 +150,7 @@ func compareKey(x, y []byte) int {
 	return bytes.Compare(x, y)
 }
 
-// Rows returns the number of upserts and deletes of the sets.
+// Rows returns the number of upserts and deletes in all sets.
 func (b *Batch) Rows() int {
 	n := 0
 	for _, s := range b.Sets {
@@ -154,30 +159,31 @@ func (b *Batch) Rows() int {
 	return n
 }
 
-// Builder builds one batch. The zero value is ready.
+// Builder builds one batch at a time. The zero value is ready to use.
 type Builder struct {
 	batch  Batch
-	tables map[string]map[string]keyState // table name -> canonical key -> its change
+	tables map[string]map[string]keyState // table name -> canonical key -> location of the key's changes
 	sets   map[*schema.Table]*growingSet
 	key    []byte
 }
 
-// keyState locates a key's changes in the halves of its set; -1: none.
+// keyState is the location of a key's changes in a set: the indexes of its upsert and its delete,
+// or -1 for none.
 type keyState struct {
 	set            *growingSet
 	upsert, delete int
 }
 
-// growingSet is a set under construction. A superseded upsert is emptied and dropped at the end, so
-// that indexes stay valid.
+// growingSet is a set under construction. A superseded upsert is replaced by an empty row, so that
+// the indexes in keyStates stay valid. Empty rows are dropped when the batch is complete.
 type growingSet struct {
 	table            *schema.Table
 	upserts, deletes []Row
 }
 
-// Accepts reports whether effect can join the batch without loss. It cannot if the batch has a
-// change of the same row under another layout of the table: merging the two would lose columns that
-// one of them lacks.
+// Accepts reports whether the effect can join the batch without loss. It cannot if the batch has a
+// change of the same row under another layout of the table. Merging these two changes would lose
+// the columns that one of the layouts lacks.
 func (b *Builder) Accepts(effect Effect) bool {
 	for _, row := range []*Row{effect.Upsert, effect.Delete} {
 		if row == nil {
@@ -191,7 +197,7 @@ func (b *Builder) Accepts(effect Effect) bool {
 	return true
 }
 
-// Add appends an event with its effect. An effect without a Table concerns no rows.
+// Add appends an event and its effect. If the effect has no Table, the event changes no rows.
 func (b *Builder) Add(e *cdc.Event, effect Effect) {
 	b.batch.Events = append(b.batch.Events, e)
 	b.batch.Bytes += len(e.Payload)
@@ -207,8 +213,8 @@ func (b *Builder) Add(e *cdc.Event, effect Effect) {
 	}
 }
 
-// Pass records that the batch covers the message at p, even if nothing of it is added because it is
-// skipped or rejected.
+// Pass records that the batch covers the message at p. Call it for skipped and rejected messages,
+// which add nothing else to the batch.
 func (b *Builder) Pass(p cdc.Position) {
 	if b.batch.First == (cdc.Position{}) {
 		b.batch.First = p
@@ -219,7 +225,7 @@ func (b *Builder) Pass(p cdc.Position) {
 // Len returns the number of events added.
 func (b *Builder) Len() int { return len(b.batch.Events) }
 
-// Empty reports whether nothing was added or passed.
+// Empty reports whether neither Add nor Pass has been called for the current batch.
 func (b *Builder) Empty() bool { return b.batch.First == (cdc.Position{}) }
 
 func (b *Builder) keyOf(t *schema.Table, row *Row) []byte {
@@ -265,7 +271,8 @@ func (b *Builder) put(t *schema.Table, row *Row, deletes bool) {
 	}
 }
 
-// replace stores row at *index of rows, or appends it if *index is -1.
+// replace stores row at the position *index of rows. If *index is -1, replace appends row and sets
+// *index.
 func replace(rows *[]Row, index *int, row *Row) {
 	if *index >= 0 {
 		(*rows)[*index] = *row
@@ -275,12 +282,12 @@ func replace(rows *[]Row, index *int, row *Row) {
 	*rows = append(*rows, *row)
 }
 
-// live drops the emptied rows.
+// live returns rows without the emptied ones.
 func live(rows []Row) []Row {
 	return slices.DeleteFunc(rows, func(r Row) bool { return r.Image == nil })
 }
 
-// Batch returns the batch, each set sorted by key, and leaves the builder empty.
+// Batch returns the batch, with each set sorted by key, and resets the builder to empty.
 func (b *Builder) Batch() *Batch {
 	out := b.batch
 	for _, g := range b.sets {
@@ -288,8 +295,7 @@ func (b *Builder) Batch() *Batch {
 		s.SortByKey()
 		out.Sets = append(out.Sets, s)
 	}
-	// Always the same order, so that two servers, or a server and its retry, take locks in one
-	// order.
+	// Sort the sets, so that two servers, or a server and its retry, take locks in the same order.
 	slices.SortFunc(out.Sets, func(a, b *Set) int {
 		return compareTables(a.Table, b.Table)
 	})

@@ -15,9 +15,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// AppendKey appends a canonical form of one key column's raw value to dst: strings by their text,
-// numbers by their value. Values that a database considers equal have equal forms, and a sequence
-// of forms is unambiguous.
+// AppendKey appends a canonical form of the raw value of one key column to dst. The form of a
+// string depends on its text, and the form of a number on its value. Values that a database
+// considers equal have equal forms. A sequence of forms can be split into values in only one way.
 func AppendKey(dst, raw []byte) []byte {
 	kind, text := byte('v'), raw
 	switch {
@@ -31,8 +31,8 @@ func AppendKey(dst, raw []byte) []byte {
 	return append(dst, text...)
 }
 
-// canonicalNumber returns one spelling for all spellings of a number. Plain integers, the usual
-// keys, are their own.
+// canonicalNumber returns the same text for all spellings of a number. It returns plain integers,
+// which most keys are, unchanged. It also returns very long spellings unchanged.
 func canonicalNumber(raw []byte) []byte {
 	if string(raw) == "-0" {
 		return raw[1:]
@@ -50,15 +50,17 @@ func canonicalNumber(raw []byte) []byte {
 	return raw
 }
 
-// RowKeys and LetterKeys recognise events of one row by hashes of the row's key. An applied event
-// has the key that batches compact by. A dead letter may be of a table with unknown layout, so only
-// its possible keys are known. If the two have a common hash they may concern the same row. The
-// hashes do not separate a number from a string of its digits, nor two spellings of a UUID: whether
-// these are equal depends on the type of a column, which may be unknown.
+// RowKeys and LetterKeys hash row keys, so that two events of the same row can be recognised. For
+// an applied event, the exact key is known: the key by which batches compact. A dead letter may
+// belong to a table with an unknown layout, so only its possible keys are known. If the two events
+// have a hash in common, they may concern the same row. The hashes do not distinguish a number
+// from a string with the same digits, or two spellings of a UUID. Whether such values are equal
+// depends on the column type, which may be unknown.
 
-// RowKeys returns hashes of the keys of the rows that e writes and deletes, given its effect: if an
-// UPDATE changed the key, of the key before and after. Without an effect it returns the possible
-// keys. There are none if e has no key.
+// RowKeys returns the hashes of the keys of the rows that e writes and deletes, given the effect
+// of e. If an UPDATE changed the key, these are the keys before and after the change. If effect
+// has no Table, RowKeys returns the hashes of all possible keys. The result is empty if e has no
+// key.
 func RowKeys(e *cdc.Event, effect Effect) []string {
 	elements := keyElements(e)
 	if effect.Table == nil {
@@ -68,17 +70,18 @@ func RowKeys(e *cdc.Event, effect Effect) []string {
 	if len(elements) == effect.Table.Keys {
 		return keys
 	}
-	for _, key := range possibleKeys(e, elements) { // dead letters of such events have these
+	for _, key := range possibleKeys(e, elements) { // dead letters of such events have these keys
 		keys = appendNew(keys, key)
 	}
 	return keys
 }
 
-// LetterKeys returns the known keys of the rows of e, whatever the layout of its table. keys has
-// hashes of all their possible keys, none if e may concern any row. rows has, for each row, at most
-// the written and the deleted one, the hashes of the keys by which a later change of it is
-// recognised. rows is nil if it is unknown which key belongs to which row. effect may be the zero
-// Effect.
+// LetterKeys returns the keys of the rows that e concerns, as far as they are known without the
+// layout of its table. The parameter effect may be the zero Effect. The result keys holds the
+// hashes of all possible keys of these rows, and is empty if e may concern any row. The result
+// rows has one element for each written or deleted row. Each element holds the hashes by which a
+// later change of that row is recognised. If it is unknown which key belongs to which row, rows is
+// nil.
 func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 	elements := keyElements(e)
 	keys = possibleKeys(e, elements)
@@ -113,18 +116,19 @@ func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 	return keys, rows
 }
 
-// idChanges reports whether the row images have different ids.
+// idChanges reports whether the two row images of e have different ids.
 func idChanges(e *cdc.Event) bool {
 	ids := imageIDs(e)
 	return len(ids) == 2 && !same(ids[0], ids[1])
 }
 
-// hasID reports whether no row image has another id.
+// hasID reports whether every id in the row images of e equals id.
 func hasID(e *cdc.Event, id []byte) bool {
 	return !slices.ContainsFunc(imageIDs(e), func(other []byte) bool { return !same(other, id) })
 }
 
-// imageIDs returns the ids in the row images, after and before.
+// imageIDs returns the ids in the row images of e: first the new one, then the old one. Images
+// without an id are omitted.
 func imageIDs(e *cdc.Event) [][]byte {
 	var ids [][]byte
 	for _, image := range [][]byte{e.After, e.Before} {
@@ -137,7 +141,8 @@ func imageIDs(e *cdc.Event) [][]byte {
 	return ids
 }
 
-// Without returns the effect without the rows that have one of the keys, hashed like LetterKeys.
+// Without returns the effect without the rows whose key is in keys. The keys are hashes as
+// returned by LetterKeys.
 func (e Effect) Without(keys []string) Effect {
 	if e.Upsert != nil && slices.Contains(keys, rowKey(e.Table, e.Upsert)) {
 		e.Upsert = nil
@@ -148,7 +153,7 @@ func (e Effect) Without(keys []string) Effect {
 	return e
 }
 
-// exactKeys returns the hashes of the keys of an effect's rows.
+// exactKeys returns the hashes of the keys of the rows in effect.
 func exactKeys(effect Effect) []string {
 	var keys []string
 	for _, row := range []*Row{effect.Upsert, effect.Delete} {
@@ -168,8 +173,9 @@ func rowKey(table *schema.Table, row *Row) string {
 	return appendHash(nil, values...)[0]
 }
 
-// possibleKeys returns hashes of the keys that rows of e may have: the event's own key, the key's
-// last element, which is the row's own id, and the id in both row images.
+// possibleKeys returns the hashes of the keys that rows of e may have. These are the event's own
+// key, the last element of that key, which is the row's id, and the ids in the row images. The
+// parameter elements holds the elements of the event's own key.
 func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 	var keys []string
 	if n := len(elements); n > 0 {
@@ -182,8 +188,8 @@ func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 	return keys
 }
 
-// KeyText returns the key of the event's row for display, its elements separated by commas; "" if
-// there is none.
+// KeyText returns the key of the event's row for display, with its elements separated by commas.
+// It returns "" if the event has no key.
 func KeyText(e *cdc.Event) string {
 	elements := keyElements(e)
 	if ids := imageIDs(e); len(elements) == 0 && len(ids) > 0 {
@@ -199,16 +205,17 @@ func KeyText(e *cdc.Event) string {
 	return strings.Join(texts, ", ")
 }
 
-// maxKeyColumns bounds the members that are considered as key columns.
+// maxKeyColumns is the maximum number of members that movedValues considers as key columns.
 const maxKeyColumns = 64
 
-// movedValues returns the values, before and after, of members that an UPDATE changed and that may
-// be key columns, because one of the values is an element of the key.
+// movedValues returns the old and new values of members that an UPDATE changed and that may be key
+// columns. A member may be a key column if its old or new value is an element of the event's key.
+// The values come in pairs, the old one first.
 func movedValues(e *cdc.Event, elements [][]byte) [][]byte {
 	if e.Op != cdc.Update || len(elements) == 0 {
 		return nil
 	}
-	columns := make(map[string][]byte) // by name; the value before
+	columns := make(map[string][]byte) // old values by column name
 	for _, image := range [][]byte{e.After, e.Before} {
 		eachMember(image, func(name, value []byte) {
 			if len(columns) < maxKeyColumns && slices.ContainsFunc(elements, func(el []byte) bool { return same(el, value) }) {
@@ -232,7 +239,7 @@ func movedValues(e *cdc.Event, elements [][]byte) [][]byte {
 
 func same(a, b []byte) bool { return string(looseText(a)) == string(looseText(b)) }
 
-// keyElements returns the elements of the event's own key; nil if one is null.
+// keyElements returns the elements of the event's own key, or nil if an element is null.
 func keyElements(e *cdc.Event) [][]byte {
 	if e.Key == nil {
 		return nil
@@ -250,7 +257,7 @@ func keyElements(e *cdc.Event) [][]byte {
 	return elements
 }
 
-// eachMember calls yield for each member of a row image, if there is one.
+// eachMember calls yield for each member of a row image. A nil or malformed image has no members.
 func eachMember(image []byte, yield func(name, value []byte)) {
 	if image == nil {
 		return
@@ -264,7 +271,8 @@ func eachMember(image []byte, yield func(name, value []byte)) {
 	}
 }
 
-// appendHash appends the hash of a key with the given raw values, unless keys has it.
+// appendHash appends the hash of the key with the given raw values, unless keys already contains
+// it.
 func appendHash(keys []string, values ...[]byte) []string {
 	var text []byte
 	for _, raw := range values {
@@ -282,7 +290,8 @@ func appendNew(keys []string, key string) []string {
 	return append(keys, key)
 }
 
-// looseText returns one text for all values that some type of column considers equal.
+// looseText returns a text for comparing values of unknown type. It returns the same text for any
+// two values that some column type considers equal.
 func looseText(raw []byte) []byte {
 	if !rawjson.IsString(raw) {
 		return canonicalNumber(raw)
@@ -294,8 +303,8 @@ func looseText(raw []byte) []byte {
 	return text
 }
 
-// canonicalUUID returns the digits of a UUID in lower case. Databases also read UUIDs in braces,
-// without hyphens, and in upper case.
+// canonicalUUID returns the hexadecimal digits of a UUID in lower case. If text is not a UUID, it
+// returns false. Databases also accept UUIDs in braces, without hyphens and in upper case.
 func canonicalUUID(text []byte) ([]byte, bool) {
 	if len(text) < 32 || len(text) > 41 {
 		return nil, false

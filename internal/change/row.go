@@ -1,5 +1,5 @@
-// Package change holds the changes to apply: row images by column slot, and batches of events
-// compacted to the last state of each key.
+// Package change represents changes that are ready to be applied. It splits row images into
+// columns, and compacts batches of events to the last state of each key.
 package change
 
 import (
@@ -14,17 +14,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Row is one row image of a table: one raw JSON value per column, by the column's slot in
-// schema.Table.Columns. It shares the memory of its event or file, and must not be modified.
+// Row is one row image of a table. It has one raw JSON value per column, indexed by the column's
+// slot in schema.Table.Columns. A Row shares memory with its event or file, and must not be
+// modified.
 type Row struct {
-	Image []byte         // the text that Spans index
+	Image []byte         // the text that Spans refers to
 	Spans []rawjson.Span // one per column; in a key-only row, one per key column
 	Op    cdc.Op
 	Clock cdc.Timestamp
 }
 
-// Value returns the raw JSON value in the given slot: nil if the row has none, the literal null if
-// it is null. Both mean SQL NULL.
+// Value returns the raw JSON value in the given slot. If the row has no value in that slot, Value
+// returns nil; if the value is null, it returns the literal null. Both mean SQL NULL.
 func (r *Row) Value(slot int) []byte {
 	s := r.Spans[slot]
 	if s.IsZero() {
@@ -33,39 +34,40 @@ func (r *Row) Value(slot int) []byte {
 	return r.Image[s.Start:s.End]
 }
 
-// IsNull reports whether the slot has no value or null.
+// IsNull reports whether the slot is empty or contains null.
 func (r *Row) IsNull(slot int) bool {
 	v := r.Value(slot)
 	return v == nil || rawjson.IsNull(v)
 }
 
-// Splitter splits row objects of one table into slots. It remembers the order of the previous row's
-// members and expects it again, which makes finding a slot one comparison. It is not safe for
-// concurrent use.
+// Splitter splits row objects of one table into slots. It expects the members of a row in the same
+// order as in the previous row. If the order is the same, finding a slot takes one comparison. A
+// Splitter is not safe for concurrent use.
 type Splitter struct {
 	table *schema.Table
 	order []memberSlot
 	slab  []rawjson.Span
-	// Unknown, if set, is called with the name of each member that the table has no column for. The
-	// name is valid during the call.
+	// Unknown, if not nil, is called with the name of each member for which the table has no
+	// column. The name is valid only during the call.
 	Unknown func(name []byte)
 }
 
-// memberSlot is the slot of a member of the previous row.
+// memberSlot is a member of the previous row and its slot.
 type memberSlot struct {
 	name  string
-	plain string // the name if JSON needs no escapes for it, else ""
-	slot  int    // -1: no such column
+	plain string // equal to name if JSON needs no escapes in it, otherwise ""
+	slot  int    // -1 if the table has no such column
 }
 
-// slabSpans is how many spans are allocated at once.
+// slabSpans is the number of spans that are allocated at once.
 const slabSpans = 8192
 
 // NewSplitter returns a Splitter for rows of t.
 func NewSplitter(t *schema.Table) *Splitter { return &Splitter{table: t} }
 
 // Split validates image, which must be one JSON object, and returns the spans of the columns'
-// values. If a name occurs twice the last one counts. Members without a column are skipped.
+// values. If a name occurs twice, the last value counts. Members for which the table has no column
+// are skipped.
 func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 	if len(image) > math.MaxUint32 {
 		return nil, errors.New("the row is larger than 4 GiB")
@@ -89,14 +91,14 @@ func (s *Splitter) Split(image []byte) ([]rawjson.Span, error) {
 }
 
 const (
-	// spareMembers is how many members beyond twice the number of columns have their order
-	// remembered.
+	// spareMembers is added to twice the number of columns to give the maximum number of members
+	// whose order is remembered.
 	spareMembers = 64
-	// maxName bounds the remembered names, in bytes.
+	// maxName is the maximum length of a remembered name in bytes.
 	maxName = 256
 )
 
-// setSlot stores the span of a row's i-th member in its slot.
+// setSlot stores value, the span of the i-th member of a row, in the slot for the member's name.
 func (s *Splitter) setSlot(spans []rawjson.Span, i int, name []byte, value rawjson.Span) {
 	if slot := s.slot(i, name); slot >= 0 {
 		spans[slot] = value
@@ -105,7 +107,7 @@ func (s *Splitter) setSlot(spans []rawjson.Span, i int, name []byte, value rawjs
 	}
 }
 
-// slot returns the slot of the i-th member of a row, -1 if there is none.
+// slot returns the slot of the i-th member of a row, or -1 if the table has no column for it.
 func (s *Splitter) slot(i int, name []byte) int {
 	switch {
 	case i < len(s.order) && s.order[i].name == string(name):
@@ -119,9 +121,9 @@ func (s *Splitter) slot(i int, name []byte) int {
 	return s.order[i].slot
 }
 
-// row returns the row of an event's After.
+// row returns the new row image of an event as a Row.
 func (s *Splitter) row(e *cdc.Event) (*Row, error) {
-	if e.Members == nil { // not decoded from the wire, or an empty object
+	if e.Members == nil { // the event was not decoded from the wire, or After is an empty object
 		spans, err := s.Split(e.After)
 		return &Row{Image: e.After, Spans: spans, Op: e.Op, Clock: e.Clock}, err
 	}
@@ -150,16 +152,16 @@ func (s *Splitter) spans(n int) []rawjson.Span {
 	return spans
 }
 
-// Effect is an event's effect on its table: a row to write, a key to delete, or both if an UPDATE
-// changed the primary key.
+// Effect is the effect of an event on its table. It is a row to write, a key to delete, or both if
+// an UPDATE changed the primary key.
 type Effect struct {
 	Table  *schema.Table
 	Upsert *Row // the whole row; nil for a DELETE
 	Delete *Row // key columns only; nil for an INSERT
 }
 
-// MaxKey bounds a value of the primary key, in bytes of JSON. Batches copy keys to compact by them,
-// and most destinations accept only far shorter ones.
+// MaxKey is the maximum size of a primary key value, in bytes of JSON. Batches copy keys to
+// compact by them, and most destinations accept only much shorter keys anyway.
 const MaxKey = 1 << 20
 
 // CheckKey returns an error if a key column has a value of more than MaxKey bytes.
@@ -172,8 +174,8 @@ func CheckKey(t *schema.Table, row *Row) error {
 	return nil
 }
 
-// Effect interprets e, an event of the splitter's table. After an error the event can never be
-// applied; the error names no value.
+// Effect returns the effect of e, which must be an event of the splitter's table. If there is an
+// error, the event can never be applied. The error quotes no value of the row.
 func (s *Splitter) Effect(e *cdc.Event) (Effect, error) {
 	effect, err := s.effect(e)
 	for _, row := range []*Row{effect.Upsert, effect.Delete} {
@@ -203,7 +205,8 @@ func (s *Splitter) effect(e *cdc.Event) (Effect, error) {
 	return Effect{Table: s.table, Upsert: row, Delete: moved}, err
 }
 
-// fillKey completes a row image that lacks key columns from the event's key.
+// fillKey adds key columns that are missing in a row image. It takes their values from the event's
+// key.
 func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 	for slot := range s.table.Keys {
 		if row.IsNull(slot) {
@@ -211,8 +214,8 @@ func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 			if err != nil {
 				return err
 			}
-			// Spans index one text. It usually contains the key as well; otherwise the key is
-			// appended.
+			// All spans of a row refer to one text. That text usually contains the event's key as
+			// well; otherwise, fillKey appends the key.
 			at := bytes.Index(row.Image, key.Image)
 			if at < 0 {
 				at = len(row.Image)
@@ -230,8 +233,8 @@ func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 	return nil
 }
 
-// deletedKey returns the key of the row that a DELETE removes: from the former row, else from the
-// event's key.
+// deletedKey returns the key of the row that a DELETE removes. It takes the key from the old row
+// image or, if that has none, from the event's own key.
 func (s *Splitter) deletedKey(e *cdc.Event) (*Row, error) {
 	if e.Before != nil {
 		key, err := s.keyOf(e.Before)
@@ -246,7 +249,7 @@ func (s *Splitter) deletedKey(e *cdc.Event) (*Row, error) {
 	return s.eventKey(e)
 }
 
-// movedKey returns the row's former key if an UPDATE changed it, else nil.
+// movedKey returns the old key of the row if an UPDATE changed the key. Otherwise it returns nil.
 func (s *Splitter) movedKey(e *cdc.Event, row *Row) (*Row, error) {
 	if e.Op != cdc.Update || e.Before == nil || e.Diff != nil && !s.diffNamesKey(e.Diff) {
 		return nil, nil
@@ -277,7 +280,7 @@ func (s *Splitter) diffNamesKey(diff []byte) bool {
 	return named
 }
 
-// keyOf returns the key columns of a row image, or nil if it lacks one.
+// keyOf returns the key columns of a row image, or nil if a key column is missing or null.
 func (s *Splitter) keyOf(image []byte) (*Row, error) {
 	spans, err := s.Split(image)
 	if err != nil {
@@ -292,8 +295,9 @@ func (s *Splitter) keyOf(image []byte) (*Row, error) {
 	return key, nil
 }
 
-// eventKey returns the row's key from the event's own key: all its elements if there are as many as
-// key columns, the last one if the table's key is one column.
+// eventKey returns the row's key, taken from the event's own key. If the event's key has as many
+// elements as the table has key columns, eventKey uses all of them. If it has more and the table
+// has one key column, eventKey uses the last element.
 func (s *Splitter) eventKey(e *cdc.Event) (*Row, error) {
 	var elements []rawjson.Span
 	if e.Key != nil {

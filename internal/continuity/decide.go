@@ -11,11 +11,13 @@ import (
 // streamSilent is the reason for Plan.Unverified if Stream.Silent is set.
 const streamSilent = "the server gives no information about the stream"
 
-// youngSnapshot is an age. A snapshot below it is assumed to be younger than every message that
-// the stream has dropped, unless other evidence contradicts: streams of changes are kept for days.
+// youngSnapshot is the age below which a snapshot is assumed to be younger than every message that
+// the stream has dropped, unless other evidence contradicts this. The reason is that streams of
+// changes are kept for days.
 const youngSnapshot = 24 * time.Hour
 
-// Decide returns the start of reading and the missing changes.
+// Decide returns the plan for reading the stream: the start of reading, and the missing changes if
+// there are any.
 func Decide(e Evidence) Plan {
 	d := newDecision(e)
 	switch {
@@ -42,19 +44,19 @@ func Decide(e Evidence) Plan {
 	}
 }
 
-// decision is the evidence and direct conclusions from it.
+// decision is the evidence, together with the direct conclusions from it.
 type decision struct {
 	Evidence
 	position cdc.Position
-	// positioned are the tables that need all changes after the position. If others is set,
-	// tables without a snapshot also need them.
+	// positioned are the tables that need all changes after position. If others is set, tables
+	// without a snapshot also need these changes.
 	positioned []string
 	others     bool
-	// fromSnapshot are the tables that need all changes after their snapshot. start is the
-	// earliest one.
+	// fromSnapshot are the tables that need all changes after their snapshot. start is the earliest
+	// Snapshot.Start of these tables.
 	fromSnapshot []string
 	start        time.Time
-	recreated    bool // whether the stream is another one than before
+	recreated    bool // whether the stream is not the one that was read before
 }
 
 func newDecision(e Evidence) *decision {
@@ -72,7 +74,7 @@ func newDecision(e Evidence) *decision {
 			}
 		}
 		if s.Whole && !s.Followed && !s.Partial {
-			d.others = false // it was an import of all existing tables
+			d.others = false // the import loaded all existing tables
 		}
 	}
 	d.others = d.others || len(d.positioned) > 0
@@ -80,7 +82,7 @@ func newDecision(e Evidence) *decision {
 	return d
 }
 
-// lostReason returns the reason why the position is lost.
+// lostReason returns the reason for the loss of the position.
 func (d *decision) lostReason() Reason {
 	if d.Destination.Lost {
 		return Replaced
@@ -88,9 +90,10 @@ func (d *decision) lostReason() Reason {
 	return CheckpointLost
 }
 
-// resume continues after the last applied message. If that is unknown, it continues after the
-// acknowledgement floor: without more evidence, as after the reference server or with a lost data
-// directory, acknowledged messages count as applied.
+// resume continues after the last applied message. If that message is unknown, resume continues
+// after the consumer's acknowledgement floor. Acknowledged messages then count as applied, because
+// there is no other evidence. That happens after the reference server, or with a lost data
+// directory.
 func (d *decision) resume() Plan {
 	plan := Plan{Applied: d.position, Reached: d.reached()}
 	gap := &GapError{After: plan.Reached, Since: instant(d.position.Stored)}
@@ -133,17 +136,18 @@ func (d *decision) resume() Plan {
 	return plan
 }
 
-// otherStream reports whether the stream is not the one that was read before: it ends before the
-// last read message, or has a message at that sequence that was stored later. The time of a
-// position is never before the storage time of its message.
+// otherStream reports whether the stream is not the one that was read before. It is another stream
+// if it ends before the last read message, or if its message at that sequence was stored later than
+// the last read message. The Stored time of a position is never earlier than the storage time of
+// its message.
 func (d *decision) otherStream() bool {
 	last := d.lastRead()
 	ends := d.Stream.First <= d.Sequence() && d.Stream.Pending == 0
 	return !d.Stream.Silent && (ends || last.Stored > 0 && d.Stream.Stored > last.Stored)
 }
 
-// sameStream reports whether the stream is known to be the one that was read before: it has the
-// last read message, or a consumer that is older than that message.
+// sameStream reports whether the stream is known to be the one that was read before. It is the same
+// stream if it still has the last read message, or if its consumer is older than that message.
 func (d *decision) sameStream() bool {
 	return !d.recreated && (d.Stream.Stored > 0 || d.olderConsumer())
 }
@@ -154,7 +158,7 @@ func (d *decision) olderConsumer() bool {
 	return d.Consumer != nil && d.Consumer.Created <= d.lastRead().Stored
 }
 
-// reached returns the sequence up to which no message remains to be received.
+// reached returns the sequence up to which no message for this consumer remains to be received.
 func (d *decision) reached() uint64 {
 	switch {
 	case d.position.Sequence == 0:
@@ -166,10 +170,11 @@ func (d *decision) reached() uint64 {
 	}
 }
 
-// received returns the sequence up to which every message was received and no message after the
-// position was for this consumer.
+// received returns the sequence up to which no message for this consumer remains to be received,
+// according to the recorded positions alone. Every message up to position was received, and later
+// ones up to this sequence were for other consumers.
 func (d *decision) received() uint64 {
-	if d.Record.Settled.Sequence > d.position.Sequence { // restored: it lost the changes that were settled later
+	if d.Record.Settled.Sequence > d.position.Sequence { // the destination was restored, and lost the changes that were settled later
 		return d.position.Sequence
 	}
 	return max(d.position.Sequence, d.Record.Scanned)
@@ -182,24 +187,24 @@ func (d *decision) rewinds() bool {
 	}
 	at := d.position.Stored
 	if d.position.Sequence == 0 {
-		at = d.Stream.Stored // of the floor's message
+		at = d.Stream.Stored // the storage time of the floor's message
 	}
 	return at == 0 || d.start.UnixNano() <= at
 }
 
-// startOver reads everything in the stream although changes after the position are lost. Tables
-// that were imported since lack nothing.
+// startOver reads everything in the stream, although some changes after the position are lost. It
+// reports gap, except for tables that were imported since: these lack nothing.
 func (d *decision) startOver(plan Plan, gap *GapError) Plan {
 	gap.First = d.Stream.First
 	if len(d.positioned) == 0 && !d.others {
-		if !d.Destination.Lost { // otherwise the import was into this destination
+		if !d.Destination.Lost { // a lost destination is not the one that the import loaded
 			plan.Note = "every table was imported since: " + gap.Event()
 		}
 		return d.startFromSnapshot(plan)
 	}
 	gap.Tables, gap.Others = merge(d.positioned, d.uncovered()), d.others
 	if d.CheckpointLost() && !d.Destination.Lost && d.Stream.First <= 1 && !d.recreated {
-		gap.Others = len(d.positioned) > 0 // the stream has every change of the others
+		gap.Others = len(d.positioned) > 0 // the stream has every change of the other tables
 	}
 	plan.Note = gap.Event()
 	if len(gap.Tables) > 0 || gap.Others {
@@ -214,7 +219,8 @@ func (d *decision) startOver(plan Plan, gap *GapError) Plan {
 	return plan
 }
 
-// startFromSnapshot reads from the earliest snapshot on, and drops the recorded positions.
+// startFromSnapshot reads from the time of the earliest snapshot on, and drops the recorded
+// positions.
 func (d *decision) startFromSnapshot(plan Plan) Plan {
 	plan.Forget = plan.Forget || plan.Applied.Sequence > 0
 	plan.Start = Start{From: FromTime, Time: d.start}
@@ -232,9 +238,10 @@ func (d *decision) startFromSnapshot(plan Plan) Plan {
 	return plan
 }
 
-// reportUncovered reports the tables if the stream may not reach back to their snapshot. A young
-// snapshot is assumed to be newer than the dropped messages, unless the oldest message in the
-// stream is newer than the snapshot.
+// reportUncovered adds the uncovered tables to the plan. A table with a snapshot older than
+// youngSnapshot is part of the gap. A younger snapshot is assumed to be newer than the dropped
+// messages, so its table only makes the plan unverified, unless the oldest message in the stream is
+// newer than the snapshot.
 func (d *decision) reportUncovered(plan *Plan) {
 	uncovered := d.uncovered()
 	if len(uncovered) == 0 {
@@ -256,8 +263,7 @@ func (d *decision) reportUncovered(plan *Plan) {
 	}
 }
 
-// uncovered returns the tables that are read from their snapshot on and for which the stream may
-// have dropped messages.
+// uncovered returns the tables in fromSnapshot for which the stream may have dropped messages.
 func (d *decision) uncovered() []string {
 	var tables []string
 	for _, table := range d.fromSnapshot {
@@ -268,8 +274,9 @@ func (d *decision) uncovered() []string {
 	return tables
 }
 
-// covers reports whether the stream has every message stored since start: it still has an older
-// message, has never dropped one, or continues after an older message that was read.
+// covers reports whether the stream has every message stored since start. It has if it still holds
+// an older message, if it has never dropped a message, or if it continues after an older message
+// that was read.
 func (d *decision) covers(start int64) bool {
 	if d.recreated {
 		return false

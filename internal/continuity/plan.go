@@ -11,23 +11,23 @@ import (
 // Plan is the result of Decide.
 type Plan struct {
 	Start Start
-	// Applied is the position up to which every change is applied. It is zero if reading
-	// starts before that position, and changes are applied again.
+	// Applied is the position up to which every change is applied. It is zero if reading starts
+	// before that position, so that changes are applied again.
 	Applied cdc.Position
-	// Forget asks to drop all recorded positions first: the checkpoint would hide changes that
-	// must be applied again, or it belongs to another stream.
+	// Forget is set if the caller must drop all recorded positions first. The recorded checkpoint
+	// would hide changes that must be applied again, or it belongs to another stream.
 	Forget bool
-	// Reached is the sequence up to which no message remains to be received.
+	// Reached is the sequence up to which no message for this consumer remains to be received.
 	Reached uint64
-	// Gap is nil if nothing is known to be missing.
+	// Gap describes the changes that are missing; nil if no change is known to be missing.
 	Gap *GapError
-	// Unverified says why eds cannot rule out missing changes, although nothing suggests them;
-	// "" if it can.
+	// Unverified is the reason why eds cannot rule out missing changes, although no evidence
+	// suggests any. It is "" if eds can rule them out.
 	Unverified string
-	// Blind is set if Unverified is because the NATS server gave no information about the
-	// stream.
+	// Blind is set if the reason in Unverified is that the NATS server gave no information about
+	// the stream.
 	Blind bool
-	// Note is a line for the log if reading does not just continue; else "".
+	// Note is a line for the log, or "" if reading simply continues after the last applied message.
 	Note string
 }
 
@@ -39,10 +39,10 @@ const (
 	FromNow       Origin = iota // new messages only
 	FromSequence                // Start.Sequence and later
 	FromTime                    // messages stored at or after Start.Time
-	FromBeginning               // everything the stream holds
+	FromBeginning               // all messages in the stream
 )
 
-// Start is where reading begins.
+// Start is the point from which the stream is read.
 type Start struct {
 	From     Origin
 	Sequence uint64
@@ -52,19 +52,20 @@ type Start struct {
 // GapError says that the destination lacks changes that the stream cannot deliver. Only an
 // import of the tables closes the gap.
 type GapError struct {
-	// Tables are the tables that lack changes. If Others is set, tables that were never
-	// imported also lack changes.
+	// Tables are the imported tables that lack changes. If Others is set, tables that were never
+	// imported also lack changes. If Others is set, tables that were never imported also lack
+	// changes.
 	Tables []string
 	Others bool
 	// All is set if Tables are all imported tables.
 	All    bool
 	Reason Reason
 	Err    error // the cause of Unread
-	// After is the sequence of the last applied message; 0 if it is unknown. First is the
+	// After is the sequence of the last applied message, or 0 if it is unknown. First is the
 	// sequence of the oldest message in the stream.
 	After, First uint64
-	// Since is the storage time of After's message, or the time of the snapshot; zero if it is
-	// unknown.
+	// Since is the storage time of the message After, or the time of the snapshot if there is no
+	// such message. It is zero if both are unknown.
 	Since time.Time
 }
 

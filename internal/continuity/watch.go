@@ -1,21 +1,22 @@
 package continuity
 
-// Look is an observation of the stream while it is read. The fields are observed in their order,
-// so that a later field shows messages that were dropped meanwhile.
+// Look is an observation of the stream while it is read. The fields are observed in their order, so
+// a later field shows messages that were dropped after an earlier field was observed.
 type Look struct {
 	// Sent is the sequence up to which the server has sent every message of this consumer
 	// that was still in the stream.
 	Sent uint64
-	// Deliveries counts the sent messages.
+	// Deliveries is the number of messages that the server has sent to this consumer.
 	Deliveries uint64
-	// Fewer reports whether messages of this consumer that waited at the last look no longer
-	// wait, although they were not sent.
+	// Fewer reports whether some messages of this consumer that waited to be sent at the last look
+	// no longer wait, although they were not sent.
 	Fewer bool
-	// Behind reports whether messages of this consumer waited after the last delivery.
+	// Behind reports whether messages of this consumer still waited to be sent after the last
+	// delivery.
 	Behind bool
-	// Last is at most the sequence of the newest message in the stream, of all tenants.
+	// Last is a lower bound for the sequence of the newest message in the stream, of all tenants.
 	Last uint64
-	// Next is the sequence of the first message of this consumer after Sent; 0 if there is none.
+	// Next is the sequence of the first message of this consumer after Sent, or 0 if there is none.
 	Next uint64
 	// First is the sequence of the oldest message in the stream, of all tenants.
 	First uint64
@@ -26,28 +27,28 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Kept    Verdict = iota // it has dropped none
-	Unknown                // it has dropped messages, perhaps unsent ones of this consumer
-	Dropped                // it has dropped unsent messages of this consumer
+	Kept    Verdict = iota // the stream has dropped no unsent message
+	Unknown                // the stream has dropped messages, perhaps unsent ones of this consumer
+	Dropped                // the stream has dropped unsent messages of this consumer
 )
 
 // Watch compares each look at the stream with the previous one. Call Begin first. The stream
 // drops its oldest messages first.
 //
 // If the stream still has every message that was unsent at the last look, it has dropped no unsent
-// message since. Otherwise, a missing message was either sent and then dropped, or only dropped.
-// Other tenants' messages do not matter.
+// message since then. Otherwise, a missing message was either sent before it was dropped, or
+// dropped unsent. Other tenants' messages do not matter.
 type Watch struct {
 	from       uint64 // every message of ours before this sequence was sent
 	waits      bool   // whether the message at from is ours and unsent
-	deliveries uint64 // at the last look
+	deliveries uint64 // Look.Deliveries at the last look
 }
 
-// Begin starts to watch after the given sequence. No message is missing up to it.
+// Begin starts to watch after the given sequence. Up to this sequence, no message may be missing.
 func (w *Watch) Begin(after uint64) { *w = Watch{from: after + 1} }
 
-// Proceed records that every message of ours up to the given sequence was sent, and that the
-// stream cannot have dropped any before that.
+// Proceed records that every message of ours up to the given sequence was sent, and that the stream
+// cannot have dropped an unsent message up to there.
 func (w *Watch) Proceed(sent uint64) {
 	if sent >= w.from {
 		*w = Watch{from: sent + 1}
@@ -57,7 +58,7 @@ func (w *Watch) Proceed(sent uint64) {
 // Reached returns the sequence up to which every message of ours was sent.
 func (w *Watch) Reached() uint64 { return w.from - 1 }
 
-// Since returns whether the stream has dropped unsent messages since the last look.
+// Since reports whether the stream has dropped unsent messages between the last look and l.
 func (w *Watch) Since(l Look) Verdict {
 	switch {
 	case l.First <= w.from:
@@ -71,7 +72,7 @@ func (w *Watch) Since(l Look) Verdict {
 	}
 }
 
-// Update makes l the last look.
+// Update records l as the last look.
 func (w *Watch) Update(l Look) {
 	w.from, w.deliveries = max(w.from, l.Sent+1), l.Deliveries
 	w.waits = l.Next >= w.from

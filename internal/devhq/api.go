@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// maxBody bounds the JSON body of a request, in bytes.
+// maxBody is the maximum size of a request's JSON body in bytes.
 const maxBody = 1 << 20
 
-// httpError is an error that the client gets, with its HTTP status.
+// httpError is an error whose message and HTTP status are sent to the client.
 type httpError struct {
 	status  int
 	message string
@@ -26,18 +26,18 @@ func httpErrorf(status int, format string, a ...any) error {
 	return &httpError{status, fmt.Sprintf(format, a...)}
 }
 
-// envelope wraps the data of most responses.
+// envelope is the JSON object that wraps the data of most responses, and the message of errors.
 type envelope struct {
 	Success bool   `json:"success"`
 	Message string `json:"message,omitempty"`
 	Data    any    `json:"data,omitempty"`
 }
 
-// endpoint returns the data of a response, or an error. If that is not an httpError, the client gets
-// status 500 without the error's text.
+// endpoint handles a request and returns the data for the response. If it returns an error that is
+// not an *httpError, the client gets status 500 without the text of the error.
 type endpoint func(r *http.Request) (any, error)
 
-// handler returns the handler of all HTTP requests.
+// handler returns the handler for all HTTP requests.
 func (h *HQ) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /v3/eds/internal/enroll/{code}", h.enveloped(h.enroll))
@@ -56,7 +56,7 @@ func (h *HQ) handler() http.Handler {
 	return h.identified(h.faulty(mux))
 }
 
-// identified gives every request an id and logs it.
+// identified wraps a handler. It assigns an id to every request, and logs the request.
 func (h *HQ) identified(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id, began := rand.Text(), time.Now()
@@ -68,12 +68,12 @@ func (h *HQ) identified(next http.Handler) http.Handler {
 	})
 }
 
-// enveloped writes the endpoint's data in an envelope.
+// enveloped returns a handler that sends the endpoint's data in an envelope.
 func (h *HQ) enveloped(e endpoint) http.Handler {
 	return h.serve(e, func(data any) any { return envelope{Success: true, Data: data} })
 }
 
-// bare writes the endpoint's data without an envelope.
+// bare returns a handler that sends the endpoint's data without an envelope.
 func (h *HQ) bare(e endpoint) http.Handler {
 	return h.serve(e, func(data any) any { return data })
 }
@@ -90,7 +90,7 @@ func (h *HQ) serve(e endpoint, wrap func(any) any) http.Handler {
 	})
 }
 
-// writeError writes an error as the response.
+// writeError sends err as the response. It hides the text of an unexpected error from the client.
 func (h *HQ) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	known, ok := errors.AsType[*httpError](err)
 	if !ok {
@@ -111,7 +111,7 @@ func (h *HQ) writeJSON(w http.ResponseWriter, status int, body any) {
 	_, _ = w.Write(text) // a failure means that the client is gone
 }
 
-// authorize returns the claims of the request's API key.
+// authorize checks the API key in the request, and returns the key's claims.
 func (h *HQ) authorize(r *http.Request) (keyClaims, error) {
 	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if key = strings.TrimSpace(key); key == "" {
@@ -127,7 +127,8 @@ func (h *HQ) authorize(r *http.Request) (keyClaims, error) {
 	return claims, nil
 }
 
-// decodeBody decodes a JSON body. An empty body is an empty object. Unknown members are ignored.
+// decodeBody decodes a JSON body. An empty body counts as an empty object. Unknown members are
+// ignored.
 func decodeBody(r *http.Request, into any) error {
 	text, err := io.ReadAll(r.Body)
 	if err != nil {

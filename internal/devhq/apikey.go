@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// KeyOptions describe an API key.
+// KeyOptions describes an API key to issue.
 type KeyOptions struct {
-	ServerID  string        // of the server that the key is for
-	Companies []string      // that it may read; none means all
-	Life      time.Duration // until it expires; 0 means ten years, negative means expired
+	ServerID  string        // id of the server that the key is for
+	Companies []string      // companies that the key may read; none means all
+	Life      time.Duration // time until the key expires; 0 means ten years, and a negative value creates an expired key
 }
 
-// keyClaims are the claims of an API key, a JWT signed by HQ (HS256).
+// keyClaims holds the claims of an API key, which is a JWT signed by HQ (HS256).
 type keyClaims struct {
-	Issuer    string   `json:"iss"` // the URL of the API
-	Subject   string   `json:"sub"` // the server's id
+	Issuer    string   `json:"iss"` // URL of the API
+	Subject   string   `json:"sub"` // id of the server
 	ID        string   `json:"jti"`
 	IssuedAt  int64    `json:"iat"`
 	ExpiresAt int64    `json:"exp"`
@@ -36,7 +36,7 @@ const (
 	secretSize = 32
 )
 
-// keyring issues and checks API keys and signed URLs. Both are signed with HQ's own secret.
+// keyring issues and checks API keys and signed URLs, with a secret that only this HQ knows.
 type keyring struct{ secret []byte }
 
 func loadKeyring(s *store) (*keyring, error) {
@@ -54,7 +54,7 @@ func (k *keyring) sign(text string) []byte {
 	return mac.Sum(nil)
 }
 
-// issue returns an API key.
+// issue returns a new API key.
 func (k *keyring) issue(issuer string, o KeyOptions, now time.Time) string {
 	life := o.Life
 	if life == 0 {
@@ -72,7 +72,8 @@ func (k *keyring) issue(issuer string, o KeyOptions, now time.Time) string {
 	return text + "." + encode(k.sign(text))
 }
 
-// check returns the claims of a valid API key that HQ issued.
+// check verifies that HQ issued the API key and that the key has not expired. It returns the
+// claims.
 func (k *keyring) check(key string, now time.Time) (keyClaims, error) {
 	var claims keyClaims
 	cut := strings.LastIndexByte(key, '.')

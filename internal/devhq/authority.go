@@ -9,12 +9,12 @@ import (
 	"github.com/nats-io/nkeys"
 )
 
-// authority is the root of trust of the NATS server: an operator, the account of the stream, and the
-// server's system account. A data directory keeps its keys.
+// authority is the root of trust of the NATS server. It consists of an operator, the account of
+// the stream, and the server's system account. Their keys are stored in the data directory.
 type authority struct {
 	operator, account, system nkeys.KeyPair
 	operatorClaims            *jwt.OperatorClaims
-	accountKey, systemKey     string // public
+	accountKey, systemKey     string // public keys
 	accountJWT, systemJWT     string
 }
 
@@ -53,7 +53,7 @@ func loadAuthority(s *store) (*authority, error) {
 	return a, a.issue()
 }
 
-// issue creates the claims of the operator and of the accounts.
+// issue creates and signs the claims of the operator and the accounts.
 func (a *authority) issue() error {
 	operatorKey, err := a.operator.PublicKey()
 	if err != nil {
@@ -85,8 +85,8 @@ func (a *authority) issue() error {
 	return nil
 }
 
-// sessionUser issues the user of a session. Its name is the server's id. It has only the permissions
-// that a server needs, and expires.
+// sessionUser creates the NATS user for a session. The name of the user is the server's id. The
+// user expires after the duration life, and has only the permissions that a server needs.
 func (a *authority) sessionUser(serverID, sessionID string, companies []string, life time.Duration) (user, error) {
 	var sub jwt.StringList
 	for _, company := range companies {
@@ -108,13 +108,13 @@ func (a *authority) sessionUser(serverID, sessionID string, companies []string, 
 	})
 }
 
-// adminUser issues HQ's own user, which has all permissions in the account.
+// adminUser creates HQ's own user, which has all permissions in the account.
 func (a *authority) adminUser() (user, error) {
 	return a.newUser(func(c *jwt.UserClaims) { c.Name = "hq" })
 }
 
-// devUser issues the user for clients without a credential. It reads every company and may send for
-// every session.
+// devUser creates the user for clients without a credential. This user may read every company, and
+// may send messages for every session.
 func (a *authority) devUser() (user, error) {
 	return a.newUser(func(c *jwt.UserClaims) {
 		c.Name = "dev"
@@ -146,7 +146,7 @@ func (a *authority) newUser(claim func(*jwt.UserClaims)) (user, error) {
 	return user{publicKey: public, jwt: token, seed: slices.Clone(seed)}, nil
 }
 
-// creds returns the user as a NATS creds file.
+// creds returns the credentials of the user in the format of a NATS creds file.
 func (u user) creds() ([]byte, error) {
 	text, err := jwt.FormatUserConfig(u.jwt, u.seed)
 	if err != nil {

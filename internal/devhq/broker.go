@@ -19,32 +19,34 @@ import (
 
 const (
 	streamName = "dbchange"
-	// maxPayload is the size of the largest message, in bytes. A NATS server allows no more.
+	// maxPayload is the maximum size of a message in bytes. NATS servers do not support more.
 	maxPayload = 64 << 20
-	// startTimeout bounds the start of the NATS server. It reads its store then.
+	// startTimeout is the time limit for starting the NATS server, which reads its store at the
+	// start.
 	startTimeout = time.Minute
 )
 
-// errBrokerDown says that the NATS server is stopped.
+// errBrokerDown means that the NATS server is stopped.
 var errBrokerDown = errors.New("the NATS server is stopped")
 
-// broker is the embedded NATS server. It can be stopped and started again, with the same port and
+// broker is the embedded NATS server. After a stop, it can be started again with the same port and
 // store.
 type broker struct {
-	dir       string // of the store
+	dir       string // directory of the store
 	authority *authority
-	dev       string // the JWT for clients without a credential, or ""
+	dev       string // JWT for clients without a credential, or "" if they may not connect
 	logger    *slog.Logger
 
 	mu      sync.Mutex
-	host    string // to listen on
-	port    int    // -1 means any free port; the first start sets it
+	host    string // host to listen on
+	port    int    // port to listen on; -1 means any free port, which the first start replaces by the actual port
 	srv     *server.Server
 	started time.Time
-	seen    map[string]time.Time // public key of a user -> result of lastSeen
+	seen    map[string]time.Time // result of the latest lastSeen, by the public key of the user
 }
 
-// start starts the server, unless it runs, and waits until it is ready.
+// start starts the server and waits until it is ready. If the server is already running, start
+// does nothing.
 func (b *broker) start() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -82,7 +84,7 @@ func (b *broker) start() error {
 	return nil
 }
 
-// stop stops the server and waits until its store is closed.
+// stop stops the server and waits until the server has closed its store.
 func (b *broker) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,8 +102,9 @@ func (b *broker) url() string {
 	return "nats://" + net.JoinHostPort(dialHost(b.host), strconv.Itoa(b.port))
 }
 
-// lastSeen returns the last time that the user had a connection: now if there is one, the zero time
-// if there was none since the server started.
+// lastSeen returns the last time at which the user was connected. If the user is connected now,
+// that is the current time. If the user has not been connected since the server started, it is the
+// zero time.
 func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -128,14 +131,14 @@ func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	return last, nil
 }
 
-// upSince returns the time of the last start.
+// upSince returns the time at which the server last started.
 func (b *broker) upSince() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.started
 }
 
-// connect opens a connection as u.
+// connect opens a connection as the user u. The parameter name is shown in logs.
 func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Conn, error) {
 	conn, err := nats.Connect(b.url(), append([]nats.Option{
 		nats.Name(name), nats.UserJWTAndSeed(u.jwt, string(u.seed)),
@@ -149,11 +152,12 @@ func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Con
 	return conn, nil
 }
 
-// historyKey names the stream's metadata that holds the history of its changes; see
-// shop.Shop.History.
+// historyKey is the key of the stream metadata that stores the history whose changes the stream
+// holds; see shop.Shop.History.
 const historyKey = "history"
 
-// ensureStream creates the stream, or sets its limits. A stream of another history is created again.
+// ensureStream creates the stream, or updates its limits if it exists. If the stream holds changes
+// of another history, ensureStream deletes and recreates the stream.
 func ensureStream(ctx context.Context, conn *nats.Conn, o Options, history string) error {
 	js, err := openJetStream(conn)
 	if err != nil {
@@ -182,7 +186,8 @@ func ensureStream(ctx context.Context, conn *nats.Conn, o Options, history strin
 	return nil
 }
 
-// streamTimeout bounds a call of JetStream. It is long because tests keep machines busy.
+// streamTimeout is the time limit for one JetStream call. It is long because tests keep machines
+// busy.
 const streamTimeout = time.Minute
 
 func openJetStream(conn *nats.Conn) (jetstream.JetStream, error) {
@@ -193,7 +198,7 @@ func openJetStream(conn *nats.Conn) (jetstream.JetStream, error) {
 	return js, nil
 }
 
-// dialHost returns the host under which this machine reaches a listener bound to host.
+// dialHost returns the host name under which this machine can reach a listener bound to host.
 func dialHost(host string) string {
 	switch host {
 	case "", "0.0.0.0", "::":
@@ -202,13 +207,13 @@ func dialHost(host string) string {
 	return host
 }
 
-// natsLogger forwards the NATS server's log.
+// natsLogger forwards the NATS server's log to logger.
 type natsLogger struct {
 	logger *slog.Logger
-	fatal  chan string // holds the reason of a fatal error
+	fatal  chan string // receives the reason if the server fails fatally
 }
 
-// wait waits until the server is ready. It returns an error if the server cannot start.
+// wait waits until the server is ready. It returns an error if the server fails to start.
 func (l *natsLogger) wait(srv *server.Server) error {
 	const slice = 100 * time.Millisecond
 	for waited := time.Duration(0); waited < startTimeout; waited += slice {

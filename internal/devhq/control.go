@@ -10,18 +10,19 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// SetRate sets the number of changes per second.
+// SetRate sets the number of changes per second that the shop makes.
 func (h *HQ) SetRate(rate float64) { h.workload.set(func() { h.workload.rate = rate }) }
 
-// Pause stops the shop. When it returns nil, every change so far is in the stream.
+// Pause stops the shop. Once Pause returns nil, all changes made so far are in the stream.
 func (h *HQ) Pause(ctx context.Context) error { return h.workload.pause(ctx) }
 
 // Resume lets the shop continue after Pause.
 func (h *HQ) Resume() { h.workload.set(func() { h.workload.paused = false }) }
 
-// Work makes the shop do at least the given number of changes now, at any rate and also if it is
-// paused. It returns their number when they are in the stream. The changes follow from the seed
-// and the previous changes, so the same calls make the same changes.
+// Work makes the shop make at least the given number of changes now, regardless of the rate and
+// even if the shop is paused. It returns the number of changes made, once they are in the stream.
+// The changes depend only on the seed and all earlier changes, so the same sequence of calls
+// always makes the same changes.
 func (h *HQ) Work(ctx context.Context, changes int) (made int, err error) {
 	err = h.workload.exclusively(ctx, func() error {
 		made, err = h.workload.workNow(ctx, changes)
@@ -33,29 +34,30 @@ func (h *HQ) Work(ctx context.Context, changes int) (made int, err error) {
 	return made, nil
 }
 
-// Evolve changes the shop's schema, also if the shop is paused, and returns a description. It
-// returns when the first changes with the new schema are in the stream. If no evolution is left,
-// it returns shop.ErrEvolved.
+// Evolve changes the schema of the shop, even if the shop is paused, and returns a description of
+// the change. It returns once the first changes with the new schema are in the stream. If no
+// evolution is left, the error is shop.ErrEvolved.
 func (h *HQ) Evolve(ctx context.Context) (string, error) { return h.workload.evolve(ctx) }
 
-// Publish adds a message with any content to the stream and returns when it is stored. The subject
-// must begin with "dbchange.". A message without a Nats-Msg-Id is never a duplicate.
+// Publish adds a message with any content to the stream, and returns once the message is stored.
+// The subject must begin with "dbchange.". A message without a Nats-Msg-Id header never counts as
+// a duplicate.
 func (h *HQ) Publish(ctx context.Context, subject string, header nats.Header, data []byte) error {
 	_, err := h.publisher.store(ctx, []*nats.Msg{{Subject: subject, Header: header, Data: data}})
 	return err
 }
 
-// Conn returns HQ's own connection to NATS, which has all permissions and reconnects by itself. The
-// caller must not close it.
+// Conn returns HQ's own connection to NATS. The connection has all permissions, and reconnects by
+// itself. The caller must not close it.
 func (h *HQ) Conn() *nats.Conn { return h.admin }
 
-// StopNATS stops only the NATS server. The shop waits until it runs again.
+// StopNATS stops only the NATS server. The shop waits until the NATS server is running again.
 func (h *HQ) StopNATS() { h.broker.stop() }
 
-// StartNATS starts the NATS server again, with the same port and store.
+// StartNATS starts the NATS server again after StopNATS, with the same port and store.
 func (h *HQ) StartNATS() error { return h.broker.start() }
 
-// StreamState returns the state of the stream.
+// StreamState returns the current state of the stream.
 func (h *HQ) StreamState(ctx context.Context) (jetstream.StreamState, error) {
 	stream, err := h.stream(ctx)
 	if err != nil {
@@ -64,7 +66,7 @@ func (h *HQ) StreamState(ctx context.Context) (jetstream.StreamState, error) {
 	return stream.CachedInfo().State, nil
 }
 
-// Consumers returns the consumers of the stream, by name.
+// Consumers returns the consumers of the stream, keyed by name.
 func (h *HQ) Consumers(ctx context.Context) (map[string]*jetstream.ConsumerInfo, error) {
 	stream, err := h.stream(ctx)
 	if err != nil {
@@ -81,7 +83,7 @@ func (h *HQ) Consumers(ctx context.Context) (map[string]*jetstream.ConsumerInfo,
 	return consumers, nil
 }
 
-// DeleteConsumer deletes a consumer, as its inactivity threshold does.
+// DeleteConsumer deletes a consumer. An expired inactivity threshold has the same effect.
 func (h *HQ) DeleteConsumer(ctx context.Context, name string) error {
 	stream, err := h.stream(ctx)
 	if err != nil {
@@ -93,8 +95,8 @@ func (h *HQ) DeleteConsumer(ctx context.Context, name string) error {
 	return nil
 }
 
-// PurgeStream removes every message below the given sequence, as the stream's limits do.
-// math.MaxUint64 removes all.
+// PurgeStream removes every message with a sequence less than below. The stream's limits have the
+// same effect. math.MaxUint64 removes all messages.
 func (h *HQ) PurgeStream(ctx context.Context, below uint64) error {
 	stream, err := h.stream(ctx)
 	if err != nil {
@@ -110,8 +112,8 @@ func (h *HQ) PurgeStream(ctx context.Context, below uint64) error {
 	return nil
 }
 
-// RecreateStream deletes the stream and creates it again: empty, without consumers, and counting
-// from 1.
+// RecreateStream deletes the stream and creates it again. The new stream is empty, has no
+// consumers, and numbers its messages from 1.
 func (h *HQ) RecreateStream(ctx context.Context) error {
 	return h.workload.exclusively(ctx, func() error {
 		js, err := openJetStream(h.admin)

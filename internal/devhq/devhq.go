@@ -1,6 +1,6 @@
-// Package devhq is an HQ for development: the other side of the protocol, on one machine. It embeds
-// a NATS server with JetStream and the permissions of the real HQ, serves the HTTP API, and gets its
-// data from a simulated shop.
+// Package devhq is an HQ for development: it implements the vendor's side of the protocol on one
+// machine. It embeds a NATS server with JetStream and the same permissions as the real HQ, and
+// serves the HTTP API. Its data comes from a simulated shop.
 package devhq
 
 import (
@@ -23,40 +23,42 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// Options configure an HQ. Only DataDir is required.
+// Options configures an HQ. Only DataDir is required.
 type Options struct {
-	// DataDir keeps everything: the stream, the shop, keys, sessions, exports, logs. An HQ that
-	// starts with the directory of an earlier one continues it. If that one was killed, the shop
-	// is as in its last snapshot. Then the stream begins again and exports are deleted, because
-	// both may hold changes that the shop has lost.
+	// DataDir is the directory that stores everything: the stream, the shop, keys, sessions,
+	// exports and logs. An HQ that starts with the directory of an earlier HQ continues the work
+	// of that HQ. If the earlier HQ was killed, the shop starts from its last snapshot. In that
+	// case the stream starts again and exports are deleted, because they may contain changes that
+	// the shop has lost.
 	DataDir string
-	// HTTPAddr and NATSAddr are host:port to listen on. Port 0 means any free one, "" means
-	// 127.0.0.1:0.
+	// HTTPAddr and NATSAddr are the host:port addresses to listen on. Port 0 means any free port,
+	// and "" means 127.0.0.1:0.
 	HTTPAddr, NATSAddr string
 
 	Rate        float64       // changes per second; 0 means none
-	Seed        uint64        // of a new shop
-	Customers   int           // of a new shop; 0 means 500
-	EvolveEvery time.Duration // time between changes of the schema; 0 means that it never changes
-	// ClockOffset is the time by which the clock of the shop's database is ahead of NATS.
+	Seed        uint64        // seed of a new shop
+	Customers   int           // number of customers of a new shop; 0 means 500
+	EvolveEvery time.Duration // time between schema changes; 0 means that the schema never changes
+	// ClockOffset is how far the clock of the shop's database is ahead of the clock of NATS.
 	ClockOffset time.Duration
 
-	// Open lets clients without a credential read every company, as the protocol allows on
+	// Open lets clients without a credential read every company. The protocol allows this on
 	// localhost.
 	Open bool
-	// SessionGrace is the time that a session without a connection to NATS counts as live; 0
+	// SessionGrace is how long a session counts as alive while it has no connection to NATS. 0
 	// means five seconds.
 	SessionGrace time.Duration
-	// CredentialLife is the time until the credential of a session expires; 0 means seven days.
+	// CredentialLife is how long the credential of a session is valid. 0 means seven days.
 	CredentialLife time.Duration
-	// StreamAge and StreamBytes bound the messages in the stream; 0 means seven days and 32 GiB.
+	// StreamAge and StreamBytes limit the age and the total size of the messages in the stream. 0
+	// means seven days and 32 GiB.
 	StreamAge   time.Duration
 	StreamBytes int64
-	// FileRows and FileBytes, before compression, bound a file of an export; 0 means 20,000 and
-	// 16 MiB.
+	// FileRows and FileBytes limit one file of an export, in rows and in bytes before compression.
+	// 0 means 20,000 rows and 16 MiB.
 	FileRows, FileBytes int
 
-	Logger *slog.Logger // nil means no log
+	Logger *slog.Logger // nil means no logging
 }
 
 func (o Options) withDefaults() Options {
@@ -89,10 +91,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// replyTimeout bounds waits for replies that arrive at once or never.
+// replyTimeout is the time limit for replies that arrive either quickly or never.
 const replyTimeout = 10 * time.Second
 
-// HQ is a running HQ. Its methods are safe for concurrent use.
+// HQ is a running HQ. All of its methods are safe for concurrent use.
 type HQ struct {
 	options   Options
 	logger    *slog.Logger
@@ -110,20 +112,20 @@ type HQ struct {
 	web       *http.Server
 
 	chooseFault atomic.Pointer[func(*http.Request) Fault]
-	starting    sync.Mutex // held while a session starts
+	starting    sync.Mutex // held while a session is being started
 
-	work    *errgroup.Group // serves the API, runs the workload and exports
+	work    *errgroup.Group // goroutines that serve the API, and run the workload and the exports
 	stop    context.CancelFunc
 	failed  <-chan struct{}
-	sending sync.WaitGroup     // the publisher
+	sending sync.WaitGroup     // goroutine of the publisher
 	abort   context.CancelFunc // stops the publisher and its callers
 
 	closing  sync.Once
 	closeErr error
 }
 
-// Start starts an HQ and returns when it is ready: the stream exists, the API answers, the shop
-// works. The context bounds only the start.
+// Start starts an HQ, and returns once the stream exists, the API answers and the shop is working.
+// The context limits only the start.
 func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	o = o.withDefaults()
 	h := &HQ{options: o, logger: o.Logger, received: newReceivedLog()}
@@ -168,7 +170,7 @@ func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	return h, nil
 }
 
-// startBroker starts the NATS server and connects to it.
+// startBroker starts the NATS server and opens HQ's own connection to it.
 func (h *HQ) startBroker(ctx context.Context) error {
 	host, port, err := splitAddr(h.options.NATSAddr)
 	if err != nil {
@@ -203,9 +205,9 @@ func (h *HQ) startBroker(ctx context.Context) error {
 	return nil
 }
 
-// run starts the goroutines.
+// run starts the goroutines of HQ.
 func (h *HQ) run(ctx context.Context, listener net.Listener) {
-	host, _, _ := net.SplitHostPort(h.options.HTTPAddr) // valid: the listener has it
+	host, _, _ := net.SplitHostPort(h.options.HTTPAddr) // the address is valid, because a listener uses it
 	port := listener.Addr().(*net.TCPAddr).Port
 	h.apiURL = "http://" + net.JoinHostPort(dialHost(host), strconv.Itoa(port))
 	h.web = &http.Server{
@@ -234,11 +236,11 @@ func (h *HQ) run(ctx context.Context, listener net.Listener) {
 	}
 }
 
-// Done is closed when HQ fails or is closed. Close returns the reason.
+// Done returns a channel that is closed when HQ fails or is closed. Close returns the reason.
 func (h *HQ) Done() <-chan struct{} { return h.failed }
 
-// Close finishes the work in progress, saves everything and stops HQ. If HQ failed, it returns the
-// error.
+// Close finishes the work in progress, saves everything and stops HQ. If HQ has failed, Close
+// returns the reason.
 func (h *HQ) Close() error {
 	h.closing.Do(func() { h.closeErr = h.close() })
 	return h.closeErr
@@ -247,10 +249,10 @@ func (h *HQ) Close() error {
 func (h *HQ) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), replyTimeout)
 	defer cancel()
-	if err := h.web.Shutdown(ctx); err != nil { // a client keeps its connection
+	if err := h.web.Shutdown(ctx); err != nil { // a client keeps its connection open
 		_ = h.web.Close()
 	}
-	// The stream must get the pending changes, also if NATS was stopped.
+	// Start NATS in case it was stopped, because the stream must get all pending changes.
 	err := h.broker.start()
 	h.stop()
 	giveUp := time.AfterFunc(replyTimeout, h.abort)
@@ -261,7 +263,7 @@ func (h *HQ) close() error {
 	return errors.Join(err, h.release())
 }
 
-// release closes everything that Start opened.
+// release closes everything that Start has opened so far.
 func (h *HQ) release() error {
 	var errs []error
 	if h.shop != nil {
@@ -279,7 +281,7 @@ func (h *HQ) release() error {
 	return errors.Join(errs...)
 }
 
-// Shop returns the shop for reading its rows. Only HQ makes it work.
+// Shop returns the shop, for reading its rows. Callers must not make it work; only HQ may do that.
 func (h *HQ) Shop() *shop.Shop { return h.shop }
 
 // APIURL returns the URL of the HTTP API.

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// Enrolment is a one-time code and its use.
+// Enrolment is a one-time enrolment code, and a record of its use.
 type Enrolment struct {
 	Code      string    `json:"code"`
 	ServerID  string    `json:"serverId"`
-	Companies []string  `json:"companyIds,omitempty"` // that the server may read; none means all
+	Companies []string  `json:"companyIds,omitempty"` // companies that the server may read; none means all
 	Created   time.Time `json:"created"`
 	Used      time.Time `json:"used,omitzero"`
 }
 
-// codePrefix is the first letter of the codes of an HQ for development. Without --api-url, eds
-// looks for that HQ at http://localhost:3101.
+// codePrefix is the first letter of the enrolment codes that an HQ for development issues. For a
+// code with this letter, eds uses the HQ at http://localhost:3101, unless --api-url is set.
 const codePrefix = "L"
 
-// NewEnrolment returns a code with which one server can enrol once to read the given companies. No
-// company means all.
+// NewEnrolment returns a code with which one server can enrol once. The server may read the given
+// companies. No companies means all.
 func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
 	e := Enrolment{
 		Code: codePrefix + rand.Text()[:9], ServerID: newID(), Companies: companies, Created: time.Now().UTC(),
@@ -30,7 +30,7 @@ func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
 	return e.Code, put(h.store, bucketEnrolments, e.Code, e)
 }
 
-// newID returns an id that is valid in a subject, a file name and a consumer name.
+// newID returns a random id that is valid in a subject, a file name and a consumer name.
 func newID() string { return strings.ToLower(rand.Text()) }
 
 func (h *HQ) enroll(r *http.Request) (any, error) {
@@ -54,5 +54,5 @@ func (h *HQ) enroll(r *http.Request) (any, error) {
 	}{h.APIKey(KeyOptions{ServerID: e.ServerID, Companies: e.Companies}), e.ServerID}, nil
 }
 
-// APIKey returns an API key of this HQ. Its issuer is the URL of the API.
+// APIKey returns an API key of this HQ. The issuer of the key is the URL of the API.
 func (h *HQ) APIKey(o KeyOptions) string { return h.keys.issue(h.APIURL(), o, time.Now()) }

@@ -13,32 +13,33 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// exportPath is the path of export files, followed by <job>/<file>.
+// exportPath is the path prefix of export files. <job>/<file> follows it.
 const exportPath = "/storage/exports/"
 
-// The states of a table in an export job.
+// These are the states of a table in an export job.
 const (
 	statusPending   = "Pending"
 	statusCompleted = "Completed"
 	statusFailed    = "Failed"
 )
 
-// exportJob is an export of some tables, which HQ runs in the background.
+// exportJob is an export of some tables. HQ runs it in the background.
 type exportJob struct {
 	ID        string                 `json:"id"`
-	History   string                 `json:"history"` // of the shop
+	History   string                 `json:"history"` // history of the shop at the start of the job
 	Created   time.Time              `json:"created"`
-	Since     int64                  `json:"since"`                // rows that changed before are left out; unix ms
+	Since     int64                  `json:"since"`                // rows last changed before this time, in Unix milliseconds, are omitted
 	Companies []string               `json:"companyIds,omitempty"` // none means all
 	Locations []string               `json:"locationIds,omitempty"`
 	Tables    map[string]exportTable `json:"tables"`
 }
 
-// exportTable is the state of one table of a job. It is immutable: a new state replaces it.
+// exportTable is the state of one table in a job. It is immutable; record replaces it with a new
+// state.
 type exportTable struct {
 	Status string       `json:"status"`
 	Error  string       `json:"error,omitempty"`
-	Cursor string       `json:"cursor,omitempty"` // of the snapshot, unix nanoseconds
+	Cursor string       `json:"cursor,omitempty"` // time of the snapshot, in Unix nanoseconds
 	Files  []exportFile `json:"files,omitempty"`
 }
 
@@ -60,12 +61,12 @@ type exporter struct {
 
 	mu    sync.Mutex
 	jobs  map[string]*exportJob
-	queue []string // ids of jobs to run, in order
+	queue []string // ids of the jobs to run, oldest first
 	work  chan struct{}
 }
 
-// newExporter loads the jobs. Interrupted ones continue with their pending tables. Jobs older than
-// jobLife and those of another history of the shop are deleted.
+// newExporter loads the stored jobs. Interrupted jobs continue with their pending tables. Jobs
+// that are older than jobLife, or that belong to another history of the shop, are deleted.
 func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now time.Time) (*exporter, error) {
 	e := &exporter{store: s, shop: sh, dir: dir, limits: limits, jobs: make(map[string]*exportJob), work: make(chan struct{}, 1)}
 	jobs, err := all[*exportJob](s, bucketJobs)
@@ -89,7 +90,7 @@ func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now tim
 	return e, nil
 }
 
-// start stores a job and queues it.
+// start stores a new job and queues it.
 func (e *exporter) start(j *exportJob) error {
 	if err := put(e.store, bucketJobs, j.ID, j); err != nil {
 		return err
@@ -102,8 +103,8 @@ func (e *exporter) start(j *exportJob) error {
 	return nil
 }
 
-// run runs the jobs until ctx is done. A job that it could not finish continues after the next
-// start.
+// run runs the queued jobs until ctx is done. A job that is not finished by then continues at the
+// next start.
 func (e *exporter) run(ctx context.Context) error {
 	for {
 		j := e.next()
@@ -124,7 +125,7 @@ func (e *exporter) run(ctx context.Context) error {
 	}
 }
 
-// next removes the oldest job from the queue and returns it, nil if there is none.
+// next removes the oldest job from the queue and returns it, or returns nil if the queue is empty.
 func (e *exporter) next() *exportJob {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -136,8 +137,8 @@ func (e *exporter) next() *exportJob {
 	return j
 }
 
-// do exports every pending table of the job, all from one snapshot. If a table cannot be written,
-// its state is failed. An error means that HQ's own store failed.
+// do exports all pending tables of the job from one snapshot. If a table cannot be written, the
+// state of that table becomes failed. If do returns an error, HQ's own store has failed.
 func (e *exporter) do(ctx context.Context, j *exportJob) error {
 	snap, known := e.shop.Snapshot(), e.shop.Tables()
 	for _, name := range e.pending(j) {
@@ -175,7 +176,8 @@ func (e *exporter) pending(j *exportJob) []string {
 	return names
 }
 
-// record stores the new state of a table before clients can see it.
+// record stores the new state of a table durably before it returns, and clients cannot see the
+// state earlier.
 func (e *exporter) record(j *exportJob, table string, t exportTable) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -183,7 +185,7 @@ func (e *exporter) record(j *exportJob, table string, t exportTable) error {
 	return put(e.store, bucketJobs, j.ID, j)
 }
 
-// exportRequest is the body of the call that starts a job.
+// exportRequest is the request body that starts a job.
 type exportRequest struct {
 	TimeOffset  *int64   `json:"timeOffset"`
 	CompanyIDs  []string `json:"companyIds"`
@@ -232,7 +234,7 @@ func (h *HQ) startExport(r *http.Request) (any, error) {
 	}{j.ID}, nil
 }
 
-// exportResponse is the response to a poll of a job.
+// exportResponse is the response to a request for the state of a job.
 type exportResponse struct {
 	Completed bool                     `json:"completed"`
 	Tables    map[string]tableResponse `json:"tables"`
@@ -276,7 +278,7 @@ func (e *exporter) status(id string, url func(job, file string) string) (exportR
 	return response, nil
 }
 
-// serveExport serves a file of an export, or ranges of it.
+// serveExport serves a file of an export, or a byte range of it.
 func (h *HQ) serveExport(w http.ResponseWriter, r *http.Request) {
 	if err := h.keys.checkURL(r, time.Now()); err != nil {
 		h.writeError(w, r, err)

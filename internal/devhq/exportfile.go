@@ -25,34 +25,35 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// jobLife is the time until a job and its files are deleted.
+// jobLife is how long a job and its files are kept.
 const jobLife = 72 * time.Hour
 
-// fileLimits bound a file of an export.
+// fileLimits limits the size of one export file.
 type fileLimits struct {
 	rows  int
-	bytes int // before compression
+	bytes int // bytes before compression
 }
 
-// exportFile is a file of an export.
+// exportFile describes one file of an export.
 type exportFile struct {
 	Name string `json:"name"`
 	Rows int    `json:"rows"`
 	Size int64  `json:"size"`
-	MD5  string `json:"md5"` // of its bytes, in hexadecimal; its ETag
+	MD5  string `json:"md5"` // MD5 of the file's bytes in hexadecimal, which is also its ETag
 }
 
-// tableWriter writes the rows of one table into gzipped NDJSON files.
+// tableWriter writes the rows of one table to gzipped NDJSON files.
 type tableWriter struct {
 	dir, job, table string
 	schemaID        int
 	clock           cdc.Timestamp
 	limits          fileLimits
-	since           int64 // rows with an earlier updatedDate are left out; unix ms
+	since           int64 // rows with an earlier updatedDate, in Unix milliseconds, are omitted
 }
 
-// fileName returns the name of a file as CockroachDB's changefeeds form it: the snapshot's time, the
-// job, the node, the sink, the number of the file, the table, and the version of its schema.
+// fileName returns the name of an export file in the format of CockroachDB's changefeeds. The name
+// contains the time of the snapshot, the job, the node, the sink, the number of the file, the
+// table, and the version of its schema.
 func (w *tableWriter) fileName(number int) string {
 	t := w.clock.Time()
 	session := fnv.New64a()
@@ -61,7 +62,7 @@ func (w *tableWriter) fileName(number int) string {
 		t.Format("20060102150405"), t.Nanosecond(), w.clock.Logical, session.Sum64(), 1, number, w.table, w.schemaID)
 }
 
-// write writes the rows. A table without rows has no files.
+// write writes the rows to files, and returns the files. If there are no rows, there are no files.
 func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage]) (files []exportFile, err error) {
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err
@@ -104,8 +105,8 @@ func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage])
 	return files, err
 }
 
-// selects reports whether the row changed at or after since. A row without an updatedDate counts as
-// changed.
+// selects reports whether the row changed at or after w.since. A row without an updatedDate counts
+// as changed.
 func (w *tableWriter) selects(row []byte) bool {
 	if w.since == 0 {
 		return true
@@ -123,7 +124,8 @@ func (w *tableWriter) selects(row []byte) bool {
 	return true
 }
 
-// rowFile is a file that is being written. finish gives it its name.
+// rowFile is an export file that is being written under a temporary name. The method finish
+// renames it.
 type rowFile struct {
 	name   string
 	file   *os.File
@@ -131,7 +133,7 @@ type rowFile struct {
 	sum    hash.Hash
 	zip    *gzip.Writer
 	rows   int
-	text   int // bytes before compression
+	text   int // number of bytes written, before compression
 }
 
 func createRowFile(dir, name string) (*rowFile, error) {
@@ -172,7 +174,7 @@ func (f *rowFile) discard() error {
 	return errors.Join(f.file.Close(), os.Remove(f.file.Name()))
 }
 
-// serve serves a file of a job.
+// serve serves a file of a job over HTTP.
 func (e *exporter) serve(w http.ResponseWriter, r *http.Request, job, name string) error {
 	known, ok := e.file(job, name)
 	if !ok {
@@ -211,7 +213,7 @@ func (e *exporter) file(job, name string) (exportFile, bool) {
 	return exportFile{}, false
 }
 
-// remove deletes a job and its files.
+// remove deletes a job and all its files.
 func (e *exporter) remove(j *exportJob) error {
 	if err := os.RemoveAll(filepath.Join(e.dir, j.ID)); err != nil {
 		return fmt.Errorf("remove the files of export %s: %w", j.ID, err)

@@ -6,11 +6,12 @@ import (
 	"time"
 )
 
-// Fault changes the response to a request.
+// Fault wraps an HTTP handler to disturb its responses.
 type Fault func(next http.Handler) http.Handler
 
-// Disturb calls choose for each HTTP request and applies the fault that it returns, nil for none.
-// Disturb(nil) ends all faults. choose is called concurrently.
+// Disturb installs the function choose, which is called for each HTTP request. If choose returns a
+// fault, the fault is applied to that request. Disturb(nil) ends all faults. Calls of choose can
+// be concurrent.
 func (h *HQ) Disturb(choose func(r *http.Request) Fault) {
 	if choose == nil {
 		h.chooseFault.Store(nil)
@@ -19,7 +20,7 @@ func (h *HQ) Disturb(choose func(r *http.Request) Fault) {
 	h.chooseFault.Store(&choose)
 }
 
-// faulty applies the faults of Disturb.
+// faulty wraps next so that it applies the faults that Disturb installed.
 func (h *HQ) faulty(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if choose := h.chooseFault.Load(); choose != nil {
@@ -32,8 +33,8 @@ func (h *HQ) faulty(next http.Handler) http.Handler {
 	})
 }
 
-// Refuse responds with the given status. If retryAfter is positive, the response has a Retry-After
-// header.
+// Refuse returns a fault that responds with the given status. If retryAfter is positive, the
+// response has a Retry-After header, rounded up to seconds.
 func Refuse(status int, retryAfter time.Duration) Fault {
 	return func(http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -47,7 +48,7 @@ func Refuse(status int, retryAfter time.Duration) Fault {
 	}
 }
 
-// Cut closes the connection after n bytes of the response's body.
+// Cut returns a fault that closes the connection after n bytes of the response body.
 func Cut(n int) Fault {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -15,25 +15,25 @@ import (
 )
 
 const (
-	// logPath is the path of uploaded logs, followed by <session>/<file>.
+	// logPath is the path prefix of uploaded logs. <session>/<file> follows it.
 	logPath = "/storage/logs/"
-	// maxLog bounds an uploaded log, in bytes.
+	// maxLog is the maximum size of an uploaded log in bytes.
 	maxLog = 64 << 20
-	// logType is the required content type of an upload.
+	// logType is the content type that an upload must have.
 	logType = "application/x-tgz"
 )
 
 // Log is a log that a server uploaded.
 type Log struct {
 	SessionID string
-	Path      string // of its upload URL
-	File      string // on this machine
+	Path      string // path of the upload URL
+	File      string // path of the file on this machine
 	Size      int64
-	Errored   bool // uploaded to the errorUrl of an ended session
+	Errored   bool // the log was uploaded to the errorUrl of an ended session
 	Stored    time.Time
 }
 
-// Logs returns every uploaded log, oldest first.
+// Logs returns all uploaded logs, oldest first.
 func (h *HQ) Logs() ([]Log, error) {
 	files, err := filepath.Glob(filepath.Join(h.logDir(), "*", "*.tgz"))
 	if err != nil {
@@ -57,7 +57,7 @@ func (h *HQ) Logs() ([]Log, error) {
 
 func (h *HQ) logDir() string { return filepath.Join(h.options.DataDir, "logs") }
 
-// logURL returns a URL for the upload of one log of a session.
+// logURL returns a signed URL to which one log of a session can be uploaded.
 func (h *HQ) logURL(session, kind string) string {
 	return h.keys.signedURL(h.APIURL(), http.MethodPut, logPath+session+"/"+kind+"-"+newID()+".tgz", time.Now())
 }
@@ -79,7 +79,8 @@ func (h *HQ) offerLog(r *http.Request) (any, error) {
 	}{h.logURL(session, "log")}, nil
 }
 
-// storeLog stores an uploaded log. HQ signed the URL, so the names in its path are valid.
+// storeLog stores an uploaded log. The file names in the URL are safe to use, because HQ signed
+// the URL.
 func (h *HQ) storeLog(w http.ResponseWriter, r *http.Request) {
 	err := h.keys.checkURL(r, time.Now())
 	if err == nil && r.Header.Get("Content-Type") != logType {

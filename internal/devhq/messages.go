@@ -17,25 +17,25 @@ import (
 // Message is a message that a server sent to HQ over NATS.
 type Message struct {
 	SessionID string
-	Kind      string // the end of the subject: "heartbeat", "pause-response"
+	Kind      string // last part of the subject, such as "heartbeat" or "pause-response"
 	At        time.Time
 	Data      map[string]any
 	Header    nats.Header
 }
 
-// maxReceived bounds the number of messages in a receivedLog.
+// maxReceived is the maximum number of messages in a receivedLog.
 const maxReceived = 10_000
 
-// receivedLog keeps the newest messages from servers.
+// receivedLog holds the newest messages from servers.
 type receivedLog struct {
 	mu       sync.Mutex
 	messages []Message
-	changed  chan struct{} // closed when a message arrives
+	changed  chan struct{} // closed when the next message arrives
 }
 
 func newReceivedLog() *receivedLog { return &receivedLog{changed: make(chan struct{})} }
 
-// subscribe adds the messages from servers on conn to the log.
+// subscribe subscribes to the messages from servers on conn, and adds them to the log.
 func (l *receivedLog) subscribe(conn *nats.Conn) error {
 	_, err := conn.Subscribe("eds.client.>", func(m *nats.Msg) {
 		tokens := strings.SplitN(m.Subject, ".", 4)
@@ -66,8 +66,8 @@ func (l *receivedLog) add(m Message) {
 	l.changed = make(chan struct{})
 }
 
-// find returns the messages of one kind from a session, "" means any session, and a channel that
-// is closed when the next message arrives.
+// find returns the messages of one kind from a session, oldest first. The session "" means any
+// session. find also returns a channel that is closed when the next message arrives.
 func (l *receivedLog) find(session, kind string) ([]Message, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,15 +80,15 @@ func (l *receivedLog) find(session, kind string) ([]Message, <-chan struct{}) {
 	return found, l.changed
 }
 
-// Received returns the messages of one kind from a session, such as "heartbeat" or
-// "pause-response", oldest first. The session "" means all sessions.
+// Received returns the messages of one kind, such as "heartbeat" or "pause-response", from a
+// session, oldest first. The session "" means all sessions.
 func (h *HQ) Received(session, kind string) []Message {
 	found, _ := h.received.find(session, kind)
 	return found
 }
 
-// AwaitReceived waits for more than before messages of one kind from a session, and returns the
-// first new one.
+// AwaitReceived waits until more than before messages of one kind have arrived from a session. It
+// returns the first message after those.
 func (h *HQ) AwaitReceived(ctx context.Context, session, kind string, before int) (Message, error) {
 	for {
 		found, changed := h.received.find(session, kind)
@@ -103,7 +103,7 @@ func (h *HQ) AwaitReceived(ctx context.Context, session, kind string, before int
 	}
 }
 
-// Request sends a control message and decodes the reply into out.
+// Request sends a control message to a session, and decodes the JSON reply into out.
 func (h *HQ) Request(ctx context.Context, sessionID, action string, data, out any) error {
 	text, err := controlMessage(action, data)
 	if err != nil {
@@ -119,7 +119,8 @@ func (h *HQ) Request(ctx context.Context, sessionID, action string, data, out an
 	return nil
 }
 
-// Notify sends a control message to a session. Data is encoded as JSON; nil means none.
+// Notify sends a control message to a session, and does not wait for a response. The parameter
+// data is encoded as JSON; nil means no data.
 func (h *HQ) Notify(ctx context.Context, sessionID, action string, data any) error {
 	text, err := controlMessage(action, data)
 	if err != nil {

@@ -18,39 +18,40 @@ import (
 )
 
 const (
-	// dedupWindow is the time that the stream remembers a message's id, so that it stores a
-	// message once if the publisher sends it again after a lost acknowledgement.
+	// dedupWindow is how long the stream remembers message ids. If the publisher sends a message
+	// again after a lost acknowledgement, the stream recognises the id and stores the message only
+	// once.
 	dedupWindow = 2 * time.Minute
-	// The bounds of unacknowledged messages. JetStream refuses messages if more than 10,000, or
-	// 128 MB, of a stream wait to be stored.
+	// These constants limit the unacknowledged messages. JetStream refuses messages while more
+	// than 10,000 messages, or 128 MB, of a stream are waiting to be stored.
 	windowMessages = 8192
 	windowBytes    = 48 << 20
-	// ackTimeout is the time without an acknowledgement after which the connection counts as
-	// lost.
+	// ackTimeout is how long the publisher waits for an acknowledgement before it treats the
+	// connection as lost.
 	ackTimeout = 10 * time.Second
 )
 
-// publisher stores messages in the stream, in the order of the calls, each once. After a lost
-// connection it sends all unacknowledged messages again, in order.
+// publisher stores messages in the stream, each exactly once and in the order of the calls. After
+// a lost connection, it sends all unacknowledged messages again in the same order.
 //
-// Its connections do not reconnect by themselves. If they did, messages that the client library
-// buffers would overtake lost ones.
+// The connections of a publisher do not reconnect by themselves. If they did, messages in the
+// buffer of the client library would overtake lost messages.
 type publisher struct {
 	connect func() (*nats.Conn, error)
 	logger  *slog.Logger
 
 	mu      sync.Mutex
-	queue   []*nats.Msg   // unacknowledged, oldest first
-	head    uint64        // number of queue[0]; the first message is 0
-	sent    int           // number of messages of queue sent on this connection
-	bytes   int           // of queue
-	waiting []waiter      // in the order of their numbers
-	space   chan struct{} // holds a token if the window may have space
-	work    chan struct{} // holds a token if there may be messages to send
+	queue   []*nats.Msg   // unacknowledged messages, oldest first
+	head    uint64        // number of the message queue[0]; the first message ever has number 0
+	sent    int           // number of messages in queue that were sent on this connection
+	bytes   int           // total size of the messages in queue
+	waiting []waiter      // in ascending order of number
+	space   chan struct{} // holds a token if the window may have space for a message
+	work    chan struct{} // holds a token if there may be unsent messages
 }
 
 type waiter struct {
-	number uint64 // of the first message that it does not wait for
+	number uint64 // the waiter waits for all messages with a lower number
 	done   chan struct{}
 }
 
@@ -58,8 +59,9 @@ func newPublisher(connect func() (*nats.Conn, error), logger *slog.Logger) *publ
 	return &publisher{connect: connect, logger: logger, space: make(chan struct{}, 1), work: make(chan struct{}, 1)}
 }
 
-// publish adds a message to the queue and returns its number. It waits while the window is full.
-// The message will be stored, unless the stream has seen its id within dedupWindow.
+// publish adds a message to the queue and returns the number of the message. It blocks while the
+// window is full. The message will be stored, unless the stream has seen its id within the last
+// dedupWindow.
 func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, err error) {
 	if !strings.HasPrefix(msg.Subject, streamName+".") {
 		return 0, fmt.Errorf("publish: the subject is not one of the stream %s", streamName)
@@ -75,7 +77,7 @@ func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, 
 			p.bytes += len(msg.Data)
 			p.mu.Unlock()
 			give(p.work)
-			give(p.space) // another message may fit in, too
+			give(p.space) // the window may have space for another message
 			return number, nil
 		}
 		p.mu.Unlock()
@@ -87,8 +89,9 @@ func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, 
 	}
 }
 
-// store publishes messages and waits until they are stored. If it fails, it returns how many of them,
-// from the first on, are stored; the others will be stored later.
+// store publishes messages and waits until the stream has stored them. After an error, the result
+// stored is the number of messages, counted from the first one, that are already stored. The
+// others may still be stored later.
 func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int, err error) {
 	var first uint64
 	for i, msg := range messages {
@@ -112,14 +115,15 @@ func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int
 	}
 }
 
-// storedOf returns how many of the n messages, from number first on, are stored.
+// storedOf returns how many of the n messages that start with number first are stored.
 func (p *publisher) storedOf(first uint64, n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return min(n, int(p.head-min(first, p.head)))
 }
 
-// storedUpTo returns a channel that is closed once every message below number is stored.
+// storedUpTo returns a channel that is closed once all messages with numbers less than number are
+// stored.
 func (p *publisher) storedUpTo(number uint64) <-chan struct{} {
 	done := make(chan struct{})
 	p.mu.Lock()
@@ -138,7 +142,7 @@ func (p *publisher) pending() int {
 	return len(p.queue)
 }
 
-// oldest returns one more than the number of the oldest unacknowledged message, 0 if there is none.
+// oldest returns the number of the oldest unacknowledged message plus one, or 0 if there is none.
 func (p *publisher) oldest() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,7 +152,7 @@ func (p *publisher) oldest() uint64 {
 	return p.head + 1
 }
 
-// run sends until ctx is done.
+// run sends queued messages until ctx is done. It opens a new connection whenever one fails.
 func (p *publisher) run(ctx context.Context) {
 	backoff := retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
 	for ctx.Err() == nil {
@@ -166,8 +170,8 @@ func (p *publisher) run(ctx context.Context) {
 	}
 }
 
-// serve sends messages over one connection until it fails or ctx is done. It reports whether a
-// message was stored.
+// serve sends messages over one connection until the connection fails or ctx is done. It reports
+// whether any message was stored.
 func (p *publisher) serve(ctx context.Context) (progress bool, err error) {
 	conn, err := p.connect()
 	if err != nil {
@@ -185,7 +189,7 @@ func (p *publisher) serve(ctx context.Context) (progress bool, err error) {
 	closed := conn.StatusChanged(nats.CLOSED)
 	watch := time.NewTicker(ackTimeout)
 	defer watch.Stop()
-	var watched uint64 // one more than the oldest message at the last tick, or 0
+	var watched uint64 // result of oldest at the last tick
 	for {
 		if err := p.send(conn, inbox); err != nil {
 			return progress, err
@@ -211,7 +215,7 @@ func (p *publisher) serve(ctx context.Context) (progress bool, err error) {
 	}
 }
 
-// send sends the messages that were not sent on this connection.
+// send sends all messages in the queue that were not yet sent on this connection.
 func (p *publisher) send(conn *nats.Conn, inbox string) error {
 	p.mu.Lock()
 	unsent, number := p.queue[p.sent:], p.head+uint64(p.sent)
@@ -227,8 +231,9 @@ func (p *publisher) send(conn *nats.Conn, inbox string) error {
 	return nil
 }
 
-// handleAck takes the acknowledgement of the oldest message. A refusal, or an acknowledgement of
-// another message, is an error, which ends the connection to keep the order.
+// handleAck handles the acknowledgement of the oldest message. If the stream refused a message or
+// acknowledged another message first, handleAck returns an error, and the caller must close the
+// connection to keep the order of the messages.
 func (p *publisher) handleAck(ack *nats.Msg, prefix int) error {
 	if bytes.Contains(ack.Data, []byte(`"error"`)) || len(ack.Data) == 0 {
 		return fmt.Errorf("the stream refused a message: %.200s%.200s", ack.Header.Get("Status"), ack.Data)
@@ -257,7 +262,7 @@ func (p *publisher) handleAck(ack *nats.Msg, prefix int) error {
 	return nil
 }
 
-// give adds a token to c, unless it holds one.
+// give adds a token to c, unless c already holds one.
 func give(c chan struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Session is one run of a server, from its start to its end.
+// Session is one run of a server, from its start until its end.
 type Session struct {
 	ID        string          `json:"id"`
 	ServerID  string          `json:"serverId"`
@@ -22,14 +22,14 @@ type Session struct {
 	MachineID string          `json:"machineId"`
 	OSInfo    json.RawMessage `json:"osinfo,omitempty"`
 	Driver    *SessionDriver  `json:"driver,omitempty"`
-	User      string          `json:"user"` // the public key of its NATS user
+	User      string          `json:"user"` // public key of the session's NATS user
 	Started   time.Time       `json:"started"`
 	Ended     time.Time       `json:"ended,omitzero"`
 	Errored   bool            `json:"errored"`
-	Lost      bool            `json:"lost"` // the server did not end it
+	Lost      bool            `json:"lost"` // the session was ended without a request from the server
 }
 
-// SessionDriver is the destination that a server reports.
+// SessionDriver is the destination that a server reports to HQ.
 type SessionDriver struct {
 	ID          string `json:"id"`
 	Name        string `json:"name"`
@@ -37,7 +37,7 @@ type SessionDriver struct {
 	URL         string `json:"url"`
 }
 
-// Sessions returns every session, oldest first.
+// Sessions returns all sessions, oldest first.
 func (h *HQ) Sessions() ([]Session, error) {
 	sessions, err := all[Session](h.store, bucketSessions)
 	slices.SortFunc(sessions, func(a, b Session) int {
@@ -103,8 +103,9 @@ func (h *HQ) startSession(r *http.Request) (any, error) {
 	return sessionResponse{s.ID, base64.StdEncoding.EncodeToString(creds)}, nil
 }
 
-// permitted returns the requested companies if the key may read them. An empty request, or *, means
-// all companies of the key.
+// permitted returns the companies that a session or export may read. If no companies or "*" are
+// requested, these are all companies of the key. If a requested company is not among the companies
+// of the key, permitted returns an error.
 func (h *HQ) permitted(claims keyClaims, requested []string) ([]string, error) {
 	allowed := claims.Companies
 	if len(allowed) == 0 {
@@ -121,7 +122,8 @@ func (h *HQ) permitted(claims keyClaims, requested []string) ([]string, error) {
 	return requested, nil
 }
 
-// displace ends the sessions of a server that is gone. If one is alive, it returns an error.
+// displace ends the old sessions of a server. If one of these sessions may still be running,
+// displace returns an error.
 func (h *HQ) displace(serverID string) error {
 	sessions, err := h.Sessions()
 	if err != nil {
@@ -150,9 +152,10 @@ func (h *HQ) displace(serverID string) error {
 	return nil
 }
 
-// alive reports whether the server of a session that has not ended may still run. It is alive if it
-// has a connection, or if the last connection, the session's start or the last start of NATS is less
-// than SessionGrace ago. While NATS is stopped, every session counts as alive.
+// alive reports whether the server of a session that has not ended may still be running. A session
+// is alive while it has a connection. It also counts as alive for SessionGrace after the last
+// connection, after the start of the session, and after the last start of NATS. While NATS is
+// stopped, every session counts as alive.
 func (h *HQ) alive(s Session) (bool, error) {
 	last, err := h.broker.lastSeen(s.User)
 	if errors.Is(err, errBrokerDown) {
@@ -180,7 +183,7 @@ func (h *HQ) endSession(r *http.Request) (any, error) {
 		return nil, err
 	}
 	s, err := update(h.store, bucketSessions, r.PathValue("session"), func(s *Session) error {
-		if s.Ended.IsZero() || s.Lost { // otherwise the request is a repetition
+		if s.Ended.IsZero() || s.Lost { // otherwise the session has ended already, and the request is a repetition
 			s.Ended, s.Errored, s.Lost = time.Now().UTC(), body.Errored, false
 		}
 		return nil

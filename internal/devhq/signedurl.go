@@ -9,18 +9,19 @@ import (
 	"time"
 )
 
-// urlLife is the time until a signed URL expires.
+// urlLife is how long a signed URL is valid.
 const urlLife = 12 * time.Hour
 
-// signedURL returns a URL for method on path that needs no key and expires after urlLife, like the
-// presigned URLs of an object store.
+// signedURL returns a URL that permits requests with the given method and path without an API key.
+// The URL expires after urlLife. It works like a presigned URL of an object store.
 func (k *keyring) signedURL(base, method, path string, now time.Time) string {
 	expires := strconv.FormatInt(now.Add(urlLife).Unix(), 10)
 	query := url.Values{"expires": {expires}, "signature": {k.urlSignature(method, path, expires)}}
 	return base + (&url.URL{Path: path}).EscapedPath() + "?" + query.Encode()
 }
 
-// checkURL returns an error if the request's URL was not signed for it or has expired.
+// checkURL returns an error if HQ did not sign the URL for this request, or if the URL has
+// expired.
 func (k *keyring) checkURL(r *http.Request, now time.Time) error {
 	query := r.URL.Query()
 	expires := query.Get("expires")

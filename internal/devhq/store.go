@@ -11,7 +11,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 )
 
-// The buckets of hq.db. All values are JSON, except those of secrets.
+// These are the buckets of hq.db. All values except secrets are encoded as JSON.
 const (
 	bucketSecrets    = "secrets"    // name -> bytes
 	bucketEnrolments = "enrolments" // code -> Enrolment
@@ -19,11 +19,11 @@ const (
 	bucketJobs       = "jobs"       // id -> exportJob
 )
 
-// errNotFound says that the store has no such key.
+// errNotFound means that the store does not have the key.
 var errNotFound = errors.New("not found")
 
-// store keeps HQ's secrets, enrolments, sessions and export jobs. A write is durable when it returns.
-// The lock of the file excludes a second HQ.
+// store stores HQ's secrets, enrolments, sessions and export jobs in hq.db. Every write is durable
+// when it returns. A file lock prevents a second HQ from using the same file.
 type store struct{ db *bolt.DB }
 
 func openStore(dir string) (*store, error) {
@@ -51,7 +51,8 @@ func openStore(dir string) (*store, error) {
 
 func (s *store) close() error { return s.db.Close() }
 
-// secret returns the named secret. The first time, create makes it.
+// secret returns the secret with the given name. If it does not exist yet, secret calls create and
+// stores the result.
 func (s *store) secret(name string, create func() ([]byte, error)) ([]byte, error) {
 	var secret []byte
 	err := s.db.Update(func(tx *bolt.Tx) error {
@@ -72,7 +73,7 @@ func (s *store) secret(name string, create func() ([]byte, error)) ([]byte, erro
 	return secret, nil
 }
 
-// put sets the value of key.
+// put stores value, encoded as JSON, under key.
 func put[T any](s *store, bucket, key string, value T) error {
 	text, err := json.Marshal(value)
 	if err != nil {
@@ -85,8 +86,8 @@ func put[T any](s *store, bucket, key string, value T) error {
 	return nil
 }
 
-// update changes the value of key in one transaction. If there is none, it returns errNotFound. If
-// change fails, update stores nothing and returns the error.
+// update changes the value of key in one transaction. If the key does not exist, the error is
+// errNotFound. If change returns an error, update stores nothing and returns that error.
 func update[T any](s *store, bucket, key string, change func(*T) error) (T, error) {
 	var value T
 	err := s.db.Update(func(tx *bolt.Tx) error {
@@ -110,7 +111,7 @@ func update[T any](s *store, bucket, key string, change func(*T) error) (T, erro
 	return value, err
 }
 
-// all returns the values of a bucket, in the order of their keys.
+// all returns all values in a bucket, in the order of their keys.
 func all[T any](s *store, bucket string) ([]T, error) {
 	var values []T
 	err := s.db.View(func(tx *bolt.Tx) error {
@@ -126,7 +127,7 @@ func all[T any](s *store, bucket string) ([]T, error) {
 	return values, err
 }
 
-// remove deletes the key.
+// remove deletes key from the bucket.
 func (s *store) remove(bucket, key string) error {
 	err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Delete([]byte(key)) })
 	if err != nil {

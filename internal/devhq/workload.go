@@ -15,22 +15,23 @@ import (
 )
 
 const (
-	// bulkTick is the time whose changes are made and stored in one batch. At less than one
-	// change per tick, each change is a batch.
+	// bulkTick is the period whose changes are made and stored in one batch. If the rate is less
+	// than one change per bulkTick, each batch has one change.
 	bulkTick = 10 * time.Millisecond
-	// maxBulk is the approximate maximum number of changes in a batch.
+	// maxBulk is the approximate maximum number of changes in one batch.
 	maxBulk = windowMessages / 2
-	// maxArrears is the maximum time that the workload can fall behind its rate and catch up.
+	// maxArrears is the maximum delay that the workload makes up for by working faster than its
+	// rate.
 	maxArrears = time.Second
 )
 
-// workload makes the shop work at a rate and publishes the changes.
+// workload makes the shop work at a certain rate, and publishes the changes.
 type workload struct {
 	shop      *shop.Shop
 	publisher *publisher
 
-	// turn holds one token. Its owner is the only one that makes the shop work, so that changes
-	// reach the stream in order.
+	// turn holds one token. Only the goroutine that has taken the token may make the shop work, so
+	// that changes reach the stream in order.
 	turn chan struct{}
 
 	mu      sync.Mutex
@@ -45,8 +46,8 @@ func newWorkload(s *shop.Shop, p *publisher, rate float64) *workload {
 	return w
 }
 
-// currentRate returns the rate, 0 while the workload is paused, and a channel that is closed when
-// it changes.
+// currentRate returns the rate, which is 0 while the workload is paused. It also returns a channel
+// that is closed when the rate changes.
 func (w *workload) currentRate() (rate float64, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -64,9 +65,10 @@ func (w *workload) set(change func()) {
 	w.changed = make(chan struct{})
 }
 
-// run works until ctx is done. It still stores the changes in progress, until hard is done too.
+// run makes changes until ctx is done. It then still stores the changes in progress, unless hard
+// is also done.
 func (w *workload) run(ctx, hard context.Context) error {
-	due := time.Now() // of the next change
+	due := time.Now() // when the next change is due
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -96,8 +98,8 @@ func (w *workload) run(ctx, hard context.Context) error {
 	}
 }
 
-// work makes at least the given number of changes, stores them, and returns their number. If the
-// workload is paused, it does nothing.
+// work makes at least the given number of changes and stores them. It returns the number of
+// changes made. If the workload is paused, work does nothing.
 func (w *workload) work(ctx context.Context, changes int) (made int, err error) {
 	err = w.exclusively(ctx, func() error {
 		if rate, _ := w.currentRate(); rate == 0 {
@@ -109,7 +111,7 @@ func (w *workload) work(ctx context.Context, changes int) (made int, err error) 
 	return made, err
 }
 
-// workNow is work at any rate. The caller has the turn.
+// workNow is like work, but ignores the rate and a pause. The caller must hold the turn.
 func (w *workload) workNow(ctx context.Context, changes int) (made int, err error) {
 	err = w.shop.Work(ctx, changes, func(all []shop.Change) (int, error) {
 		made += len(all)
@@ -118,7 +120,8 @@ func (w *workload) workNow(ctx context.Context, changes int) (made int, err erro
 	return made, err
 }
 
-// store publishes changes and returns how many of them, from the first on, are in the stream.
+// store publishes changes. It returns the number of changes, counted from the first one, that are
+// in the stream.
 func (w *workload) store(ctx context.Context, changes []shop.Change) (int, error) {
 	messages := make([]*nats.Msg, 0, len(changes))
 	for i := range changes {
@@ -131,20 +134,20 @@ func (w *workload) store(ctx context.Context, changes []shop.Change) (int, error
 	return w.publisher.store(ctx, messages)
 }
 
-// subjectSpread is the number of subjects that changes of one kind use in turn.
+// subjectSpread is the number of different subjects for changes of the same kind.
 const subjectSpread = 4096
 
-// subjectOf returns the subject of a change. It ends in a number, so that changes close to each
-// other have different subjects.
+// subjectOf returns the subject of a change. The subject ends in a number, so that neighbouring
+// changes have different subjects.
 //
-// To find the next message for a consumer with several subjects, a NATS server checks every subject
-// of a block of its store. If the block has as many subjects as messages, the server checks the next
-// message instead, which is ten times as fast.
+// This makes reading faster. To find the next message for a consumer with several filters, a NATS
+// server checks every subject in a block of its store. If the block has as many subjects as
+// messages, the server checks the next message instead, which is ten times as fast.
 func subjectOf(c *shop.Change) string {
 	return c.Subject() + "." + strconv.FormatUint(c.Seq%subjectSpread, 10)
 }
 
-// exclusively calls f with the turn.
+// exclusively calls f while it holds the turn.
 func (w *workload) exclusively(ctx context.Context, f func() error) error {
 	select {
 	case <-w.turn:
@@ -155,7 +158,7 @@ func (w *workload) exclusively(ctx context.Context, f func() error) error {
 	}
 }
 
-// pause stops the work. When it returns nil, every change is stored.
+// pause stops the workload. Once it returns nil, all changes are stored.
 func (w *workload) pause(ctx context.Context) error {
 	w.set(func() { w.paused = true })
 	if err := w.exclusively(ctx, func() error { return nil }); err != nil {
@@ -164,7 +167,7 @@ func (w *workload) pause(ctx context.Context) error {
 	return nil
 }
 
-// evolve changes the schema and returns when the changes are stored.
+// evolve changes the schema, and returns once the first changes with the new schema are stored.
 func (w *workload) evolve(ctx context.Context) (description string, err error) {
 	err = w.exclusively(ctx, func() error {
 		description, err = w.shop.Evolve(ctx, func(c shop.Change) error {
@@ -179,8 +182,8 @@ func (w *workload) evolve(ctx context.Context) (description string, err error) {
 	return description, nil
 }
 
-// evolveEvery changes the schema at intervals until no evolution is left or ctx is done. It skips
-// the times at which the workload is paused.
+// evolveEvery changes the schema at the given interval, until no evolution is left or ctx is done.
+// It skips times at which the workload is paused.
 func (w *workload) evolveEvery(ctx, hard context.Context, every time.Duration, logger *slog.Logger) error {
 	ticker := time.NewTicker(every)
 	defer ticker.Stop()

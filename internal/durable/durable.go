@@ -1,4 +1,5 @@
-// Package durable replaces files such that a power cut leaves the old or the new one, never a part.
+// Package durable replaces files atomically: after a power cut, a file has either its old or its
+// new content, never a part of either.
 package durable
 
 import (
@@ -11,9 +12,9 @@ import (
 	"syscall"
 )
 
-// Replace replaces the file at path, with mode 0600, by the output of write. It writes a temporary
-// file beside it, with a unique name from the pattern temporary, like os.CreateTemp. After a power
-// cut that file may remain.
+// Replace replaces the file at path with the output of write. The new file has mode 0600. Replace
+// first writes a temporary file in the same directory, whose unique name follows the pattern
+// temporary, as in os.CreateTemp. A power cut may leave this temporary file behind.
 func Replace(path, temporary string, write func(io.Writer) error) error {
 	r, err := Prepare(path, temporary)
 	if err != nil {
@@ -23,13 +24,14 @@ func Replace(path, temporary string, write func(io.Writer) error) error {
 	return r.Put(write)
 }
 
-// Replacement is a temporary file that will replace another.
+// Replacement is a temporary file that will replace another file.
 type Replacement struct {
 	path string
-	file *os.File // nil once it is in place or removed
+	file *os.File // nil once the file is renamed or removed
 }
 
-// Prepare creates the temporary file of Replace. Discard must follow.
+// Prepare creates the temporary file for a later Put, as Replace does. The caller must call
+// Discard.
 func Prepare(path, temporary string) (*Replacement, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), temporary)
 	if err != nil {
@@ -38,13 +40,14 @@ func Prepare(path, temporary string) (*Replacement, error) {
 	return &Replacement{path, f}, nil
 }
 
-// Reserve allocates n bytes on the disk, so that a later Put has the space.
+// Reserve allocates n bytes on disk, so that a later Put of up to n bytes does not run out of
+// space.
 func (r *Replacement) Reserve(n int) error {
 	_, err := r.file.WriteAt(make([]byte, n), 0)
 	return errors.Join(err, r.file.Sync())
 }
 
-// Put writes the content and renames the temporary file to its path.
+// Put writes the content and renames the temporary file to the path of the file to replace.
 func (r *Replacement) Put(write func(io.Writer) error) error {
 	if err := write(r.file); err != nil {
 		return err
@@ -53,7 +56,7 @@ func (r *Replacement) Put(write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	// It is closed first: some systems cannot rename an open file.
+	// Close the file before the rename, because some systems cannot rename an open file.
 	if err := errors.Join(r.file.Truncate(size), r.file.Sync(), r.file.Close()); err != nil {
 		return err
 	}
@@ -64,18 +67,19 @@ func (r *Replacement) Put(write func(io.Writer) error) error {
 	return SyncDir(filepath.Dir(r.path))
 }
 
-// Discard removes the temporary file. After Put has succeeded it does nothing.
+// Discard removes the temporary file. If Put has succeeded, Discard does nothing.
 func (r *Replacement) Discard() {
 	if r.file == nil {
 		return
 	}
-	_ = r.file.Close() // closed twice if Put has closed it
+	_ = r.file.Close() // an error is expected if Put has already closed the file
 	_ = os.Remove(r.file.Name())
 	r.file = nil
 }
 
-// Existing returns the directory at path or, if there is none, the nearest existing one above it,
-// in which it would be created. It is an error if something else has one of the names.
+// Existing returns path if it is a directory. If path does not exist, Existing returns the nearest
+// directory above it that exists. If path or one of its parents exists but is not a directory,
+// that is an error.
 func Existing(path string) (string, error) {
 	for {
 		info, err := os.Stat(path)
@@ -94,12 +98,12 @@ func Existing(path string) (string, error) {
 	}
 }
 
-// maxLinks bounds the symbolic links of a path.
+// maxLinks is the maximum number of symbolic links that Resolve follows.
 const maxLinks = 255
 
-// Resolve returns an absolute path without symbolic links, even if it does not exist or a link
-// dangles, for example because a file system is not mounted. It returns a path that cannot be
-// resolved unchanged.
+// Resolve replaces all symbolic links in an absolute path. The path need not exist, and links may
+// dangle, for example because a file system is not mounted. If a path cannot be resolved, Resolve
+// returns it unchanged.
 func Resolve(path string) string {
 	whole := filepath.Clean(path)
 	for range maxLinks {
@@ -119,8 +123,8 @@ func Resolve(path string) string {
 	return filepath.Clean(path)
 }
 
-// firstLink returns the part of path that leads to its first symbolic link, and the rest; "" if
-// there is none.
+// firstLink splits path after its first symbolic link, and returns both parts. If path has no
+// symbolic link, it returns "" and "".
 func firstLink(path string) (link, rest string) {
 	for end := len(filepath.VolumeName(path)) + 1; end <= len(path); end++ {
 		if end < len(path) && !os.IsPathSeparator(path[end]) {
@@ -137,8 +141,8 @@ func firstLink(path string) (link, rest string) {
 	return "", ""
 }
 
-// SyncDir makes the names in dir durable: created, renamed and removed ones. Windows has no call
-// for it, and orders renames itself.
+// SyncDir makes changes of the names in dir durable: created, renamed and removed files. On
+// Windows it does nothing: Windows has no call for this, and keeps renames in order by itself.
 func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

@@ -8,23 +8,25 @@ import (
 	"time"
 )
 
-// Class decides what happens to the work that an error interrupted.
+// Class is the way in which the program handles an error.
 type Class uint8
 
 const (
-	// Transient work is retried in place until it succeeds: the network, a deadlock, throttling, a
-	// full disk, a restarting server. It is the class of every unclassified error.
+	// Transient errors are retried in place until the work succeeds. Examples are network errors,
+	// deadlocks, throttling, full disks and restarting servers. Every unclassified error is
+	// Transient.
 	Transient Class = iota
-	// Poison is one event or row that can never be applied: it goes to the dead-letter queue with
-	// its reason, and the rest continues.
+	// Poison means that one event or row can never be applied. It goes to the dead-letter queue
+	// with the reason, and all other work continues.
 	Poison
-	// Fatal needs the operator: wrong credentials, a missing permission, bad configuration. The
-	// program drains, reports, and stops.
+	// Fatal errors need the operator. Examples are wrong credentials, missing permissions and a
+	// bad configuration. The program drains, reports the error, and stops.
 	Fatal
-	// Refused is access that the other side denies, or that this side cannot request: credentials,
-	// certificates, a missing file of them. The operator may have made a mistake, or may be
-	// rotating a secret. Only a sink returns it to itself: sink.Access makes it Fatal before the
-	// destination has worked, and Transient afterwards.
+	// Refused means that the other side denies access, or that this side cannot request access,
+	// for example because a certificate or its file is missing. Either the operator has made a
+	// mistake, or a secret is being rotated. Only sinks return Refused errors, and only
+	// internally: sink.Access makes an error Fatal if the destination has never worked before, and
+	// Transient otherwise.
 	Refused
 )
 
@@ -41,11 +43,11 @@ func (c Class) String() string {
 	}
 }
 
-// Error adds a class, and possibly a wait, to its cause.
+// Error adds a class to the error Err, and optionally a wait.
 type Error struct {
 	Class Class
-	// RetryAfter is the wait that the other side asked for, or 0; of transient errors only. Read it
-	// with the function RetryAfter, which bounds it.
+	// RetryAfter is the wait that the other side asked for, or 0 for none. Only transient errors
+	// have one. Read it with the function RetryAfter, which limits it.
 	RetryAfter time.Duration
 	Err        error
 }
@@ -53,7 +55,8 @@ type Error struct {
 func (e *Error) Error() string { return e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Mark gives err the class c; nil stays nil. It overrides the classes of wrapped errors.
+// Mark returns err with the class c, which overrides the classes of wrapped errors. If err is nil,
+// Mark returns nil.
 func Mark(c Class, err error) error {
 	if err == nil {
 		return nil
@@ -61,7 +64,8 @@ func Mark(c Class, err error) error {
 	return &Error{Class: c, Err: err}
 }
 
-// Of returns the class of err: the outermost Error's, else Transient.
+// Of returns the class of err, which is the class of the outermost Error that it wraps. If it
+// wraps none, the class is Transient.
 func Of(err error) Class {
 	var e *Error
 	if errors.As(err, &e) {
@@ -70,13 +74,14 @@ func Of(err error) Class {
 	return Transient
 }
 
-// longestRetryAfter bounds the waits that another side may ask for.
+// longestRetryAfter is the maximum wait that the other side may ask for.
 const longestRetryAfter = 10 * time.Minute
 
-// BoundRetryAfter limits a wait to 0 to 10 minutes.
+// BoundRetryAfter limits a wait to the range from 0 to 10 minutes.
 func BoundRetryAfter(d time.Duration) time.Duration { return min(max(0, d), longestRetryAfter) }
 
-// RetryAfter returns the wait that the other side asked for, limited to 0 to 10 minutes.
+// RetryAfter returns the wait that the other side asked for, limited to the range from 0 to 10
+// minutes. It returns 0 if the other side asked for none.
 func RetryAfter(err error) time.Duration {
 	var e *Error
 	if errors.As(err, &e) {
@@ -85,8 +90,9 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// ParseRetryAfter reads the HTTP header Retry-After, seconds or a date (RFC 9110 sections 10.2.3
-// and 5.6.7): 0 to 10 minutes, 0 if it is neither.
+// ParseRetryAfter parses an HTTP header Retry-After, which contains seconds or a date (RFC 9110
+// sections 10.2.3 and 5.6.7). The result is limited to the range from 0 to 10 minutes. If text is
+// malformed, the result is 0.
 func ParseRetryAfter(text string, now time.Time) time.Duration {
 	text = strings.TrimSpace(text)
 	if text != "" && strings.Trim(text, "0123456789") == "" {
@@ -104,7 +110,7 @@ func ParseRetryAfter(text string, now time.Time) time.Duration {
 	return 0
 }
 
-// Innermost returns the innermost wrapped error.
+// Innermost returns the innermost error that err wraps, or err itself if it wraps none.
 func Innermost(err error) error {
 	for {
 		inner := errors.Unwrap(err)

@@ -25,8 +25,8 @@ const (
 	encodedMsgpack = "msgpack"
 )
 
-// ControlChannel connects a session with HQ over NATS: it receives HQ's commands, and
-// sends responses and heartbeats. It is safe for concurrent use, except Next.
+// ControlChannel connects a session with HQ over NATS. It receives HQ's commands, and sends
+// responses and heartbeats. All methods except Next are safe for concurrent use.
 type ControlChannel struct {
 	conn       *nats.Conn
 	session    string
@@ -35,8 +35,8 @@ type ControlChannel struct {
 	heartbeats atomic.Uint64
 }
 
-// OpenControlChannel opens the control channel of a session. The caller keeps conn open
-// while it uses the channel, and closes it.
+// OpenControlChannel opens the control channel of a session. The caller must keep conn open while
+// it uses the channel, and close conn afterwards.
 func OpenControlChannel(conn *nats.Conn, session string) (*ControlChannel, error) {
 	commands, err := conn.SubscribeSync("eds.notify." + session + ".>")
 	if err != nil {
@@ -56,12 +56,12 @@ func (c *ControlChannel) Close() error {
 // Command is a control message from HQ.
 type Command struct {
 	Action string          `json:"action"`
-	Data   json.RawMessage `json:"data"` // nil: none
-	reply  string          // subject for Reply; "": none
+	Data   json.RawMessage `json:"data"` // nil if there is none
+	reply  string          // subject for Reply, or "" if there is none
 }
 
-// Decode decodes the command's data into out. If the command has no data, out stays as it
-// is. Errors contain none of the data, which may be secret.
+// Decode decodes the command's data into out. If the command has no data, Decode leaves out
+// unchanged. Its errors never quote the data, because the data may be secret.
 func (m Command) Decode(out any) error {
 	if len(m.Data) == 0 || string(m.Data) == "null" {
 		return nil
@@ -79,11 +79,12 @@ func (m Command) Decode(out any) error {
 	return nil
 }
 
-// LenientBool is a boolean in the data of a command. HQ also sends it as text or as a number.
+// LenientBool is a boolean in the data of a command. HQ may also send the boolean as a string or
+// as a number.
 type LenientBool bool
 
-// UnmarshalJSON accepts true and false in any case, as text too, 1 and 0, and
-// null and "" for false.
+// UnmarshalJSON accepts true, false, 1 and 0, both bare and as a string, with letters in any case.
+// It decodes null and "" as false.
 func (b *LenientBool) UnmarshalJSON(text []byte) error {
 	switch strings.ToLower(strings.TrimSpace(strings.Trim(string(text), `"`))) {
 	case "true", "1":
@@ -104,7 +105,7 @@ func (e *MalformedCommandError) Error() string {
 }
 func (e *MalformedCommandError) Unwrap() error { return e.Err }
 
-// Next waits for the next command. After a *MalformedCommandError it can be called again; any
+// Next waits for the next command. After a *MalformedCommandError, Next can be called again; any
 // other error is final.
 func (c *ControlChannel) Next(ctx context.Context) (Command, error) {
 	for {
@@ -136,10 +137,10 @@ type Outcome struct {
 	Message   string `json:"message,omitempty"`
 	SessionID string `json:"sessionId"`
 	Action    string `json:"action,omitempty"`
-	Version   string `json:"version,omitempty"` // of an upgrade
+	Version   string `json:"version,omitempty"` // the new version, in the outcome of an upgrade
 }
 
-// NewOutcome returns the outcome of an action, which failed if err is not nil.
+// NewOutcome returns the outcome of an action. The action failed if err is not nil.
 func NewOutcome(session, action string, err error) Outcome {
 	o := Outcome{Success: err == nil, SessionID: session, Action: action}
 	if err != nil {
@@ -148,18 +149,19 @@ func NewOutcome(session, action string, err error) Outcome {
 	return o
 }
 
-// Respond publishes body as <action>-response, in msgpack.
+// Respond publishes body as the message <action>-response, encoded as msgpack.
 func (c *ControlChannel) Respond(action string, body any) error {
 	return c.publish(action+"-response", body, nil)
 }
 
-// Acknowledge publishes <action>-status: the command is valid, and its action begins.
+// Acknowledge publishes the message <action>-status, which tells HQ that the command is valid and
+// that its action is starting.
 func (c *ControlChannel) Acknowledge(action, message string) error {
 	return c.publish(action+"-status", Outcome{Success: true, Message: message, SessionID: c.session, Action: action}, nil)
 }
 
-// Reply publishes body to the command's own reply subject, in JSON. If the command has
-// none, it does nothing.
+// Reply publishes body as JSON to the reply subject of the command m. If m has no reply subject,
+// Reply does nothing.
 func (c *ControlChannel) Reply(m Command, body any) error {
 	if m.reply == "" {
 		return nil
@@ -174,7 +176,7 @@ func (c *ControlChannel) Reply(m Command, body any) error {
 	return nil
 }
 
-// Pong answers a ping at the subject that the ping names.
+// Pong answers a ping by publishing "pong" to subject, which the ping names.
 func (c *ControlChannel) Pong(subject string) error {
 	if err := c.conn.Publish(subject, []byte("pong")); err != nil {
 		return fmt.Errorf("answer a ping: %w", err)
@@ -185,25 +187,25 @@ func (c *ControlChannel) Pong(subject string) error {
 // Flush waits until HQ's NATS has received all published messages.
 func (c *ControlChannel) Flush(ctx context.Context) error { return c.conn.FlushWithContext(ctx) }
 
-// Heartbeat is sent to HQ every minute.
+// Heartbeat is the message that eds sends to HQ every minute.
 type Heartbeat struct {
 	SessionID string     `json:"sessionId"`
-	Offset    uint64     `json:"offset"` // counts the session's heartbeats from 0
-	Uptime    int64      `json:"uptime"` // whole seconds
+	Offset    uint64     `json:"offset"` // number of heartbeats sent earlier in this session
+	Uptime    int64      `json:"uptime"` // in whole seconds
 	Stats     Stats      `json:"stats"`
 	Paused    *time.Time `json:"paused,omitempty"`
-	// Server extends the protocol; an HQ that does not know it ignores it.
+	// Server extends the protocol. An HQ that does not know this field ignores it.
 	Server ServerStats `json:"server"`
 }
 
-// Stats are the figures that the protocol defines.
+// Stats holds the statistics that the protocol defines.
 type Stats struct {
 	Metrics Metrics                `json:"metrics"`
 	Memory  *mem.VirtualMemoryStat `json:"memory"`
 	Load    *load.AvgStat          `json:"load"`
 }
 
-// Metrics are figures of the pipeline. A histogram is sent as its sample count.
+// Metrics holds statistics of the pipeline. A histogram is sent as its sample count.
 type Metrics struct {
 	FlushCount         uint64 `json:"flushCount"`
 	FlushDuration      uint64 `json:"flushDuration"`
@@ -212,16 +214,16 @@ type Metrics struct {
 	TotalEvents        uint64 `json:"totalEvents"`
 }
 
-// ServerStats are figures that only eds sends.
+// ServerStats holds statistics that are not part of the original protocol.
 type ServerStats struct {
 	Version     string   `json:"version"`
-	State       string   `json:"state"` // of the destination
+	State       string   `json:"state"` // state of the destination
 	Reason      string   `json:"reason,omitempty"`
-	LagSeconds  *float64 `json:"lagSeconds"` // null: not known
-	Rate        float64  `json:"rate"`       // events a second
-	Pending     *uint64  `json:"pending"`    // null: not known
+	LagSeconds  *float64 `json:"lagSeconds"` // null if unknown
+	Rate        float64  `json:"rate"`       // in events per second
+	Pending     *uint64  `json:"pending"`    // null if unknown
 	DeadLetters int      `json:"deadLetters"`
-	Import      string   `json:"import,omitempty"` // progress of one under way
+	Import      string   `json:"import,omitempty"` // progress of a running import
 	// Tables lists the tables that are not ok, sorted by name. A long list is truncated.
 	Tables []TableStats `json:"tables,omitempty"`
 	// TablesNotOK counts all tables that are not ok.
@@ -239,13 +241,13 @@ type TableStats struct {
 	Accepted bool      `json:"accepted,omitempty"`
 }
 
-// SendHeartbeat publishes a heartbeat. It fills in the session and the offset.
+// SendHeartbeat publishes h as a heartbeat. It sets the fields SessionID and Offset itself.
 func (c *ControlChannel) SendHeartbeat(h Heartbeat) error {
 	h.SessionID, h.Offset = c.session, c.heartbeats.Add(1)-1
 	return c.publish("heartbeat", h, nats.Header{nats.MsgIdHdr: {nuid.Next()}})
 }
 
-// publish publishes a value as msgpack with its JSON names.
+// publish publishes value, encoded as msgpack with the field names of its json tags.
 func (c *ControlChannel) publish(name string, value any, header nats.Header) error {
 	var body bytes.Buffer
 	encoder := msgpack.NewEncoder(&body)

@@ -1,5 +1,6 @@
-// Package hq is the client of HQ, the control plane of eds: enrolment, sessions, schemas and
-// snapshot exports over HTTP, and the control channel and the credential of its NATS.
+// Package hq is the client of HQ, the control plane of eds. Over HTTP, it enrols servers, starts
+// and ends sessions, and fetches schemas and snapshot exports. It also connects to HQ's NATS
+// server, and provides the control channel there.
 package hq
 
 import (
@@ -22,14 +23,14 @@ import (
 )
 
 const (
-	// maxResponse bounds a response in bytes. The schemas of a thousand tables take a
-	// hundredth of it.
+	// maxResponse is the maximum size of a response in bytes. The schemas of a thousand tables
+	// need about a hundredth of that.
 	maxResponse = 256 << 20
-	// callTimeout bounds one attempt of a call.
+	// callTimeout is the time limit for one attempt of a call.
 	callTimeout = time.Minute
 	// defaultPatience is the default of Options.Patience.
 	defaultPatience = 30 * time.Second
-	// lateTimeout bounds the wait for a response after the call's context has ended.
+	// lateTimeout is how long a call may still wait for a response after its context has ended.
 	lateTimeout = 10 * time.Second
 )
 
@@ -37,35 +38,35 @@ const (
 type Options struct {
 	// BaseURL is the address of HQ's API, as returned by BaseURL or EnrollURL.
 	BaseURL string
-	// Key is the API key; the zero Key for enrolment.
+	// Key is the API key, or the zero Key for enrolment.
 	Key Key
-	// Version of eds, for the User-Agent.
+	// Version is the version of eds, sent in the User-Agent header.
 	Version string
-	// HTTP makes the requests; nil: a client that uses the proxy settings of the
-	// environment.
+	// HTTP makes the requests. If it is nil, New creates a client that uses the proxy settings of
+	// the environment.
 	HTTP *http.Client
-	// Logger logs each wait before another attempt; nil: none.
+	// Logger logs the error and the wait before each retry, or is nil for no logging.
 	Logger *slog.Logger
-	// Security decides whether HQ may be reached without TLS; nil: the zero one.
+	// Security decides whether HQ may be reached without TLS. A nil Security means the zero value.
 	Security *Security
-	// Patience bounds how long a failing call is retried; 0 means 30 s.
+	// Patience is how long a failing call is retried; 0 means 30 s.
 	Patience time.Duration
 }
 
-// Client calls HQ. It retries a call, with growing waits, while HQ cannot be reached or
-// responds with 408, 429, 502, 503 or 504. It is safe for concurrent use.
+// Client calls HQ. While HQ cannot be reached or responds with 408, 429, 502, 503 or 504, it
+// retries the call with growing waits. A Client is safe for concurrent use.
 type Client struct {
 	base     string
 	key      Key
 	agent    string
 	http     *http.Client
 	log      *slog.Logger
-	patience time.Duration // 0: until the context ends
-	skew     *atomic.Int64 // how far HQ's clock is behind ours, nanoseconds
+	patience time.Duration // 0 means that calls are retried until the context ends
+	skew     *atomic.Int64 // how far HQ's clock is behind the local clock, in nanoseconds
 	security *Security
 }
 
-// New returns a client. Calls give up after Options.Patience.
+// New returns a client that retries a failing call for up to Options.Patience.
 func New(o Options) *Client {
 	c := &Client{
 		base: o.BaseURL, key: o.Key, agent: "Shopmonkey EDS Server/" + o.Version,
@@ -83,7 +84,8 @@ func New(o Options) *Client {
 	return c
 }
 
-// newTransport returns a transport of its own, so that other packages cannot change it.
+// newTransport returns a new transport rather than the shared http.DefaultTransport, which other
+// packages could change.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
@@ -96,8 +98,8 @@ func newTransport() *http.Transport {
 	}
 }
 
-// Patient returns a client whose calls are retried until they succeed, are refused, or their
-// context ends.
+// Patient returns a copy of the client that does not limit the time for retries. Each of its calls
+// is retried until the call succeeds, HQ refuses it, or its context ends.
 func (c *Client) Patient() *Client {
 	patient := *c
 	patient.patience = 0
@@ -107,29 +109,30 @@ func (c *Client) Patient() *Client {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Present returns the earlier of the present times of this machine and of HQ, as far as HQ's
-// latest response showed its clock.
+// Present returns the current time by the local clock or by HQ's clock, whichever is earlier. It
+// knows HQ's clock from HQ's latest response.
 func (c *Client) Present() time.Time {
 	return time.Now().Add(-max(0, c.Skew()))
 }
 
-// Skew returns how far HQ's clock was behind ours at its latest response, to the second. It
-// is negative if HQ's clock was ahead.
+// Skew returns how far HQ's clock was behind the local clock at HQ's latest response, accurate to
+// a second. The result is negative if HQ's clock was ahead.
 func (c *Client) Skew() time.Duration { return time.Duration(c.skew.Load()) }
 
-// request is one call.
+// request describes one call.
 type request struct {
-	operation string // for errors: "start a session"
+	operation string // for errors, such as "start a session"
 	method    string
 	url       string
 	body      []byte
 	header    http.Header
 	timeout   time.Duration
-	keyless   bool
-	// awaited means that HQ creates something that the caller has to know: once the request
-	// is sent, the attempt waits up to lateTimeout for the response after the context's end.
+	// keyless means that the request is sent without the API key.
+	keyless bool
+	// awaited means that HQ creates something that the caller has to know about. If the context
+	// ends after the request was sent, the attempt waits up to lateTimeout more for the response.
 	awaited bool
-	// waits is called before each wait for another attempt; nil: not called.
+	// waits is called before each wait for another attempt. It may be nil.
 	waits func(err error, wait time.Duration)
 }
 
@@ -151,7 +154,7 @@ func (c *Client) exchange(ctx context.Context, operation, method, path string, i
 	return c.send(ctx, r)
 }
 
-// request returns a JSON call; in is nil if the call has no body.
+// request returns a JSON call. The parameter in is the body, or nil for no body.
 func (c *Client) request(operation, method, path string, in any) (request, error) {
 	r := request{operation: operation, method: method, url: c.base + path, timeout: callTimeout, header: http.Header{}}
 	r.header.Set("Content-Type", "application/json")
@@ -166,10 +169,10 @@ func (c *Client) request(operation, method, path string, in any) (request, error
 	return r, nil
 }
 
-// send makes the request, and retries it as long as the client's patience allows.
+// send makes the request, and retries it for as long as the client's patience allows.
 func (c *Client) send(ctx context.Context, r request) (*apiResponse, error) {
 	var response *apiResponse
-	var final error // that no other attempt changes
+	var final error // an error that must not be retried
 	began := time.Now()
 	err := retry.Do(ctx, retry.Policy{
 		Backoff: retry.Backoff{Min: 250 * time.Millisecond}, Patience: c.patience,
@@ -198,7 +201,7 @@ func (c *Client) send(ctx context.Context, r request) (*apiResponse, error) {
 	return response, nil
 }
 
-// attempt makes the request once. An error worth another attempt is a *retryableError.
+// attempt makes the request once. If another attempt may succeed, the error is a *retryableError.
 func (c *Client) attempt(ctx context.Context, r request) (*apiResponse, error) {
 	if r.awaited && ctx.Err() == nil {
 		late, cancel := outlast(ctx, lateTimeout)
@@ -244,14 +247,15 @@ func (c *Client) attempt(ctx context.Context, r request) (*apiResponse, error) {
 	return nil, c.refusal(a, response.Header, r.keyless)
 }
 
-// outlast returns a context for a request. It ends with ctx if the request has not been sent
-// by then, else d later. The caller calls the returned function once it has the response.
+// outlast returns a context for a request that may outlast ctx. If the request has not been sent
+// when ctx ends, the new context ends at the same time; otherwise it ends d later. The caller must
+// call the returned function once it has the response.
 func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	late, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	var sent atomic.Bool
 	stop := context.AfterFunc(ctx, func() {
 		if sent.Load() {
-			_ = retry.Sleep(late, d) // an error means that the caller has ended it
+			_ = retry.Sleep(late, d) // an error means that the caller has called the returned function
 		}
 		end(context.Cause(ctx))
 	})
@@ -259,15 +263,16 @@ func outlast(ctx context.Context, d time.Duration) (context.Context, context.Can
 	return httptrace.WithClientTrace(late, trace), func() { stop(); end(nil) }
 }
 
-// maxRedirects bounds the redirects that a call follows.
+// maxRedirects is the maximum number of redirects that a call follows.
 const maxRedirects = 10
 
-// redirectError says why a redirect is not followed.
+// redirectError reports why a redirect was not followed.
 type redirectError struct{ why string }
 
 func (e *redirectError) Error() string { return "hq answers with a redirect " + e.why }
 
-// checkRedirect refuses redirects that leave TLS: net/http would send the key along.
+// checkRedirect refuses redirects from https:// to http://, because net/http would send the API
+// key along. It also refuses redirects that the security rules forbid, and too long chains.
 func (c *Client) checkRedirect(next *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) >= maxRedirects:
@@ -291,7 +296,7 @@ func readAll(body io.Reader) ([]byte, error) {
 	return text, err
 }
 
-// noteClock notes how far HQ's clock is behind ours.
+// noteClock records how far HQ's clock is behind the local clock.
 func (c *Client) noteClock(h http.Header) {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil {
 		c.skew.Store(int64(time.Since(date)))

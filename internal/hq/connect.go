@@ -22,15 +22,16 @@ import (
 )
 
 const (
-	// natsTimeout bounds an attempt to connect to NATS, and each step of it.
+	// natsTimeout is the time limit for one attempt to connect to NATS, and for each step of the
+	// attempt.
 	natsTimeout = 10 * time.Second
-	// maxGreeting bounds the greeting of a NATS server in bytes.
+	// maxGreeting is the maximum size of a NATS server's greeting in bytes.
 	maxGreeting = 1 << 20
 )
 
-// Connect connects to HQ's NATS at the addresses that Servers returned. It uses TLS if
-// security requires it or the server offers it, and only then sends the credential. The
-// connection reconnects by itself with the same rules.
+// Connect connects to HQ's NATS servers at the addresses that Servers returned. It uses TLS if
+// security requires TLS or the server offers it, and sends the credential only after that
+// decision. The connection reconnects by itself under the same rules.
 func Connect(servers string, credential Credential, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	return connect(servers, credential, &natsDialer{security: security, dial: new(net.Dialer).DialContext}, options...)
 }
@@ -46,23 +47,23 @@ func connect(servers string, credential Credential, d *natsDialer, options ...na
 	return nats.Connect(servers, append(all, options...)...)
 }
 
-// natsDialer connects to NATS servers, and encrypts the connection before the NATS client reads
-// it. It is safe for concurrent use.
+// natsDialer connects to NATS servers. It encrypts a connection before the NATS client reads from
+// it. A natsDialer is safe for concurrent use.
 type natsDialer struct {
 	security *Security
 	dial     func(ctx context.Context, network, address string) (net.Conn, error)
-	roots    *x509.CertPool // trusted authorities; nil: the system's
+	roots    *x509.CertPool // trusted authorities, or nil for those of the system
 
-	hosts     []string // of the configured servers
-	websocket bool     // they are ws:// or wss://
-	tls       bool     // one of them is tls:// or wss://: all have to use TLS
+	hosts     []string // names of the configured servers
+	websocket bool     // the configured addresses are ws:// or wss://
+	tls       bool     // a configured address is tls:// or wss://, so all servers must use TLS
 
 	mu       sync.Mutex
-	dialed   string // the last dialed host
-	verified string // the last host whose certificate was verified
+	dialed   string // the host dialed last
+	verified string // the host whose certificate was verified last
 }
 
-// configure parses the addresses, which are comma separated.
+// configure parses servers, a comma-separated list of addresses.
 func (d *natsDialer) configure(servers string) error {
 	for server := range strings.SplitSeq(servers, ",") {
 		server = strings.TrimSpace(server)
@@ -80,8 +81,8 @@ func (d *natsDialer) configure(servers string) error {
 	return nil
 }
 
-// overWSS lets the NATS client encrypt wss:// itself. That starts with the first byte, so
-// there is no offer of TLS that could be stripped.
+// overWSS configures the NATS client to encrypt wss:// connections itself. Such a connection is
+// encrypted from its first byte, so an attacker has no plain-text offer of TLS to remove.
 func (d *natsDialer) overWSS(o *nats.Options) error {
 	o.TLSConfig = d.config("")
 	o.TLSConfig.VerifyConnection = func(tls.ConnectionState) error {
@@ -94,7 +95,8 @@ func (d *natsDialer) overWSS(o *nats.Options) error {
 	return nil
 }
 
-// SkipTLSHandshake reports to the NATS client that connections are encrypted already.
+// SkipTLSHandshake reports whether the NATS client must skip its TLS handshake because Dial has
+// already made one.
 func (d *natsDialer) SkipTLSHandshake() bool { return !d.websocket }
 
 // Dial implements nats.CustomDialer.
@@ -129,8 +131,9 @@ func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
 	return conn, err
 }
 
-// requires returns an error if the host must use TLS: a configured host because of security
-// or an address, a host that another server named if any configured host must.
+// requires returns an error if the host must use TLS. If a configured address is tls:// or
+// wss://, every host must. Otherwise, a configured host must if security requires it. A host
+// named by another server must also use TLS if any configured host must.
 func (d *natsDialer) requires(host string) error {
 	if d.tls {
 		return &InsecureError{peerNATS, host, "an address of nats begins with tls:// or wss://", ""}
@@ -147,22 +150,23 @@ func (d *natsDialer) requires(host string) error {
 	return nil
 }
 
-// greeting is the first message of a server, as far as it matters here.
+// greeting holds the fields of a server's first message that matter here.
 type greeting struct {
 	Required  bool `json:"tls_required"`
 	Available bool `json:"tls_available"`
 }
 
-// optionalError says that a server does not require TLS, and that eds cannot use TLS there.
+// optionalError means that TLS with a server failed, and that the server does not require TLS.
 type optionalError struct{ error }
 
 func (e *optionalError) Unwrap() error { return e.error }
 
-// connUpgrade continues a connection after the greeting. It returns the connection to use, and
-// the greeting that the NATS client may read.
+// connUpgrade prepares a connection for use once the greeting has been read: line is the raw
+// greeting, offer the parsed one. It returns the connection to use, and the greeting that the NATS
+// client may read.
 type connUpgrade func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
 
-// greet connects to a server and reads its greeting.
+// greet connects to a server, reads its greeting, and passes both to upgrade.
 func (d *natsDialer) greet(ctx context.Context, network, address string, upgrade connUpgrade) (_ net.Conn, err error) {
 	conn, err := d.dial(ctx, network, address)
 	if err != nil {
@@ -197,8 +201,9 @@ func (d *natsDialer) greet(ctx context.Context, network, address string, upgrade
 	return &bufferedConn{upgraded, io.MultiReader(bytes.NewReader(line), upgraded)}, nil
 }
 
-// secure encrypts the connection if the server offers that, else it fails with required;
-// nil: it continues without TLS.
+// secure returns a connUpgrade that encrypts the connection if the server offers TLS. Without that
+// offer, the connUpgrade fails with the error required or, if required is nil, continues without
+// TLS.
 func (d *natsDialer) secure(host string, required error) connUpgrade {
 	return func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error) {
 		if !offer.Required && !offer.Available {
@@ -220,7 +225,7 @@ func (d *natsDialer) secure(host string, required error) connUpgrade {
 	}
 }
 
-// unsecured continues without encryption, if security allows that.
+// unsecured returns a connUpgrade that continues without TLS, if security allows that.
 func (d *natsDialer) unsecured(host string) connUpgrade {
 	return func(_ context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error) {
 		if offer.Required {
@@ -234,7 +239,7 @@ const greetingPrefix = "INFO "
 
 var errNotNATS = errors.New("the server there is not a nats server")
 
-// readGreeting reads the first line, up to maxGreeting bytes.
+// readGreeting reads the first line, which may have up to maxGreeting bytes.
 func readGreeting(r *bufio.Reader) ([]byte, error) {
 	var line []byte
 	for {
@@ -252,32 +257,31 @@ func readGreeting(r *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// withoutNames removes the names of other servers from a greeting. The greeting was not
-// encrypted, so an attacker may have written names that he has certificates for. Addresses
-// stay: the server there has to show the certificate of a known name. Servers send the names
-// again once the connection is encrypted.
+// withoutNames removes the host names of other servers from a greeting. The greeting was not
+// encrypted, so an attacker may have inserted names for which the attacker has certificates. IP
+// addresses are kept, because a server at an address has to show a certificate for a known name.
+// Servers send the names again once the connection is encrypted.
 func withoutNames(line []byte) []byte {
 	const key = "connect_urls"
 	var members map[string]json.RawMessage
 	var others []string
 	if json.Unmarshal(line[len(greetingPrefix):], &members) != nil || json.Unmarshal(members[key], &others) != nil {
-		return line // it names none
+		return line // the greeting names no other servers
 	}
 	others = slices.DeleteFunc(others, func(other string) bool {
 		host, _, err := net.SplitHostPort(other)
 		return err != nil || net.ParseIP(host) == nil
 	})
-	// Neither can fail: both were JSON.
+	// Neither call can fail: both values were decoded from JSON.
 	members[key], _ = json.Marshal(others)
 	text, _ := json.Marshal(members)
 	return slices.Concat([]byte(greetingPrefix), text, []byte("\r\n"))
 }
 
-// handshake encrypts the connection. The server has to show a certificate for its name. If
-// only its address is known, because another server named it, the certificate has to be for
-// the name of that server. If TLS is optional, it is an error that the server asks for a
-// client certificate: eds has none, and the server would close the connection after the
-// handshake.
+// handshake encrypts the connection. The server has to show a certificate for host. If host is an
+// IP address that another server named, the certificate has to be for the name of a verified or
+// configured server instead. If optional is true, handshake fails if the server requests a client
+// certificate: eds has none, and the server would close the connection after the handshake.
 func (d *natsDialer) handshake(ctx context.Context, conn net.Conn, host string, optional bool) (net.Conn, error) {
 	name := host
 	if net.ParseIP(host) != nil && !slices.Contains(d.hosts, host) {
@@ -303,7 +307,7 @@ func (d *natsDialer) config(name string) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: d.roots, ServerName: name}
 }
 
-// known returns the name whose certificate a server without a name has to show.
+// known returns the name that must be in the certificate of a server known only by its IP address.
 func (d *natsDialer) known() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -317,7 +321,7 @@ func (d *natsDialer) confirm(name string) {
 	d.verified = name
 }
 
-// bufferedConn is a connection whose bytes are read from r.
+// bufferedConn is a connection that is read through r.
 type bufferedConn struct {
 	net.Conn
 	r io.Reader

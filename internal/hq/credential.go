@@ -16,10 +16,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Credential opens HQ's NATS for one session. It is kept in memory only. Every way to print
-// or encode it gives "[redacted]".
+// Credential authenticates one session to HQ's NATS. It is kept in memory only. Printing or
+// encoding it in any way yields "[redacted]".
 type Credential struct {
-	secret    *secret // nil: anonymous
+	secret    *secret // nil if the credential is anonymous
 	serverID  string
 	sessionID string
 	companies []string
@@ -31,14 +31,14 @@ type secret struct {
 	seed []byte
 }
 
-// Anonymous returns the credential for a NATS server on this machine that needs none: server
-// id "dev", every company.
+// Anonymous returns the credential for a NATS server that requires no authentication. Its server
+// id is "dev", and it covers every company.
 func Anonymous() Credential {
 	return Credential{serverID: "dev", companies: []string{"*"}}
 }
 
-// ParseCredential parses the base64 of a NATS creds file: a user JWT and its seed. Errors
-// contain no part of either.
+// ParseCredential parses the base64 form of a NATS creds file, which contains a user JWT and its
+// seed. Errors contain no part of either.
 func ParseCredential(text string) (Credential, error) {
 	fail := func(why string) (Credential, error) {
 		return Credential{}, fault.Mark(fault.Fatal, errors.New("read the credential for nats: "+why))
@@ -78,7 +78,8 @@ func ParseCredential(text string) (Credential, error) {
 	return c, nil
 }
 
-// decodeBase64 accepts both alphabets, with or without padding, and line breaks.
+// decodeBase64 decodes the standard and the URL-safe alphabet of base64, with or without padding.
+// It ignores white space.
 func decodeBase64(text string) ([]byte, error) {
 	text = strings.Join(strings.Fields(text), "")
 	text = strings.TrimRight(strings.NewReplacer("-", "+", "_", "/").Replace(text), "=")
@@ -88,11 +89,11 @@ func decodeBase64(text string) ([]byte, error) {
 	return base64.RawStdEncoding.DecodeString(text)
 }
 
-// readSubjects sets companies and session from the subjects that the credential may
+// readSubjects sets companies and sessionID from the subjects that the credential allows eds to
 // subscribe to: dbchange.*.*.<company>.*.PUBLIC.> and eds.notify.<session>.>.
 func (c *Credential) readSubjects(allowed []string) {
 	for _, subject := range allowed {
-		// A queue group may follow a space.
+		// A subject may be followed by a space and a queue group.
 		subject, _, _ = strings.Cut(subject, " ")
 		tokens := strings.Split(subject, ".")
 		switch {
@@ -107,19 +108,20 @@ func (c *Credential) readSubjects(allowed []string) {
 	slices.Sort(c.companies)
 }
 
-// ServerID returns the id of this server, the user's name.
+// ServerID returns the id of this server, which is the name of the credential's NATS user.
 func (c Credential) ServerID() string { return c.serverID }
 
-// SessionID returns the session of the credential; "" if the credential names none.
+// SessionID returns the id of the session that the credential is for, or "" if it names none.
 func (c Credential) SessionID() string { return c.sessionID }
 
-// CompanyIDs returns the companies whose changes may be read, sorted; "*" is every company.
+// CompanyIDs returns the sorted ids of the companies whose changes may be read. The id "*" means
+// every company.
 func (c Credential) CompanyIDs() []string { return slices.Clone(c.companies) }
 
-// Expiry returns the time at which the credential expires; the zero time if it has none.
+// Expiry returns the time at which the credential expires, or the zero time if it never does.
 func (c Credential) Expiry() time.Time { return c.expiry }
 
-// Option returns the option with which nats.Connect authenticates.
+// Option returns the option that authenticates a connection opened by nats.Connect.
 func (c Credential) Option() nats.Option {
 	s := c.secret
 	if s == nil {
@@ -128,7 +130,7 @@ func (c Credential) Option() nats.Option {
 	return nats.UserJWT(func() (string, error) { return s.jwt, nil }, s.sign)
 }
 
-// sign signs the server's challenge.
+// sign signs nonce, the server's challenge.
 func (s *secret) sign(nonce []byte) ([]byte, error) {
 	pair, err := nkeys.FromSeed(s.seed)
 	if err != nil {

@@ -13,11 +13,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Error is a response in which HQ refuses a request.
+// Error means that HQ refused a request.
 type Error struct {
-	Operation string // such as "start a session"
-	Status    int    // of HTTP
-	Message   string // of HQ; may be ""
+	Operation string // for example "start a session"
+	Status    int    // HTTP status code
+	Message   string // HQ's message; may be ""
 	RequestID string // identifies the request in HQ's logs; may be ""
 }
 
@@ -40,12 +40,12 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// NotFound reports whether HQ does not know the requested object: an enrolment code (which
-// may be used), a schema version, an export job.
+// NotFound reports whether HQ does not know the requested enrolment code, schema version or export
+// job. HQ also does not know an enrolment code that was already used.
 func (e *Error) NotFound() bool { return e.Status == http.StatusNotFound }
 
-// definite reports whether HQ would refuse the same request again from any caller whose key
-// it accepts.
+// definite reports whether HQ would refuse the same request again, even if it came with another
+// valid API key.
 func (e *Error) definite() bool {
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooManyRequests:
@@ -54,33 +54,34 @@ func (e *Error) definite() bool {
 	return e.Status/100 == 4 || e.Status/100 == 2
 }
 
-// NotFound reports whether err is an Error whose NotFound reports true.
+// NotFound reports whether err wraps an *Error for which Error.NotFound returns true.
 func NotFound(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.NotFound()
 }
 
-// Conflict reports whether HQ refused because another server runs with this server's id.
+// Conflict reports whether err means that HQ refused a session because another server is running
+// with the same server id.
 func Conflict(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Status == http.StatusConflict
 }
 
-// KeyProblem is a reason to reject an API key.
+// KeyProblem is the reason why an API key was rejected.
 type KeyProblem uint8
 
 const (
 	KeyMissing   KeyProblem = iota + 1
 	KeyMalformed            // not a JWT
-	KeyExpired              // its own expiry has passed
+	KeyExpired              // its own expiry time has passed
 	KeyRefused              // HQ does not accept it
 )
 
-// Unauthorized says why HQ cannot be accessed. It is fatal.
+// Unauthorized reports why eds cannot access HQ. The error is fatal.
 type Unauthorized struct {
 	Problem KeyProblem
-	Detail  string // of the problem, for the operator; may be ""
-	Err     error  // HQ's response; nil if HQ was not asked
+	Detail  string // details of the problem, for the operator; may be ""
+	Err     error  // HQ's response, or nil if HQ was not asked
 }
 
 func (e *Unauthorized) Error() string {
@@ -111,14 +112,14 @@ func unauthorized(problem KeyProblem, detail string, err error) error {
 	return fault.Mark(fault.Fatal, &Unauthorized{Problem: problem, Detail: detail, Err: err})
 }
 
-// retryableError marks an error that another attempt may avoid.
+// retryableError marks an error as temporary: another attempt may succeed.
 type retryableError struct{ err error }
 
 func (e *retryableError) Error() string { return e.err.Error() }
 func (e *retryableError) Unwrap() error { return e.err }
 
-// connectionError describes a request without a response. It names only the host of the
-// URL: paths and queries of upload URLs are secrets.
+// connectionError returns the error for a request that got no response. The error names only the
+// host of the URL, because the path and query of an upload URL are secret.
 func connectionError(ctx context.Context, operation string, req *http.Request, err error) error {
 	if e := new(url.Error); errors.As(err, &e) {
 		err = e.Err
@@ -129,7 +130,7 @@ func connectionError(ctx context.Context, operation string, req *http.Request, e
 	return fmt.Errorf("%s: no response from %s: %w", operation, req.URL.Host, err)
 }
 
-// refusal returns the error of a response other than 2xx.
+// refusal returns the error for a response whose status is not 2xx.
 func (c *Client) refusal(r *apiResponse, h http.Header, keyless bool) error {
 	err := error(r.refused())
 	switch r.status {
@@ -149,7 +150,8 @@ func (c *Client) refusal(r *apiResponse, h http.Header, keyless bool) error {
 	return err
 }
 
-// keyRefused returns the reason why HQ did not accept the key.
+// keyRefused returns an error with the reason why HQ did not accept the API key. The parameter err
+// is HQ's response.
 func (c *Client) keyRefused(err error) error {
 	if c.key.IsZero() {
 		return unauthorized(KeyMissing, "", err)
@@ -168,15 +170,15 @@ type apiResponse struct {
 	body      []byte
 }
 
-// envelope wraps the data of most responses, and the message of errors.
+// envelope is the JSON object that wraps the data of most responses, and the message of errors.
 type envelope struct {
 	Success *bool           `json:"success"`
 	Message string          `json:"message"`
 	Data    json.RawMessage `json:"data"`
 }
 
-// refused returns the response as an error. If the body is not HQ's, such as the page of a
-// proxy, the error has no message.
+// refused returns the response as an error. If the body did not come from HQ, for example if it is
+// the error page of a proxy, the error has no message.
 func (r *apiResponse) refused() *Error {
 	var e envelope
 	_ = json.Unmarshal(r.body, &e)
@@ -187,7 +189,8 @@ func (r *apiResponse) refused() *Error {
 	return &Error{Operation: r.operation, Status: r.status, Message: message, RequestID: r.requestID}
 }
 
-// unwrap decodes the data of the response into out.
+// unwrap decodes the data in the response's envelope into out. If out is nil, unwrap only checks
+// for success.
 func (r *apiResponse) unwrap(out any) error {
 	var e envelope
 	if err := json.Unmarshal(r.body, &e); err != nil {
@@ -208,7 +211,8 @@ func (r *apiResponse) unwrap(out any) error {
 	return nil
 }
 
-// bare returns the body of a response that needs no envelope or, if it has one, the data.
+// bare returns the data of a response whose envelope is optional: the data in the envelope, or the
+// whole body if there is no envelope.
 func (r *apiResponse) bare() (json.RawMessage, error) {
 	var e envelope
 	var probe map[string]json.RawMessage
@@ -226,8 +230,8 @@ func (r *apiResponse) bare() (json.RawMessage, error) {
 	return r.body, nil
 }
 
-// undecodable returns the error for an unexpected response. The cause is an error of
-// encoding/json, which quotes at most a character or a name.
+// undecodable returns the error for a response that cannot be decoded. The parameter err must not
+// quote the response. Errors of encoding/json quote no more than one character or name.
 func (r *apiResponse) undecodable(err error) error {
 	id := ""
 	if r.requestID != "" {

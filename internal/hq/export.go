@@ -10,7 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// LatestSchemas returns the latest schema of every object, by object name, as HQ's JSON.
+// LatestSchemas returns the latest schema of every object, keyed by object name, as raw JSON from
+// HQ.
 func (c *Client) LatestSchemas(ctx context.Context) (map[string]json.RawMessage, error) {
 	const operation = "fetch the latest schemas"
 	r, err := c.exchange(ctx, operation, http.MethodGet, "/v3/schema", nil)
@@ -32,9 +33,9 @@ func (c *Client) LatestSchemas(ctx context.Context) (map[string]json.RawMessage,
 	return schemas, nil
 }
 
-// Schema returns one version of one object's schema, as HQ's JSON. If HQ denies the version,
-// the error is poison: no event of that version can be decoded. If HQ refuses the API key
-// altogether, the error is fatal.
+// Schema returns one version of one object's schema, as raw JSON from HQ. If HQ refuses only this
+// version, the error is poison, because no event of that version can be decoded. If HQ refuses the
+// API key altogether, the error is fatal.
 func (c *Client) Schema(ctx context.Context, object, modelVersion string) (json.RawMessage, error) {
 	path := "/v3/schema/" + url.PathEscape(object) + "/" + url.PathEscape(modelVersion)
 	r, err := c.exchange(ctx, "fetch a schema version", http.MethodGet, path, nil)
@@ -46,8 +47,8 @@ func (c *Client) Schema(ctx context.Context, object, modelVersion string) (json.
 	if !ok || !refused.definite() {
 		return text, err
 	}
-	// A 403 may concern the key, and a response without a message may come from a proxy. HQ
-	// denies the version only if it accepts another request.
+	// A 403 may be about the key, and a response without a message may come from a proxy. The
+	// refusal is about the version only if HQ accepts another request.
 	if refused.Status == http.StatusForbidden || refused.Message == "" {
 		if _, err := c.LatestSchemas(ctx); err != nil {
 			return nil, err
@@ -56,15 +57,15 @@ func (c *Client) Schema(ctx context.Context, object, modelVersion string) (json.
 	return nil, fault.Mark(fault.Poison, refused)
 }
 
-// ExportRequest limits a snapshot. Empty fields do not limit it.
+// ExportRequest limits the contents of a snapshot. An empty field sets no limit.
 type ExportRequest struct {
-	TimeOffset  int64    `json:"timeOffset,omitempty"` // unix milliseconds
+	TimeOffset  int64    `json:"timeOffset,omitempty"` // in Unix milliseconds
 	CompanyIDs  []string `json:"companyIds,omitempty"`
 	LocationIDs []string `json:"locationIds,omitempty"`
 	Tables      []string `json:"tables,omitempty"`
 }
 
-// The values of ExportTable.Status.
+// The possible values of ExportTable.Status.
 const (
 	ExportPending   = "Pending"
 	ExportCompleted = "Completed"
@@ -81,11 +82,11 @@ type Export struct {
 type ExportTable struct {
 	Status string   `json:"status"`
 	Error  string   `json:"error"`
-	URLs   []string `json:"urls"`   // presigned, hence secrets
-	Cursor string   `json:"cursor"` // unix nanoseconds
+	URLs   []string `json:"urls"`   // presigned, so they are secrets
+	Cursor string   `json:"cursor"` // in Unix nanoseconds
 }
 
-// StartExport starts the export of a snapshot and returns the job's id.
+// StartExport starts a job that exports a snapshot, and returns the job's id.
 func (c *Client) StartExport(ctx context.Context, q ExportRequest) (string, error) {
 	var data struct {
 		JobID string `json:"jobId"`
@@ -98,8 +99,8 @@ func (c *Client) StartExport(ctx context.Context, q ExportRequest) (string, erro
 	return data.JobID, err
 }
 
-// ExportStatus returns the state of a job, with fresh URLs. If HQ does not know the job,
-// NotFound reports true for the error.
+// ExportStatus returns the state of an export job, with fresh URLs. If HQ does not know the job,
+// NotFound returns true for the error.
 func (c *Client) ExportStatus(ctx context.Context, job string) (Export, error) {
 	var e Export
 	err := c.call(ctx, "ask for the state of the export", http.MethodGet, "/v3/export/bulk/"+url.PathEscape(job), nil, &e)

@@ -18,8 +18,8 @@ type OSInfo struct {
 	GoVersion string         `json:"go_version"`
 }
 
-// DescribeHost fills in the description of this machine. Fields that it cannot determine
-// stay empty; errors are ignored.
+// DescribeHost fills in the fields of start that describe this machine. Fields that it cannot
+// determine stay empty; errors are ignored.
 func DescribeHost(ctx context.Context, start *SessionStart) {
 	start.MachineID = machineID()
 	start.OSInfo = OSInfo{Host: &host.InfoStat{}, NumCPU: runtime.NumCPU(), GoVersion: runtime.Version()}
@@ -34,8 +34,8 @@ func DescribeHost(ctx context.Context, start *SessionStart) {
 	start.IPAddress = address()
 }
 
-// machineID returns a hash of the machine's id that is specific to eds; "" on a machine
-// without an id, such as some containers.
+// machineID returns a hash of the machine's id that only eds uses. On a machine without an id,
+// such as in some containers, machineID returns "".
 func machineID() string {
 	if raw, err := machineid.ID(); err != nil || raw == "" {
 		return ""
@@ -47,7 +47,7 @@ func machineID() string {
 	return id
 }
 
-// address returns this machine's address; "" if there is none.
+// address returns the IP address of this machine that bestAddress prefers, or "" if there is none.
 func address() string {
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
@@ -62,8 +62,9 @@ func address() string {
 	return bestAddress(all)
 }
 
-// bestAddress returns the first private IPv4 address, else the first other IPv4
-// address that reaches beyond the machine, else any such address, else "".
+// bestAddress returns the first private IPv4 address in the list. If there is none, it returns the
+// first other IPv4 address, and otherwise the first IPv6 address. It ignores loopback and
+// link-local addresses. If no address is left, it returns "".
 func bestAddress(all []netip.Addr) string {
 	var any4, any6 string
 	for _, a := range all {

@@ -27,15 +27,15 @@ const (
 	redacted     = "[redacted]"
 )
 
-// Key is an API key. Every way to print or encode it gives "[redacted]".
+// Key is an API key. Printing or encoding it in any way yields "[redacted]".
 type Key struct {
 	secret *string // a pointer, so that no printing verb reaches it
 	issuer string
 	expiry time.Time
 }
 
-// ParseKey parses an API key, a JWT. Only HQ can verify it. An error is an *Unauthorized for
-// a missing or malformed key, and contains no part of it.
+// ParseKey parses an API key, which is a JWT. It does not verify the signature; only HQ can. If
+// the key is missing or malformed, the error is an *Unauthorized that contains no part of the key.
 func ParseKey(text string) (Key, error) {
 	text = strings.TrimSpace(text)
 	if text == "" {
@@ -70,10 +70,10 @@ func ParseKey(text string) (Key, error) {
 	return k, nil
 }
 
-// maxDate is the last second of the year 9999, the end of RFC 3339.
+// maxDate is the last second of the year 9999, the latest time that RFC 3339 can express.
 const maxDate = 253402300799
 
-// numericDate parses a NumericDate (RFC 7519 section 2) without its fraction.
+// numericDate parses a NumericDate (RFC 7519 section 2) and drops its fraction.
 func numericDate(text string) (time.Time, error) {
 	whole, _, _ := strings.Cut(text, ".")
 	seconds, err := strconv.ParseInt(whole, 10, 64)
@@ -83,16 +83,16 @@ func numericDate(text string) (time.Time, error) {
 	return time.Unix(seconds, 0).UTC(), nil
 }
 
-// IsZero reports whether there is no key.
+// IsZero reports whether k is the zero Key, which contains no API key.
 func (k Key) IsZero() bool { return k.secret == nil }
 
-// Issuer returns the claim iss; "" if there is none.
+// Issuer returns the claim iss, or "" if the key has none.
 func (k Key) Issuer() string { return k.issuer }
 
-// Expiry returns the time at which the key expires; the zero time if it has none.
+// Expiry returns the time at which the key expires, or the zero time if it never does.
 func (k Key) Expiry() time.Time { return k.expiry }
 
-// Check returns an *Unauthorized if the key is missing or has expired.
+// Check returns an *Unauthorized if the key is missing or is expired at the time now.
 func (k Key) Check(now time.Time) error {
 	switch {
 	case k.IsZero():
@@ -111,8 +111,8 @@ func (k Key) GoString() string             { return redacted }
 func (k Key) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 func (k Key) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
-// BaseURL returns the address of HQ's API: apiURL (--api-url) unless that is "", else the
-// issuer of the key, else DefaultURL.
+// BaseURL returns the address of HQ's API. That is apiURL (--api-url), if set; otherwise the
+// issuer of the key, if it is an address; otherwise DefaultURL.
 func BaseURL(apiURL string, key Key) (string, error) {
 	if apiURL != "" {
 		return parseBase(apiURL)
@@ -136,8 +136,8 @@ func parseBase(raw string) (string, error) {
 	return u.String(), nil
 }
 
-// EnrollURL returns the address of the HQ that issued an enrolment code: apiURL unless that
-// is "", else the one that the code's first letter stands for.
+// EnrollURL returns the address of the HQ that issued an enrolment code. That is apiURL, if set;
+// otherwise the address that the first letter of the code selects.
 func EnrollURL(apiURL, code string) (string, error) {
 	if apiURL != "" {
 		return parseBase(apiURL)
@@ -158,8 +158,8 @@ func EnrollURL(apiURL, code string) (string, error) {
 	return "", fault.Mark(fault.Fatal, errors.New("this is not an enrolment code: they begin with P, S, E or L"))
 }
 
-// Servers returns the addresses of HQ's NATS, comma separated: server (--server) unless that
-// is "", else the one that belongs to the API at baseURL.
+// Servers returns the comma-separated addresses of HQ's NATS servers. That is server (--server),
+// if set; otherwise the default for the API at baseURL.
 func Servers(server, baseURL string) string {
 	switch {
 	case server != "":
@@ -170,7 +170,8 @@ func Servers(server, baseURL string) string {
 	return DefaultServer
 }
 
-// Redacted returns the addresses of NATS servers without users, passwords and tokens.
+// Redacted returns servers, a comma-separated list of NATS addresses, with users, passwords and
+// tokens removed.
 func Redacted(servers string) string {
 	list := strings.Split(servers, ",")
 	for i, server := range list {
@@ -182,7 +183,7 @@ func Redacted(servers string) string {
 	return strings.Join(list, ",")
 }
 
-// Local reports whether the API or NATS server at the given URL is on this machine.
+// Local reports whether the host of the URL raw is this machine.
 func Local(raw string) bool {
 	u, err := url.Parse(raw)
 	return err == nil && loopback(u.Hostname())

@@ -12,39 +12,43 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Security decides which hosts of HQ's API and NATS must use TLS. A host that has used TLS
-// must use it from then on: an attacker in between could strip the offer of TLS, read the key
-// and the credential, and send commands. Only a verified certificate counts, so that an
-// attacker cannot make a host require TLS. It is safe for concurrent use.
+// Security decides which hosts of HQ's API and NATS must use TLS. A host that has used TLS once
+// must use it from then on. Otherwise an attacker on the network path could strip the server's
+// offer of TLS, read the API key and the credential, and send commands. A host counts as using TLS
+// only after it has shown a verified certificate, so an attacker cannot make a host require TLS. A
+// Security is safe for concurrent use.
 type Security struct {
-	// Require true requires TLS of every host, also on this machine; false only of hosts that
-	// have used it; nil also of HQ's default hosts, which are on the Internet.
+	// Require selects the hosts that must use TLS. If it is true, every host must, including this
+	// machine. If it is false, only hosts that have used TLS must. If it is nil, HQ's default
+	// hosts must as well, because they are on the Internet.
 	Require *bool
-	// Hosts remembers the hosts that have used TLS; nil: no host is remembered.
+	// Hosts remembers the hosts that have used TLS. If it is nil, no host is remembered.
 	Hosts TLSHosts
-	// Logger warns of connections without TLS that leave this machine; nil: no logger.
+	// Logger logs a warning about each host that is reached without TLS and is not this machine.
+	// It may be nil.
 	Logger *slog.Logger
-	// Warn is called with the warning of a peer, HQ's API ("hq") or NATS ("nats"), and with ""
-	// once the connection uses TLS; may be nil.
+	// Warn is called with a warning about a peer, which is "hq" for HQ's API or "nats". It is
+	// called with an empty warning once the connection to the peer uses TLS. It may be nil.
 	Warn func(peer, warning string)
 
 	mu     sync.Mutex
-	warned map[string]bool // by peer and host
+	warned map[string]bool // keys are "peer host"
 }
 
-// TLSHosts stores hosts durably, by protocol ("hq" or "nats"). It is safe for concurrent use.
+// TLSHosts stores host names durably, separately for each protocol ("hq" or "nats"). It is safe
+// for concurrent use.
 type TLSHosts interface {
 	Has(protocol, host string) (bool, error)
 	Add(protocol, host string) error
-	// Path returns the file of a host. Removing it forgets the host.
+	// Path returns the file that records a host. Deleting this file makes eds forget the host.
 	Path(protocol, host string) string
 }
 
-// InsecureError says that a host must use TLS and does not. Nothing was sent to it.
+// InsecureError means that a host must use TLS but does not. Nothing was sent to the host.
 type InsecureError struct {
 	Peer, Host string
 	Why        string
-	Do         string // a remedy besides looking for an attacker; may be ""
+	Do         string // a remedy other than looking for an attacker; may be ""
 }
 
 func (e *InsecureError) Error() string {
@@ -58,13 +62,13 @@ func (e *InsecureError) Error() string {
 	return fmt.Sprintf("%s at %s %s, and must use TLS because %s; nothing was sent to it; %s", e.Peer, e.Host, what, e.Why, do)
 }
 
-// The peers of HQ, in messages and in Security.Hosts.
+// The names of HQ's peers, as used in messages and in Security.Hosts.
 const (
 	peerAPI  = "hq"
 	peerNATS = "nats"
 )
 
-// publicHosts returns HQ's default hosts.
+// publicHosts returns the names of HQ's default hosts.
 func publicHosts() []string {
 	var hosts []string
 	for _, raw := range []string{DefaultURL, sandboxURL, edgeURL, DefaultServer} {
@@ -75,7 +79,8 @@ func publicHosts() []string {
 	return hosts
 }
 
-// requires returns an *InsecureError with the reason if the host must use TLS, else nil.
+// requires returns an *InsecureError with the reason if the host must use TLS, or nil if it need
+// not.
 func (s *Security) requires(peer, host string) error {
 	if s.Require != nil && *s.Require {
 		return &InsecureError{peer, host, "require_tls is set", "set up TLS there, or remove require_tls = true"}
@@ -95,8 +100,9 @@ func (s *Security) requires(peer, host string) error {
 	return nil
 }
 
-// plain is called before a secret is sent to a host without TLS. It returns an error if that
-// is not allowed, else it warns, once for each host.
+// plain is called before a secret is sent to a host without TLS. It returns an error if the host
+// must use TLS. Otherwise it warns, unless the host is this machine; each host is logged only
+// once.
 func (s *Security) plain(peer, host string) error {
 	if err := s.requires(peer, host); err != nil {
 		return err
@@ -112,7 +118,7 @@ func (s *Security) plain(peer, host string) error {
 	return nil
 }
 
-// firstWarning reports whether no warning about the host has been logged yet.
+// firstWarning reports whether this is its first call for the peer and host.
 func (s *Security) firstWarning(peer, host string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,7 +131,8 @@ func (s *Security) firstWarning(peer, host string) bool {
 	return first
 }
 
-// secured is called after a host has shown a valid certificate.
+// secured records that a host has shown a valid certificate, and withdraws any warning about the
+// peer.
 func (s *Security) secured(peer, host string) {
 	s.warn(peer, "")
 	if s.Hosts == nil {
@@ -149,8 +156,9 @@ func (s *Security) logger() *slog.Logger {
 	return s.Logger
 }
 
-// checkURL refuses an http:// URL that must not be used, and warns of one that should not
-// be. The error is fatal: the URL has to be changed.
+// checkURL returns an error if u is an http:// URL of a host that must use TLS. For other http://
+// URLs it warns, unless the host is this machine. The error is fatal, because only a change of the
+// URL helps.
 func (s *Security) checkURL(u *url.URL) error {
 	if u.Scheme != "http" {
 		return nil
@@ -158,7 +166,7 @@ func (s *Security) checkURL(u *url.URL) error {
 	return fault.Mark(fault.Fatal, s.plain(peerAPI, u.Hostname()))
 }
 
-// loopback reports whether the host is this machine.
+// loopback reports whether host is localhost or a loopback address.
 func loopback(host string) bool {
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()

@@ -17,15 +17,16 @@ import (
 )
 
 const (
-	// conflictWait is the wait before another attempt if another server with this id runs.
+	// conflictWait is the wait before another attempt while another server is running with the
+	// same server id.
 	conflictWait = 5 * time.Second
-	// uploadTimeout bounds one attempt to upload a log.
+	// uploadTimeout is the time limit for one attempt to upload a log.
 	uploadTimeout = 15 * time.Minute
 )
 
 // Enrolment is HQ's response to an enrolment code.
 type Enrolment struct {
-	Token    string `json:"token"` // the API key: a secret
+	Token    string `json:"token"` // the API key, a secret
 	ServerID string `json:"serverId"`
 }
 
@@ -36,10 +37,10 @@ func (e Enrolment) GoString() string             { return e.String() }
 func (e Enrolment) MarshalJSON() ([]byte, error) { return json.Marshal(e.String()) }
 func (e Enrolment) LogValue() slog.Value         { return slog.StringValue(e.String()) }
 
-// Enroll redeems an enrolment code, which works once. An error for which
-// NotFound reports true means that the code is unknown or used.
+// Enroll redeems an enrolment code, which works only once. If NotFound returns true for the error,
+// the code is unknown or was already used.
 func (c *Client) Enroll(ctx context.Context, code string) (Enrolment, error) {
-	// If the response to an attempt is lost, the code is used all the same.
+	// If the response to an attempt is lost, the code is used up nevertheless.
 	var e Enrolment
 	if err := c.call(ctx, "enroll", http.MethodGet, "/v3/eds/internal/enroll/"+url.PathEscape(code), nil, &e); err != nil {
 		if NotFound(err) {
@@ -53,7 +54,7 @@ func (c *Client) Enroll(ctx context.Context, code string) (Enrolment, error) {
 	return e, nil
 }
 
-// SessionStart describes a server to HQ when it starts a session.
+// SessionStart describes the server to HQ when it starts a session.
 type SessionStart struct {
 	Version    string         `json:"version"`
 	Hostname   string         `json:"hostname"`
@@ -70,19 +71,19 @@ type SessionDriver struct {
 	ID          string `json:"id"`
 	Name        string `json:"name"`
 	Description string `json:"description"`
-	URL         string `json:"url"` // masked
+	URL         string `json:"url"` // with secrets masked
 }
 
-// Session is a started session.
+// Session is a session that HQ has started.
 type Session struct {
 	ID string
-	// Credential opens NATS. It is Anonymous if HQ sent none.
+	// Credential authenticates the session to NATS. It is Anonymous if HQ sent no credential.
 	Credential Credential
 }
 
-// StartSession starts a session. An error for which Conflict reports true means that another
-// server runs with this server's id. If ctx ends while HQ handles the request, StartSession
-// waits another 10 s for the response, so that the caller can end the session.
+// StartSession starts a session. If Conflict returns true for the error, another server is running
+// with the same server id. If ctx ends while HQ handles the request, StartSession waits another 10
+// s for the response, so that the caller can end the session.
 func (c *Client) StartSession(ctx context.Context, start SessionStart) (Session, error) {
 	return c.startSession(ctx, start, nil)
 }
@@ -118,9 +119,10 @@ func (c *Client) startSession(ctx context.Context, start SessionStart, waits fun
 	return s, nil
 }
 
-// AwaitSession is StartSession that retries until ctx ends, also while another server runs
-// with this server's id: then the wait is 5 s, and the error one for which Conflict reports
-// true. It calls waits, unless that is nil, before each wait.
+// AwaitSession starts a session like StartSession, but retries until ctx ends. It also retries
+// while another server is running with the same server id. It calls waits, unless nil, before each
+// wait with the error and the length of the wait. In the case of another server, the wait is 5 s,
+// and Conflict returns true for the error.
 func (c *Client) AwaitSession(ctx context.Context, start SessionStart, waits func(err error, wait time.Duration)) (Session, error) {
 	patient := c.Patient()
 	for {
@@ -137,9 +139,9 @@ func (c *Client) AwaitSession(ctx context.Context, start SessionStart, waits fun
 	}
 }
 
-// SessionEnd holds the upload URLs for the last log of a session. Both are secrets.
+// SessionEnd holds the upload URLs for the last logs of a session. Both URLs are secrets.
 type SessionEnd struct {
-	URL      string `json:"url"`      // for the log
+	URL      string `json:"url"`      // for the main log
 	ErrorURL string `json:"errorUrl"` // for the standard error of a server that crashed
 }
 
@@ -150,7 +152,8 @@ func (SessionEnd) GoString() string             { return redacted }
 func (SessionEnd) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
 func (SessionEnd) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
-// EndSession ends a session; errored reports whether it failed.
+// EndSession ends a session, and returns the URLs for its last logs. Set errored if the session
+// failed.
 func (c *Client) EndSession(ctx context.Context, session string, errored bool) (SessionEnd, error) {
 	in := struct {
 		Errored bool `json:"errored"`
@@ -166,7 +169,7 @@ func (c *Client) AwaitSessionEnd(ctx context.Context, session string) error {
 	return err
 }
 
-// LogURL returns a URL for the upload of a log of the session. It is a secret.
+// LogURL returns a URL to which one log of the session can be uploaded. The URL is a secret.
 func (c *Client) LogURL(ctx context.Context, session string) (string, error) {
 	var data struct {
 		URL string `json:"url"`
@@ -179,8 +182,8 @@ func (c *Client) LogURL(ctx context.Context, session string) (string, error) {
 	return data.URL, err
 }
 
-// Upload uploads a gzipped log to an upload URL, and returns its storage path: the path of
-// that URL. It reads the log from its start.
+// Upload uploads a gzipped log to uploadURL. It returns the log's storage path, which is the path
+// of that URL. It first seeks to the start of log.
 func (c *Client) Upload(ctx context.Context, uploadURL string, log io.ReadSeeker) (string, error) {
 	const operation = "upload a log"
 	u, err := url.Parse(uploadURL)
@@ -190,7 +193,7 @@ func (c *Client) Upload(ctx context.Context, uploadURL string, log io.ReadSeeker
 	if _, err := log.Seek(0, io.SeekStart); err != nil {
 		return "", fmt.Errorf("%s: %w", operation, err)
 	}
-	// A log is rotated at some megabytes, and is compressed here.
+	// Logs are compressed and rotated at a few megabytes, so the body fits in memory.
 	var body bytes.Buffer
 	if _, err := io.Copy(&body, io.LimitReader(log, maxResponse)); err != nil {
 		return "", fmt.Errorf("%s: %w", operation, err)

@@ -2,8 +2,8 @@ package pipeline
 
 import "context"
 
-// acknowledge is the last stage: it acknowledges messages whose changes are durable. It outlives a
-// failed applier, to acknowledge the batches before the failure.
+// acknowledge is the last stage. It acknowledges messages whose changes are durable. If the applier
+// fails, acknowledge continues until it has acknowledged the batches before the failure.
 func (p *Pipeline) acknowledge(hard context.Context) error {
 	for d := range p.applied {
 		for more := true; more; { // one acknowledgement for all batches that are ready

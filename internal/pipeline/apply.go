@@ -15,24 +15,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// applier makes batches durable, one after the other. It belongs to one goroutine.
+// applier makes batches durable, one at a time. One goroutine uses it.
 type applier struct {
 	p          *Pipeline
 	migrator   sink.Migrator // nil if the sink has no tables
 	migrated   map[*schema.Table]bool
 	poison     map[string]*poisonRate // by table
-	boundaries []uint64               // ends of batches that may come again, ascending
+	boundaries []uint64               // ends of batches that may be delivered again, ascending
 	durable    cdc.Position           // position up to which everything is durable
-	withheld   int                    // events of the batch that were skipped because their table is behind
+	withheld   int                    // events of the current batch that the Gate withheld
 }
 
-// durableBatch is a batch that the last stage acknowledges.
+// durableBatch describes a durable batch that the last stage acknowledges: its last position, its
+// number of messages, and their memory in bytes.
 type durableBatch struct {
 	upTo             cdc.Position
 	messages, memory int
 }
 
-// applyBatches is the fourth stage.
+// applyBatches is the fourth stage. It applies the batches, and passes each durable one to the last
+// stage.
 func (p *Pipeline) applyBatches(ctx context.Context) error {
 	defer close(p.applied)
 	a := &applier{
@@ -59,7 +61,7 @@ func (p *Pipeline) applyBatches(ctx context.Context) error {
 }
 
 // next returns the next batch, or nil after the last one. While it waits, it checks the destination
-// from time to time.
+// every sink.CheckEvery, unless the destination is metered or keeps no records.
 func (a *applier) next(ctx context.Context) (*batch, error) {
 	var due <-chan time.Time
 	recorder := a.p.sink.Recorder
@@ -84,7 +86,7 @@ func (a *applier) next(ctx context.Context) (*batch, error) {
 	}
 }
 
-// apply makes b durable, and dead-letters its rejected events.
+// apply makes the changes of b durable, and dead-letters the rejected events of b.
 func (a *applier) apply(ctx context.Context, b *batch) error {
 	leave, err := a.enter(ctx)
 	if err != nil {
@@ -122,8 +124,9 @@ func (a *applier) apply(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// applyEvents makes events durable; c was built from them. If one of them is poison, it bisects
-// until it has found that event, and applies the others in their order.
+// applyEvents makes events durable. The batch c was built from these events. If one of the events
+// is poison, applyEvents bisects the batch until it has found that event, and applies all other
+// events in stream order.
 func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Batch) error {
 	events, c = a.withhold(events, c)
 	if len(events) == 0 {
@@ -164,7 +167,7 @@ func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Bat
 	return a.applyEvents(ctx, events[half:], second)
 }
 
-// build forms a batch of events that one batch has accepted before.
+// build returns a batch of the events. They must all be from one earlier batch.
 func build(events []*item) *change.Batch {
 	var b change.Builder
 	for _, it := range events {
@@ -173,7 +176,8 @@ func build(events []*item) *change.Batch {
 	return b.Batch()
 }
 
-// advanceCheckpoint moves the stored checkpoint past a dead letter.
+// advanceCheckpoint moves the stored checkpoint to through without applying a change, if the sink
+// stores checkpoints. It is used after dead letters and withheld events.
 func (a *applier) advanceCheckpoint(ctx context.Context, through cdc.Position) error {
 	if a.p.sink.Checkpointer == nil {
 		return nil
@@ -181,7 +185,8 @@ func (a *applier) advanceCheckpoint(ctx context.Context, through cdc.Position) e
 	return a.deliver(ctx, &change.Batch{First: through, Last: through})
 }
 
-// deliver gives c to the sink until it is durable. The error is poison, fatal, or the cause of ctx.
+// deliver passes c to the sink, and retries until c is durable. The error is poison, fatal, or the
+// cause of ctx.
 func (a *applier) deliver(ctx context.Context, c *change.Batch) error {
 	err := a.p.retry(ctx, dependencyDestination, func() error { return a.p.attempt(ctx, c) })
 	switch {
@@ -196,8 +201,8 @@ func (a *applier) deliver(ctx context.Context, c *change.Batch) error {
 	return fmt.Errorf("apply changes: %w", err)
 }
 
-// attempt gives c to the sink once. A panic of the sink counts as poison, so that one event cannot
-// crash the program again and again.
+// attempt passes c to the sink once. A panic of the sink counts as poison, so that one event cannot
+// crash the program repeatedly.
 func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -209,7 +214,8 @@ func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
 	return p.c.Sink.Apply(ctx, c)
 }
 
-// migrate prepares the destination for rows of the sets' tables.
+// migrate adapts the destination to the layouts of the sets' tables. If there is a Gate, a table
+// that the destination refuses fails alone. The error is fatal.
 func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
 	if a.migrator == nil {
 		return nil
@@ -233,7 +239,7 @@ func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
 		}
 	}
 	if err != nil {
-		// A failed migration is no single event's fault, so it is never poison.
+		// A single event does not cause a failed migration, so the error is never poison.
 		return fault.Mark(fault.Fatal, fmt.Errorf("migrate the destination's tables: %w", err))
 	}
 	return nil

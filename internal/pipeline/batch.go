@@ -11,42 +11,42 @@ import (
 // batch is a run of messages that the applier makes durable together.
 type batch struct {
 	change   *change.Batch
-	events   []*item // from which change was built
+	events   []*item // the events from which change was built
 	rejects  []*item
-	denied   []*item // HQ denies their schema version
+	denied   []*item // items whose schema version HQ denies
 	skipped  map[skipReason]int
-	messages int       // all of them
-	bytes    int       // of their payloads
-	memory   int       // of the messages, in bytes
-	pending  uint64    // messages in the stream after the last one
+	messages int       // number of messages, including skipped ones
+	bytes    int       // size of the payloads
+	memory   int       // memory of the messages, in bytes
+	pending  uint64    // messages in the stream after the last message of the batch
 	began    time.Time // receipt of the first message
 }
 
-// passAge is how long a batch of only skipped messages waits for more, before the applier moves the
-// checkpoint and the messages are acknowledged.
+// passAge is how long a batch that contains only skipped messages waits for more messages. After
+// that time, the applier moves the checkpoint, and the messages are acknowledged.
 const passAge = time.Second
 
-// batcher forms batches. It belongs to one goroutine.
+// batcher forms batches from decoded messages. One goroutine uses it.
 type batcher struct {
 	p          *Pipeline
 	builder    change.Builder
 	batch      batch
-	full       bool                     // the batch takes no more messages
-	layouts    map[string]*schema.Table // of the batch's tables; nil for a table with two layouts
-	queue      []item                   // decoded and not yet in a batch; empty unless full
-	head       *messageChunk            // the next chunk; its decoder may not have finished it
-	drained    bool                     // nothing was pending in the stream after the last message
-	boundaries []uint64                 // ends of batches of an earlier run that are still to come
+	full       bool                     // the batch accepts no more messages
+	layouts    map[string]*schema.Table // layouts of the batch's tables; nil for a table with two layouts
+	queue      []item                   // decoded items that are not in a batch yet; empty unless full is set
+	head       *messageChunk            // the next chunk, which its decoder may not have finished
+	drained    bool                     // no message was pending in the stream after the last received one
+	boundaries []uint64                 // ends of batches of an earlier run that were not reached yet
 }
 
-// formBatches is the third stage. It hands over a batch when the batch is full, or when it is due
-// and the applier is idle.
+// formBatches is the third stage. It passes a batch to the applier as soon as the applier is idle
+// and the batch is full or has waited long enough.
 func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 	defer close(p.batches)
 	f := &batcher{p: p, layouts: make(map[string]*schema.Table), boundaries: p.c.BatchBoundaries}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	ordered := p.ordered // nil once it has ended
+	ordered := p.ordered // nil after the channel was closed
 	for ordered != nil || f.hasMessages() {
 		var ready <-chan struct{}
 		switch wait := f.due(ordered == nil); {
@@ -66,7 +66,7 @@ func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 		case <-decoded:
 			if !f.accept() { // the stream ends here, for this run
 				endIntake()
-				for range ordered { // drop later messages: they come again
+				for range ordered { // drop later messages: they will be delivered again
 				}
 				ordered = nil
 			}
@@ -84,13 +84,13 @@ func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 	return nil
 }
 
-// hasMessages reports whether there are messages that have not been handed over.
+// hasMessages reports whether the batcher holds messages that it has not passed to the applier.
 func (f *batcher) hasMessages() bool {
 	return f.head != nil || f.batch.messages > 0 || len(f.queue) > 0
 }
 
-// inputs returns the channels that bring more for the batch: the head chunk's decoder, or the next
-// head chunk. It returns none while the batch is full.
+// inputs returns the channel to wait on for more items: the done channel of the head chunk or, if
+// there is no head chunk, the channel of chunks. While the batch is full, both results are nil.
 func (f *batcher) inputs(ordered chan *messageChunk) (chan *messageChunk, chan struct{}) {
 	switch {
 	case f.full:
@@ -102,7 +102,8 @@ func (f *batcher) inputs(ordered chan *messageChunk) (chan *messageChunk, chan s
 	}
 }
 
-// accept takes the items of the head chunk. It returns false if the chunk was cut.
+// accept queues the items of the head chunk, and moves them into the batch as far as they fit. It
+// returns false if the chunk was cut.
 func (f *batcher) accept() bool {
 	c := f.head
 	f.head = c.rest
@@ -116,8 +117,8 @@ func (f *batcher) accept() bool {
 	return !c.cut
 }
 
-// maxBatchMemory ends a batch of sparse rows of wide tables, in bytes. Other batches reach MaxBytes
-// first.
+// maxBatchMemory is the memory of a batch's messages, in bytes, at which the batch is full. Only
+// batches with sparse rows of wide tables reach this limit before MaxBytes.
 const maxBatchMemory = 2 * DefaultMaxBytes
 
 // take moves items from the queue into the batch until the batch is full.
@@ -136,12 +137,13 @@ func (f *batcher) take() {
 	if f.full {
 		f.p.inFlight.closeBatch(f.batch.messages)
 	}
-	// Only now: otherwise the next message would be admitted next to a full batch.
+	// Call accept after closeBatch. Otherwise, the budget would admit the next message although the
+	// batch is full.
 	if taken := len(queued) - len(f.queue); taken > 0 {
 		f.p.inFlight.accept(queued[taken-1].message.Position.Sequence)
 	}
 	if f.full {
-		f.batch.change = f.builder.Batch() // while the applier may still be busy
+		f.batch.change = f.builder.Batch() // already now, while the applier may be busy
 	}
 }
 
@@ -151,7 +153,7 @@ func (f *batcher) atLimit() bool {
 	return f.builder.Len() >= c.MaxRows || b.bytes >= c.MaxBytes || b.memory >= maxBatchMemory || b.messages >= max(1, c.MaxInFlight/2)
 }
 
-// fits reports whether the batch can take the item.
+// fits reports whether the item can be added to the batch.
 func (f *batcher) fits(it *item) bool {
 	if f.batch.messages > 0 && f.batch.bytes+it.size > f.p.c.MaxBytes {
 		return false
@@ -203,16 +205,17 @@ func (b *batch) skip(reason skipReason, n int) {
 	b.skipped[reason] += n
 }
 
-// forever is a wait without a timeout.
+// forever is the result of due if there is no timeout.
 const forever = time.Duration(1<<63 - 1)
 
-// due returns the maximum time that the batch still waits for more messages.
+// due returns how long the batch may still wait for more messages. If the result is zero or
+// negative, the batch is due. ending reports that no more chunks will follow.
 func (f *batcher) due(ending bool) time.Duration {
 	age := f.p.c.MaxLatency
 	switch {
 	case f.full, ending && f.head == nil && f.batch.messages > 0:
 		return 0
-	case f.batch.messages == 0, len(f.boundaries) > 0 && !f.drained: // the rest of the batch is in the stream
+	case f.batch.messages == 0, len(f.boundaries) > 0 && !f.drained: // the stream still has the rest of the batch
 		return forever
 	case len(f.batch.events) == 0 && len(f.batch.rejects) == 0 && len(f.batch.denied) == 0:
 		age = max(passAge, age)
@@ -222,7 +225,7 @@ func (f *batcher) due(ending bool) time.Duration {
 	return age - time.Since(f.batch.began)
 }
 
-// close ends the batch and starts the next one with the queued items.
+// close returns the finished batch, and starts the next batch with the queued items.
 func (f *batcher) close() *batch {
 	b := f.batch
 	if b.change == nil {

@@ -5,15 +5,16 @@ import (
 	"slices"
 )
 
-// recordBoundary records the end of a batch before anything of the batch is written, together with
-// the ends of earlier batches that are not acknowledged. If the program dies now, their messages
-// come again and are cut at the same places.
+// recordBoundary records the end of a batch before any change of the batch is written, together
+// with the ends of earlier batches that are not acknowledged. If the program stops unexpectedly
+// after that, the messages of these batches are delivered again, and are cut into batches at the
+// same places.
 func (a *applier) recordBoundary(ctx context.Context, end uint64) error {
 	if a.p.c.RecordBatchBoundaries == nil {
 		return nil
 	}
 	i, known := slices.BinarySearch(a.boundaries, end)
-	if known { // the batch has come again
+	if known { // the batch was delivered again
 		return nil
 	}
 	acknowledged := a.p.acknowledged.Load()
@@ -21,8 +22,8 @@ func (a *applier) recordBoundary(ctx context.Context, end uint64) error {
 	return a.p.retry(ctx, dependencySource, func() error { return a.p.c.RecordBatchBoundaries(slices.Clone(a.boundaries)) })
 }
 
-// boundaryBefore reports whether a batch of an earlier run ended before the item, so that this
-// batch must end there, too.
+// boundaryBefore reports whether a batch of an earlier run ended between the last message of this
+// batch and the item. If so, this batch must end before the item.
 func (f *batcher) boundaryBefore(it *item) bool {
 	n := 0
 	for n < len(f.boundaries) && f.boundaries[n] < it.message.Position.Sequence {

@@ -5,13 +5,13 @@ import (
 	"sync"
 )
 
-// Budget bounds the memory of the messages that pipelines hold, in uncompressed bytes: those that
-// are received and not acknowledged. Pipelines of one process share one budget. It is safe for
-// concurrent use.
+// Budget bounds the memory of the messages that pipelines have received and not acknowledged, in
+// uncompressed bytes. All pipelines of a process share one budget. A Budget is safe for concurrent
+// use.
 //
 // A pipeline exceeds the budget only for the next message that its batch needs, and only while it
-// has no batch but the open one. So it always makes progress, however much other pipelines hold,
-// and exceeds the budget by one message and one batch at most.
+// holds no other batch than the open one. So each pipeline always makes progress, however much
+// memory other pipelines hold. It exceeds the budget by at most one message and one batch.
 type Budget struct {
 	limit int
 
@@ -20,14 +20,14 @@ type Budget struct {
 	changed chan struct{} // closed and replaced at each change; nil if no caller waits
 }
 
-// DefaultBudget is the memory of a batch that is being applied, the next batch, and messages that
-// are being decoded, in bytes.
+// DefaultBudget is the default budget in bytes. It covers a batch that is being applied, the next
+// batch, and the messages that are being decoded.
 const DefaultBudget = 36 << 20
 
 // NewBudget returns a budget of limit bytes.
 func NewBudget(limit int) *Budget { return &Budget{limit: limit} }
 
-// notify wakes the callers of await. The lock is held.
+// notify wakes the callers of await. The caller holds b.mu.
 func (b *Budget) notify() {
 	if b.changed != nil {
 		close(b.changed)
@@ -35,8 +35,8 @@ func (b *Budget) notify() {
 	}
 }
 
-// await waits until condition holds, or returns the cause of ctx when ctx ends. In both cases it
-// returns with the lock held.
+// await waits until condition holds, or returns the cause of ctx when ctx ends. In both cases, it
+// returns with b.mu held.
 func (b *Budget) await(ctx context.Context, condition func() bool) error {
 	b.mu.Lock()
 	for !condition() {
@@ -56,15 +56,15 @@ func (b *Budget) await(ctx context.Context, condition func() bool) error {
 	return nil
 }
 
-// inFlight counts the messages that a pipeline has received and not acknowledged, and admits more.
-// The lock is the budget's.
+// inFlight counts the messages that a pipeline has received and not acknowledged, and decides when
+// more may be received. The mutex of its Budget guards its fields.
 type inFlight struct {
 	*Budget
 	maxMessages int
 
 	messages, bytes int
-	raw             int    // bytes of messages that are not decoded yet
-	closed          int    // messages of closed batches that are not acknowledged
+	raw             int    // bytes of messages that were not decoded yet
+	closed          int    // unacknowledged messages of closed batches
 	received        uint64 // sequence of the last message that was received
 	accepted        uint64 // sequence of the last message that is in a batch
 }
@@ -73,7 +73,7 @@ func newInFlight(maxMessages int, b *Budget) *inFlight {
 	return &inFlight{Budget: b, maxMessages: maxMessages}
 }
 
-// count adds bytes in flight. The lock is held.
+// count adds bytes, which may be negative, to the bytes in flight. The caller holds f.mu.
 func (f *inFlight) count(bytes int) {
 	f.bytes += bytes
 	f.used += bytes
@@ -90,9 +90,10 @@ func (f *inFlight) admit(ctx context.Context) error {
 	return err
 }
 
-// hasCapacity reports whether more messages may be received. They may if the limits allow it; three
-// quarters of the budget are kept for decoded messages. They also may if all unacknowledged
-// messages are in the open batch, which may need more. The lock is held.
+// hasCapacity reports whether more messages may be received. They may if the limits on messages and
+// memory allow it; three quarters of the budget are kept for decoded messages. They also may if all
+// unacknowledged messages are in the open batch, because that batch may need more. The caller holds
+// f.mu.
 func (f *inFlight) hasCapacity() bool {
 	return f.messages < f.maxMessages && f.used < f.limit && f.raw <= f.limit/4 || f.accepted >= f.received && f.closed == 0
 }
@@ -110,8 +111,9 @@ func (f *inFlight) add(messages []Message) {
 	f.count(bytes)
 }
 
-// reserve counts bytes for the message after the one at sequence before. It waits until a decoder
-// may take them, or returns the cause of ctx when ctx ends.
+// reserve waits until the budget allows a decoder to use the given number of bytes for the message
+// that follows the sequence before, and then counts these bytes. If ctx ends first, it returns the
+// cause of ctx.
 func (f *inFlight) reserve(ctx context.Context, before uint64, bytes int) error {
 	err := f.await(ctx, func() bool { return f.admits(before, bytes) })
 	defer f.mu.Unlock()
@@ -121,7 +123,8 @@ func (f *inFlight) reserve(ctx context.Context, before uint64, bytes int) error 
 	return err
 }
 
-// tryReserve is reserve without the wait.
+// tryReserve is like reserve, but does not wait: it returns false if the budget does not allow the
+// bytes now.
 func (f *inFlight) tryReserve(before uint64, bytes int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -132,14 +135,16 @@ func (f *inFlight) tryReserve(before uint64, bytes int) bool {
 	return ok
 }
 
-// admits reports whether the budget allows bytes more, or all messages before this one are
-// acknowledged or in the open batch. Closed batches do not wait for later messages, so each message
-// is admitted at some time. The lock is held.
+// admits reports whether a decoder may use bytes more for the message that follows the sequence
+// before. It may if the budget allows it, or if all earlier messages are acknowledged or in the
+// open batch. Closed batches do not wait for later messages, so each message is admitted
+// eventually. The caller holds f.mu.
 func (f *inFlight) admits(before uint64, bytes int) bool {
 	return f.used+bytes <= f.limit || f.accepted >= before && f.closed == 0
 }
 
-// decoded records that messages of raw bytes are decoded, and adds bytes that are not counted yet.
+// decoded records that messages with raw bytes in total were decoded, and counts more additional
+// bytes. The number more may be negative.
 func (f *inFlight) decoded(raw, more int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -147,7 +152,7 @@ func (f *inFlight) decoded(raw, more int) {
 	f.count(more)
 }
 
-// accept records that every message up to sequence is in a batch.
+// accept records that every message up to the given sequence is in a batch.
 func (f *inFlight) accept(sequence uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -155,7 +160,7 @@ func (f *inFlight) accept(sequence uint64) {
 	f.notify()
 }
 
-// closeBatch records that a batch is closed with this many messages.
+// closeBatch records that a batch with the given number of messages was closed.
 func (f *inFlight) closeBatch(messages int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -163,7 +168,8 @@ func (f *inFlight) closeBatch(messages int) {
 	f.notify()
 }
 
-// release subtracts acknowledged messages. All of them are in closed batches.
+// release subtracts messages that were acknowledged, and their bytes. The messages must be in
+// closed batches.
 func (f *inFlight) release(messages, bytes int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -172,8 +178,8 @@ func (f *inFlight) release(messages, bytes int) {
 	f.count(-bytes)
 }
 
-// end gives all memory back to the budget at the end of the run. It returns the number of messages
-// that were received and not acknowledged.
+// end returns all memory of the pipeline to the budget at the end of the run. It returns the number
+// of messages that were received and not acknowledged.
 func (f *inFlight) end() (messages int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -15,18 +15,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// item is a decoded message: an event to apply, a reason to skip it, or the error that makes it a
-// dead letter.
+// item is a decoded message. It has an event to apply, a reason to skip the message, or an error
+// that makes the message a dead letter.
 type item struct {
 	message *Message
-	size    int           // of its payload in memory
-	memory  int           // size plus the memory that the event needs beside its payload
+	size    int           // bytes of the payload, uncompressed
+	memory  int           // size plus other memory of the event, in bytes
 	event   *cdc.Event    // nil if the message is skipped unread or cannot be decoded
-	effect  change.Effect // of event on rows; none if the sink keeps history
+	effect  change.Effect // effect of event on rows; zero unless the sink keeps rows
 	skipped skipReason    // "" if the event is to be applied or rejected
-	stage   string        // that rejected it
+	stage   string        // the stage that rejected the event
 	poison  error
-	denied  error // HQ denies its schema version; with a Gate only
+	denied  error // set if HQ denies the event's schema version and there is a Gate
 }
 
 type skipReason string
@@ -38,7 +38,7 @@ const (
 	skipInvalid    skipReason = "invalid"    // the event fails the schema validator
 )
 
-// Stages that reject events, with their names in the dead-letter queue.
+// Names of the stages that reject events, for the dead-letter queue.
 const (
 	stageDecode = "decode"
 	stageSchema = "schema"
@@ -48,7 +48,8 @@ const (
 // errEnding is returned for a message that was not decoded before the intake ended.
 var errEnding = errors.New("the intake has ended")
 
-// decodeChunks is one worker of the second stage. It owns a chunk's items until it closes done.
+// decodeChunks is one worker of the second stage. It is the only user of a chunk's items until it
+// closes the chunk's done channel.
 func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailure) error {
 	w := &decodeWorker{
 		p: p, decoder: cdc.NewDecoder(),
@@ -71,7 +72,7 @@ func (p *Pipeline) decodeChunks(ctx, intake context.Context, failed *intakeFailu
 	}
 }
 
-// decodeWorker decodes chunks. It belongs to one goroutine.
+// decodeWorker decodes chunks. One goroutine uses it.
 type decodeWorker struct {
 	p         *Pipeline
 	decoder   *cdc.Decoder
@@ -79,15 +80,16 @@ type decodeWorker struct {
 	layouts   map[*schema.Table]*change.Splitter
 
 	chunk  *messageChunk
-	events []cdc.Event // for the messages of chunk that have no item yet
+	events []cdc.Event // memory for the events of messages that have no item yet
 
-	// Changes of memory that inFlight does not count yet, in bytes.
-	raw      int // of decoded messages, as received
-	growth   int // added by decoding
-	reserved int // that inFlight counts already, for growth
+	// Changes of memory since the last call of count, in bytes.
+	raw      int // decoded messages, in their received form
+	growth   int // memory that decoding added
+	reserved int // memory that inFlight already counts for growth
 }
 
-// decode decodes c's messages into its items. An error cuts the chunk at the message that failed.
+// decode decodes the messages of c into items. If a message fails with an error, decode cuts the
+// chunk before that message.
 func (w *decodeWorker) decode(intake context.Context, c *messageChunk) (err error) {
 	w.chunk, w.events = c, make([]cdc.Event, len(c.messages))
 	c.items = make([]item, 0, len(c.messages))
@@ -104,11 +106,12 @@ func (w *decodeWorker) decode(intake context.Context, c *messageChunk) (err erro
 	return err
 }
 
-// ownEvent is the minimum text size, in bytes, of an event that does not share memory with its
-// neighbours. They would keep it in memory for as long as they exist.
+// ownEvent is the payload size, in bytes, from which an event gets memory of its own. Smaller
+// events of a chunk share one allocation, so each of them keeps the memory of all in use.
 const ownEvent = 16 << 10
 
-// next decodes the first message that has no item. A panic rejects the message.
+// next decodes the first message of the chunk that has no item yet. If the decoder panics, next
+// rejects the message.
 func (w *decodeWorker) next(intake context.Context) (err error) {
 	m, e := &w.chunk.messages[len(w.chunk.items)], &w.events[0]
 	data := m.Data
@@ -132,25 +135,27 @@ func (w *decodeWorker) next(intake context.Context) (err error) {
 	return err
 }
 
-// measure drops the parts of the event that are no longer needed, and computes its memory without
-// the part that is the same for each event. MaxInFlight bounds that part.
+// measure drops the parts of the event that are no longer needed, and computes the memory of the
+// item. It omits the memory that is equal for all events, because MaxInFlight bounds that memory.
 func (it *item) measure() {
 	it.memory = it.size
 	if it.event == nil {
 		return
 	}
-	it.event.Members = nil // the effect has them by slot; they may need more memory than the row
+	it.event.Members = nil // the effect holds the values by slot; Members may need more memory than the row
 	it.memory += len(it.event.ID) + len(it.event.MVCC)
 	if row := it.effect.Upsert; row != nil { // a sparse row of a wide table needs more than its text
 		it.memory += len(row.Spans) * int(unsafe.Sizeof(rawjson.Span{}))
 	}
 }
 
-// smallReserve is how many bytes a decoder reserves at once for messages that are not large.
+// smallReserve is the number of bytes that a decoder reserves at once for messages up to
+// cdc.LargePayload.
 const smallReserve = 2 * cdc.LargePayload
 
-// reserveSmall waits for memory for the next message if the message is not large. A message without
-// an encoding needs no more memory than it already has.
+// reserveSmall makes sure that the reserve suffices for the next message if that message is not
+// large. If necessary, it waits for memory. A message without an encoding needs no reserve, because
+// it needs no more memory than it already has.
 func (w *decodeWorker) reserveSmall(intake context.Context) error {
 	if w.chunk.messages[len(w.chunk.items)].Encoding == "" || w.reserved-w.growth >= cdc.LargePayload {
 		return nil
@@ -158,15 +163,15 @@ func (w *decodeWorker) reserveSmall(intake context.Context) error {
 	return w.reserve(intake, smallReserve-max(0, w.reserved-w.growth))
 }
 
-// reserveLarge waits for memory for the large message that is being decoded. It first gives back
-// the worker's own reserve, and hands over the decoded messages before it waits.
+// reserveLarge waits for memory for the large message that is being decoded. Before it waits, it
+// returns the worker's unused reserve, and hands over the messages that are already decoded.
 func (w *decodeWorker) reserveLarge(intake context.Context, size int) error {
 	w.count()
 	return w.reserve(intake, size)
 }
 
-// reserve waits until it has reserved bytes for the next message, or the intake ends. Before it
-// waits, it hands over the earlier messages.
+// reserve reserves bytes for the next message. If it has to wait for the memory, it first hands
+// over the messages that are already decoded. It returns errEnding if the intake ends first.
 func (w *decodeWorker) reserve(intake context.Context, bytes int) error {
 	before := w.chunk.before
 	if n := len(w.chunk.items); n > 0 {
@@ -182,7 +187,8 @@ func (w *decodeWorker) reserve(intake context.Context, bytes int) error {
 	return nil
 }
 
-// handOver hands over the chunk's items, and continues with the rest of the chunk.
+// handOver ends the chunk after its decoded messages, so that the batcher can use their items. The
+// worker continues with the other messages in a new chunk.
 func (w *decodeWorker) handOver() {
 	w.count()
 	c, n := w.chunk, len(w.chunk.items)
@@ -198,7 +204,7 @@ func (w *decodeWorker) handOver() {
 	close(c.done)
 }
 
-// count passes changes of memory to inFlight, and gives back the unused reserve.
+// count reports the changes of memory to inFlight, and returns the unused reserve.
 func (w *decodeWorker) count() {
 	if w.raw != 0 || w.growth != w.reserved {
 		w.p.inFlight.decoded(w.raw, w.growth-w.reserved)
@@ -206,7 +212,8 @@ func (w *decodeWorker) count() {
 	w.raw, w.growth, w.reserved = 0, 0, 0
 }
 
-// panicText describes a panic without quoting a value that may be from a row.
+// panicText describes the panic value r. It quotes only runtime errors, because any other value may
+// contain data of a row.
 func panicText(r any) string {
 	if err, ok := r.(runtime.Error); ok {
 		return err.Error()
@@ -235,7 +242,7 @@ func (w *decodeWorker) item(intake context.Context, m *Message, e *cdc.Event) (i
 		*e, e = cdc.Event{}, &own
 	}
 	it.event, it.size = e, len(e.Payload)
-	m.Data = nil // the event has its text
+	m.Data = nil // the event holds the payload
 	if err := schema.CheckStreamTable(e.Table); err != nil {
 		it.stage, it.poison = stageSchema, err
 		return it, nil
@@ -254,7 +261,8 @@ func (w *decodeWorker) item(intake context.Context, m *Message, e *cdc.Event) (i
 	return it, w.split(intake, &it)
 }
 
-// check applies the rules to e.
+// check applies the rules to e. It returns the reason to skip e, or "". If e is not skipped, check
+// sets e.Object.
 func (w *decodeWorker) check(e *cdc.Event) skipReason {
 	if w.p.c.Rules == nil {
 		return ""
@@ -273,7 +281,9 @@ func (w *decodeWorker) check(e *cdc.Event) skipReason {
 	}
 }
 
-// split finds the layout of the event's table and splits its row images into columns.
+// split finds the layout of the event's table, and sets the item's effect: the event's row images,
+// split into columns. It rejects the item if that fails. The only errors that split returns end the
+// intake.
 func (w *decodeWorker) split(intake context.Context, it *item) error {
 	s, err := w.splitter(intake, it.event)
 	switch {

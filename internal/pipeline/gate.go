@@ -13,36 +13,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Gate decides for each table which changes a pipeline applies. The others are skipped: the stream
-// keeps them until the table is brought forward. Only the applier's goroutine calls Enter, Leave,
-// Fail and Denied.
+// Gate decides for each table which of its changes a pipeline applies. The pipeline skips all other
+// changes, which remain in the stream until the table is brought forward. Only the applier's
+// goroutine calls Enter, Leave, Fail and Denied.
 type Gate interface {
-	// Enter waits until the next batch may be applied, or ctx ends. If it returns nil, Leave
-	// follows.
+	// Enter waits until the next batch may be applied, or returns an error when ctx ends. If it
+	// returns nil, the pipeline calls Leave after the batch.
 	Enter(ctx context.Context) error
 	Leave()
-	// Withholds reports whether Applies returns false for any table.
+	// Withholds reports whether Applies may return false for any table. If it returns false, the
+	// pipeline does not call Applies for a batch's events.
 	Withholds() bool
-	// Applies reports whether to apply the change of a table at p.
+	// Applies reports whether to apply the change of the table at position p.
 	Applies(table string, p cdc.Position) bool
-	// Fail stops applying changes of a table, which has every change up to p. The sink records that
-	// with the next batch.
+	// Fail stops the pipeline from applying further changes of the table, which has every change up
+	// to p. The sink records the failure with the next batch.
 	Fail(table string, p cdc.Position, cause sink.Cause, reason error)
-	// Lack records that changes of a table are missing for good. The sink records that with the
-	// next batch.
+	// Lack records that changes of the table are permanently missing. The sink records this with
+	// the next batch.
 	Lack(table string, reason error)
-	// Denied reports whether to dead-letter a change whose schema version HQ denies. Otherwise its
-	// table fails.
+	// Denied reports whether a change of the table becomes a dead letter if HQ denies the change's
+	// schema version. If it returns false, the pipeline calls Fail for the table instead.
 	Denied(table string) (deadLetter bool)
-	// Known reports a withheld change whose schema version HQ knows.
+	// Known tells the Gate that the pipeline has withheld a change of the table whose schema
+	// version HQ knows.
 	Known(table string)
 }
 
-// skipBehind skips changes of a table that is behind. A lane brings it forward from the stream
-// later.
+// skipBehind is the reason for skipping changes of a table that is behind. A lane reads these
+// changes from the stream again later.
 const skipBehind skipReason = "behind"
 
-// enter waits until the batch may be applied.
+// enter waits until the Gate allows the next batch. The caller calls leave after the batch.
 func (a *applier) enter(ctx context.Context) (leave func(), err error) {
 	g := a.p.c.Gate
 	if g == nil {
@@ -57,7 +59,8 @@ func (a *applier) enter(ctx context.Context) (leave func(), err error) {
 	return g.Leave, nil
 }
 
-// deny handles changes whose schema version HQ denies.
+// deny handles the events of b whose schema version HQ denies. Each becomes a dead letter, or its
+// table fails.
 func (a *applier) deny(ctx context.Context, b *batch) error {
 	for _, it := range b.denied {
 		g, table := a.p.c.Gate, it.event.Table
@@ -76,7 +79,8 @@ func (a *applier) deny(ctx context.Context, b *batch) error {
 	return nil
 }
 
-// withhold returns the events to apply, and the part of c that they make up.
+// withhold returns the events that the Gate allows, and a batch that contains only their changes.
+// The batch c was built from events.
 func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Batch) {
 	g := a.p.c.Gate
 	if g == nil || !g.Withholds() {
@@ -102,8 +106,8 @@ func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Ba
 	return applied, rest
 }
 
-// failTables takes tables out of the pipeline that the destination cannot hold. It reports whether
-// err is about such tables only.
+// failTables calls the Gate's Fail for each table that err says the destination cannot hold. It
+// reports whether err concerns any such table.
 func (a *applier) failTables(err error) bool {
 	if a.p.c.Gate == nil || fault.Of(err) == fault.Transient {
 		return false
@@ -119,7 +123,7 @@ func (a *applier) failTables(err error) bool {
 	return len(tables) > 0
 }
 
-// tableErrors returns the errors of tables in err's tree.
+// tableErrors returns the error of each *sink.TableError in the tree of err, by table.
 func tableErrors(err error) map[string]error {
 	found := make(map[string]error)
 	if of, ok := err.(*sink.TableError); ok {
@@ -137,8 +141,8 @@ func tableErrors(err error) map[string]error {
 	return found
 }
 
-// concernsAllTables reports whether a migration failed for a reason that is independent of the
-// table.
+// concernsAllTables reports whether err, from a failed migration, has a cause that does not depend
+// on the table.
 func concernsAllTables(err error) bool {
 	return fault.Of(err) == fault.Transient || errors.As(err, new(*sink.WriterError)) || errors.As(err, new(*sink.ReopenError))
 }

@@ -16,7 +16,7 @@ import (
 
 type tableVersion struct{ table, model string }
 
-// splitter returns the splitter of the event's table and version.
+// splitter returns the splitter for the table and the schema version of e.
 func (w *decodeWorker) splitter(intake context.Context, e *cdc.Event) (*change.Splitter, error) {
 	v := tableVersion{e.Table, e.ModelVersion}
 	if s := w.splitters[v]; s != nil {
@@ -36,21 +36,22 @@ func (w *decodeWorker) splitter(intake context.Context, e *cdc.Event) (*change.S
 	return s, nil
 }
 
-// maxUnknown bounds the columns that UnknownColumns remembers, and maxColumnName the bytes of a
-// name in the log.
+// maxUnknown is the maximum number of columns that UnknownColumns remembers. maxColumnName is the
+// maximum length of a column's name in the log, in bytes.
 const (
 	maxUnknown    = 1000
 	maxColumnName = 100
 )
 
-// UnknownColumns remembers columns of events that the schemas of their tables lack. It is safe for
-// concurrent use; the zero value is empty.
+// UnknownColumns remembers columns that occur in events but not in the schemas of their tables, so
+// that each is logged once. It is safe for concurrent use. The zero value is empty.
 type UnknownColumns struct {
 	mu   sync.Mutex
 	seen map[[2]string]bool // table and column
 }
 
-// add adds a column, and reports whether it is new.
+// add adds a column, and reports whether the column is new. When maxUnknown columns are known, it
+// adds no more and returns false.
 func (u *UnknownColumns) add(table, column string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -65,9 +66,10 @@ func (u *UnknownColumns) add(table, column string) bool {
 	return true
 }
 
-// unknown returns a function that logs a column that the schema lacks, once.
+// unknown returns a function that logs a column that the schema of t lacks. It logs each column
+// once.
 func (w *decodeWorker) unknown(t *schema.Table) func(name []byte) {
-	seen := make(map[string]bool) // by this worker, which need not lock Unknown again
+	seen := make(map[string]bool) // columns seen by this worker, which then need not lock Unknown
 	return func(name []byte) {
 		if seen[string(name)] || len(seen) >= maxUnknown {
 			return
@@ -81,13 +83,13 @@ func (w *decodeWorker) unknown(t *schema.Table) func(name []byte) {
 	}
 }
 
-// unknownVersionPatience is how long HQ may deny a schema version before its events become dead
-// letters. The source publishes a version and sends its first change from different parts, so the
-// change can come first.
+// unknownVersionPatience is how long HQ may deny a schema version before events with that version
+// become dead letters. Different parts of the source publish a version and send its first change,
+// so the change can arrive before the version is published.
 const unknownVersionPatience = 15 * time.Second
 
-// gatePatience replaces unknownVersionPatience if a Gate can leave the table behind, so that other
-// tables do not wait as long.
+// gatePatience replaces unknownVersionPatience if there is a Gate. The table can then stay behind,
+// so a shorter wait suffices, and other tables wait less.
 const gatePatience = 3 * time.Second
 
 func (p *Pipeline) denialPatience() time.Duration {
@@ -97,9 +99,10 @@ func (p *Pipeline) denialPatience() time.Duration {
 	return unknownVersionPatience
 }
 
-// layout requests a table's layout until HQ answers. The error is poison if HQ denies the version,
-// and errEnding if the intake ends before the answer. HQ gets time to publish a version only once,
-// when its first event comes. All versions in the stream by then share that time.
+// layout returns the layout of a table's version. It retries until HQ answers. The error is poison
+// if HQ denies the version, and errEnding if the intake ends before the answer. HQ gets time to
+// publish a version only once, when the first event with an unknown version arrives. All events
+// that are in the stream at that time share this wait.
 func (w *decodeWorker) layout(intake context.Context, v tableVersion) (*schema.Table, error) {
 	var backoff retry.Backoff
 	for {
@@ -150,7 +153,7 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// isNotFound reports whether HQ has answered that there is no such version.
+// isNotFound reports whether err means that HQ has answered that the version does not exist.
 func isNotFound(err error) bool {
 	var n interface{ NotFound() bool }
 	return errors.As(err, &n) && n.NotFound()

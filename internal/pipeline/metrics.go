@@ -13,7 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/dlq"
 )
 
-// Metrics are the metrics of all pipelines of a process, one after the other.
+// Metrics holds the metrics of all pipelines that a process runs. The pipelines run one after the
+// other.
 type Metrics struct {
 	pending    prometheus.Gauge
 	total      prometheus.Counter
@@ -33,17 +34,17 @@ type Metrics struct {
 	skipped            *prometheus.CounterVec
 	migrations         prometheus.Counter
 
-	tables           tableNames // of applied changes
-	deadLetterTables tableNames // of dead letters
+	tables           tableNames // table labels of applied changes
+	deadLetterTables tableNames // table labels of dead letters
 
-	running        atomic.Pointer[Pipeline] // nil: none
+	running        atomic.Pointer[Pipeline] // nil if no pipeline runs
 	unacknowledged atomic.Int64
 	events         atomic.Uint64
 	batches        atomic.Uint64
 }
 
-// Counts are the counts that a heartbeat reports to HQ. For a histogram it is the number of
-// samples.
+// Counts are the counts that a heartbeat reports to HQ. The fields for histograms hold the number
+// of samples.
 type Counts struct {
 	FlushCount, FlushDuration, ProcessingDuration uint64
 	PendingEvents                                 int64
@@ -108,7 +109,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	return m
 }
 
-// lag returns the lag in seconds; NaN if it is not known.
+// lag returns the lag in seconds, or NaN if it is unknown.
 func (m *Metrics) lag() float64 {
 	if p := m.running.Load(); p != nil {
 		if s := p.Status(); s.LagKnown {
@@ -118,27 +119,27 @@ func (m *Metrics) lag() float64 {
 	return math.NaN()
 }
 
-// The stream can name any number of tables. Tables beyond maxTables share the series of
-// otherTables.
+// These constants bound the label values, because the stream can name any number of tables. Tables
+// beyond maxTables share the series of otherTables.
 const (
 	maxTables    = 1000
 	maxTableName = 128 // bytes
 	otherTables  = "(other tables)"
 )
 
-// tableNames are the values of the label table. It is safe for concurrent use; the zero value is
-// empty.
+// tableNames holds the values of the label "table". It is safe for concurrent use. The zero value
+// is empty.
 type tableNames struct {
 	mu    sync.Mutex
 	known map[string]bool
 }
 
-// label cuts the name that the stream gives a table to maxTableName, and makes it valid UTF-8.
+// label returns a table's name from the stream, cut to maxTableName and converted to valid UTF-8.
 func label(table string) string {
 	return strings.ToValidUTF8(table[:min(len(table), maxTableName)], "\ufffd")
 }
 
-// of returns the label value of a table.
+// of returns the label value of a table: its name, or otherTables if there are too many tables.
 func (n *tableNames) of(table string) string {
 	table = label(table)
 	n.mu.Lock()
@@ -186,7 +187,7 @@ func (m *Metrics) applied(tables map[string]*TableStatus, events int, c *change.
 	}
 }
 
-// SetDeadLetters sets the number of dead letters.
+// SetDeadLetters sets the gauges of dead letters.
 func (m *Metrics) SetDeadLetters(c dlq.Counts) {
 	m.deadLettersMissing.Set(float64(c.Lacks()))
 	m.deadLettersUnknown.Set(float64(c.Unknown))

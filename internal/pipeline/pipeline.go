@@ -1,14 +1,14 @@
 // Package pipeline carries changes from a source to a sink: it decodes, compacts, migrates, applies
-// and acknowledges them. No other package knows that order.
+// and acknowledges them. No other package depends on the order of these steps.
 //
 // Five stages run concurrently: one receiver, several decoders, one batcher, one applier, and the
-// acknowledgement. The channels between them keep stream order. While one batch is applied, the
-// next one is received, decoded and compacted. The number and the bytes of messages that are
-// received and not acknowledged are bounded; the receiver waits at the bound.
+// acknowledgement. The channels between the stages keep the order of the stream. While one batch is
+// applied, the next batch is received, decoded and compacted. The number and the bytes of
+// unacknowledged messages are bounded. At the bound, the receiver waits.
 //
-// A message is acknowledged when its changes and all earlier ones are durable: at the destination,
-// or in the dead-letter queue. If the sink stores checkpoints, acknowledgement follows the stored
-// checkpoint.
+// A message is acknowledged once its changes and all earlier changes are durable, either at the
+// destination or in the dead-letter queue. If the sink stores checkpoints, messages are
+// acknowledged only up to the stored checkpoint.
 package pipeline
 
 import (
@@ -28,40 +28,43 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Sink applies batches, with the contract of sink.Sink. The pipeline also uses it as a
-// sink.Checkpointer, sink.Recorder or sink.Migrator if it is one.
+// Sink applies batches, with the contract of sink.Sink. If it also implements sink.Checkpointer,
+// sink.Recorder or sink.Migrator, the pipeline uses these interfaces.
 type Sink interface {
 	Apply(ctx context.Context, b *change.Batch) error
 }
 
-// Config configures a pipeline. Source, Sink, Dead, Metrics and Logger are required, and Tables if
-// KeepsRows is set. Other zero fields mean the documented default.
+// Config configures a pipeline. Source, Sink, Dead, Metrics and Logger are required. Tables is
+// required if KeepsRows is set. For all other fields, zero selects the documented default.
 type Config struct {
 	Source Source
 	Sink   Sink
-	// KeepsRows is that of the sink's driver. Without it, events are not split into columns, and no
-	// schema is needed. Limits are the driver's or, if the sink has some, the sink's own.
+	// KeepsRows is the property of the sink's driver. If false, events are not split into columns,
+	// and no schema is needed. Limits are the sink's own limits if the sink has any, else those of
+	// its driver.
 	KeepsRows bool
 	Limits    sink.Limits
 	Tables    Tables
-	// SnapshotClock returns the time of the table's snapshot that the destination holds, or false.
-	// Changes up to and including it are skipped. It is called concurrently.
+	// SnapshotClock returns the time of the table's snapshot in the destination, or false if there
+	// is none. Changes up to and including this time are skipped. SnapshotClock is called
+	// concurrently.
 	SnapshotClock func(table string) (cdc.Timestamp, bool)
 	// Checkpoint is the position that the destination had stored when it was opened. Messages up to
-	// it are skipped.
+	// and including this position are skipped.
 	Checkpoint cdc.Position
 	// BatchBoundaries is the last argument of RecordBatchBoundaries, in this run or an earlier one:
-	// the sequences of messages that ended batches, ascending. A batch that comes again ends at the
-	// same message.
+	// the ascending sequences of the messages that ended batches. A batch that is delivered again
+	// ends at the same message.
 	BatchBoundaries []uint64
 	// RecordBatchBoundaries stores BatchBoundaries durably. It is called before a batch is applied,
-	// never concurrently. Nil: batches may be cut differently when they come again.
+	// never concurrently. If nil, messages that are delivered again may form different batches.
 	RecordBatchBoundaries func(ends []uint64) error
-	Rules                 Rules // nil: none
-	// Gate decides which tables' changes are applied; nil: all. A table that fails then stops the
-	// pipeline.
+	Rules                 Rules // nil for no rules
+	// Gate decides which tables' changes are applied. If nil, all changes are applied, and a table
+	// that fails stops the pipeline.
 	Gate Gate
-	// Unknown remembers the columns that schemas lack, over all runs; nil: over this run.
+	// Unknown remembers the columns that schemas lack, across runs. If nil, the pipeline remembers
+	// them for this run only.
 	Unknown *UnknownColumns
 	Dead    *dlq.Queue
 	// Destination identifies the destination in dead letters.
@@ -71,14 +74,14 @@ type Config struct {
 
 	MaxRows  int // events per batch; default: Limits.Rows
 	MaxBytes int // payload bytes per batch; default: Limits.Bytes, at most DefaultMaxBytes
-	// A batch waits at least MinLatency for more changes, and at most MaxLatency. If both are 0,
-	// MinLatency defaults to Limits.Age. MaxLatency defaults to the greater one of DefaultMaxLatency
-	// and MinLatency.
+	// A batch waits at least MinLatency and at most MaxLatency for more changes. If both are 0,
+	// MinLatency defaults to Limits.Age. MaxLatency defaults to DefaultMaxLatency or MinLatency,
+	// whichever is greater.
 	MinLatency time.Duration
 	MaxLatency time.Duration
 
 	MaxInFlight int     // messages received and not acknowledged; default DefaultMaxInFlight
-	Budget      *Budget // of their memory; default: DefaultBudget, which no other pipeline shares
+	Budget      *Budget // of the messages' memory; default: a separate one of DefaultBudget
 	Decoders    int     // default: one per processor, at most 4
 }
 
@@ -133,21 +136,21 @@ func (c *Config) complete() error {
 	return nil
 }
 
-// ErrAbandoned is returned by a run that was stopped hard while messages were in flight. They come
-// again.
+// ErrAbandoned is returned by a run that was stopped hard while messages were in flight. These
+// messages will be delivered again.
 var ErrAbandoned = errors.New("stopped before all received messages were applied; they will be received again")
 
-// Pipeline is one run of changes from a source to a sink.
+// Pipeline carries changes from a source to a sink, for one run.
 type Pipeline struct {
 	c    Config
-	sink sink.Capabilities // of c.Sink
+	sink sink.Capabilities // capabilities of c.Sink
 
 	inFlight     *inFlight
 	status       *statusTracker
 	began        atomic.Bool
-	acknowledged atomic.Uint64      // sequence up to which messages are acknowledged
+	acknowledged atomic.Uint64      // sequence up to which all messages are acknowledged
 	decode       chan *messageChunk // receiver -> decoders
-	ordered      chan *messageChunk // receiver -> batcher: the same chunks, in order
+	ordered      chan *messageChunk // receiver -> batcher: the same chunks, in stream order
 	ready        chan struct{}      // applier -> batcher: the applier is idle
 	batches      chan *batch        // batcher -> applier
 	applied      chan durableBatch  // applier -> last stage
@@ -172,10 +175,11 @@ func New(c Config) (*Pipeline, error) {
 	return p, nil
 }
 
-// Run carries changes until soft ends. Then it receives no more, applies and acknowledges all
-// received messages, and returns nil. If hard ends, it stops at once, with ErrAbandoned if messages
-// were in flight. They are not lost: unacknowledged messages come again. Any other error is fatal;
-// messages received before it have been applied if possible. Run is called once.
+// Run carries changes until soft ends. It then receives no more messages, applies and acknowledges
+// all received ones, and returns nil. If hard ends, Run stops at once, and returns ErrAbandoned if
+// messages were in flight. These messages are not lost, because unacknowledged messages are
+// delivered again. Any other error is fatal; messages received before the error have been applied
+// if possible. Run may be called only once.
 func (p *Pipeline) Run(soft, hard context.Context) error {
 	if p.began.Swap(true) {
 		return errors.New("the pipeline has run already")

@@ -16,25 +16,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// More than maxPoison dead letters among the last poisonWindow events of a table are not bad rows:
-// something is wrong with the table. Events that cannot be decoded, or whose schema version HQ
-// denies, do not count: their errors are independent of the destination's table.
+// A table fails if more than maxPoison of its last poisonWindow events became dead letters. So many
+// dead letters show that the table is at fault, not single rows. Events that cannot be decoded, or
+// whose schema version HQ denies, do not count, because their errors do not depend on the
+// destination's table.
 const (
 	maxPoison    = 100
 	poisonWindow = 1000
 )
 
-// poisonRate counts the dead letters among the last events of a table, starting with its first dead
-// letter.
+// poisonRate counts the recent dead letters of a table. It counts events from the table's first
+// dead letter on.
 type poisonRate struct {
-	events uint64   // so far
-	dead   []uint64 // ordinals of the latest dead letters among them, ascending
+	events uint64   // number of events so far
+	dead   []uint64 // ordinals of the dead letters among the last poisonWindow events, ascending
 }
 
-// pass counts events that were applied.
+// pass counts applied events.
 func (r *poisonRate) pass(events int) { r.events += uint64(events) }
 
-// add counts a dead letter, and reports whether there are too many.
+// add counts a dead letter, and reports whether the table has too many of them.
 func (r *poisonRate) add() (tooMany bool) {
 	r.events++
 	r.dead = append(r.dead, r.events)
@@ -42,7 +43,8 @@ func (r *poisonRate) add() (tooMany bool) {
 	return len(r.dead) > maxPoison
 }
 
-// reject dead-letters an event, unless its table has too many dead letters: then the table fails.
+// reject dead-letters an event. If the event's table then has too many dead letters, the table
+// fails instead, and the event is withheld.
 func (a *applier) reject(ctx context.Context, it *item, stage string, reason error) error {
 	if it.event == nil || stage == stageSchema {
 		return a.deadLetter(ctx, it, stage, reason)
@@ -83,8 +85,8 @@ func errTooMany(last error) error {
 	return fmt.Errorf("more than %d of the last %d changes could not be applied; the last error: %w", maxPoison, poisonWindow, last)
 }
 
-// deadLetter puts an event into the dead-letter queue. If the queue is full, the gate records that
-// the table lacks the event.
+// deadLetter puts an event into the dead-letter queue. If the queue is full and there is a Gate,
+// the Gate records that the table lacks the event.
 func (a *applier) deadLetter(ctx context.Context, it *item, stage string, reason error) error {
 	e := a.newEntry(it, stage, reason)
 	err := a.p.retry(ctx, dependencyDeadLetters, func() error { return a.p.c.Dead.Put(e) })
@@ -97,16 +99,17 @@ func (a *applier) deadLetter(ctx context.Context, it *item, stage string, reason
 		err = nil
 	}
 	if err != nil {
-		return fmt.Errorf("dead-letter a change that cannot be applied (%v): %w", reason, err) // with err's class only
+		return fmt.Errorf("dead-letter a change that cannot be applied (%v): %w", reason, err) // only err determines the class
 	}
 	a.p.status.deadLettered(&e)
 	return nil
 }
 
-// errQueueFull is why a table lacks changes after the dead-letter queue was full.
+// errQueueFull is the recorded reason if a table lacks changes because the dead-letter queue was
+// full.
 var errQueueFull = errors.New("changes could not be applied, and the dead-letter queue is full")
 
-// newEntry returns the entry of the dead-letter queue for the item.
+// newEntry returns the dead-letter queue's entry for the item.
 func (a *applier) newEntry(it *item, stage string, reason error) dlq.Entry {
 	m := it.message
 	e := dlq.Entry{
@@ -127,8 +130,9 @@ func (a *applier) newEntry(it *item, stage string, reason error) dlq.Entry {
 	return e
 }
 
-// deleteOldRow moves the stored checkpoint past a dead letter. If the event moves a row to another
-// key, it also deletes the row with the old key, because the source no longer has that row.
+// deleteOldRow moves the stored checkpoint past a dead letter. If the event moved a row to another
+// key, deleteOldRow also deletes the row with the old key, because the source no longer has that
+// row.
 func (a *applier) deleteOldRow(ctx context.Context, it *item, through cdc.Position) error {
 	g, effect := a.p.c.Gate, it.effect
 	if effect.Upsert == nil || effect.Delete == nil || g != nil && !g.Applies(it.event.Table, it.message.Position) {
@@ -151,7 +155,7 @@ func (a *applier) deleteOldRow(ctx context.Context, it *item, through cdc.Positi
 	})
 }
 
-// supersede marks dead letters as superseded if the events change the same rows.
+// supersede marks the dead letters that concern rows that the events change as superseded.
 func (a *applier) supersede(ctx context.Context, events []*item) error {
 	for _, it := range events {
 		if !a.p.c.Dead.Concerns(it.event.Table, it.message.Position) {

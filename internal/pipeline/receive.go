@@ -13,17 +13,17 @@ import (
 // messageChunk is a run of messages that one decoder decodes.
 type messageChunk struct {
 	messages []Message
-	before   uint64 // sequence of the message before them; 0 if there is none
+	before   uint64 // sequence of the preceding message; 0 if there is none
 	received time.Time
-	existed  time.Time     // by when the messages were in the stream
+	existed  time.Time     // a time at which the messages were already in the stream
 	done     chan struct{} // closed when items holds one item per message, or cut is set
 	items    []item
-	cut      bool          // the messages after the items could not be decoded: the stream ends here
-	rest     *messageChunk // later messages, if the chunk was handed over without them
+	cut      bool          // the messages after the items could not be decoded, so the run ends here
+	rest     *messageChunk // the chunk's later messages, if handed over separately
 }
 
-// intakeFailure holds the error that ended the intake. Messages received before it are still
-// applied.
+// intakeFailure holds the first error that ended the intake. Messages received before the error are
+// still applied.
 type intakeFailure struct {
 	mu    sync.Mutex
 	first error
@@ -43,7 +43,8 @@ func (f *intakeFailure) err() error {
 	return f.first
 }
 
-// receive is the first stage. It ends when intake ends, and then the other stages end one by one.
+// receive is the first stage. It ends when intake ends or the source fails. The other stages then
+// end one after the other.
 func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) error {
 	defer close(p.ordered)
 	defer close(p.decode)
@@ -67,8 +68,8 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 	}
 }
 
-// receiveMessages returns the next messages of the source, and retries while the source fails. If
-// intake ends, the error is its cause.
+// receiveMessages returns the next messages of the source, and retries after transient errors. If
+// intake ends, the error is the cause of intake.
 func (p *Pipeline) receiveMessages(intake context.Context) (messages []Message, err error) {
 	var permanent error
 	retried := false
@@ -92,15 +93,15 @@ func (p *Pipeline) receiveMessages(intake context.Context) (messages []Message, 
 	return messages, err
 }
 
-// backlog remembers how many messages the stream had at some time.
+// backlog remembers how many messages the stream had at an earlier time.
 type backlog struct {
-	last     uint64 // sequence of the last message received
-	received uint64 // number of messages received
-	through  uint64 // number of messages, received or to come, that the stream had at seen
+	last     uint64 // sequence of the last received message
+	received uint64 // number of received messages
+	through  uint64 // number of messages, received or not, that the stream had at the time seen
 	seen     time.Time
 }
 
-// chunk returns the chunk of messages that are received now.
+// chunk returns a chunk of messages, which must have just been received.
 func (b *backlog) chunk(messages []Message) *messageChunk {
 	now, last := time.Now(), &messages[len(messages)-1]
 	b.received += uint64(len(messages))
@@ -112,7 +113,8 @@ func (b *backlog) chunk(messages []Message) *messageChunk {
 	return c
 }
 
-// forward hands messages to the decoders, and in the same order to the batcher.
+// forward passes messages as one chunk to the batcher and to the decoders. It returns false if ctx
+// ends first.
 func (p *Pipeline) forward(ctx context.Context, messages []Message, b *backlog) bool {
 	if len(messages) == 0 {
 		return true

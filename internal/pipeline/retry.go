@@ -7,7 +7,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// dependency names what the pipeline waits for while it retries.
+// dependency is the name of the thing that the pipeline waits for while it retries.
 type dependency string
 
 const (
@@ -15,13 +15,14 @@ const (
 	dependencySchema      dependency = "schema"
 	dependencyDestination dependency = "destination"
 	dependencyDeadLetters dependency = "dead letters"
-	dependencyTables      dependency = "tables that are behind" // to join
+	dependencyTables      dependency = "tables that are behind" // the lane, whose tables join
 )
 
 // retry calls attempt until it succeeds, fails with an error that is not transient, or ctx ends.
-// Status and log name what it waits for, also if an attempt does not return.
+// While retry waits, the status and the log name the dependency, even if an attempt does not
+// return.
 func (p *Pipeline) retry(ctx context.Context, what dependency, attempt func() error) error {
-	var began time.Time // of the latest attempt
+	var began time.Time // start of the latest attempt
 	policy := retry.Policy{Failed: func(err error, _ time.Duration) { p.status.attemptFailed(what, began, err) }}
 	err := retry.Do(ctx, policy, func() error {
 		started := time.Now()
@@ -34,24 +35,25 @@ func (p *Pipeline) retry(ctx context.Context, what dependency, attempt func() er
 	return err
 }
 
-// retryState describes a dependency that does not work now.
+// retryState describes a dependency that currently fails or does not answer.
 type retryState struct {
 	since    time.Time
 	reason   string
-	failure  string // of the latest attempt that has returned; "": none has
-	attempts int    // that have returned
+	failure  string // error of the latest attempt that has returned; "" if none has
+	attempts int    // number of attempts that have returned
 	logged   time.Time
 	quiet    time.Duration // minimum time between logged and the next log line
 }
 
-// Bounds of the time between two log lines about one dependency.
+// Bounds of the minimum time between two log lines about one dependency. The time starts at
+// firstQuiet and doubles up to lastQuiet.
 const (
 	firstQuiet = 10 * time.Second
 	lastQuiet  = 10 * time.Minute
 )
 
-// attemptFailed records a failed attempt that began at a time. It logs the first failure, then
-// fewer and fewer.
+// attemptFailed records a failed attempt that started at began. It logs the first failure, and
+// later ones at growing intervals.
 func (t *statusTracker) attemptFailed(what dependency, began time.Time, err error) {
 	t.metrics.retries.WithLabelValues(string(what)).Inc()
 	if s, log := t.setRetryState(what, began, err, 1); log {
@@ -60,16 +62,18 @@ func (t *statusTracker) attemptFailed(what dependency, began time.Time, err erro
 	}
 }
 
-// attemptHangs records an attempt that began at a time and has not returned for retry.HangTimeout.
+// attemptHangs records an attempt that started at began and has not returned within
+// retry.HangTimeout.
 func (t *statusTracker) attemptHangs(what dependency, began time.Time) {
 	if s, log := t.setRetryState(what, began, retry.ErrNoAnswer, 0); log {
 		t.logger.Warn("waiting for the "+string(what), "error", s.reason, "since", s.since.Format(time.RFC3339))
 	}
 }
 
-// setRetryState records why the attempt that began at a time has not succeeded yet, and how many
-// attempts have ended since the last call. It reports whether to log that; the first failure always
-// is. The caller logs, because a log that blocks must not block readers of the status.
+// setRetryState records the reason why the attempt that started at began has not succeeded yet, and
+// the number of attempts that have ended since the last call. It reports whether to log the state,
+// which is always true for the first failure. The caller writes the log, because a log that blocks
+// must not block readers of the status.
 func (t *statusTracker) setRetryState(what dependency, began time.Time, reason error, ended int) (s retryState, log bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -95,15 +99,16 @@ func (t *statusTracker) setRetryState(what dependency, began time.Time, reason e
 	return *current, log
 }
 
-// recovered records that a dependency works again. It is cheap while nothing is retried.
+// recovered records that a dependency works again. It is cheap if the pipeline waits for no
+// dependency.
 func (t *statusTracker) recovered(what dependency) {
 	if s := t.clearRetryState(what); s != nil {
 		t.logger.Info("the "+string(what)+" works again", "attempts", s.attempts, "after", time.Since(s.since).Round(time.Millisecond))
 	}
 }
 
-// clearRetryState records that the pipeline no longer waits for a dependency. It returns the state
-// until then, or nil.
+// clearRetryState records that the pipeline no longer waits for a dependency. It returns the
+// previous state, or nil if there was none.
 func (t *statusTracker) clearRetryState(what dependency) *retryState {
 	if t.retrying.Load() == 0 {
 		return nil

@@ -10,26 +10,27 @@ import (
 
 // Source is a stream of changes.
 type Source interface {
-	// Receive returns the next run of messages, in strictly ascending stream sequence, and never
-	// returns a message twice. It blocks until a message is available, and returns available
-	// messages, up to a few hundred. If ctx ends, it returns ctx's error and loses nothing: a later
-	// call returns the messages. Calls are serial. The caller owns the messages.
+	// Receive returns the next messages, in strictly ascending stream sequence. It never returns a
+	// message twice. It blocks until a message is available, and then returns the available
+	// messages, up to a few hundred. If ctx ends, it returns ctx's error and loses no message: a
+	// later call returns the messages. Calls are serial. The caller owns the messages.
 	//
-	// The caller may call it again after a transient error. The source repairs its own connection
-	// and returns no error for it.
+	// After a transient error, the caller may call Receive again. The source repairs its own
+	// connection, and returns no error while it does so.
 	Receive(ctx context.Context) ([]Message, error)
 	// Acknowledge acknowledges every message up to and including upTo, each one individually. It
 	// may be called concurrently with Receive.
 	Acknowledge(ctx context.Context, upTo cdc.Position) error
 }
 
-// HealthReporter is a source that repairs itself and reports why it waits.
+// HealthReporter is a Source that repairs itself, and reports why it currently receives no
+// messages.
 type HealthReporter interface {
-	// Health returns since when and why no message can be received; nil if the source is healthy.
-	// It is safe for concurrent use.
+	// Health returns the reason why no message can be received, and the time since which that is
+	// so. The reason is nil if the source is healthy. Health is safe for concurrent use.
 	Health() (since time.Time, reason error)
-	// Waiting returns how many messages were available when the source last connected; false: it
-	// has not connected yet. It is safe for concurrent use.
+	// Waiting returns the number of messages that were available when the source last connected. If
+	// the source has not connected yet, known is false. Waiting is safe for concurrent use.
 	Waiting() (messages uint64, known bool)
 }
 
@@ -37,22 +38,22 @@ type HealthReporter interface {
 type Message struct {
 	Position cdc.Position
 	Subject  string
-	Encoding string // of Data: the content-encoding header
+	Encoding string // encoding of Data, from the content-encoding header
 	Data     []byte
-	Pending  uint64 // messages after it in the stream
+	Pending  uint64 // number of messages after this one in the stream
 }
 
-// Tables returns the layout of every version of every table. It is safe for concurrent use. If HQ
-// denies the version, the error has a method NotFound() bool that returns true, like
-// *schema.DeniedError.
+// Tables returns the layout of every schema version of every table. It is safe for concurrent use.
+// If HQ denies a version, the error has a method NotFound() bool that returns true, as
+// *schema.DeniedError does.
 type Tables interface {
 	Version(ctx context.Context, table, modelVersion string) (*schema.Table, error)
 }
 
-// Rules select events. They are safe for concurrent use.
+// Rules decide which events are applied. They are safe for concurrent use.
 type Rules interface {
-	// Check reports whether to skip e, with a reason if the log should have a line about it.
-	// Otherwise it may return the object name under which file and object stores write e. It
-	// neither changes e nor keeps it.
+	// Check reports whether to skip e. If skip is true, a reason other than "" is logged. If skip
+	// is false, object may be the object name under which file and object stores write e. Check
+	// neither changes e nor keeps a reference to e.
 	Check(e *cdc.Event) (skip bool, reason, object string)
 }

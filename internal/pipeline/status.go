@@ -17,25 +17,26 @@ type State string
 
 const (
 	Running  State = "running"
-	Waiting  State = "waiting" // for the dependency in Status.Reason, with retries
+	Waiting  State = "waiting" // retrying, for the reason in Status.Reason
 	Paused   State = "paused"  // no pipeline runs
 	Stopping State = "stopping"
 )
 
-// Status is a snapshot of a pipeline.
+// Status describes a pipeline at one moment.
 type Status struct {
 	State  State
-	Reason string    // why it waits; "" in other states
+	Reason string    // why the pipeline waits; "" in other states
 	Since  time.Time // start of the wait; zero in other states
 
-	Position    cdc.Position  // of the last message that is durable and acknowledged
-	LastApplied time.Time     // when events were last made durable; zero: never
-	LastChange  time.Time     // time of the newest of these events, by the source's clock
-	Lag         time.Duration // age of the oldest change that was received and is not durable; 0: none
-	LagKnown    bool          // also false if messages wait and none was received yet
+	Position    cdc.Position  // of the last acknowledged message
+	LastApplied time.Time     // when events were last made durable; zero if never
+	LastChange  time.Time     // time of the newest durable event, by the source's clock
+	Lag         time.Duration // age of the oldest received change that is not durable; 0 if there is none
+	LagKnown    bool          // false if messages may wait in the stream but none is in flight
 	Pending     uint64        // messages in the stream that are not acknowledged
-	InFlight    int           // received messages among them
-	// PendingKnown is false while the stream does not answer, or eds does not read it.
+	InFlight    int           // the part of Pending that was received
+	// PendingKnown is false while the stream does not answer, or while eds does not read the
+	// stream.
 	PendingKnown bool
 
 	Applied     uint64  // events made durable
@@ -48,7 +49,8 @@ type Status struct {
 	Tables      map[string]TableStatus
 }
 
-// After returns s with the counts of earlier pipelines added. s knows nothing about them.
+// After returns s with the counts of earlier pipelines added. The counts in s must not include
+// them.
 func (s Status) After(earlier Status) Status {
 	if s.LastApplied.IsZero() {
 		s.Position = earlier.Position
@@ -81,14 +83,14 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// TableStatus counts the applied changes of one table.
+// TableStatus holds the counts and times of the applied changes of one table.
 type TableStatus struct {
 	Inserts, Updates, Deletes uint64
 	LastApplied               time.Time
 	LastChange                time.Time // by the source's clock
 }
 
-// add adds the counts of an earlier time, or of another table.
+// add adds the counts of other to t, and keeps the later times.
 func (t *TableStatus) add(other *TableStatus) {
 	t.Inserts += other.Inserts
 	t.Updates += other.Updates
@@ -105,8 +107,8 @@ type statusTracker struct {
 	mu       sync.Mutex
 	retries  map[dependency]*retryState
 	ending   bool
-	status   Status // the fields that only counters provide
-	receives bool   // a message was received
+	status   Status // only the fields that are counted here
+	receives bool   // whether a message was received
 	behind   uint64 // messages in the stream after the last received one
 	rate     rateMeter
 	received []arrival // chunks in flight, oldest first
@@ -115,7 +117,8 @@ type statusTracker struct {
 	lastErrorAt time.Time
 }
 
-// arrival is when the stream stored the first message of a chunk.
+// arrival is the range of positions of a chunk. Its first position shows when the stream stored the
+// chunk's oldest message.
 type arrival struct{ first, last cdc.Position }
 
 func newStatusTracker(logger *slog.Logger, metrics *Metrics) *statusTracker {
@@ -174,7 +177,8 @@ func (t *statusTracker) stopping() {
 	t.ending = true
 }
 
-// ended records the end of the run and the number of messages that were not acknowledged.
+// ended records the end of the run, with the number of messages that were received and not
+// acknowledged.
 func (t *statusTracker) ended(messages int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -182,7 +186,7 @@ func (t *statusTracker) ended(messages int) {
 	t.metrics.arrived(-messages)
 }
 
-// arrived records that messages were received.
+// arrived records that the messages of c were received.
 func (t *statusTracker) arrived(c *messageChunk) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -192,7 +196,7 @@ func (t *statusTracker) arrived(c *messageChunk) {
 	t.metrics.arrived(len(c.messages))
 }
 
-// acknowledged records that the batch's messages are acknowledged.
+// acknowledged records that the messages of d are acknowledged.
 func (t *statusTracker) acknowledged(d durableBatch) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -203,7 +207,8 @@ func (t *statusTracker) acknowledged(d durableBatch) {
 	t.metrics.acknowledged(d.messages)
 }
 
-// applied records that events are durable: as c, which took this long to write.
+// applied records that events are durable. They were written as the batch c, and took is the time
+// that the write took.
 func (t *statusTracker) applied(events []*item, c *change.Batch, took time.Duration) {
 	now := time.Now()
 	counts := make(map[string]*TableStatus)
@@ -245,7 +250,8 @@ func (t *statusTracker) applied(events []*item, c *change.Batch, took time.Durat
 	}
 }
 
-// labelled returns the counts by label value.
+// labelled converts counts by table to counts by label value. Tables that share a label value are
+// added up.
 func (t *statusTracker) labelled(counts map[string]*TableStatus) map[string]*TableStatus {
 	labelled := make(map[string]*TableStatus, len(counts))
 	for table, s := range counts {
@@ -259,7 +265,8 @@ func (t *statusTracker) labelled(counts map[string]*TableStatus) map[string]*Tab
 	return labelled
 }
 
-// changed returns when the source made the change.
+// changed returns the time at which the source made the change or, if the event has no time, the
+// time at which the stream stored the event.
 func changed(e *cdc.Event) time.Time {
 	switch {
 	case !e.Clock.IsZero():
@@ -271,7 +278,7 @@ func changed(e *cdc.Event) time.Time {
 	}
 }
 
-// batchDone records that the whole batch is durable, and the dead letters that are left.
+// batchDone records that the whole batch is durable, and the current numbers of dead letters.
 func (t *statusTracker) batchDone(b *batch, deadLetters dlq.Counts) {
 	t.metrics.batchDone(b)
 	t.metrics.SetDeadLetters(deadLetters)
@@ -294,12 +301,12 @@ func (t *statusTracker) deadLettered(e *dlq.Entry) {
 	t.lastError, t.lastErrorAt = e.Reason, e.Time
 }
 
-// migrated counts changes of the destination's tables, which the sink has logged.
+// migrated counts changes of the destination's tables. The sink has already logged these changes.
 func (t *statusTracker) migrated(migrations []string) {
 	t.metrics.migrations.Add(float64(len(migrations)))
 }
 
-// rateMeter counts events per second.
+// rateMeter measures the number of events per second, over the last rateSpan seconds.
 type rateMeter struct {
 	began   time.Time
 	seconds [rateSpan]struct {

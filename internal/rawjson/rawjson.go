@@ -1,7 +1,7 @@
-// Package rawjson reads JSON text in place. It finds and validates values and returns their bytes,
-// so that a number never becomes a float and a row never becomes a map. The grammar is RFC 8259,
-// except that strings need not be valid UTF-8: each destination decides how to handle such a
-// string.
+// Package rawjson reads JSON text in place. It validates values and returns their bytes, so that a
+// number never becomes a float and a row never becomes a map. The grammar is RFC 8259, except that
+// strings may contain bytes that are not valid UTF-8. Each destination decides how to handle such
+// strings.
 package rawjson
 
 import (
@@ -11,28 +11,28 @@ import (
 	"math/bits"
 )
 
-// MaxDepth bounds the nesting of arrays and objects.
+// MaxDepth is the maximum nesting depth of arrays and objects.
 const MaxDepth = 10_000
 
-// ErrDepth reports that a value is nested deeper than MaxDepth.
+// ErrDepth means that a value is nested deeper than MaxDepth.
 var ErrDepth = errors.New("json is nested too deeply")
 
-// SyntaxError reports the position of the first byte that is not JSON. It never contains any of the
+// SyntaxError reports the position of the first byte that is not valid JSON. It never quotes the
 // text.
 type SyntaxError struct {
 	Offset int    // index of the offending byte
-	Want   string // the expected input
+	Want   string // description of the expected input
 }
 
 func (e *SyntaxError) Error() string {
 	return fmt.Sprintf("not valid json at byte %d: want %s", e.Offset, e.Want)
 }
 
-// Span is the half-open range [Start, End) of a value in its text. The zero Span means that there
-// is no value.
+// Span is the half-open range [Start, End) of bytes that a value occupies in its text. The zero
+// Span means that there is no value.
 type Span struct{ Start, End uint32 }
 
-// IsZero reports whether there is no value.
+// IsZero reports whether s is the zero Span, which means that there is no value.
 func (s Span) IsZero() bool { return s.End == 0 }
 
 // SkipSpace returns the index of the first byte at or after i that is not white space.
@@ -43,7 +43,7 @@ func SkipSpace(b []byte, i int) int {
 	return i
 }
 
-// Valid returns nil if b is one JSON value and nothing else.
+// Valid returns nil if b is exactly one JSON value, optionally surrounded by white space.
 func Valid(b []byte) error {
 	end, err := Skip(b, SkipSpace(b, 0))
 	if err != nil {
@@ -55,20 +55,19 @@ func Valid(b []byte) error {
 	return nil
 }
 
-// Compact reports whether b is one valid JSON value without white space around it or between the
-// values in it.
+// Compact reports whether b is exactly one valid JSON value with no white space outside strings.
 func Compact(b []byte) bool {
 	end, spaced, err := skip(b, 0)
 	return err == nil && !spaced && end == len(b)
 }
 
-// Skip validates the value that begins at b[i] and returns the index after it.
+// Skip validates the value that starts at b[i], and returns the index after the value.
 func Skip(b []byte, i int) (int, error) {
 	end, _, err := skip(b, i)
 	return end, err
 }
 
-// skip is Skip, and also reports white space between the values within the value.
+// skip is like Skip, but also reports whether the value contains white space outside strings.
 func skip(b []byte, i int) (end int, spaced bool, err error) {
 	if i >= len(b) {
 		return i, false, &SyntaxError{i, "a value"}
@@ -84,7 +83,7 @@ func skip(b []byte, i int) (end int, spaced bool, err error) {
 	return end, false, err
 }
 
-// skipScalar validates a number or a literal.
+// skipScalar validates the number or literal that starts at b[i], and returns the index after it.
 func skipScalar(b []byte, i int) (int, error) {
 	switch b[i] {
 	case 't':
@@ -151,9 +150,10 @@ const (
 	msb = 0x8080808080808080
 )
 
-// special marks, by the high bit of each byte of w, the bytes that end or interrupt a run of plain
-// string text: control characters, quote, backslash. A mark may be false only above a true one, so
-// the lowest mark is exact.
+// special finds bytes that end or interrupt plain text in a JSON string: control characters,
+// quotes and backslashes. It sets the high bit of each byte of the result for which the
+// corresponding byte of w is special. A byte above a special one may be marked wrongly, but the
+// lowest mark is always correct.
 func special(w uint64) uint64 {
 	control := (w - lsb*0x20) &^ w
 	quote := w ^ lsb*'"'
@@ -163,7 +163,8 @@ func special(w uint64) uint64 {
 	return (control | quote | slash) & msb
 }
 
-// skipString validates the string whose opening quote is b[i].
+// skipString validates the string whose opening quote is b[i], and returns the index after the
+// string.
 func skipString(b []byte, i int) (int, error) {
 	i++
 	for {
@@ -193,7 +194,7 @@ func skipString(b []byte, i int) (int, error) {
 	}
 }
 
-// escape validates the escape sequence at b[i] and returns the index after it.
+// escape validates the escape sequence at b[i], and returns the index after the sequence.
 func escape(b []byte, i int) (int, error) {
 	if i+1 >= len(b) {
 		return i, &SyntaxError{i, "an escape sequence"}
@@ -228,7 +229,8 @@ func hex4(b []byte, i int) (rune, bool) {
 	return r, true
 }
 
-// skipNested validates an array or object without recursion: each level costs one bit and no stack.
+// skipNested validates the array or object that starts at b[i]. It does not recurse, so each
+// nesting level costs one bit instead of a stack frame.
 func skipNested(b []byte, i int) (end int, spaced bool, err error) {
 	var first [4]uint64
 	levels := first[:] // bit d: the enclosing level d is an object
@@ -304,7 +306,8 @@ func skipNested(b []byte, i int) (end int, spaced bool, err error) {
 	}
 }
 
-// skipName validates a member's name and its colon, and returns the index of its value.
+// skipName validates the name of a member and the colon after it, and returns the index of the
+// member's value.
 func skipName(b []byte, i int) (value int, spaced bool, err error) {
 	if i >= len(b) || b[i] != '"' {
 		return i, false, &SyntaxError{i, "a member's name"}

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// AppendString appends the text of the valid JSON string raw, which includes its quotes, to dst. A
-// lone escaped surrogate becomes U+FFFD; bytes that are not UTF-8 are kept.
+// AppendString appends the text of raw to dst. raw must be a valid JSON string, including its
+// quotes. A lone escaped surrogate becomes U+FFFD. Bytes that are not UTF-8 are kept.
 func AppendString(dst, raw []byte) []byte {
 	raw = raw[1 : len(raw)-1]
 	for {
@@ -33,15 +33,15 @@ func AppendString(dst, raw []byte) []byte {
 			dst = append(dst, '\r')
 		case 't':
 			dst = append(dst, '\t')
-		default: // quote, backslash and slash are their own text
+		default: // quote, backslash and slash represent themselves
 			dst = append(dst, raw[1])
 		}
 		raw = raw[2:]
 	}
 }
 
-// unescapeRune reads the \uXXXX at the start of raw, and the next one if both form a surrogate
-// pair. It returns the rest.
+// unescapeRune decodes the \uXXXX at the start of raw, or two of them if they form a surrogate
+// pair. It also returns the rest of raw.
 func unescapeRune(raw []byte) (rune, []byte) {
 	r, _ := hex4(raw, 2)
 	raw = raw[6:]
@@ -57,8 +57,8 @@ func unescapeRune(raw []byte) (rune, []byte) {
 	return utf8.RuneError, raw
 }
 
-// Text returns the text of raw: a string's text without quotes and escapes, any other value
-// unchanged. If nothing needs unescaping the result shares raw's memory.
+// Text returns the text of a JSON string without quotes and escapes. Any other value is returned
+// unchanged. If the string has no escapes, the result shares the memory of raw.
 func Text(raw []byte) []byte {
 	if !IsString(raw) {
 		return raw
@@ -76,7 +76,7 @@ func AppendQuoted[T string | []byte](dst []byte, text T) []byte {
 	return append(AppendEscaped(append(dst, '"'), text), '"')
 }
 
-// AppendEscaped is AppendQuoted without the quotes.
+// AppendEscaped is like AppendQuoted, but does not append the quotes.
 func AppendEscaped[T string | []byte](dst []byte, text T) []byte {
 	for i := 0; i < len(text); {
 		c := text[i]

@@ -1,26 +1,26 @@
 package rawjson
 
-// Member has the spans of one member's name, quotes included, and of its value.
+// Member holds the spans of one member of an object. The span of the name includes the quotes.
 type Member struct{ Name, Value Span }
 
-// Members walks the members of one object:
+// Members iterates over the members of one object:
 //
 //	m, err := rawjson.OpenObject(text)
 //	for m.Next() { use m.Name(), m.Value() }
 //	err = m.Err()
 type Members struct {
 	text       []byte
-	pos        int // of the next token; of the value between NextName and the call that reads it
+	pos        int // index of the next token; after NextName, index of the value
 	name       Span
 	value      Span
 	expected   string
 	seenMember bool
-	nested     bool // text continues after the object
-	spaced     bool // there is white space between values
+	nested     bool // the object is part of a longer text
+	spaced     bool // there was white space outside strings
 	err        error
 }
 
-// OpenObject begins the walk of text, which must be one object and nothing else.
+// OpenObject starts the iteration over the members of text, which must be exactly one object.
 func OpenObject(text []byte) (Members, error) {
 	i := SkipSpace(text, 0)
 	if i >= len(text) || text[i] != '{' {
@@ -29,10 +29,12 @@ func OpenObject(text []byte) (Members, error) {
 	return Members{text: text, pos: i + 1, spaced: i > 0}, nil
 }
 
-// Next moves to the next member, validates it, and reports whether there is one.
+// Next advances to the next member and validates it. It returns false after the last member or an
+// error.
 func (m *Members) Next() bool { return m.NextName() && m.SkipValue() }
 
-// NextName moves to the next member's name only. SkipValue or Object must follow.
+// NextName advances to the next member, but validates only its name. The caller must then call
+// SkipValue or Object.
 func (m *Members) NextName() bool {
 	b, i := m.text, m.space(m.pos)
 	if i >= len(b) {
@@ -74,14 +76,14 @@ func (m *Members) NextName() bool {
 	return true
 }
 
-// space is SkipSpace, and records white space.
+// space is like SkipSpace, but also records whether it skipped any white space.
 func (m *Members) space(i int) int {
 	at := SkipSpace(m.text, i)
 	m.spaced = m.spaced || at != i
 	return at
 }
 
-// SkipValue validates the value of the member that NextName found.
+// SkipValue validates the value of the member whose name NextName has read.
 func (m *Members) SkipValue() bool {
 	end, spaced, err := skip(m.text, m.pos)
 	if err != nil {
@@ -93,11 +95,12 @@ func (m *Members) SkipValue() bool {
 	return true
 }
 
-// AtObject reports whether the value that NextName found begins an object.
+// AtObject reports whether the value after NextName starts as an object.
 func (m *Members) AtObject() bool { return m.pos < len(m.text) && m.text[m.pos] == '{' }
 
-// Object validates the value of the member that NextName found, which must be an object, and
-// appends its members to dst. If there are more than limit it returns none.
+// Object validates the value of the member whose name NextName has read. The value must be an
+// object, whose members Object appends to dst. If the object has more than limit members, Object
+// returns nil instead.
 func (m *Members) Object(dst []Member, limit int) ([]Member, bool) {
 	if !m.AtObject() {
 		return dst, m.fail(&SyntaxError{m.pos, "an object"})
@@ -126,26 +129,28 @@ func (m *Members) fail(err error) bool {
 	return false
 }
 
-// Expect announces the probable name of the next member, which makes finding its end cheap if it is
-// right. The name must need no escapes.
+// Expect sets the probable name of the next member. If the name is right, Next finds its end with
+// a single comparison. The name must need no JSON escapes.
 func (m *Members) Expect(name string) { m.expected = name }
 
-// Name returns the member's name, unescaped. It stays valid as long as the text does.
+// Name returns the unescaped name of the current member. The result stays valid as long as the
+// text does.
 func (m *Members) Name() []byte { return Text(m.text[m.name.Start:m.name.End]) }
 
-// Value returns the member's raw value.
+// Value returns the raw value of the current member.
 func (m *Members) Value() []byte { return m.text[m.value.Start:m.value.End] }
 
-// Span returns the span of the member's value.
+// Span returns the span of the current member's value.
 func (m *Members) Span() Span { return m.value }
 
-// Spaced reports whether there is white space between the values walked so far.
+// Spaced reports whether the text read so far has white space outside strings.
 func (m *Members) Spaced() bool { return m.spaced }
 
-// Err returns the error that ended the walk early, or nil.
+// Err returns the error that stopped the iteration, or nil if there was none.
 func (m *Members) Err() error { return m.err }
 
-// Elements calls yield with each element of the array text.
+// Elements calls yield with the span of each element of text, which must be exactly one array. It
+// stops at the first error.
 func Elements(text []byte, yield func(element Span) error) error {
 	i := SkipSpace(text, 0)
 	if i >= len(text) || text[i] != '[' {

@@ -7,16 +7,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Backoff yields growing, jittered waits. The zero value starts at 100 ms and
-// doubles up to 30 s. Each wait is drawn from the upper half of its step, so that
-// clients that failed together do not come back together.
+// Backoff provides growing, jittered waits. The zero value starts at 100 ms and doubles up to 30
+// s. Each wait is random, from half of the current step up to the full step, so that clients that
+// failed together do not retry together.
 type Backoff struct {
 	Min, Max time.Duration
 	step     time.Duration
 }
 
-// Next returns the wait before the next attempt after err: at least the time that
-// the other side asked for (fault.RetryAfter).
+// Next returns the wait before the next attempt after err. The wait is not shorter than the time
+// that the other side asked for (fault.RetryAfter).
 func (b *Backoff) Next(err error) time.Duration {
 	low, high := b.Min, b.Max
 	if low <= 0 {
@@ -30,5 +30,5 @@ func (b *Backoff) Next(err error) time.Duration {
 	return max(wait, fault.RetryAfter(err))
 }
 
-// Reset starts again at the shortest wait.
+// Reset makes the next wait the shortest one again.
 func (b *Backoff) Reset() { b.step = 0 }

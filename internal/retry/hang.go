@@ -9,11 +9,11 @@ import (
 // HangTimeout is how long a call may run before Watch reports it.
 const HangTimeout = 30 * time.Second
 
-// ErrNoAnswer is the error to report for a call that has run for HangTimeout.
+// ErrNoAnswer is the error to report for a call that has been running for HangTimeout.
 var ErrNoAnswer = errors.New("there was no answer for " + HangTimeout.String())
 
-// Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls
-// hangs once, in another goroutine. hangs has returned when Watch returns.
+// Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls hangs once
+// in another goroutine. Watch returns only after both functions have returned.
 func Watch(hangs func(), fn func() error) error {
 	reported := make(chan struct{})
 	timer := time.AfterFunc(HangTimeout, func() {
@@ -28,7 +28,8 @@ func Watch(hangs func(), fn func() error) error {
 	return fn()
 }
 
-// After adds the failure of the previous attempt to err, unless failure is "".
+// After returns err with the failure of the previous attempt added to its text. If failure is "",
+// After returns err unchanged.
 func After(err error, failure string) error {
 	if failure == "" {
 		return err

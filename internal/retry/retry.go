@@ -1,4 +1,4 @@
-// Package retry calls a function until it succeeds.
+// Package retry retries calls with growing waits, and reports calls that hang.
 package retry
 
 import (
@@ -8,27 +8,28 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Policy says when Do calls its function again. The zero value retries transient
-// errors until the context ends, with the waits of the zero Backoff.
+// Policy controls how Do retries. The zero value retries transient errors until the context ends,
+// with the waits of the zero Backoff.
 type Policy struct {
 	Backoff  Backoff
-	Attempts int           // maximum number of calls; 0: no limit
-	Patience time.Duration // no call starts later than this after the first failure; 0: no limit
-	// Retryable reports whether an error is worth another call; nil: if its class is
-	// fault.Transient.
+	Attempts int           // maximum number of calls, or 0 for no limit
+	Patience time.Duration // maximum time from the first failure to the start of the last call, or 0 for no limit
+	// Retryable reports whether to call the function again after an error. If Retryable is nil,
+	// errors of the class fault.Transient are retried.
 	Retryable func(err error) bool
-	// Failed is called after each failure that is retried, before the wait; nil: not called.
+	// Failed, if not nil, is called after each failure that will be retried, before the wait.
 	Failed func(err error, wait time.Duration)
-	// Hangs is called once for a call that runs longer than HangTimeout, concurrently with
-	// it; nil: calls are not watched. failure is the previous call's error, "" if there is none.
+	// Hangs, if not nil, is called once for each call that runs longer than HangTimeout,
+	// concurrently with that call. The parameter failure is the previous call's error, or "" if
+	// there was none.
 	Hangs func(failure string)
 }
 
-// Do calls fn until it succeeds, and returns nil. It gives up with fn's error if that is
-// not retryable or the policy allows no other call, and with the cause of ctx if ctx ends
-// after a failure.
+// Do calls fn until fn returns nil, and then returns nil. If fn returns an error that is not
+// retryable, or the policy permits no further call, Do returns that error. If ctx ends after a
+// failure, Do returns the cause of ctx.
 func Do(ctx context.Context, p Policy, fn func() error) error {
-	var first time.Time // of the failures
+	var first time.Time // time of the first failure
 	failure := ""
 	for attempt := 1; ; attempt++ {
 		err := p.call(failure, fn)
@@ -70,7 +71,7 @@ func (p *Policy) retryable(err error) bool {
 	return fault.Of(err) == fault.Transient
 }
 
-// Sleep waits for d, or until ctx ends: then it returns the cause of ctx.
+// Sleep waits for the duration d. If ctx ends first, Sleep returns the cause of ctx.
 func Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

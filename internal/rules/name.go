@@ -14,24 +14,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// fields are the members of a change.
+// fields lists the members of a change.
 var fields = []string{
 	"operation", "id", "table", "key", "modelVersion", "companyId", "locationId", "userId",
 	"before", "after", "diff", "timestamp", "mvccTimestamp", "imported",
 }
 
-// parseName parses the template of an object's name. A field that no change has is an error.
+// parseName parses the template for an object's name. A template that uses a field that no change
+// has is an error.
 func parseName(table, text string) (*template.Template, error) {
 	t, err := template.New(table).Option("missingkey=error").Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	// Templates defined inside it may be executed with any dot, so only the root is checked.
+	// A nested template may be executed with any value as its dot, so only the root template is
+	// checked.
 	return t, checkFields(t.Root, true)
 }
 
-// checkFields searches the nodes for fields of the change itself: those of the dot while it is the
-// change (top), and those of $ anywhere.
+// checkFields returns an error if the node uses a field that no change has. It checks fields of $,
+// and fields of the dot if the parameter top is true, which means that the dot is the change.
 func checkFields(node parse.Node, top bool) error {
 	switch n := node.(type) {
 	case *parse.ListNode:
@@ -100,18 +102,20 @@ func checkField(name string) error {
 	return fmt.Errorf("the template uses %q, which no change has; %s", "."+name, hint)
 }
 
-// absent is a field that the change lacks or has as null: false in a condition, equal to "", and an
-// error if it is printed, since no name may contain a NUL.
+// absent represents a field that is missing or null in the change. It is false in a condition and
+// equal to "". Printing an absent field produces a NUL, which is an error, because no name may
+// contain a NUL.
 type absent string
 
 func (absent) String() string { return "\x00" }
 
-// absentList is an absent array: it has no elements.
+// absentList is like absent, but for an array. It has no elements.
 type absentList []any
 
 func (absentList) String() string { return "\x00" }
 
-// present replaces null by absent in the members and elements of value.
+// present replaces null by absent in value, including all nested members and elements. It modifies
+// value.
 func present(value any) any {
 	switch value := value.(type) {
 	case nil:
@@ -128,10 +132,11 @@ func present(value any) any {
 	return value
 }
 
-// MaxName is the longest object name, in bytes: the limit of S3.
+// MaxName is the maximum length of an object's name in bytes. It is the limit of S3.
 const MaxName = 1024
 
-// name returns the object's name for the change doc, which it modifies. Errors contain no value.
+// name returns the object's name for the change doc, and modifies doc. Errors quote no value of
+// the change.
 func name(t *template.Template, doc any) (string, error) {
 	members, ok := present(doc).(map[string]any)
 	if !ok {
@@ -158,7 +163,7 @@ func name(t *template.Template, doc any) (string, error) {
 
 var errLong = fmt.Errorf("the path template makes a name longer than %d bytes", MaxName)
 
-// limited is a buffer of at most MaxName bytes.
+// limited is a buffer that refuses to grow beyond MaxName bytes.
 type limited struct{ text []byte }
 
 func (l *limited) Write(p []byte) (int, error) {
@@ -169,8 +174,8 @@ func (l *limited) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// checkName returns the name if it is a relative, slash-separated path that stays in its directory,
-// on any system.
+// checkName returns the name if it is valid on every operating system. A valid name is a relative,
+// slash-separated path that does not leave its directory.
 func checkName(name string) (string, error) {
 	switch {
 	case strings.Contains(name, "\x00"):
@@ -183,7 +188,7 @@ func checkName(name string) (string, error) {
 	return name, nil
 }
 
-// drive reports whether Windows would read the name's beginning as a drive.
+// drive reports whether Windows would interpret the start of the name as a drive letter.
 func drive(name string) bool {
 	return len(name) >= 2 && name[1] == ':' && unicode.IsLetter(rune(name[0]))
 }

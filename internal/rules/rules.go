@@ -1,5 +1,6 @@
-// Package rules holds the operator's rules about changes: the wanted tables, the JSON Schema that a
-// change must satisfy, and the name of the change's object.
+// Package rules holds the operator's rules for changes. A rule selects a table, sets the JSON
+// Schema that its changes must satisfy, and can set the names of the objects in which its changes
+// are stored.
 package rules
 
 import (
@@ -19,24 +20,24 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// ConfigName is the file of a rules directory that maps tables to rules.
+// ConfigName is the name of the file in a rules directory that assigns rules to tables.
 const ConfigName = "config.json"
 
-// Rules check changes one by one. They are immutable: all methods may be called concurrently.
+// Rules checks changes one at a time. It is immutable, so all methods may be called concurrently.
 type Rules struct{ tables map[string]*rule }
 
 type rule struct {
 	schema *jsonschema.Schema
-	name   *template.Template // of the object; nil if the rule has none
+	name   *template.Template // template for the object's name, or nil if the rule sets no name
 }
 
-// Load reads the rules of a directory: config.json, which reads
+// Load loads the rules in a directory. The directory contains config.json, which has the form
 //
 //	{"<table>": {"schema": "<file>", "path": "<template>"}, ...}
 //
-// and the JSON Schemas that it names, in files below the directory; path is optional. It reads
-// nothing outside the directory, and nothing over the network. Errors name the file and the
-// position.
+// and the JSON Schema files that config.json names. The member path is optional. Load reads no
+// files outside the directory, and does not use the network. Errors name the file and the position
+// in the file.
 func Load(dir string) (*Rules, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -50,7 +51,7 @@ func Load(dir string) (*Rules, error) {
 	return r, nil
 }
 
-// ruleEntry is a rule in config.json.
+// ruleEntry is the JSON form of a rule in config.json.
 type ruleEntry struct {
 	Schema string `json:"schema"`
 	Path   string `json:"path"`
@@ -102,13 +103,14 @@ func newRule(compiler *jsonschema.Compiler, table string, e ruleEntry) (*rule, e
 	return r, nil
 }
 
-// Tables returns the tables that have a rule, in order.
+// Tables returns the names of the tables that have a rule, sorted.
 func (r *Rules) Tables() []string { return slices.Sorted(maps.Keys(r.tables)) }
 
-// Check reports whether to skip e, and why; otherwise it returns the object's name that the rule
-// sets, "" if it sets none. A change is skipped if its table has no rule, its text fails its
-// schema, or its object cannot be named. The reason names positions in the rules, never a
-// value of the change. Without a rule it is "": that is not worth a log line.
+// Check reports whether e must be skipped, and why. If not, it returns the object's name that the
+// rule sets, or "" if the rule sets none. A change is skipped if its table has no rule, if the
+// change fails its schema, or if its object cannot be named. The reason names positions in the
+// rules, but quotes no value of the change. If the table has no rule, the reason is "", because
+// such changes need no log entry.
 func (r *Rules) Check(e *cdc.Event) (skip bool, reason, object string) {
 	rule, ok := r.tables[e.Table]
 	if !ok {
@@ -122,7 +124,7 @@ func (r *Rules) Check(e *cdc.Event) (skip bool, reason, object string) {
 }
 
 func (r *rule) check(e *cdc.Event) (object string, err error) {
-	// Numbers stay text, so that none is rounded.
+	// Numbers are decoded as text, so that none is rounded.
 	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(e.Payload))
 	if err != nil {
 		return "", errors.New("the change is nested too deeply to be validated")
@@ -136,7 +138,7 @@ func (r *rule) check(e *cdc.Event) (object string, err error) {
 	return name(r.name, doc)
 }
 
-// position returns the position of err in text, as ":line:column: message".
+// position formats err, an error from decoding text, with its position as ":line:column: message".
 func position(text []byte, err error) string {
 	var offset int64
 	what := err.Error()

@@ -15,8 +15,8 @@ import (
 	"golang.org/x/text/message"
 )
 
-// base is the URL of the directory. Schemas refer to each other relative to it, or by their own
-// $id.
+// base is the URL that represents the rules directory. Schemas refer to each other by paths
+// relative to base, or by their own $id.
 const base = "rules:///"
 
 func newCompiler(dir fs.FS) *jsonschema.Compiler {
@@ -25,10 +25,10 @@ func newCompiler(dir fs.FS) *jsonschema.Compiler {
 	return c
 }
 
-// loader finds schemas in the directory and nowhere else.
+// loader loads schemas from the rules directory only.
 type loader struct {
 	dir fs.FS
-	ids map[string]string // files by their $id; nil until needed
+	ids map[string]string // file names by $id; nil until first needed
 }
 
 // Load implements jsonschema.URLLoader.
@@ -61,10 +61,11 @@ func (l *loader) read(file string) (any, error) {
 	return doc, nil
 }
 
-// findIDs reads the $id of every JSON file. Files that are not schemas have none.
+// findIDs returns the names of all JSON files that have a $id, keyed by their $id.
 func (l *loader) findIDs() map[string]string {
 	ids := make(map[string]string)
-	// A directory that cannot be read hides its schemas: the reference reports that.
+	// Ignore a directory that cannot be read. A reference to one of its schemas will fail with an
+	// error.
 	_ = fs.WalkDir(l.dir, ".", func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || path.Ext(file) != ".json" {
 			return nil
@@ -84,7 +85,7 @@ func (l *loader) findIDs() map[string]string {
 	return ids
 }
 
-// compile compiles the schema in file and the schemas that it refers to.
+// compile compiles the schema in a file and all schemas that it refers to.
 func compile(c *jsonschema.Compiler, file string) (*jsonschema.Schema, error) {
 	schema, err := c.Compile(base + (&url.URL{Path: file}).EscapedPath())
 	if err == nil {
@@ -107,13 +108,14 @@ func compile(c *jsonschema.Compiler, file string) (*jsonschema.Schema, error) {
 	return nil, errors.New(strings.ReplaceAll(err.Error(), base, ""))
 }
 
-// maxLocations bounds the locations in a reason.
+// maxLocations is the maximum number of schema locations that a reason lists.
 const maxLocations = 3
 
-// validate checks doc. Its error names the locations of the schema that fail, and nothing of doc.
+// validate checks doc against the schema. The error names the locations in the schema that doc
+// fails, and quotes no value of doc.
 func validate(schema *jsonschema.Schema, doc any) (err error) {
 	defer func() {
-		// The library does arithmetic on numbers of any size, and panics on exponents of millions.
+		// The library computes with numbers of any size, and panics for exponents of millions.
 		if recover() != nil {
 			err = errors.New("the change has a number too large to be validated")
 		}
@@ -134,7 +136,8 @@ func validate(schema *jsonschema.Schema, doc any) (err error) {
 	return fmt.Errorf("the change fails the schema at %s", strings.Join(locations, ", "))
 }
 
-// leaves appends the causes that have no cause of their own.
+// leaves appends to all those errors below e that have no causes themselves. It returns the
+// extended slice.
 func leaves(e *jsonschema.ValidationError, all []*jsonschema.ValidationError) []*jsonschema.ValidationError {
 	if len(e.Causes) == 0 {
 		return append(all, e)
@@ -145,13 +148,13 @@ func leaves(e *jsonschema.ValidationError, all []*jsonschema.ValidationError) []
 	return all
 }
 
-// location returns the location in the schema that e failed, file first.
+// location returns the location in the schema where e failed: the file, "#", and a JSON pointer.
 func location(e *jsonschema.ValidationError) string {
 	file, fragment, _ := strings.Cut(strings.TrimPrefix(e.SchemaURL, base), "#")
 	return file + "#" + fragment + pointer(e.ErrorKind.KeywordPath())
 }
 
-// pointer returns the JSON pointer of tokens.
+// pointer returns the JSON pointer that consists of the given tokens.
 func pointer(tokens []string) string {
 	var b strings.Builder
 	for _, t := range tokens {

@@ -15,24 +15,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Fetcher reads schemas from HQ, as HQ's own JSON text.
+// Fetcher fetches schemas from HQ as HQ's raw JSON text.
 type Fetcher interface {
-	// LatestSchemas returns the newest Schema of every object, by object name.
+	// LatestSchemas returns the newest schema of every object, keyed by object name.
 	LatestSchemas(ctx context.Context) (map[string]json.RawMessage, error)
-	// Schema returns one version of one object, which never changes. The error is poison if HQ
-	// denies it: HQ does not know it, or another attempt would fail in the same way.
+	// Schema returns one version of an object's schema, which never changes. If HQ denies the
+	// version, the error is poison. HQ denies a version that it does not know, or for which
+	// another attempt would fail in the same way.
 	Schema(ctx context.Context, object, modelVersion string) (json.RawMessage, error)
 }
 
-// Cache keeps schema versions across restarts.
+// Cache stores schema versions across restarts.
 type Cache interface {
 	LoadSchema(object, modelVersion string) (json.RawMessage, bool, error)
 	SaveSchema(object, modelVersion string, text json.RawMessage) error
 }
 
-// Catalogue returns every version of every table: from memory, else from the cache, else from HQ.
-// Versions of one layout share one *Table, so that a pointer identifies a layout. It is safe for
-// concurrent use.
+// Catalogue provides every version of every table. It looks for a version in memory first, then in
+// the cache, and then at HQ. Versions with the same layout share one *Table, so that the pointer
+// identifies the layout. A Catalogue is safe for concurrent use.
 type Catalogue struct {
 	fetch Fetcher
 	cache Cache
@@ -41,24 +42,24 @@ type Catalogue struct {
 	mu       sync.Mutex
 	versions map[versionKey]*Table
 	layouts  map[uint64][]*Table
-	objects  map[string]string // table -> object
+	objects  map[string]string // table name -> object name
 	listed   time.Time         // when HQ last listed its objects
 	denied   denials
-	asking   map[question]chan struct{} // closed when HQ has answered
+	asking   map[question]chan struct{} // requests in progress; a channel is closed when HQ has answered
 }
 
 type versionKey struct{ table, version string }
 
-// question is a request to HQ: for one version, or for the list of objects.
+// question identifies a request to HQ, either for one version or for the list of objects.
 type question struct {
 	versionKey
 	list bool
 }
 
-// relist is how long a list of objects is trusted not to lack a table.
+// relist is how long a list of objects is considered complete after HQ sent it.
 const relist = 5 * time.Second
 
-// NewCatalogue returns an empty catalogue over fetch and cache.
+// NewCatalogue returns an empty catalogue that uses fetch and cache.
 func NewCatalogue(fetch Fetcher, cache Cache) *Catalogue {
 	return &Catalogue{
 		fetch: fetch, cache: cache, seed: maphash.MakeSeed(),
@@ -67,7 +68,7 @@ func NewCatalogue(fetch Fetcher, cache Cache) *Catalogue {
 	}
 }
 
-// MalformedError reports the objects whose schemas cannot be used.
+// MalformedError reports the objects whose schemas cannot be used, with the reasons.
 type MalformedError struct {
 	Objects map[string]error // by object name
 }
@@ -80,8 +81,8 @@ func (e *MalformedError) Error() string {
 	return strings.Join(lines, "; ")
 }
 
-// Latest fetches the newest version of every table, by table name. If some cannot be used it
-// returns the others with a MalformedError.
+// Latest fetches the newest version of every table, keyed by table name. If some schemas cannot be
+// used, Latest returns the other tables together with a *MalformedError.
 func (c *Catalogue) Latest(ctx context.Context) (map[string]*Table, error) {
 	answer, err := c.fetch.LatestSchemas(ctx)
 	if err != nil {
@@ -109,10 +110,11 @@ func (c *Catalogue) Latest(ctx context.Context) (map[string]*Table, error) {
 	return tables, nil
 }
 
-// Version returns the given version of a table. It blocks while HQ is asked, which happens once per
-// version however many callers want it. If HQ denies the version the error is a *DeniedError. A
-// denial also answers later calls: HQ is asked again after growing waits. If the table has one of
-// eds's own names the error is poison.
+// Version returns the given version of a table. If HQ has to be asked, Version blocks until HQ
+// answers; concurrent calls for the same version share one request. If HQ denies the version, the
+// error is a *DeniedError. Later calls return the same error without a request until a wait, which
+// grows with each denial, has passed. If the table's name is reserved for eds, the error is
+// poison.
 func (c *Catalogue) Version(ctx context.Context, table, modelVersion string) (*Table, error) {
 	if err := CheckTable(table); err != nil {
 		return nil, err
@@ -126,7 +128,7 @@ func (c *Catalogue) Version(ctx context.Context, table, modelVersion string) (*T
 		if err != nil {
 			return nil, err
 		}
-		if done == nil { // another caller has asked
+		if done == nil { // another caller has asked HQ
 			continue
 		}
 		defer done()
@@ -134,8 +136,9 @@ func (c *Catalogue) Version(ctx context.Context, table, modelVersion string) (*T
 	}
 }
 
-// claim lets one caller at a time ask HQ q; that caller calls done once it has the answer. Other
-// callers wait for that and get nil.
+// claim lets only one caller at a time ask HQ the question q. That caller gets a function done,
+// which it must call once it has the answer. All other callers wait for that call, and get a nil
+// done.
 func (c *Catalogue) claim(ctx context.Context, q question) (done func(), err error) {
 	c.mu.Lock()
 	asking := c.asking[q]
@@ -159,14 +162,14 @@ func (c *Catalogue) claim(ctx context.Context, q question) (done func(), err err
 	}
 }
 
-// ask reads a version from the cache, else from HQ.
+// ask reads a version from the cache or, if it is not cached, from HQ.
 func (c *Catalogue) ask(ctx context.Context, key versionKey) (*Table, error) {
 	object, err := c.object(ctx, key.table)
 	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
-	t := c.versions[key] // looking up the object may have loaded it
+	t := c.versions[key] // c.object may have loaded the version
 	c.mu.Unlock()
 	if t != nil {
 		return t, nil
@@ -176,7 +179,7 @@ func (c *Catalogue) ask(ctx context.Context, key versionKey) (*Table, error) {
 		return nil, err
 	}
 	if hit {
-		if t, err = Decode(text); err != nil { // an older eds may have cached a schema that this one refuses
+		if t, err = Decode(text); err != nil { // an older eds may have cached a schema that this eds refuses
 			hit = false
 		}
 	}
@@ -195,12 +198,13 @@ func (c *Catalogue) ask(ctx context.Context, key versionKey) (*Table, error) {
 			return nil, err
 		}
 	}
-	// The answer is for the requested names, whatever names it states.
+	// The answer is for the requested names, whatever names the schema itself contains.
 	t.Name, t.Version = key.table, key.version
 	return c.add(object, t), nil
 }
 
-// object returns HQ's name for a table. A table that HQ does not list is requested by its own name.
+// object returns HQ's object name for a table. If HQ lists no object for the table, object returns
+// the table's own name.
 func (c *Catalogue) object(ctx context.Context, table string) (string, error) {
 	for {
 		c.mu.Lock()
@@ -219,7 +223,8 @@ func (c *Catalogue) object(ctx context.Context, table string) (string, error) {
 	}
 }
 
-// list fetches all objects, or waits while another caller does.
+// list fetches the list of all objects. If another caller is fetching the list, list waits for
+// that caller instead.
 func (c *Catalogue) list(ctx context.Context) error {
 	done, err := c.claim(ctx, question{list: true})
 	if done == nil {
@@ -232,7 +237,8 @@ func (c *Catalogue) list(ctx context.Context) error {
 	return nil
 }
 
-// known returns a known version, or a current denial.
+// known returns a version that is in memory. If the version is denied at present, known returns
+// the denial as an error. Otherwise both results are nil.
 func (c *Catalogue) known(key versionKey) (*Table, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -242,7 +248,7 @@ func (c *Catalogue) known(key versionKey) (*Table, error) {
 	return nil, c.denied.of(key, time.Now())
 }
 
-// deny records that HQ has denied a version.
+// deny records that HQ has denied a version, and returns the denial as an error.
 func (c *Catalogue) deny(key versionKey, cause error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -9,12 +9,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// DeniedError reports that HQ has answered, but has no usable schema of that version. It is poison:
-// events of the version cannot be decoded.
+// DeniedError means that HQ has answered, but has no usable schema of the version. The error is
+// poison, because events of the version cannot be decoded.
 type DeniedError struct {
 	Table, Version string
-	Since          time.Time // of the first denial; zero if HQ was not asked
-	Next           time.Time // HQ is not asked again earlier
+	Since          time.Time // time of the first denial; the zero time if HQ was not asked
+	Next           time.Time // HQ is not asked again before this time
 	Err            error     // the reason
 }
 
@@ -24,24 +24,24 @@ func (e *DeniedError) Error() string {
 
 func (e *DeniedError) Unwrap() error { return e.Err }
 
-// NotFound reports true: to its callers, the version does not exist.
+// NotFound returns true, because the version does not exist for callers.
 func (e *DeniedError) NotFound() bool { return true }
 
 const (
-	// HQ is asked again for a denied version after half the time since the first denial, within
-	// these bounds.
+	// HQ is asked again about a denied version after up to half of the time since the first
+	// denial. That wait is kept between shortestDenial and longestDenial.
 	shortestDenial = 250 * time.Millisecond
 	longestDenial  = 10 * time.Minute
-	// maxDenials bounds the remembered denials.
+	// maxDenials is the maximum number of remembered denials.
 	maxDenials = 1000
-	// maxName bounds the requested names, in bytes.
+	// maxName is the maximum length in bytes of a table name or version for which HQ is asked.
 	maxName = 256
 )
 
 var errLongName = errors.New("the name is longer than any that hq uses")
 
-// denials remembers the versions that HQ has denied. If there are too many, it forgets the least
-// recently used. It is not safe for concurrent use.
+// denials remembers the versions that HQ has denied. When it is full, it forgets the denial that
+// was used least recently. It is not safe for concurrent use.
 type denials struct {
 	known map[versionKey]*denial
 }
@@ -51,7 +51,7 @@ type denial struct {
 	used time.Time
 }
 
-// of returns the denial of a version, unless HQ may be asked again.
+// of returns the denial of a version, or nil if HQ may be asked about the version.
 func (d *denials) of(key versionKey, now time.Time) error {
 	if len(key.table) > maxName || len(key.version) > maxName {
 		return fault.Mark(fault.Poison, &DeniedError{Table: key.table, Version: key.version, Err: errLongName})
@@ -68,7 +68,7 @@ func (d *denials) of(key versionKey, now time.Time) error {
 	return fault.Mark(fault.Poison, &e)
 }
 
-// add records that HQ has just denied a version, and returns the denial.
+// add records that HQ has just denied a version, and returns the denial as an error.
 func (d *denials) add(key versionKey, cause error, now time.Time) error {
 	known := d.known[key]
 	if known == nil {
@@ -84,7 +84,7 @@ func (d *denials) add(key versionKey, cause error, now time.Time) error {
 	return fault.Mark(fault.Poison, &e)
 }
 
-// forgetOne drops the least recently used denial if there are too many.
+// forgetOne drops the denial that was used least recently if denials is full.
 func (d *denials) forgetOne() {
 	if len(d.known) < maxDenials {
 		return

@@ -1,4 +1,4 @@
-// Package schema describes tables as the source defines them.
+// Package schema describes the source's tables, and provides their versions from HQ.
 package schema
 
 import (
@@ -10,18 +10,18 @@ import (
 	"slices"
 )
 
-// Type is the type of a column's values.
+// Type is the type of a column.
 type Type uint8
 
 const (
 	String   Type = iota + 1
-	Enum          // a string out of a fixed set
-	DateTime      // an instant, RFC 3339 on the wire
-	Integer       // of any size on the wire
-	Number        // a JSON number
+	Enum          // one of a fixed set of strings
+	DateTime      // an instant in RFC 3339 form on the wire
+	Integer       // an integer of any size
+	Number        // any JSON number
 	Boolean
-	Object // JSON: an object, though sources are known to send scalars
-	Array  // JSON: an array
+	Object // a JSON object, although some sources also send scalars
+	Array  // a JSON array
 )
 
 var typeNames = map[Type]string{
@@ -31,7 +31,7 @@ var typeNames = map[Type]string{
 
 func (t Type) String() string { return typeNames[t] }
 
-// IsJSON reports whether the column has JSON text.
+// IsJSON reports whether columns of the type contain JSON text.
 func (t Type) IsJSON() bool { return t == Object || t == Array }
 
 // Column is one column of a table.
@@ -39,25 +39,26 @@ type Column struct {
 	Name       string
 	Type       Type
 	PrimaryKey bool
-	Required   bool // the source never omits it and never sets it to null
+	Required   bool // the source always sends a value that is not null
 	Comment    string
 	Deprecated bool
 }
 
-// Table is one version of a table's columns. It is immutable.
+// Table is one version of a table's definition. It is immutable.
 type Table struct {
 	Name    string
 	Version string // modelVersion
-	// Columns has the primary key's columns, in the key's order, then the rest by name.
+	// Columns holds the columns of the primary key in the order of the key, followed by all other
+	// columns in the order of their names.
 	Columns []Column
-	// Keys is the number of columns of the primary key, at least 1.
+	// Keys is the number of columns of the primary key. It is at least 1.
 	Keys int
 
 	slots map[string]int
 }
 
-// New returns a table of the given columns, in another order: those named in key first, then the
-// rest by name.
+// New returns a table with the given columns. It reorders them: the columns named in key come
+// first, followed by all others in the order of their names.
 func New(name, version string, key []string, columns []Column) (*Table, error) {
 	if name == "" {
 		return nil, errors.New("a table has no name")
@@ -71,7 +72,7 @@ func New(name, version string, key []string, columns []Column) (*Table, error) {
 		if _, twice := rank[k]; twice {
 			return nil, fmt.Errorf("table %q names %q twice in its primary key", name, k)
 		}
-		rank[k] = i - len(key) // below every other column's 0
+		rank[k] = i - len(key) // negative, so that key columns sort before all others, whose rank is 0
 	}
 	slices.SortStableFunc(t.Columns, func(a, b Column) int {
 		return cmp.Or(cmp.Compare(rank[a.Name], rank[b.Name]), cmp.Compare(a.Name, b.Name))
@@ -92,7 +93,7 @@ func New(name, version string, key []string, columns []Column) (*Table, error) {
 	return t, nil
 }
 
-// Slot returns the index in Columns of the column called name, or -1.
+// Slot returns the index in Columns of the column with the given name, or -1 if there is none.
 func (t *Table) Slot(name []byte) int {
 	if i, ok := t.slots[string(name)]; ok {
 		return i
@@ -103,7 +104,7 @@ func (t *Table) Slot(name []byte) int {
 // Key returns the columns of the primary key.
 func (t *Table) Key() []Column { return t.Columns[:t.Keys] }
 
-// Column returns the column called name, or nil.
+// Column returns the column with the given name, or nil if there is none.
 func (t *Table) Column(name string) *Column {
 	if i, ok := t.slots[name]; ok {
 		return &t.Columns[i]
@@ -111,7 +112,7 @@ func (t *Table) Column(name string) *Column {
 	return nil
 }
 
-// Names returns the names of the columns, in order.
+// Names returns the names of the columns in the order of Columns.
 func (t *Table) Names() []string {
 	names := make([]string, len(t.Columns))
 	for i, c := range t.Columns {
@@ -120,15 +121,15 @@ func (t *Table) Names() []string {
 	return names
 }
 
-// SameLayout reports whether rows of t and u have the same columns of the same types in the same
-// slots, so that t and u are interchangeable.
+// SameLayout reports whether t and u have the same name, and the same columns with the same types
+// in the same slots. If they do, t and u are interchangeable for their rows.
 func (t *Table) SameLayout(u *Table) bool {
 	return t == u || t.Name == u.Name && t.Keys == u.Keys && slices.EqualFunc(t.Columns, u.Columns, func(a, b Column) bool {
 		return a.Name == b.Name && a.Type == b.Type && a.Required == b.Required
 	})
 }
 
-// fingerprint hashes everything that SameLayout compares.
+// fingerprint returns a hash of everything that SameLayout compares.
 func (t *Table) fingerprint(seed maphash.Seed) uint64 {
 	var h maphash.Hash
 	h.SetSeed(seed)
@@ -139,7 +140,7 @@ func (t *Table) fingerprint(seed maphash.Seed) uint64 {
 	return h.Sum64()
 }
 
-// hqSchema is HQ's form of a schema.
+// hqSchema is a schema in HQ's JSON format.
 type hqSchema struct {
 	Table        string                `json:"table"`
 	ModelVersion string                `json:"modelVersion"`
@@ -164,8 +165,8 @@ type hqItems struct {
 	Format string   `json:"format,omitempty"`
 }
 
-// Decode reads one schema in HQ's form. It reads an unknown type as a string, which can have any
-// value. A name that is eds's own is an error.
+// Decode decodes one schema in HQ's JSON format. A column with an unknown type becomes a String
+// column, which can hold any value. A name that is reserved for eds is an error.
 func Decode(text []byte) (*Table, error) {
 	var w hqSchema
 	if err := json.Unmarshal(text, &w); err != nil {
@@ -217,7 +218,7 @@ func (p hqProperty) columnType() Type {
 	return String
 }
 
-// Encode writes t in HQ's form. Decode of the result equals t.
+// Encode encodes t in HQ's JSON format. Decode of the result returns a table equal to t.
 func Encode(t *Table) ([]byte, error) {
 	w := hqSchema{Table: t.Name, ModelVersion: t.Version, Properties: make(map[string]hqProperty, len(t.Columns))}
 	for _, c := range t.Columns {

@@ -8,25 +8,24 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Desired is the part of the desired state that survives the server's end: pending requests
-// of HQ and the operator.
+// Desired is the part of the desired state that outlives the server process: the pending requests
+// of HQ and of the operator.
 type Desired struct {
-	Paused time.Time `json:"paused,omitzero"` // when the pause began; zero: no pause
+	Paused time.Time `json:"paused,omitzero"` // start of the pause; zero if not paused
 	// NeedsImport are the identities of configured destinations that need an import before
 	// the stream is followed.
 	NeedsImport []string `json:"needsImport,omitempty"`
-	// Import is the requested import that has not ended; nil: there is none.
+	// Import is the requested import that has not ended, or nil if there is none.
 	Import *RequestedImport `json:"import,omitempty"`
-	// Outcomes are those that HQ has yet to receive, oldest first.
+	// Outcomes are the import outcomes that HQ has not received yet, oldest first.
 	Outcomes []ImportOutcome `json:"answers,omitempty"`
-	// Healed are the imports of the last day that the server requested itself, one per
-	// table.
+	// Healed are the imports that the server itself requested within the last day, one per table.
 	Healed []Healing `json:"healed,omitempty"`
 }
 
-// Healing is an import of a table that the server requested itself.
+// Healing is an import of one table that the server itself requested.
 type Healing struct {
-	Destination string    `json:"destination"` // its identity
+	Destination string    `json:"destination"` // identity of the destination
 	Table       string    `json:"table"`
 	At          time.Time `json:"at"`
 }
@@ -34,9 +33,9 @@ type Healing struct {
 // RequestedImport is a request for an import.
 type RequestedImport struct {
 	ID          string `json:"id"`
-	Destination string `json:"destination"` // its identity
+	Destination string `json:"destination"` // identity of the destination
 	HQ          bool   `json:"hq,omitempty"`
-	// Beside reports whether the import runs beside the followed stream.
+	// Beside reports whether the server follows the stream while the import runs.
 	Beside  bool            `json:"beside,omitempty"`
 	Options json.RawMessage `json:"options"`
 }
@@ -45,12 +44,12 @@ type RequestedImport struct {
 type ImportOutcome struct {
 	ID    string `json:"id"`
 	Error string `json:"error,omitempty"` // "" if it succeeded
-	Note  string `json:"note,omitempty"`  // a remark about one that succeeded
+	Note  string `json:"note,omitempty"`  // a remark about an import that succeeded
 }
 
 const desiredKey = "desired"
 
-// Desired returns the value that SetDesired recorded last; the zero value if there is none.
+// Desired returns the value that SetDesired recorded last, or the zero value if there is none.
 func (d *Dir) Desired() (desired Desired, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketValues) == nil {
@@ -67,8 +66,7 @@ func (d *Dir) SetDesired(desired Desired) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, desiredKey, desired) })
 }
 
-// Filled reports whether the destination holds a snapshot and no interrupted import into it
-// remains.
+// Filled reports whether at has a recorded snapshot and no interrupted import into it remains.
 func (d *Dir) Filled(at Destination) (bool, error) {
 	known, err := d.Snapshots(at)
 	unfinished, interrupted, e := d.Import()

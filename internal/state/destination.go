@@ -15,19 +15,20 @@ import (
 type Destination struct {
 	// Identity does not depend on the spelling of the destination's URL.
 	Identity string
-	// ID is the id in the destination's own records; "" if it keeps none. If there is an ID,
-	// the position is recorded under it.
+	// ID is the id in the destination's own records, or "" if the destination keeps no records. If
+	// there is an ID, the position is recorded under the ID, else under Identity.
 	ID string
-	// Masked is the current spelling of the URL, without secrets. Spelled is the part of it
-	// by which earlier versions identify the destination.
+	// Masked is the current spelling of the URL, without secrets. Spelled is the part of Masked by
+	// which earlier versions of eds identify the destination.
 	Masked, Spelled string
-	// Same reports whether a URL that an earlier version recorded names the destination. The
-	// URL is masked, or only its Spelled part. Nil: none does.
+	// Same reports whether a URL that an earlier version recorded is a URL of this destination. The
+	// recorded URL is masked, or only the Spelled part of a masked URL. If Same is nil, no recorded
+	// URL matches.
 	Same func(recorded string) bool
 }
 
-// Owns reports whether a record belongs to the destination. The key is an identity or an id.
-// Earlier versions recorded only a spelling.
+// Owns reports whether a record with the given key and spelling belongs to the destination. The key
+// is an identity or an id. It is "" in records of earlier versions, which have only a spelling.
 func (at Destination) Owns(key, spelled string) bool {
 	if key != "" {
 		return key == at.ID || key == at.Identity
@@ -37,11 +38,12 @@ func (at Destination) Owns(key, spelled string) bool {
 
 func (at Destination) key() string { return cmp.Or(at.ID, at.Identity) }
 
-// otherKey returns the key of a record about name that belongs to another destination than
-// the current record about name.
+// otherKey returns the key of the record about name that belongs to the given destination, for
+// records that are not the current one. The current record about name has name itself as its key.
 func otherKey(name, destination string) string { return name + "\x00" + destination }
 
-// eachOther decodes the records about name of other destinations.
+// eachOther decodes each record about name that is stored under an otherKey, and calls use with the
+// record.
 func eachOther[V any](tx *bbolt.Tx, bucket []byte, name string, use func(key string, v V)) error {
 	if tx.Bucket(bucket) == nil { // the database is from an earlier version and opened read-only
 		return nil
@@ -58,7 +60,7 @@ func eachOther[V any](tx *bbolt.Tx, bucket []byte, name string, use func(key str
 	return nil
 }
 
-// The prefixes of keys about destinations in bucketValues.
+// Prefixes of the keys in bucketValues that concern one destination.
 const (
 	destinationPrefix = "destination "
 	heldPrefix        = "held "
@@ -66,8 +68,8 @@ const (
 	workedPrefix      = "worked "
 )
 
-// DestinationID returns the id of the destination with the given identity. If there is none, it
-// generates one and records it.
+// DestinationID returns the id of the destination with the given identity. If no id is recorded, it
+// generates and records one, unless the directory is read-only: then it returns "".
 func (d *Dir) DestinationID(identity string) (id string, err error) {
 	if id, err = d.Value(destinationPrefix + identity); id != "" || err != nil || d.readOnly {
 		return id, err
@@ -76,15 +78,17 @@ func (d *Dir) DestinationID(identity string) (id string, err error) {
 	return id, d.RecordDestinationID(identity, id)
 }
 
-// RecordDestinationID records the id from the destination's own records.
+// RecordDestinationID records the id that the destination with the given identity has in its own
+// records.
 func (d *Dir) RecordDestinationID(identity, id string) error {
 	return d.SetValue(destinationPrefix+identity, id)
 }
 
-// HeldID returns the id that RecordHeldID recorded; "" if there is none.
+// HeldID returns the id that RecordHeldID recorded for the destination, or "" if there is none.
 func (d *Dir) HeldID(identity string) (string, error) { return d.Value(heldPrefix + identity) }
 
-// RecordHeldID records that the destination with the given identity holds the id.
+// RecordHeldID records that the destination with the given identity stores the id in its own
+// records.
 func (d *Dir) RecordHeldID(identity, id string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		b := tx.Bucket(bucketValues)
@@ -92,14 +96,14 @@ func (d *Dir) RecordHeldID(identity, id string) error {
 	})
 }
 
-// Worked reports whether the destination with the given identity has ever accepted a
-// connection of an eds with this data directory.
+// Worked reports whether the destination with the given identity has ever accepted a connection
+// from an eds that uses this data directory.
 func (d *Dir) Worked(identity string) (bool, error) {
 	worked, err := d.Value(workedPrefix + identity)
 	return worked != "", err
 }
 
-// RecordWorked records that the destination has accepted a connection.
+// RecordWorked records that the destination with the given identity has accepted a connection.
 func (d *Dir) RecordWorked(identity string) error {
 	if worked, err := d.Worked(identity); worked || err != nil {
 		return err
@@ -107,7 +111,8 @@ func (d *Dir) RecordWorked(identity string) error {
 	return d.SetValue(workedPrefix+identity, "yes")
 }
 
-// Epoch returns the last epoch with which eds wrote to a destination; 0 if there is none.
+// Epoch returns the last epoch with which eds wrote to the destination with the given id, or 0 if
+// there is none.
 func (d *Dir) Epoch(id string) (epoch int64, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		_, err := get(tx, bucketValues, epochPrefix+id, &epoch)
@@ -116,13 +121,13 @@ func (d *Dir) Epoch(id string) (epoch int64, err error) {
 	return epoch, err
 }
 
-// RecordEpoch records the epoch.
+// RecordEpoch records the epoch with which eds writes to the destination with the given id.
 func (d *Dir) RecordEpoch(id string, epoch int64) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, epochPrefix+id, epoch) })
 }
 
-// MarkRecorded records that the destination with the given id has recorded the snapshots of the
-// given tables.
+// MarkRecorded records that the destination with the given id has stored the snapshots of the given
+// tables in its own records.
 func (d *Dir) MarkRecorded(id string, tables ...string) error {
 	if id == "" || len(tables) == 0 {
 		return nil

@@ -11,20 +11,22 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Import is an import that has begun and not succeeded yet.
+// Import is an import that has started and has not succeeded yet.
 type Import struct {
-	// Fingerprint identifies the parameters and the spelling of the destination's URL.
-	// Parameters identifies the parameters alone; "" if an earlier version began the import.
+	// Fingerprint identifies the import's parameters together with the spelling of the
+	// destination's URL. Parameters identifies the parameters alone. It is "" if an earlier version
+	// started the import.
 	Fingerprint string `json:"fingerprint"`
 	Parameters  string `json:"parameters,omitempty"`
-	// Identity is the destination's, and Destination its masked URL.
+	// Identity is the identity of the destination. Destination is its masked URL.
 	Identity    string    `json:"identity,omitempty"`
 	Destination string    `json:"destination"`
 	Started     time.Time `json:"started"`
-	// Jobs are the exports that it loads from, in the order of their start. A table belongs
-	// to the last one that names it.
+	// Jobs are the exports that the import loads from, in the order in which they started. A table
+	// belongs to the last job that names it.
 	Jobs []ImportJob `json:"jobs"`
-	// Tables are the tables that were begun, by name. They are stored one by one.
+	// Tables holds the progress of the tables whose import has started, by name. Each table is
+	// stored under a key of its own.
 	Tables map[string]ImportTable `json:"-"`
 }
 
@@ -32,7 +34,8 @@ type Import struct {
 type ImportJob struct {
 	ID      string    `json:"id"`
 	Started time.Time `json:"started"`
-	// Tables are the tables that it exports; nil: every table that no later job names.
+	// Tables are the tables that the job exports. If nil, the job exports every table that no later
+	// job names.
 	Tables []string `json:"tables,omitempty"`
 }
 
@@ -40,13 +43,15 @@ type ImportJob struct {
 type ImportTable struct {
 	Job  string `json:"job"`
 	Done bool   `json:"done"`
-	// ExportFailed is true if HQ failed to export the table: the job will never have it.
+	// ExportFailed is true if HQ failed to export the table. The job then never delivers the table.
 	ExportFailed bool `json:"exportFailed,omitempty"`
-	// Rows and Clock are those of a table that is done.
+	// Rows is the number of imported rows, and Clock the time of the snapshot. Both are zero until
+	// Done is true.
 	Rows  int64 `json:"rows,omitempty"`
 	Clock Clock `json:"clock"`
-	// Files are the recorded files, by name. They are stored one by one. If the destination
-	// stages rows, its own record decides whether a file is loaded: it may have more or fewer.
+	// Files are the recorded files, by name. Each file is stored under a key of its own. If the
+	// destination stages rows, its own record decides whether a file is loaded: that record may
+	// have more or fewer files.
 	Files map[string]ImportFile `json:"-"`
 }
 
@@ -62,7 +67,8 @@ const (
 	filePrefix  = "file/"
 )
 
-// Import returns the import that has not succeeded yet, and whether there is one.
+// Import returns the import that has started and has not succeeded yet, and reports whether there
+// is one.
 func (d *Dir) Import() (Import, bool, error) {
 	i := Import{Tables: make(map[string]ImportTable)}
 	var ok bool
@@ -77,7 +83,7 @@ func (d *Dir) Import() (Import, bool, error) {
 			return err
 		}
 		return eachImportValue(tx, filePrefix, func(key string, f ImportFile) {
-			slash := strings.LastIndexByte(key, '/') // no export file has one in its name
+			slash := strings.LastIndexByte(key, '/') // no export file has a slash in its name
 			if t, ok := i.Tables[key[:max(slash, 0)]]; ok {
 				t.Files[key[slash+1:]] = f
 			}
@@ -86,7 +92,8 @@ func (d *Dir) Import() (Import, bool, error) {
 	return i, ok, err
 }
 
-// eachImportValue decodes the import's values whose keys begin with prefix.
+// eachImportValue decodes each value of the import whose key starts with prefix, and calls use with
+// the rest of the key and the value.
 func eachImportValue[V any](tx *bbolt.Tx, prefix string, use func(name string, v V)) error {
 	c := tx.Bucket(bucketImport).Cursor()
 	for key, text := c.Seek([]byte(prefix)); key != nil; key, text = c.Next() {
@@ -103,7 +110,8 @@ func eachImportValue[V any](tx *bbolt.Tx, prefix string, use func(name string, v
 	return nil
 }
 
-// BeginImport records an import that has begun no table. It replaces any other.
+// BeginImport records an import that has not started any table. It replaces the record of any other
+// import.
 func (d *Dir) BeginImport(i Import) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		if err := empty(tx, bucketImport); err != nil {
@@ -113,7 +121,7 @@ func (d *Dir) BeginImport(i Import) error {
 	})
 }
 
-// RecordJobs records the exports that the import loads from.
+// RecordJobs replaces the exports of the recorded import.
 func (d *Dir) RecordJobs(jobs []ImportJob) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		var i Import
@@ -130,13 +138,13 @@ func (d *Dir) RecordTable(table string, t ImportTable) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, tablePrefix+table, t) })
 }
 
-// RecordFile records a loaded file.
+// RecordFile records a file of a table that the import has loaded.
 func (d *Dir) RecordFile(table, file string, f ImportFile) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, filePrefix+table+"/"+file, f) })
 }
 
-// FinishTable records that a table's import into the destination is done, together with its
-// snapshot.
+// FinishTable records that the import of the table of s into the destination is done, and records s
+// as the table's snapshot, both in one transaction.
 func (d *Dir) FinishTable(at Destination, s Snapshot) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		done := ImportTable{Job: s.Job, Done: true, Rows: s.Rows, Clock: s.Clock}
@@ -147,14 +155,15 @@ func (d *Dir) FinishTable(at Destination, s Snapshot) error {
 	})
 }
 
-// FinishImport removes the record of the import, which has succeeded. Its snapshots stay.
+// FinishImport removes the record of an import that has succeeded. The snapshots of its tables
+// remain.
 func (d *Dir) FinishImport() error {
 	return d.update(func(tx *bbolt.Tx) error { return empty(tx, bucketImport) })
 }
 
-// FinishWholeImport is FinishImport after an import of every table of the source into the
-// destination. It marks the snapshots of the imported tables as Whole, and removes those of tables
-// that are not in source: they have left it.
+// FinishWholeImport removes the record of an import that has loaded every table of the source into
+// the destination. It marks the snapshots of the imported tables as Whole. It also removes the
+// snapshots of tables that are not in source, because the source no longer has these tables.
 func (d *Dir) FinishWholeImport(at Destination, imported, source []string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		if err := markWhole(tx, at, imported, source); err != nil {

@@ -15,14 +15,16 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// referenceFile is the database of the reference server. eds may take over its data directory.
+// referenceFile is the name of the reference server's database. It exists if eds takes over a data
+// directory of the reference server.
 const referenceFile = "eds-data.db"
 
-// referenceKey is the key in bucketMeta that exists until the import of the reference server is
-// taken over. It is set once, when eds creates its database in that data directory.
+// referenceKey is the key in bucketMeta that exists until eds has taken over the import of the
+// reference server. It is set only when eds creates its own database in the reference server's data
+// directory.
 const referenceKey = "reference"
 
-// ReferenceError is a failure to read the file of the reference server.
+// ReferenceError is a failure to read the database file of the reference server.
 type ReferenceError struct {
 	Path string
 	Err  error
@@ -35,7 +37,8 @@ func (e *ReferenceError) Error() string {
 
 func (e *ReferenceError) Unwrap() error { return e.Err }
 
-// detectReference sets referenceKey if there is a file of the reference server.
+// detectReference sets referenceKey if the data directory holds the database file of the reference
+// server.
 func (d *Dir) detectReference(tx *bbolt.Tx) error {
 	if _, err := os.Lstat(d.Path(referenceFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -43,7 +46,7 @@ func (d *Dir) detectReference(tx *bbolt.Tx) error {
 	return put(tx, bucketMeta, referenceKey, true)
 }
 
-// HasReference reports whether the import of the reference server remains to be taken over.
+// HasReference reports whether eds has yet to take over an import of the reference server.
 func (d *Dir) HasReference() (pending bool, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		_, err := get(tx, bucketMeta, referenceKey, &pending)
@@ -53,8 +56,8 @@ func (d *Dir) HasReference() (pending bool, err error) {
 }
 
 // ReferenceTimes returns the times of the snapshots of the reference server's last import, by
-// table; none if it recorded no import. Each is the newest time of its table's files: rows of
-// older files may lack changes before it. The error is a *ReferenceError.
+// table. It returns no times if that server recorded no import. Each time is the newest time of the
+// table's files, so rows from older files may lack earlier changes. The error is a *ReferenceError.
 func (d *Dir) ReferenceTimes() (map[string]time.Time, error) {
 	path := d.Path(referenceFile)
 	times, err := readReferenceFile(path)
@@ -64,8 +67,8 @@ func (d *Dir) ReferenceTimes() (map[string]time.Time, error) {
 	return times, nil
 }
 
-// FinishReference records snapshots of the destination that are taken over from the reference
-// server. HasReference returns false from then on.
+// FinishReference records the snapshots that the destination takes over from the reference server.
+// HasReference returns false from then on.
 func (d *Dir) FinishReference(at Destination, snapshots ...Snapshot) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		for _, s := range snapshots {
@@ -97,15 +100,18 @@ func readReferenceFile(path string) (map[string]time.Time, error) {
 }
 
 const (
-	// exportKey is the key of the snapshots' times.
+	// exportKey is the key whose value holds the times of the snapshots.
 	exportKey = "table-export"
-	// maxExport bounds their text, in bytes. A table takes less than a hundred.
+	// maxExport is the maximum length of that value, in bytes. Each table takes less than 100
+	// bytes.
 	maxExport = 16 << 20
 )
 
-// readReference reads a file of buntdb, which is a log of commands in the protocol of Redis. It
-// returns the times in the newest value of exportKey. A truncated command at the end of the file
-// was never completed. It is an error if it could be the only one about exportKey.
+// readReference reads a buntdb file, which is a log of commands in the Redis protocol. It returns
+// the times in the newest value of exportKey. A truncated command at the end of the file was never
+// completed, so readReference ignores the command, unless it could be the only one about exportKey:
+// then readReference returns an error. A truncated command at the end of the file was never
+// completed. It is an error if it could be the only one about exportKey.
 func readReference(r io.Reader, now time.Time) (map[string]time.Time, error) {
 	log := commandLog{bufio.NewReaderSize(r, 64<<10)}
 	var export []byte
@@ -165,18 +171,20 @@ var (
 // clockSkew is the largest assumed difference between the clocks of two machines.
 const clockSkew = 24 * time.Hour
 
-// commandLog reads commands one by one. It keeps only the parts that eds needs.
+// commandLog reads the commands of a buntdb file one by one. It keeps only the parts that eds
+// needs.
 type commandLog struct{ r *bufio.Reader }
 
-// logCommand is a command of the log: set key value [ex|ae time], del key, or flushdb. Expiry
-// times do not matter: an expired value can only make more changes apply again.
+// logCommand is one command of the log: set key value [ex|ae time], del key, or flushdb. Expiry
+// times are ignored: if eds uses an expired value, some changes may be applied again, which is
+// harmless.
 type logCommand struct {
 	begun     bool
-	name, key string // "" before they are read
-	value     []byte // of a set of exportKey
+	name, key string // "" until read
+	value     []byte // only of a set command for exportKey
 }
 
-// mayConcern reports whether a truncated command may be about key.
+// mayConcern reports whether c, which was truncated, may be a command for key.
 func (c logCommand) mayConcern(key string) bool {
 	return c.begun && (c.key == key || c.key == "")
 }
@@ -184,14 +192,14 @@ func (c logCommand) mayConcern(key string) bool {
 const (
 	maxName  = 16
 	maxParts = 5
-	// maxLength bounds the length of a part, in bytes, so that it fits an int everywhere.
+	// maxLength is the maximum length of a part, in bytes. It fits an int on every platform.
 	maxLength = 1 << 30
 )
 
 var errNoLog = errors.New("it is not a log of commands")
 
-// next returns the next command. At the end of the file the error is io.EOF, and the command
-// holds the parts that were read.
+// next returns the next command. At the end of the file, the error is io.EOF, and the command holds
+// the parts that were read before the end.
 func (l commandLog) next() (c logCommand, err error) {
 	if err := l.skipPadding(); err != nil {
 		return c, err
@@ -248,7 +256,8 @@ func (l commandLog) skipPadding() error {
 	}
 }
 
-// keyOf reads a key of the given length. If the length rules out exportKey, it skips the key.
+// keyOf reads a key of the given length. If the length differs from that of exportKey, it skips the
+// key and returns a placeholder.
 func (l commandLog) keyOf(length int) (string, error) {
 	if length != len(exportKey) {
 		return "another", l.skip(length)
@@ -257,7 +266,7 @@ func (l commandLog) keyOf(length int) (string, error) {
 	return string(text), err
 }
 
-// number reads a line that consists of a mark and a number of at most limit.
+// number reads a line that consists of mark and a decimal number. A number above limit is an error.
 func (l commandLog) number(mark byte, limit int) (int, error) {
 	line, err := l.r.ReadSlice('\n')
 	switch {
@@ -280,7 +289,7 @@ func (l commandLog) number(mark byte, limit int) (int, error) {
 	return n, nil
 }
 
-// text reads a part of the given length.
+// text returns a part of the given length, in bytes.
 func (l commandLog) text(length int) ([]byte, error) {
 	text := make([]byte, length)
 	if _, err := io.ReadFull(l.r, text); err != nil {
@@ -289,7 +298,7 @@ func (l commandLog) text(length int) ([]byte, error) {
 	return text, l.end()
 }
 
-// skip skips a part of the given length.
+// skip skips a part of the given length, in bytes.
 func (l commandLog) skip(length int) error {
 	if _, err := l.r.Discard(length); err != nil {
 		return cutOff(err)
@@ -297,7 +306,7 @@ func (l commandLog) skip(length int) error {
 	return l.end()
 }
 
-// end reads the end of a part.
+// end reads the CRLF after a part.
 func (l commandLog) end() error {
 	for _, want := range []byte("\r\n") {
 		b, err := l.r.ReadByte()
@@ -311,7 +320,7 @@ func (l commandLog) end() error {
 	return nil
 }
 
-// cutOff returns io.EOF if the file ends within a command.
+// cutOff converts io.ErrUnexpectedEOF, which means that the file ends within a command, to io.EOF.
 func cutOff(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return io.EOF

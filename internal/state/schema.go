@@ -8,7 +8,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// LoadSchema returns a schema that SaveSchema saved, and whether there is one.
+// LoadSchema returns the schema that SaveSchema saved for the object and version, and reports
+// whether there is one.
 func (d *Dir) LoadSchema(object, modelVersion string) (json.RawMessage, bool, error) {
 	var text json.RawMessage
 	err := d.view(func(tx *bbolt.Tx) error {
@@ -18,8 +19,8 @@ func (d *Dir) LoadSchema(object, modelVersion string) (json.RawMessage, bool, er
 	return text, text != nil, err
 }
 
-// SaveSchema saves one version of an object's schema for ever. To save a version again costs no
-// write, as versions do not change.
+// SaveSchema saves one version of an object's schema permanently. If the same schema is saved
+// already, it writes nothing.
 func (d *Dir) SaveSchema(object, modelVersion string, text json.RawMessage) error {
 	if d.readOnly {
 		return nil
@@ -33,7 +34,7 @@ func (d *Dir) SaveSchema(object, modelVersion string, text json.RawMessage) erro
 	})
 }
 
-// schemaKey returns a key that is unambiguous for any names.
+// schemaKey returns a key that is unique for each pair of names, whatever characters they contain.
 func schemaKey(object, modelVersion string) []byte {
 	key := binary.AppendUvarint(nil, uint64(len(object)))
 	key = append(key, object...)

@@ -15,37 +15,38 @@ import (
 // Snapshot is the record of an import of one table.
 type Snapshot struct {
 	Table string `json:"table"`
-	// Clock is the time of the snapshot. The snapshot holds every change up to and including
-	// it, and none after it.
+	// Clock is the time of the snapshot. The snapshot holds every change up to and including this
+	// time, and no later change.
 	Clock Clock `json:"clock"`
-	// Job is the export that it came from; "" if only the schema was imported.
+	// Job is the id of the export that the rows came from, or "" if only the schema was imported.
 	Job string `json:"job,omitempty"`
-	// Identity is that of the destination. Destination is its masked URL, for earlier
+	// Identity is the identity of the destination. Destination is its masked URL, for earlier
 	// versions.
 	Identity    string `json:"identity,omitempty"`
 	Destination string `json:"destination"`
-	// ID is that of the destination if it has recorded the snapshot; else "".
+	// ID is the id of the destination if the destination has stored the snapshot in its own
+	// records, else "".
 	ID string `json:"id,omitempty"`
-	// Rows is the number of rows.
+	// Rows is the number of imported rows.
 	Rows       int64     `json:"rows"`
 	ImportedAt time.Time `json:"importedAt"`
-	// Begun is true once the server has started to follow the stream from it.
+	// Begun is true once the server has started to follow the stream from this snapshot.
 	Begun bool `json:"begun"`
 	// Partial reports whether the import loaded only some of the rows, or kept rows that the
 	// source may have deleted.
 	Partial bool `json:"partial,omitempty"`
 	// Whole reports whether the import loaded every table of the source.
 	Whole bool `json:"whole,omitempty"`
-	// Reference reports whether the reference server imported it. Its Clock is the newest
-	// time of the table's files, so rows may lack earlier changes.
+	// Reference reports whether the reference server imported the snapshot. Clock is then the
+	// newest time of the table's files, so rows from older files may lack earlier changes.
 	Reference bool `json:"reference,omitempty"`
-	// Earlier is set if this import did not replace every row of the table: the clock of the
-	// last import before it that did; zero if there was none.
+	// Earlier is the clock of the last earlier import that replaced every row of the table. It is
+	// set only if this import did not replace every row. It is zero if there was no such import.
 	Earlier Clock `json:"earlier,omitzero"`
 }
 
 // Replaced returns the clock of the last import that replaced every row of the table in the
-// destination; zero if there was none.
+// destination, or zero if there was no such import.
 func (s *Snapshot) Replaced() cdc.Timestamp {
 	if s.replaces() {
 		return s.Clock.Timestamp
@@ -59,7 +60,9 @@ func (s *Snapshot) replaces() bool {
 	return !s.Partial && !s.Reference && !schemaOnly
 }
 
-// merge merges before into s, which is partial. The stream has not been read from before yet.
+// merge adjusts s, a partial snapshot, for the rows of the earlier snapshot before. The stream must
+// not have been followed from before yet, so that the changes since the older clock are still to be
+// read.
 func (s *Snapshot) merge(before *Snapshot) {
 	if before.Clock.Compare(s.Clock.Timestamp) < 0 {
 		s.Clock = before.Clock
@@ -72,10 +75,10 @@ func (s *Snapshot) merge(before *Snapshot) {
 // Clock is a cdc.Timestamp that is stored as text.
 type Clock struct{ cdc.Timestamp }
 
-// MarshalText writes the form that cdc.ParseTimestamp reads.
+// MarshalText returns c in the form that cdc.ParseTimestamp parses.
 func (c Clock) MarshalText() ([]byte, error) { return c.Append(nil), nil }
 
-// UnmarshalText reads it.
+// UnmarshalText parses text with cdc.ParseTimestamp.
 func (c *Clock) UnmarshalText(text []byte) error {
 	t, err := cdc.ParseTimestamp(string(text))
 	c.Timestamp = t
@@ -84,8 +87,8 @@ func (c *Clock) UnmarshalText(text []byte) error {
 
 func (s *Snapshot) of(at Destination) bool { return at.Owns(s.Identity, s.Destination) }
 
-// Snapshots returns the latest snapshot of every table that was imported into the destination,
-// by table.
+// Snapshots returns the latest snapshot of every table that was imported into the destination, by
+// table name.
 func (d *Dir) Snapshots(at Destination) (map[string]Snapshot, error) {
 	all := make(map[string]Snapshot)
 	err := d.view(func(tx *bbolt.Tx) (err error) {
@@ -115,8 +118,8 @@ func snapshots(tx *bbolt.Tx, at Destination) (map[string]Snapshot, error) {
 	return all, tx.Bucket(bucketSnapshots).ForEach(use)
 }
 
-// RecordSnapshots records snapshots of the destination, all or none. They replace its earlier
-// snapshots of their tables.
+// RecordSnapshots records snapshots of the destination, either all of them or none. They replace
+// the destination's earlier snapshots of the same tables.
 func (d *Dir) RecordSnapshots(at Destination, all ...Snapshot) error {
 	if len(all) == 0 {
 		return nil
@@ -150,8 +153,10 @@ func putSnapshot(tx *bbolt.Tx, at Destination, s Snapshot) error {
 	return put(tx, bucketSnapshots, s.Table, s)
 }
 
-// current returns the destination's snapshot of the table; zero if there is none. If the current
-// record belongs to another destination, it keeps that one under otherKey.
+// current returns the destination's snapshot of the table, or zero if there is none. If the record
+// in bucketSnapshots belongs to another destination, current copies that record to bucketOthers,
+// under otherKey. It removes the destination's own records from bucketOthers; the caller then
+// stores the result in bucketSnapshots.
 func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err error) {
 	var last Snapshot
 	switch ok, err := get(tx, bucketSnapshots, table, &last); {
@@ -180,8 +185,8 @@ func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err erro
 	return own, err
 }
 
-// Adopt makes the destination's snapshots, under its current spelling, the current records.
-// Earlier versions know no other records.
+// Adopt stores the destination's snapshots in bucketSnapshots, with the current spelling of its
+// URL. Earlier versions of eds read only these records.
 func (d *Dir) Adopt(at Destination) error {
 	return d.update(func(tx *bbolt.Tx) error { return adopt(tx, at) })
 }
@@ -198,8 +203,8 @@ func adopt(tx *bbolt.Tx, at Destination) error {
 	return err
 }
 
-// MarkBegun records that the server has started to follow the stream from the snapshots of the
-// given tables. It skips tables without a snapshot.
+// MarkBegun records that the server has started to follow the stream from the recorded snapshots of
+// the given tables. It skips tables without a snapshot.
 func (d *Dir) MarkBegun(tables ...string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		for _, table := range tables {

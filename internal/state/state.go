@@ -1,5 +1,5 @@
-// Package state is the data directory. Besides the destination itself, it is the only place
-// that keeps state of eds.
+// Package state reads and writes the data directory. Only the data directory and the destination
+// itself hold state of eds.
 package state
 
 import (
@@ -19,41 +19,41 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// fileName is the database in the data directory.
+// fileName is the name of the database file in the data directory.
 const fileName = "eds.db"
 
-// lockTimeout is how long Open waits for another eds that is about to end.
+// lockTimeout is how long Open waits for another eds to release the data directory.
 const lockTimeout = 2 * time.Second
 
-// format is the version of the database layout. eds does not open a newer one.
+// format is the version of the database layout. eds does not open a database with a newer format.
 const format = 1
 
 // The buckets of the database.
 var (
 	bucketMeta      = []byte("meta")
-	bucketSchemas   = []byte("schemas")   // object, version -> Schema as HQ sent it
+	bucketSchemas   = []byte("schemas")   // object, version -> schema as sent by HQ
 	bucketSnapshots = []byte("snapshots") // table -> Snapshot
 	bucketImport    = []byte("import")    // "job" -> Import, "table/<name>" -> ImportTable, "file/<table>/<name>" -> ImportFile
 	bucketPositions = []byte("positions") // consumer -> Settled; otherKey -> Settled of another destination
-	bucketEnds      = []byte("ends")      // consumer -> batch boundaries; otherKey -> those of one destination
+	bucketEnds      = []byte("ends")      // consumer or otherKey -> batch boundaries
 	bucketOthers    = []byte("others")    // otherKey of a table -> Snapshot of another destination
 	bucketValues    = []byte("values")    // key -> value
 )
 
-// ErrInUse says that another process uses the data directory.
+// ErrInUse reports that another process uses the data directory.
 var ErrInUse = errors.New("another eds is using it")
 
-// Dir is an open data directory. No other process can use it until Close. Every change is
-// atomic, and durable when its method returns. Dir is safe for concurrent use.
+// Dir is an open data directory. No other process can use the directory until Close. Every change
+// is atomic, and is durable when the method that makes it returns. Dir is safe for concurrent use.
 type Dir struct {
 	path     string
-	db       *bbolt.DB // nil: opened read-only, and there is no database
+	db       *bbolt.DB // nil if opened read-only without a database
 	readOnly bool
 }
 
-// Open opens the data directory at path. If it is missing, Open creates it, for its owner alone.
-// If another eds is using it, errors.Is(err, ErrInUse). That error is fatal, and so is damaged
-// state.
+// Open opens the data directory at path. If the directory is missing, Open creates it with access
+// for its owner only. If another eds uses the directory, the error wraps ErrInUse. That error is
+// fatal, and so is the error for damaged state.
 func Open(path string) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -69,15 +69,15 @@ func Open(path string) (*Dir, error) {
 	return d, nil
 }
 
-// Exists reports whether path is a data directory.
+// Exists reports whether path is a data directory that contains a database.
 func Exists(path string) bool {
 	_, err := os.Stat(filepath.Join(path, fileName))
 	return err == nil
 }
 
-// Look opens the data directory at path read-only. While it is open, it is locked as after Open.
-// A directory that does not exist appears empty. Changes fail, except SaveSchema, which saves
-// nothing.
+// Look opens the data directory at path read-only. While it is open, the directory is locked as
+// after Open. A directory without a database appears empty. Methods that change the state fail,
+// except SaveSchema, which then does nothing.
 func Look(path string) (*Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -94,8 +94,9 @@ func Look(path string) (*Dir, error) {
 	return d, nil
 }
 
-// Await opens the data directory at path. If another eds is using it, Await calls waiting once,
-// and tries again until patience has passed or ctx ends. Each attempt waits for lockTimeout.
+// Await opens the data directory at path. If another eds uses the directory, Await calls waiting
+// once, and then retries until patience has passed or ctx ends. Each attempt waits up to
+// lockTimeout.
 func Await(ctx context.Context, path string, patience time.Duration, waiting func()) (*Dir, error) {
 	waits := false
 	for deadline := time.Now().Add(patience); ; {
@@ -138,11 +139,11 @@ func (d *Dir) open() error {
 	return nil
 }
 
-// errUnprepared says that the database has no buckets yet.
+// errUnprepared reports that the database has no buckets yet.
 var errUnprepared = errors.New("the state is empty")
 
-// openFile opens the database. If it is damaged, bbolt can panic, or fault on a page that the
-// file does not have.
+// openFile opens the database. If the file is damaged, bbolt can panic, or can fault on a page that
+// the file does not have. openFile returns either as an error.
 func openFile(path string, readOnly bool) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		var err error
@@ -152,7 +153,7 @@ func openFile(path string, readOnly bool) (db *bbolt.DB, err error) {
 	return db, err
 }
 
-// guard calls f and turns a panic or a memory fault into an error.
+// guard calls f, and converts a panic or a memory fault into an error.
 func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -163,7 +164,7 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// check reads everything once, so that damage shows at the start.
+// check reads the whole database once, so that damage is found when the directory is opened.
 func check(db *bbolt.DB) error {
 	return db.View(func(tx *bbolt.Tx) error {
 		file, err := os.Stat(db.Path())
@@ -179,7 +180,7 @@ func check(db *bbolt.DB) error {
 	})
 }
 
-// prepare creates the buckets and checks the format.
+// prepare creates the missing buckets, and checks or records the format.
 func (d *Dir) prepare(tx *bbolt.Tx) error {
 	for _, name := range [][]byte{
 		bucketMeta, bucketSchemas, bucketSnapshots, bucketImport, bucketPositions, bucketEnds, bucketOthers, bucketValues,
@@ -188,7 +189,7 @@ func (d *Dir) prepare(tx *bbolt.Tx) error {
 			return err
 		}
 	}
-	if tx.Bucket(bucketMeta).Get([]byte("format")) == nil { // it is new
+	if tx.Bucket(bucketMeta).Get([]byte("format")) == nil { // the database is new
 		return errors.Join(put(tx, bucketMeta, "format", format), d.detectReference(tx))
 	}
 	return checkFormat(tx)
@@ -208,19 +209,20 @@ func checkFormat(tx *bbolt.Tx) error {
 	return nil
 }
 
-// damaged returns an error that says that the state cannot be read, and the remedies.
+// damaged returns an error that says that the state cannot be read because of cause, and names the
+// remedies.
 func (d *Dir) damaged(cause error) error {
 	file := d.Path(fileName)
 	return fmt.Errorf("the state in %s is damaged (%w): put back a copy of it; or move it away and run eds import again, "+
 		"because without it eds does not know which tables were imported", file, cause)
 }
 
-// Path returns the path of a file in the data directory.
+// Path returns the absolute path of a file or directory within the data directory.
 func (d *Dir) Path(elements ...string) string {
 	return filepath.Join(append([]string{d.path}, elements...)...)
 }
 
-// Close releases the data directory.
+// Close releases the data directory for other processes.
 func (d *Dir) Close() error {
 	if d.db == nil {
 		return nil
@@ -231,7 +233,8 @@ func (d *Dir) Close() error {
 	return nil
 }
 
-// update makes one change, which is durable when it returns.
+// update runs change in one transaction, which is durable when update returns. It fails if the
+// directory was opened read-only.
 func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
 	if d.readOnly {
 		return fmt.Errorf("write the state in %s: it was opened read-only", d.Path(fileName))
@@ -242,7 +245,8 @@ func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
 	return nil
 }
 
-// view reads. The caller keeps nothing of the transaction.
+// view runs read in a read-only transaction. It does nothing if there is no database. The function
+// read must not keep references to data of the transaction.
 func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
 	if d.db == nil {
 		return nil
@@ -253,7 +257,7 @@ func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
 	return nil
 }
 
-// get decodes the value of key into out. It reports whether there is one.
+// get decodes the value of key into out, and reports whether there is a value.
 func get(tx *bbolt.Tx, bucket []byte, key string, out any) (bool, error) {
 	text := tx.Bucket(bucket).Get([]byte(key))
 	if text == nil {

@@ -13,21 +13,21 @@ import (
 // Settled is the progress of a consumer of the stream.
 type Settled struct {
 	Position cdc.Position `json:"position"` // of the last settled message
-	// Scanned is the sequence up to which no message for this consumer is unsettled. It may
-	// be less than Position's.
+	// Scanned is the sequence up to which no message for this consumer is unsettled. It may be less
+	// than Position.Sequence.
 	Scanned uint64    `json:"scanned,omitempty"`
-	At      time.Time `json:"at"` // when it was recorded
-	// Exact reports whether Position is that of a message of this consumer. Earlier versions
-	// also recorded acknowledgement floors, with the time of an earlier message.
+	At      time.Time `json:"at"` // when the record was written
+	// Exact reports whether Position is the position of a message of this consumer. Earlier
+	// versions also recorded acknowledgement floors, with the storage time of an earlier message.
 	Exact bool `json:"exact,omitempty"`
-	// Filter is the name of the consumer's filters; "" if it is not known.
+	// Filter is the name of the consumer's filters, or "" if it is unknown.
 	Filter string `json:"filter,omitempty"`
-	// Key is the key of the destination that the changes were applied to. Destination is its
-	// spelling, for earlier versions. Both are "" if they are not known.
+	// Key is the key of the destination to which the changes were applied. Destination is the
+	// spelling of its URL, for earlier versions. Both are "" if the destination is unknown.
 	Key         string `json:"key,omitempty"`
 	Destination string `json:"destination,omitempty"`
-	// Elsewhere is set when the record is read, if later changes of the consumer were applied
-	// to another destination.
+	// Elsewhere is true if later changes of the consumer were applied to another destination.
+	// Dir.Settled sets it; it is not stored.
 	Elsewhere bool `json:"-"`
 }
 
@@ -35,9 +35,9 @@ func (s *Settled) of(at Destination) bool {
 	return s.Key == "" && s.Destination == "" || at.Owns(s.Key, s.Destination)
 }
 
-// Settled returns the last recorded progress of the named consumer in the destination. The
-// consumer may have progressed further. If there is no record for this destination, own is false,
-// and the result is the record of the destination that was written to last; zero if there is none.
+// Settled returns the last recorded progress of the named consumer in the destination. The consumer
+// may have progressed further since. If there is no record for this destination, own is false, and
+// s is the record of the destination that was written to last, or zero if there is none.
 func (d *Dir) Settled(consumer string, at Destination) (s Settled, own bool, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		found, err := get(tx, bucketPositions, consumer, &s)
@@ -62,8 +62,8 @@ func (d *Dir) RecordSettled(consumer string, at Destination, s Settled) error {
 	})
 }
 
-// keepOther keeps a copy of the consumer's record if it belongs to another destination. A second
-// copy is for earlier versions.
+// keepOther keeps a copy of the consumer's record if that record belongs to another destination. It
+// stores a second copy under a key that earlier versions look up.
 func keepOther(tx *bbolt.Tx, consumer string, at Destination) error {
 	var last Settled
 	ok, err := get(tx, bucketPositions, consumer, &last)
@@ -105,15 +105,15 @@ func (d *Dir) BatchBoundaries(consumer string, at Destination) (ends []uint64, e
 	return ends, err
 }
 
-// RecordBatchBoundaries records the sequences of the last messages of batches that may be sent
-// again. It keeps a second copy for earlier versions.
+// RecordBatchBoundaries records ends, the sequences of the last messages of batches that may be
+// delivered again. It stores a second copy of ends for earlier versions.
 func (d *Dir) RecordBatchBoundaries(consumer string, at Destination, ends []uint64) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		return errors.Join(put(tx, bucketEnds, consumer, ends), put(tx, bucketEnds, otherKey(consumer, at.key()), ends))
 	})
 }
 
-// Value returns the value that SetValue saved for key; "" if there is none.
+// Value returns the value that SetValue saved for key, or "" if there is none.
 func (d *Dir) Value(key string) (string, error) {
 	var value string
 	err := d.view(func(tx *bbolt.Tx) error {
@@ -123,7 +123,8 @@ func (d *Dir) Value(key string) (string, error) {
 	return value, err
 }
 
-// SetValue saves a small value for key; "" deletes it. Secrets belong in config.toml, not here.
+// SetValue saves a small value for key. The value "" deletes the key. Secrets belong in
+// config.toml, not here.
 func (d *Dir) SetValue(key, value string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		if value == "" {

@@ -9,10 +9,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Mark records that tables are Missing or Incomplete. Each has a Cause and a Reason, and a Gap
-// if it is Incomplete. Mark waits until the main pipeline is between two batches. Tables that are
-// already Missing keep their state. So do tables that are Behind: the lane finds the same problem
-// when it brings them forward.
+// Mark records the given tables as Missing or Incomplete. Each state has a Cause and a Reason, and
+// a Gap if it is Incomplete. Mark waits until the main pipeline is between two batches. Tables that
+// are already Missing keep their state. Tables that are Behind keep theirs, too: the lane finds the
+// same problem when it brings such a table forward.
 func (s *Set) Mark(ctx context.Context, destination Sink, found []sink.TableState) error {
 	if err := s.main.acquire(ctx); err != nil {
 		return err
@@ -32,8 +32,8 @@ func (s *Set) Mark(ctx context.Context, destination Sink, found []sink.TableStat
 	return s.Flush(ctx, destination)
 }
 
-// CoverOthers records that tables without a state of their own lack no changes from before the
-// given time.
+// CoverOthers records that tables without a recorded state lack no changes from before the given
+// time.
 func (s *Set) CoverOthers(before time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -43,8 +43,8 @@ func (s *Set) CoverOthers(before time.Time) {
 	}
 }
 
-// Lack records that dead letters of tables were dropped, for the given reason. It waits until
-// the main pipeline is between two batches.
+// Lack records that dead letters of the named tables were dropped, for the given reason. Lack waits
+// until the main pipeline is between two batches.
 func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason string) error {
 	if err := s.main.acquire(ctx); err != nil {
 		return err
@@ -58,8 +58,8 @@ func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason
 	return s.Flush(ctx, destination)
 }
 
-// Postpone records that the next attempt to import the tables begins no earlier than next. If
-// reason is not "", it replaces their reasons.
+// Postpone records that the next attempt to import the named tables starts no earlier than next,
+// and counts an attempt. If reason is not "", it replaces the recorded reasons of these tables.
 func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, next time.Time, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.Next, t.Reason = next.UTC().Truncate(time.Millisecond), cmp.Or(reason, t.Reason)
@@ -67,16 +67,17 @@ func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, ne
 	})
 }
 
-// LeaveToStream marks tables as Behind that are Missing, so that the lane applies their changes.
-// Use it for tables that no import can bring. They have every change up to Applied.
+// LeaveToStream marks those of the named tables that are Missing or Incomplete as Behind, so that
+// the lane applies their changes. Use it for tables that no import can load. Each of these tables
+// must have every change up to its Applied position.
 func (s *Set) LeaveToStream(ctx context.Context, destination Sink, names []string, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.State, t.Cause, t.Reason, t.Attempts, t.Next = sink.Behind, sink.CauseImporting, reason, 0, time.Time{}
 	})
 }
 
-// changeMissing edits and records the states of the named tables that are Missing or
-// Incomplete.
+// changeMissing applies edit to the states of those of the named tables that are Missing or
+// Incomplete, and records the edited states.
 func (s *Set) changeMissing(ctx context.Context, destination Sink, names []string, edit func(*sink.TableState)) error {
 	s.mu.Lock()
 	for _, name := range names {
@@ -89,8 +90,8 @@ func (s *Set) changeMissing(ctx context.Context, destination Sink, names []strin
 	return s.Flush(ctx, destination)
 }
 
-// SetGone records which denied tables HQ no longer has: those for which has returns false. It
-// replaces the result of an earlier call.
+// SetGone records which denied tables HQ no longer has: the tables for which has returns false. The
+// tables replace those that an earlier call recorded.
 func (s *Set) SetGone(has func(table string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,14 +103,15 @@ func (s *Set) SetGone(has func(table string) bool) {
 	}
 }
 
-// deletes counts the deletes of a table's rows since New.
+// deletes counts the deletes of one table's rows since New created the Set.
 type deletes struct {
-	begun uint64 // counted before their transactions, so never less than the durable ones
-	ended uint64 // counted after their transactions
+	begun uint64 // counted before their transaction, so never less than the number of durable deletes
+	ended uint64 // counted after their transaction
 }
 
-// Deletes returns how many deletes of the table's rows have begun, and how many of these have
-// ended, durable or not. If begun equals an earlier ended, there were none in between.
+// Deletes returns how many deletes of the table's rows have started, and how many of these have
+// ended, whether or not they became durable. If begun equals the value of ended from an earlier
+// call, no delete has started since that call.
 func (s *Set) Deletes(table string) (begun, ended uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,7 +119,8 @@ func (s *Set) Deletes(table string) (begun, ended uint64) {
 	return d.begun, d.ended
 }
 
-// countDeletes counts the deletes of b as begun. The caller calls ended after the transaction.
+// countDeletes counts the deletes of b as started. The caller must call the returned function after
+// the transaction; the function counts the same deletes as ended.
 func (s *Set) countDeletes(b *change.Batch) (ended func()) {
 	counts := make(map[string]uint64)
 	for _, set := range b.Sets {
@@ -141,6 +144,6 @@ func (s *Set) countDeletes(b *change.Batch) (ended func()) {
 	return func() { count(func(d *deletes, n uint64) { d.ended += n }) }
 }
 
-// Migrated returns a channel that receives a value after the main pipeline has changed the
-// layout of a table.
+// Migrated returns a channel that receives a value after the main pipeline has changed the layout
+// of any table.
 func (s *Set) Migrated() <-chan struct{} { return s.migrated }

@@ -11,16 +11,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// ErrNotCaughtUp says that a reader of the stream has not caught up with the main pipeline
-// in time.
+// ErrNotCaughtUp reports that a reader of the stream did not catch up with the main pipeline in
+// time.
 var ErrNotCaughtUp = errors.New("tables that are behind have not caught up in time")
 
-// Delivered returns the sequence of the last message that was delivered to a reader of the
-// stream, and the number of its messages that are still pending.
+// Delivered returns the sequence of the last message that was delivered to a reader of the stream,
+// and the number of messages that the stream still holds for that reader.
 type Delivered func(context.Context) (last, pending uint64, err error)
 
-// Join hands the lane's tables back to the main pipeline. The main pipeline waits meanwhile, at
-// most for hold. If the lane does not catch up in time, Join returns ErrNotCaughtUp, and the main
+// Join returns the lane's tables to the main pipeline. The main pipeline waits until Join returns,
+// up to hold. If the lane does not catch up in time, Join returns ErrNotCaughtUp, and the main
 // pipeline continues without these tables.
 func (s *Set) Join(ctx context.Context, l *Lane, hold time.Duration, delivered Delivered) error {
 	if err := s.main.acquire(ctx); err != nil {
@@ -39,8 +39,9 @@ func (s *Set) Join(ctx context.Context, l *Lane, hold time.Duration, delivered D
 	return s.handBack(context.WithoutCancel(ctx), l)
 }
 
-// laneReached returns the sequence up to which the lane has applied its messages, the sequence
-// that the main pipeline has applied, and a channel that is closed when these change.
+// laneReached returns the sequence up to which the lane has applied its messages, the sequence up
+// to which the main pipeline has applied its messages, and a channel that is closed when either
+// changes. If the lane has no tables, both sequences are 0.
 func (s *Set) laneReached() (reached, target uint64, changed <-chan struct{}) {
 	changed = s.Changed()
 	s.mu.Lock()
@@ -51,9 +52,9 @@ func (s *Set) laneReached() (reached, target uint64, changed <-chan struct{}) {
 	return s.reached.Sequence, s.position.Sequence, changed
 }
 
-// AwaitApplied waits until a reader has applied all of its messages up to a target. If ctx ends
-// first, it returns the cause. progress returns the sequence that the reader has reached, the
-// target, and a channel that is closed when these change.
+// AwaitApplied waits until a reader has applied all of its messages up to a target sequence. If ctx
+// ends first, it returns the cause of ctx. progress returns the sequence that the reader has
+// reached, the target, and a channel that is closed when either changes.
 func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, target uint64, changed <-chan struct{})) error {
 	for {
 		reached, target, changed := progress()
@@ -75,7 +76,8 @@ func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, t
 	}
 }
 
-// handBack records that the lane's tables are OK. Both pipelines wait.
+// handBack records that the lane's tables have caught up, and takes them from the lane. The caller
+// holds the turns of both pipelines.
 func (s *Set) handBack(ctx context.Context, l *Lane) error {
 	s.mu.Lock()
 	for name := range s.members {
@@ -88,7 +90,8 @@ func (s *Set) handBack(ctx context.Context, l *Lane) error {
 	return s.Flush(ctx, l.Sink)
 }
 
-// caughtUpState returns the state of a table that has caught up.
+// caughtUpState returns the new state of the table with state t once the table has caught up to the
+// position at: Incomplete if t has a gap, else OK.
 func caughtUpState(t sink.TableState, at cdc.Position, now time.Time) sink.TableState {
 	next := sink.TableState{Table: t.Table, State: sink.OK, Applied: at, Accepted: t.Accepted, Gap: t.Gap}
 	if t.Gap != "" {
@@ -97,8 +100,8 @@ func caughtUpState(t sink.TableState, at cdc.Position, now time.Time) sink.Table
 	return next
 }
 
-// Flush records the states that are not recorded yet. If it fails, the next batch of either
-// pipeline records them.
+// Flush records the states that are not recorded yet. If Flush fails, the next batch of either
+// pipeline records these states.
 func (s *Set) Flush(ctx context.Context, destination Sink) error {
 	s.recording.Lock()
 	defer s.recording.Unlock()

@@ -18,16 +18,16 @@ type Sink interface {
 	sink.Migrator
 }
 
-// Main is the main pipeline's view of a Set. It is the sink and the Gate of that pipeline.
+// Main is the main pipeline's view of a Set. It is both the sink and the Gate of the main pipeline.
 type Main struct {
 	Sink
 	set *Set
 }
 
-// Main returns the view of the main pipeline, which applies to destination.
+// Main returns the main pipeline's view of s. The main pipeline applies its batches to destination.
 func (s *Set) Main(destination Sink) *Main { return &Main{destination, s} }
 
-// Apply makes b durable, together with the states that have changed.
+// Apply makes b durable, together with the states that are not recorded yet.
 func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
 	s := m.set
 	s.recording.Lock()
@@ -52,8 +52,8 @@ func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// unstoredStates returns the states that are not recorded yet, and those for which also returns
-// true. The lock is held.
+// unstoredStates returns the states that are not recorded yet, and the states for which also
+// returns true. The caller holds s.mu.
 func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState {
 	var states []sink.TableState
 	for name, t := range s.states {
@@ -64,8 +64,8 @@ func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState 
 	return states
 }
 
-// Migrate makes the destination able to hold rows of the tables, and signals Migrated if it has
-// changed any.
+// Migrate adapts the destination's layout so that it can hold rows of the tables. If it changes any
+// table, it signals the channel of Migrated.
 func (m *Main) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
 	lines, err := m.Sink.Migrate(ctx, tables)
 	if len(lines) > 0 {
@@ -77,13 +77,13 @@ func (m *Main) Migrate(ctx context.Context, tables []*schema.Table) ([]string, e
 	return lines, err
 }
 
-// Enter waits for the main pipeline's turn.
+// Enter waits for the main pipeline's turn. If ctx ends first, it returns the cause of ctx.
 func (m *Main) Enter(ctx context.Context) error { return m.set.main.acquire(ctx) }
 
-// Leave ends it.
+// Leave ends the main pipeline's turn.
 func (m *Main) Leave() { m.set.main.release() }
 
-// Withholds reports whether any table is behind or ahead.
+// Withholds reports whether any table has a state, so that Applies may return false.
 func (m *Main) Withholds() bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
@@ -98,7 +98,8 @@ func (m *Main) Applies(table string, p cdc.Position) bool {
 	return !ok || t.State.Applies() && lacks(t, p)
 }
 
-// Fail leaves the table's changes to the lane.
+// Fail marks the table as having failed after the change at p, so that the lane applies its later
+// changes. If cause is sink.CauseAbsent, the table becomes Missing instead.
 func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error) {
 	s := m.set
 	s.mu.Lock()
@@ -108,15 +109,16 @@ func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error
 	s.put(s.failed(t, cause, reason))
 }
 
-// Lack marks the table as Incomplete. A table that is Behind becomes Incomplete once it has
-// caught up.
+// Lack marks the table as Incomplete. A table that is Behind stays Behind until it has caught up,
+// and is Incomplete afterwards.
 func (m *Main) Lack(table string, reason error) {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	m.set.lack(table, reason.Error())
 }
 
-// lack records that dead letters of a table were dropped. The lock is held.
+// lack records that dead letters of a table were dropped. Beyond maxStates, it records this under
+// sink.OtherTables. The caller holds s.mu.
 func (s *Set) lack(table, reason string) {
 	t, known := s.states[table]
 	if !known && len(s.states) >= maxStates {
@@ -134,12 +136,13 @@ func (s *Set) lack(table, reason string) {
 	s.put(t)
 }
 
-// maxStates bounds the tables that are left to the lane because HQ denies them, and those whose
-// dead letters are dropped: the stream can name any number of tables.
+// maxStates bounds the number of states. The stream can name any number of tables. Beyond the
+// bound, no further table is left to the lane because HQ denies it, and no further table gets its
+// own record of dropped dead letters.
 const maxStates = 1000
 
-// Denied returns false: the lane decides. If there are already too many tables, it returns true
-// for others: their changes become dead letters.
+// Denied returns false for up to maxStates tables, so that the table fails and the lane decides.
+// For any further table, it returns true: the table's changes become dead letters.
 func (m *Main) Denied(table string) bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
@@ -147,7 +150,7 @@ func (m *Main) Denied(table string) bool {
 	return !known && len(m.set.states) >= maxStates
 }
 
-// Known records that HQ knows a newer version of a denied table.
+// Known records that HQ knows a newer schema version of the table, if HQ denied an earlier one.
 func (m *Main) Known(table string) {
 	s := m.set
 	s.mu.Lock()
@@ -157,14 +160,15 @@ func (m *Main) Known(table string) {
 	}
 }
 
-// Lane is the lane's view of a Set. It is the sink and the Gate of the lane's pipeline.
+// Lane is the lane's view of a Set. It is both the sink and the Gate of the lane's pipeline.
 type Lane struct {
 	Sink
 	set *Set
 }
 
-// Begin gives the lane its tables, which are behind. It returns the position after which the
-// lane starts to read: the lowest one that a table has reached.
+// Begin assigns tables, which are Behind, to the lane. There must be at least one table. Begin
+// returns the lane's view, and the position after which the lane starts to read: the lowest Applied
+// position of these tables.
 func (s *Set) Begin(destination Sink, tables []sink.TableState) (*Lane, cdc.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,7 +183,7 @@ func (s *Set) Begin(destination Sink, tables []sink.TableState) (*Lane, cdc.Posi
 	return &Lane{destination, s}, s.reached
 }
 
-// Apply makes b durable, and records that the lane's tables have all changes up to its end.
+// Apply makes b durable, and records that the lane's tables have all changes up to the end of b.
 func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
 	s := l.set
 	s.recording.Lock()
@@ -203,7 +207,7 @@ func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
 	for i, t := range before {
 		if s.states[t.Table] == t {
 			s.states[t.Table] = after[i]
-		} else if now := s.states[t.Table]; now.State == sink.Behind { // it has failed meanwhile
+		} else if now := s.states[t.Table]; now.State == sink.Behind { // the table has failed since
 			now.Applied = later(now.Applied, after[i].Applied)
 			s.states[t.Table] = now
 		}
@@ -212,13 +216,13 @@ func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// Enter waits for the lane's turn.
+// Enter waits for the lane's turn. If ctx ends first, it returns the cause of ctx.
 func (l *Lane) Enter(ctx context.Context) error { return l.set.lane.acquire(ctx) }
 
-// Leave ends it.
+// Leave ends the lane's turn.
 func (l *Lane) Leave() { l.set.lane.release() }
 
-// Withholds returns true: the lane applies some tables only.
+// Withholds returns true, because the lane applies the changes of some tables only.
 func (l *Lane) Withholds() bool { return true }
 
 // Applies reports whether the lane applies the table's change at p.
@@ -237,15 +241,16 @@ func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error
 	s.put(s.failed(s.states[table], cause, reason))
 }
 
-// Lack records that the table lacks changes. It becomes Incomplete once it has caught up.
+// Lack records that the table lacks changes. The table becomes Incomplete once it has caught up.
 func (l *Lane) Lack(table string, reason error) {
 	l.set.mu.Lock()
 	defer l.set.mu.Unlock()
 	l.set.lack(table, reason.Error())
 }
 
-// Denied reports whether the table's changes become dead letters: HQ has denied them for
-// denialPatience, and knows newer versions or no longer has the table.
+// Denied reports whether the table's changes become dead letters. They do if HQ has denied a schema
+// version of the table for denialPatience, and either knows a newer version or no longer has the
+// table.
 func (l *Lane) Denied(table string) bool {
 	s := l.set
 	s.mu.Lock()
@@ -254,5 +259,5 @@ func (l *Lane) Denied(table string) bool {
 	return (s.known[table] || s.gone[table]) && t.Cause == sink.CauseDenied && s.now().Sub(t.Since) >= denialPatience
 }
 
-// Known does nothing.
+// Known does nothing: only the main pipeline records newer versions.
 func (l *Lane) Known(string) {}

@@ -8,15 +8,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Hold stops the lane from bringing a table forward whose rows an import is about to replace.
-// Unhold ends that.
+// Hold stops the lane from bringing a table forward, because an import is about to replace the
+// table's rows. Unhold ends the hold.
 func (s *Set) Hold(table string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.held[table] = true
 }
 
-// Unhold ends Hold: the lane brings the table forward again if it is behind.
+// Unhold ends the effect of Hold: if the table is Behind, the lane brings it forward again.
 func (s *Set) Unhold(table string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -24,14 +24,14 @@ func (s *Set) Unhold(table string) {
 	s.notify()
 }
 
-// Replace stops applying the changes of a table whose rows an import is about to replace, and
-// marks the table as behind. It returns the table's position; the import puts its staged rows in
-// place at that position.
+// Replace stops applying the changes of a table whose rows an import is about to replace, and marks
+// the table as Behind. It returns the table's position. The import then replaces the rows with its
+// staged rows, which must be complete up to that position.
 //
-// The main pipeline and the lane wait meanwhile, at most for hold. caughtUp returns nil once the
-// staged rows have every change up to the given position, or the cause of its context. If it does
-// not return in time, Replace returns ErrNotCaughtUp, and the table is followed as before. The
-// caller has called Hold.
+// The main pipeline and the lane wait until Replace returns, up to hold. caughtUp must return nil
+// once the staged rows have every change up to the given position, or the cause of its context when
+// that ends. If caughtUp does not return in time, Replace returns ErrNotCaughtUp, and the table's
+// changes are applied as before. The caller must have called Hold for the table.
 func (s *Set) Replace(
 	ctx context.Context, table string, destination Sink, hold time.Duration, caughtUp func(context.Context, cdc.Position) error,
 ) (cdc.Position, error) {
@@ -54,7 +54,8 @@ func (s *Set) Replace(
 	return at, s.markReplacing(context.WithoutCancel(ctx), table, at, destination)
 }
 
-// markReplacing records that a table is behind at a position. Both pipelines wait.
+// markReplacing records that a table is Behind, with every change up to the position at. The caller
+// holds the turns of both pipelines.
 func (s *Set) markReplacing(ctx context.Context, table string, at cdc.Position, destination Sink) error {
 	s.mu.Lock()
 	delete(s.members, table)

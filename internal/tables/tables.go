@@ -2,10 +2,10 @@
 // and assigns the changes of each table to a pipeline.
 //
 // Two pipelines share a Set. The main pipeline moves the checkpoint, and skips the changes of
-// tables that are behind. The lane reads these changes from the stream again, and brings the
-// tables forward. When it has caught up, Join hands the tables back to the main pipeline. Both
-// apply through one sink, one batch at a time. So a pipeline that applies a change of a table
-// knows that the table has all earlier ones.
+// tables that are behind. The lane reads these changes from the stream again, and so brings the
+// tables forward. When the lane has caught up, Join returns its tables to the main pipeline. Both
+// pipelines apply through one sink, one batch at a time. So a pipeline that applies a change of a
+// table knows that the table has all earlier changes.
 package tables
 
 import (
@@ -20,9 +20,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Bounds of the wait before the next attempt to bring a table forward, after the table itself
-// has caused a failure. The wait doubles. It is shorter if HQ denies a schema version: HQ often
-// publishes a version just after its first change, and sends no notice when it does so later.
+// These constants bound the wait before the next attempt to bring a table forward, after the table
+// itself has caused a failure. The wait starts at the first bound and doubles with each attempt, up
+// to the last bound. The wait is shorter if HQ denies a schema version. HQ often publishes a
+// version just after the first change that has the version, and sends no notice when it publishes
+// the version later.
 const (
 	firstWait       = time.Minute
 	lastWait        = 24 * time.Hour
@@ -30,11 +32,12 @@ const (
 	lastDenialWait  = 10 * time.Minute
 )
 
-// denialPatience is how long HQ may deny a schema version before changes of that version
-// become dead letters. It counts if HQ knows newer versions of the table or no longer has it.
+// denialPatience is how long HQ may deny a schema version before changes of that version become
+// dead letters. It applies only if HQ knows a newer version of the table, or no longer has the
+// table.
 const denialPatience = time.Hour
 
-// maxReason bounds the text of a reason, in bytes.
+// maxReason is the maximum length of a recorded reason, in bytes. Longer reasons are cut.
 const maxReason = 1000
 
 // Set holds the states of all tables. It is safe for concurrent use.
@@ -46,7 +49,7 @@ type Set struct {
 	// recording is held while states are recorded, so that an older state never overwrites a
 	// newer one.
 	recording sync.Mutex
-	// migrated receives after the main pipeline has changed a table.
+	// migrated receives a value after the main pipeline has changed the layout of a table.
 	migrated chan struct{}
 
 	mu       sync.Mutex
@@ -55,15 +58,15 @@ type Set struct {
 	known    map[string]bool            // denied tables for which HQ knows a newer version
 	gone     map[string]bool            // denied tables that HQ no longer has
 	deletes  map[string]deletes         // by table
-	position cdc.Position               // the main pipeline has applied everything up to it
+	position cdc.Position               // the main pipeline has applied all changes up to here
 	members  map[string]bool            // tables of the lane
 	held     map[string]bool            // tables that an import is about to replace
-	reached  cdc.Position               // the lane has applied its tables' changes up to it
+	reached  cdc.Position               // the lane has applied its tables' changes up to here
 	changed  chan struct{}              // closed at the next change; nil if no caller waits
 }
 
-// New returns a Set with recorded states. The main pipeline has applied everything up to
-// position.
+// New returns a Set with the recorded states. position is the checkpoint: the main pipeline has
+// applied everything up to it, except changes of tables with a state.
 func New(states []sink.TableState, position cdc.Position, logger *slog.Logger) *Set {
 	s := &Set{
 		logger: logger, now: time.Now, main: newTurn(), lane: newTurn(), migrated: make(chan struct{}, 1),
@@ -77,7 +80,7 @@ func New(states []sink.TableState, position cdc.Position, logger *slog.Logger) *
 	return s
 }
 
-// States returns the tables that are not OK, sorted by name.
+// States returns the states of the tables that are not OK, sorted by table name.
 func (s *Set) States() []sink.TableState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,8 +93,8 @@ func (s *Set) States() []sink.TableState {
 	return all
 }
 
-// Due returns the tables that are behind and can be brought forward now, and when the next one
-// is due; zero if there is none. It omits held tables.
+// Due returns the tables that are Behind and can be brought forward now. next is the time at which
+// the next table becomes due, or zero if no table waits. Due omits held tables.
 func (s *Set) Due() (due []sink.TableState, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +112,9 @@ func (s *Set) Due() (due []sink.TableState, next time.Time) {
 	return due, next
 }
 
-// RecordLoss records that the stream no longer has messages before first. The lane's tables
-// are brought forward without the lost changes.
+// RecordLoss records that the stream no longer has the messages before the sequence first. The lane
+// continues to bring its tables forward without the lost changes. Each table that lacks some of
+// these changes gets reason as its gap.
 func (s *Set) RecordLoss(first uint64, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,7 +130,7 @@ func (s *Set) RecordLoss(first uint64, reason error) {
 	}
 }
 
-// Accept records that the operator accepts the gaps of tables.
+// Accept records that the operator accepts the gaps of the named tables.
 func (s *Set) Accept(names []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -138,7 +142,7 @@ func (s *Set) Accept(names []string) {
 	}
 }
 
-// Members returns the number of the lane's tables.
+// Members returns the number of tables that the lane brings forward.
 func (s *Set) Members() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,7 +159,7 @@ func (s *Set) Changed() <-chan struct{} {
 	return s.changed
 }
 
-// notify closes the channel of Changed. The lock is held.
+// notify closes the channel that Changed returned. The caller holds s.mu.
 func (s *Set) notify() {
 	if s.changed != nil {
 		close(s.changed)
@@ -163,7 +167,8 @@ func (s *Set) notify() {
 	}
 }
 
-// put changes a state. The lock is held.
+// put replaces the state of a table, marks the state as not recorded yet, and logs a change of the
+// State or the Cause. The caller holds s.mu.
 func (s *Set) put(t sink.TableState) {
 	if len(t.Reason) > maxReason {
 		t.Reason = t.Reason[:maxReason]
@@ -183,13 +188,13 @@ func (s *Set) put(t sink.TableState) {
 		"remedy", t.Remedy())
 }
 
-// markStored marks states as recorded. It drops those of tables that are OK at through. The
-// lock is held.
+// markStored marks states as recorded, except states that have changed since. It removes the states
+// of tables that are OK and not ahead of through. The caller holds s.mu.
 func (s *Set) markStored(states []sink.TableState, through cdc.Position) {
 	for _, t := range states {
 		now, ok := s.states[t.Table]
 		if !ok || now != t {
-			continue // it has changed since
+			continue // the state has changed since
 		}
 		delete(s.unstored, t.Table)
 		if t.State == sink.OK && !ahead(t, through) {
@@ -199,7 +204,8 @@ func (s *Set) markStored(states []sink.TableState, through cdc.Position) {
 	s.notify()
 }
 
-// failed returns the state t after another failure.
+// failed returns the state that follows t after another failure: Behind with a longer wait, or
+// Missing if cause is sink.CauseAbsent.
 func (s *Set) failed(t sink.TableState, cause sink.Cause, reason error) sink.TableState {
 	now := s.now().UTC().Truncate(time.Millisecond)
 	if t.State != sink.Behind || t.Cause != cause {
@@ -222,7 +228,7 @@ func (s *Set) failed(t sink.TableState, cause sink.Cause, reason error) sink.Tab
 	return t
 }
 
-// turn is a lock whose acquisition ends with a context.
+// turn is a lock. A context can cancel the wait for it.
 type turn chan struct{}
 
 func newTurn() turn { return make(turn, 1) }
@@ -238,7 +244,7 @@ func (t turn) acquire(ctx context.Context) error {
 
 func (t turn) release() { <-t }
 
-// ahead reports whether the table has changes after p.
+// ahead reports whether the table already has changes from after p.
 func ahead(t sink.TableState, p cdc.Position) bool { return t.Applied.Sequence > p.Sequence }
 
 // lacks reports whether the table lacks a change at p.

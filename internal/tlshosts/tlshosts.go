@@ -1,5 +1,6 @@
-// Package tlshosts remembers which hosts have used TLS, so that later connections without it can be
-// refused. It does so per protocol: a host may use TLS for one and not for another.
+// Package tlshosts remembers the hosts that have used TLS, so that later connections to them
+// without TLS can be refused. It remembers hosts separately for each protocol, because a host may
+// use TLS for one protocol but not for another.
 package tlshosts
 
 import (
@@ -18,23 +19,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Hosts are the hosts of one data directory. Each has its own file, so that several processes can
-// add hosts at the same time. It is safe for concurrent use.
+// Hosts is the set of remembered hosts in one data directory. Each host has its own file, so that
+// several processes can add hosts at the same time. A Hosts is safe for concurrent use.
 type Hosts struct {
 	dir   string
-	looks bool // nothing is written
+	looks bool // read-only: nothing is written to the data directory
 
 	mu    sync.Mutex
-	known map[string]bool // paths that this process has added, on disk or not
+	known map[string]bool // paths of the hosts that this process has added, even if writing the file failed
 }
 
-// In returns the remembered hosts of a data directory.
+// In returns the set of remembered hosts in a data directory.
 func In(dataDir string) *Hosts {
 	return &Hosts{dir: filepath.Join(dataDir, "tls"), known: make(map[string]bool)}
 }
 
-// Look returns the remembered hosts of a data directory, without writing to it. Added hosts are
-// forgotten with the process.
+// Look returns the set of remembered hosts in a data directory, but never writes to the directory.
+// Added hosts are remembered only until the process ends.
 func Look(dataDir string) *Hosts {
 	h := In(dataDir)
 	h.looks = true
@@ -59,8 +60,8 @@ func (h *Hosts) Has(protocol, host string) (bool, error) {
 	return true, nil
 }
 
-// Add remembers durably that the host has used TLS for the protocol. If that fails it remembers it
-// until the process ends.
+// Add durably remembers that the host has used TLS for the protocol. If there is an error, the
+// host is remembered only until the process ends.
 func (h *Hosts) Add(protocol, host string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -81,7 +82,7 @@ func (h *Hosts) Add(protocol, host string) error {
 		})
 	}
 	if err == nil {
-		err = durable.SyncDir(filepath.Dir(h.dir)) // which may be new
+		err = durable.SyncDir(filepath.Dir(h.dir)) // the data directory may be new
 	}
 	if err != nil {
 		return fmt.Errorf("remember that %s uses TLS: %w", host, err)
@@ -89,12 +90,13 @@ func (h *Hosts) Add(protocol, host string) error {
 	return nil
 }
 
-// Path returns the file that records the host. Protocols have no - in their names.
+// Path returns the path of the file that records the host. Protocol names must not contain a
+// hyphen.
 func (h *Hosts) Path(protocol, host string) string {
 	return filepath.Join(h.dir, protocol+"-"+url.QueryEscape(canonical(host)))
 }
 
-// canonical returns the one spelling of a host.
+// canonical returns a spelling of host that is the same for all spellings of the same host.
 func canonical(host string) string {
 	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
 	if address, err := netip.ParseAddr(host); err == nil {

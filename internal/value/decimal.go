@@ -8,26 +8,27 @@ import (
 	"unsafe"
 )
 
-// Decimal is a number as it was written: 0.Digits times ten to the power of Point.
+// Decimal is a decimal number that keeps its written form: 0.Digits times ten to the power of
+// Point.
 type Decimal struct {
 	Negative bool
-	Digits   []byte // '0' to '9', without leading zeros; empty is zero
-	Point    int    // may be negative, or larger than the number of digits
-	Scale    int    // digits after the decimal point as it was written
+	Digits   []byte // '0' to '9', without leading zeros; empty for zero
+	Point    int    // may be negative or larger than the number of digits
+	Scale    int    // number of digits after the decimal point in the written form
 }
 
-// maxExponent is larger than any numeric type allows.
+// maxExponent is larger than any exponent that a numeric type allows.
 const maxExponent = 1 << 20
 
-// Reasons why a column cannot take a number.
+// These errors are reasons why a column cannot hold a number.
 var (
 	ErrNotNumber  = errors.New("it is not a number")
 	ErrNotInteger = errors.New("it is not an integer")
 	ErrRange      = errors.New("it is out of the type's range")
 )
 
-// ParseDecimal reads a JSON number. The digits use buf's memory. An exponent beyond
-// maxExponent becomes maxExponent.
+// ParseDecimal parses a JSON number. The digits of the result use the memory of buf. An exponent
+// beyond ±maxExponent is replaced by ±maxExponent.
 func ParseDecimal(buf, raw []byte) (Decimal, error) {
 	d := Decimal{Digits: buf[:0]}
 	if len(raw) > 0 && raw[0] == '-' {
@@ -67,11 +68,12 @@ func ParseDecimal(buf, raw []byte) (Decimal, error) {
 	return d, nil
 }
 
-// Significant returns the digits without trailing zeros.
+// Significant returns the digits of d without trailing zeros.
 func (d Decimal) Significant() []byte { return bytes.TrimRight(d.Digits, "0") }
 
-// Round returns d with at most scale digits after the decimal point, and reports whether that
-// is the same number. It rounds halves away from zero. It may change d's digits.
+// Round returns d rounded to no more than scale digits after the decimal point, and reports
+// whether the result equals d. Halves are rounded away from zero. Round may modify the digits of
+// d.
 func (d Decimal) Round(scale int) (rounded Decimal, exact bool) {
 	digits := d.Significant()
 	keep := d.Point + scale
@@ -100,9 +102,9 @@ func (d Decimal) Round(scale int) (rounded Decimal, exact bool) {
 	return d, false
 }
 
-// AppendText appends the number without an exponent, with as many digits after the decimal
-// point as it needs, and at least places. Zero has no sign. The text is as long as the number is
-// large: check Point first.
+// AppendText appends the number without an exponent. The text has as many digits after the decimal
+// point as the number needs, but at least places. Zero has no sign. The length of the text grows
+// with Point, so the caller must check Point first.
 func (d Decimal) AppendText(dst []byte, places int) []byte {
 	digits := d.Significant()
 	if d.Negative && len(digits) > 0 {
@@ -128,7 +130,7 @@ func (d Decimal) AppendText(dst []byte, places int) []byte {
 	return dst
 }
 
-// digitAt returns a digit, '0' before the first and after the last one.
+// digitAt returns the digit at index i, or '0' if i is before the first or after the last digit.
 func digitAt(digits []byte, i int) byte {
 	if i < 0 || i >= len(digits) {
 		return '0'
@@ -136,7 +138,8 @@ func digitAt(digits []byte, i int) byte {
 	return digits[i]
 }
 
-// uint64 returns the number without its sign, which must be an integer.
+// uint64 returns the absolute value of the number. If the number is not an integer, the error is
+// ErrNotInteger; if it is too large, the error is ErrRange.
 func (d Decimal) uint64() (uint64, error) {
 	digits := d.Significant()
 	switch {
@@ -158,7 +161,8 @@ func (d Decimal) uint64() (uint64, error) {
 	return n, nil
 }
 
-// Int64 returns the number, which must be an integer of 64 bits.
+// Int64 returns the number as an int64. If the number is not an integer, the error is
+// ErrNotInteger; if it does not fit, the error is ErrRange.
 func (d Decimal) Int64() (int64, error) {
 	n, err := d.uint64()
 	switch {
@@ -173,8 +177,8 @@ func (d Decimal) Int64() (int64, error) {
 	}
 }
 
-// ParseInt reads a JSON number, which must be an integer of 64 bits. 12.0 and 1e3 are integers.
-// buf is scratch memory.
+// ParseInt parses a JSON number as an int64. The number must be an integer, but may be written as
+// 12.0 or 1e3. buf is scratch memory.
 func ParseInt(buf, raw []byte) (int64, error) {
 	digits := raw
 	if len(raw) > 0 && raw[0] == '-' {
@@ -204,7 +208,7 @@ func parseWideInt(buf, raw []byte) (int64, error) {
 	return d.Int64()
 }
 
-// ParseUint is ParseInt for an integer from 0 to 2^64-1.
+// ParseUint is like ParseInt, but parses an integer from 0 to 2^64-1.
 func ParseUint(buf, raw []byte) (uint64, error) {
 	d, err := ParseDecimal(buf, raw)
 	if err != nil {
@@ -217,14 +221,15 @@ func ParseUint(buf, raw []byte) (uint64, error) {
 	return n, err
 }
 
-// exactDigits is how many significant digits every float64 keeps.
+// exactDigits is the number of significant decimal digits that every float64 preserves.
 const exactDigits = 15
 
-// ParseFloat reads a JSON number as a float of 64 or 32 bits. exact reports whether the number
-// equals the shortest decimal form of the float. Every number that was a float before is exact.
-// buf is scratch memory.
+// ParseFloat parses a JSON number as a float of the given number of bits, 64 or 32. The result
+// exact is true if the number equals the shortest decimal form of the float. It is true for every
+// number that was formatted from such a float. buf is scratch memory.
 func ParseFloat(buf, raw []byte, bits int) (f float64, exact bool, err error) {
-	// strconv keeps its argument only in errors, which are dropped here.
+	// The string shares raw's memory. That is safe, because strconv keeps its argument only in
+	// errors, and these are dropped here.
 	f, err = strconv.ParseFloat(unsafe.String(unsafe.SliceData(raw), len(raw)), bits)
 	if err != nil {
 		if errors.Is(err, strconv.ErrRange) {
@@ -252,7 +257,8 @@ func ParseFloat(buf, raw []byte, bits int) (f float64, exact bool, err error) {
 	return f, bytes.Equal(a, b) && (len(a) == 0 || written.Point == shortest.Point), nil
 }
 
-// NonFinite reads the strings "NaN", "Infinity" and "-Infinity". JSON has no numbers for these.
+// NonFinite parses the JSON strings "NaN", "Infinity" and "-Infinity". They represent floats for
+// which JSON has no numbers.
 func NonFinite(raw []byte) (f float64, ok bool) {
 	switch string(raw) {
 	case `"NaN"`:
@@ -265,8 +271,8 @@ func NonFinite(raw []byte) (f float64, ok bool) {
 	return 0, false
 }
 
-// AppendFloat appends the shortest exact form of a finite float of 64 or 32 bits, as encoding/json
-// writes it.
+// AppendFloat appends the shortest exact form of a finite float of 64 or 32 bits, in the format of
+// encoding/json.
 func AppendFloat(dst []byte, f float64, bits int) []byte {
 	format := byte('f')
 	if abs := math.Abs(f); abs != 0 && (abs < 1e-6 || abs >= 1e21) {
@@ -274,7 +280,7 @@ func AppendFloat(dst []byte, f float64, bits int) []byte {
 	}
 	start := len(dst)
 	dst = strconv.AppendFloat(dst, f, format, -1, bits)
-	// e-09 becomes e-9
+	// Write e-09 as e-9, as encoding/json does.
 	if n := len(dst); n-start >= 4 && dst[n-4] == 'e' && dst[n-3] == '-' && dst[n-2] == '0' {
 		dst[n-2] = dst[n-1]
 		dst = dst[:n-1]

@@ -7,20 +7,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// ErrNotInstant says that a value is not a date and time.
+// ErrNotInstant means that a value is not a date and time.
 var ErrNotInstant = errors.New("it is not a date and time of RFC 3339")
 
 // DayMicros is the number of microseconds in a day.
 const DayMicros = 86400 * 1_000_000
 
-// Instant is a point in time as it was written.
+// Instant is a point in time with microsecond precision.
 type Instant struct {
-	Days   int64 // since 1970-01-01 in the proleptic Gregorian calendar
-	Micros int64 // since midnight; an offset or a leap second may move it out of the day
-	Cut    bool  // digits of the second, not all zero, were cut off
+	Days   int64 // days since 1970-01-01 in the proleptic Gregorian calendar
+	Micros int64 // microseconds since midnight; an offset or a leap second may move it outside the day
+	Cut    bool  // non-zero digits after the microseconds, or after those kept by Truncate, were cut off
 }
 
-// ParseInstantJSON reads a JSON string that ParseInstant can read.
+// ParseInstantJSON parses a JSON string whose text ParseInstant can parse.
 func ParseInstantJSON(raw []byte) (Instant, error) {
 	if !rawjson.IsString(raw) {
 		return Instant{}, ErrNotInstant
@@ -38,8 +38,8 @@ func (t Instant) Time() time.Time {
 // Midnight reports whether the instant is the start of a day in UTC.
 func (t Instant) Midnight() bool { return t.Micros%DayMicros == 0 && !t.Cut }
 
-// Truncate returns the latest instant up to t with at most so many digits of the second, 0 to 6.
-// It sets Cut if that is another instant.
+// Truncate returns t cut to the given number of digits after the decimal point of the second, from
+// 0 to 6. It cuts towards the past. If that changes the instant, Truncate sets Cut.
 func (t Instant) Truncate(digits int) Instant {
 	if digits >= 6 {
 		return t
@@ -54,8 +54,8 @@ func (t Instant) Truncate(digits int) Instant {
 	return t
 }
 
-// AppendText appends the instant in UTC as YYYY-MM-DD, the separator, and HH:MM:SS.ffffff. The
-// texts sort like the instants. A year outside 0000 to 9999 is ErrRange.
+// AppendText appends the instant in UTC: YYYY-MM-DD, the separator, and HH:MM:SS.ffffff. The texts
+// sort in the order of the instants. If the year is outside 0000 to 9999, the error is ErrRange.
 func (t Instant) AppendText(dst []byte, separator byte) ([]byte, error) {
 	u := t.Time()
 	year, month, day := u.Date()
@@ -81,7 +81,7 @@ func (t Instant) AppendText(dst []byte, separator byte) ([]byte, error) {
 	return dst, nil
 }
 
-// FloorDiv returns a divided by b, rounded down.
+// FloorDiv returns a divided by b, rounded towards negative infinity. b must be positive.
 func FloorDiv(a, b int64) int64 {
 	q := a / b
 	if a%b < 0 {
@@ -90,8 +90,9 @@ func FloorDiv(a, b int64) int64 {
 	return q
 }
 
-// ParseInstant reads an ISO 8601 date with an optional time of day and an optional offset. The
-// default is midnight UTC. Years have four digits, or a sign and four to six.
+// ParseInstant parses an ISO 8601 date, optionally followed by a time of day and an offset.
+// Without these, the instant is midnight UTC. A year has four digits, or a sign and four to six
+// digits.
 func ParseInstant(text []byte) (Instant, error) {
 	p := scanner{text: text}
 	year := p.year()
@@ -117,7 +118,7 @@ func ParseInstant(text []byte) (Instant, error) {
 	return t, nil
 }
 
-// scanner reads fixed-width fields. bad is set by the first error, and stays set.
+// scanner reads the fields of an ISO 8601 text. The first error sets bad, which is never reset.
 type scanner struct {
 	text []byte
 	pos  int
@@ -126,7 +127,7 @@ type scanner struct {
 
 func (p *scanner) done() bool { return p.pos >= len(p.text) }
 
-// peek returns the next byte without consuming it, 0 at the end.
+// peek returns the next byte without consuming it, or 0 at the end of the text.
 func (p *scanner) peek() byte {
 	if p.done() {
 		return 0
@@ -146,7 +147,7 @@ func (p *scanner) expect(c byte) {
 	}
 }
 
-// two reads a number of two digits, from low to high.
+// two reads a number of two digits. The number must be from low to high.
 func (p *scanner) two(low, high int64) int64 {
 	a, b := p.next()-'0', p.next()-'0'
 	n := int64(a)*10 + int64(b)
@@ -177,7 +178,7 @@ func (p *scanner) year() int64 {
 	return sign * n
 }
 
-// clock reads a time of day. Seconds and their fraction are optional.
+// clock reads a time of day into t. The seconds and their fraction are optional.
 func (p *scanner) clock(t *Instant) {
 	hour := p.two(0, 24)
 	p.expect(':')
@@ -218,7 +219,8 @@ func (p *scanner) fraction(t *Instant) int64 {
 	return micros
 }
 
-// offset reads an optional Z, +hh, +hhmm or +hh:mm. A space may precede it.
+// offset reads an optional Z, +hh, +hhmm or +hh:mm, and subtracts it from t. A space may precede
+// it.
 func (p *scanner) offset(t *Instant) {
 	if p.peek() == ' ' {
 		p.pos++
@@ -263,8 +265,8 @@ func daysIn(year, month int64) int {
 	}
 }
 
-// daysFromCivil returns the days since 1970-01-01 in the proleptic Gregorian calendar. The
-// algorithm is Howard Hinnant's, from "chrono-Compatible Low-Level Date Algorithms".
+// daysFromCivil returns the number of days since 1970-01-01 in the proleptic Gregorian calendar.
+// The algorithm is from Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms".
 func daysFromCivil(year, month, day int64) int64 {
 	if month <= 2 {
 		year--

@@ -9,7 +9,8 @@ import (
 
 var errNotBoolean = errors.New("it is neither true nor false")
 
-// Boolean reads true, t or 1, and false, f or 0, as a JSON value or as a string.
+// Boolean parses a boolean. It accepts true, t and 1, and false, f and 0, each as a JSON value or
+// as the text of a JSON string.
 func Boolean(raw []byte) (bool, error) {
 	switch string(rawjson.Text(raw)) {
 	case "true", "t", "1":
@@ -20,8 +21,8 @@ func Boolean(raw []byte) (bool, error) {
 	return false, errNotBoolean
 }
 
-// Number returns the text of a JSON number, or of a string that contains one. If boolean is set,
-// true is 1 and false is 0.
+// Number returns the text of a JSON number, or of a JSON string that contains a number. If the
+// parameter boolean is true, Number also accepts booleans, and returns 1 for true and 0 for false.
 func Number(raw []byte, boolean bool) ([]byte, error) {
 	switch raw[0] {
 	case 't', 'f':
@@ -47,7 +48,8 @@ func Number(raw []byte, boolean bool) ([]byte, error) {
 
 var one, zero = []byte("1"), []byte("0")
 
-// Numbers calls check with the text of every number in a JSON value, and returns the first error.
+// Numbers calls check with the text of every number in a JSON value, including nested ones. It
+// stops at the first error and returns it.
 func Numbers(raw []byte, check func(number []byte) error) error {
 	for i := 0; i < len(raw); {
 		switch b := raw[i]; {
@@ -74,11 +76,11 @@ func Numbers(raw []byte, check func(number []byte) error) error {
 
 var numberBytes = []byte("+-.eE")
 
-// DigitBuffer is memory for the digits of one number at a time.
+// DigitBuffer provides reusable memory for the digits of one number at a time.
 type DigitBuffer struct{ digits []byte }
 
-// For returns memory for the digits of raw, as ParseDecimal and the other functions take it. The
-// next call returns the same memory.
+// For returns memory that is large enough for the digits of raw. Pass it as buf to ParseDecimal
+// and similar functions. The next call of For may return the same memory.
 func (b *DigitBuffer) For(raw []byte) []byte {
 	if cap(b.digits) < len(raw) {
 		b.digits = make([]byte, 0, 2*len(raw)+32)

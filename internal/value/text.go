@@ -1,6 +1,6 @@
-// Package value reads the JSON values of rows: text, numbers without rounding, instants, bytes.
-// It names the flaws that some destinations cannot store. Each destination keeps, replaces or
-// refuses them.
+// Package value converts the JSON values of rows to text, numbers without rounding, instants and
+// bytes. It also detects flaws in strings that some destinations cannot store. Each destination
+// decides whether to keep, replace or refuse a flaw.
 package value
 
 import (
@@ -12,20 +12,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// Flaw is a set of flaws in a string that some destinations cannot store.
+// Flaw is a set of flaws that a string can have.
 type Flaw uint8
 
 const (
 	NUL       Flaw = 1 << iota // U+0000
-	Surrogate                  // half a surrogate pair
+	Surrogate                  // one half of a surrogate pair
 	UTF8                       // bytes that are not UTF-8
 )
 
-// Replacement replaces a flaw.
+// Replacement is the text that replaces a flaw.
 const Replacement = "\uFFFD"
 
-// AppendText appends the text of a JSON string, or any other value as it is written, as valid
-// UTF-8. It replaces flaws, except NUL if that is in keep, and returns those it has replaced.
+// AppendText appends the text of a JSON string as valid UTF-8. Any other JSON value is appended
+// verbatim. AppendText replaces all flaws, except NUL if keep contains it, and returns the flaws
+// that it replaced.
 func AppendText(dst, raw []byte, keep Flaw) ([]byte, Flaw) {
 	if !rawjson.IsString(raw) {
 		return AppendValid(dst, raw)
@@ -37,7 +38,8 @@ func AppendText(dst, raw []byte, keep Flaw) ([]byte, Flaw) {
 	return AppendValid(dst, text)
 }
 
-// AppendValid appends text without escapes as valid UTF-8, and returns the flaws it has replaced.
+// AppendValid appends text, which has no JSON escapes, as valid UTF-8. It returns the flaws that
+// it replaced.
 func AppendValid(dst, text []byte) ([]byte, Flaw) {
 	if utf8.Valid(text) {
 		return append(dst, text...), 0
@@ -92,7 +94,8 @@ func appendUnescaped(dst, text []byte, keep Flaw) ([]byte, Flaw) {
 	}
 }
 
-// unescape reads the \uXXXX, or the surrogate pair, at the start of text, and returns the rest.
+// unescape decodes the \uXXXX or the escaped surrogate pair at the start of text. It also returns
+// the rest of text, and the flaw of the character, if any.
 func unescape(text []byte) (rune, []byte, Flaw) {
 	r := hex4(text[2:])
 	text = text[6:]
@@ -109,7 +112,7 @@ func unescape(text []byte) (rune, []byte, Flaw) {
 	return utf8.RuneError, text, Surrogate
 }
 
-// hex4 reads four valid hexadecimal digits.
+// hex4 parses four hexadecimal digits, which must be valid.
 func hex4(b []byte) rune {
 	var r rune
 	for _, c := range b[:4] {
@@ -124,8 +127,8 @@ func hex4(b []byte) rune {
 	return r
 }
 
-// AppendJSON appends a JSON value as it is written. It replaces flaws, except those in keep, and
-// returns those it has replaced. Bytes that are not UTF-8 are always replaced.
+// AppendJSON appends a JSON value verbatim, except for flaws. It replaces flaws that are not in
+// keep, and returns those that it replaced. Bytes that are not UTF-8 are always replaced.
 func AppendJSON(dst, raw []byte, keep Flaw) ([]byte, Flaw) {
 	if bytes.IndexByte(raw, '\\') < 0 {
 		return AppendValid(dst, raw)
@@ -160,8 +163,9 @@ func AppendJSON(dst, raw []byte, keep Flaw) ([]byte, Flaw) {
 	}
 }
 
-// AppendBytes appends the bytes of a JSON string. CockroachDB and PostgreSQL write bytes as \x and
-// hexadecimal digits. Other text is the bytes themselves.
+// AppendBytes appends the binary data in a JSON string. CockroachDB and PostgreSQL send bytes as
+// \x followed by hexadecimal digits. If the string has any other form, its text itself is the
+// data.
 func AppendBytes(dst, raw []byte) []byte {
 	text := rawjson.Text(raw)
 	if digits, ok := bytes.CutPrefix(text, []byte(`\x`)); ok {

@@ -1,5 +1,5 @@
-// Package verify compares two sets of rows of one table, value by value. The two sides may
-// spell their values differently.
+// Package verify compares two sets of rows of one table, value by value. The two sides may write
+// equal values differently.
 package verify
 
 import (
@@ -10,22 +10,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Canonical returns the same text for all raw JSON values that are equal in a column of c's
-// type. It also reports whether the value is NULL; an absent value counts as NULL.
+// Canonical returns a text that is the same for all raw JSON values that are equal in a column of
+// c's type. It also reports whether the value is NULL. An absent value counts as NULL.
 //
-//   - Strings are equal if their text is. Some destinations cannot hold U+0000, lone
-//     surrogates and bytes that are not UTF-8: a run of these counts as one U+FFFD.
-//   - Integers are equal if their exact values are, at any size.
-//   - Numbers are equal if their nearest doubles are. Exception: an integer that no double
-//     holds is compared by its exact value.
+//   - Strings are equal if their texts are equal. Some destinations cannot hold U+0000, lone
+//     surrogates or bytes that are not UTF-8, so a run of these counts as one U+FFFD.
+//   - Integers of any size are equal if their exact values are equal.
+//   - Numbers are equal if their nearest doubles are equal. As an exception, an integer that no
+//     double holds is compared by its exact value.
 //   - Booleans are true, false, 1 or 0.
-//   - Date-times are equal if their instants are, to the microsecond; further digits are
-//     dropped. Without an offset they are UTC, without a time midnight.
-//   - JSON is equal if its parsed form is. The order of members does not count. If names
-//     repeat, the last member counts. Numbers are compared by their exact value.
+//   - Date-times are equal if their instants are equal, to the microsecond. Further digits are
+//     dropped. A date-time without an offset is in UTC. A date without a time means midnight.
+//   - JSON values are equal if their parsed forms are equal. The order of members does not count.
+//     If a name is repeated, only its last member counts. Numbers are compared by their exact
+//     values.
 //
-// A string that holds such a value is equal to the value in a column of its type, except in
-// JSON. A value that does not fit the type of its column is equal to its own text only. Invalid
+// Except in a JSON column, a string that contains a value of the column's type is equal to that
+// value. A value that does not fit the type of its column is equal only to the same text. Invalid
 // JSON is not equal to any JSON.
 func Canonical(c schema.Column, raw []byte) (text string, null bool) {
 	if raw == nil || rawjson.IsNull(raw) {
@@ -34,7 +35,7 @@ func Canonical(c schema.Column, raw []byte) (text string, null bool) {
 	return string(appendCanonical(nil, c.Type, raw)), false
 }
 
-// appendCanonical appends the canonical text of a value that is not null.
+// appendCanonical appends the canonical text of a value that is not NULL.
 func appendCanonical(dst []byte, t schema.Type, raw []byte) []byte {
 	if rawjson.Valid(raw) != nil {
 		return append(append(dst, 0), raw...) // canonical texts have no U+0000
@@ -73,8 +74,8 @@ func appendBoolean(dst, text []byte) ([]byte, bool) {
 	return dst, false
 }
 
-// appendText appends text. It replaces each run of characters that are not portable by one
-// U+FFFD.
+// appendText appends text, with each run of characters that some destination cannot hold replaced
+// by one U+FFFD.
 func appendText(dst, text []byte) []byte {
 	if portable(text) {
 		return append(dst, text...)
@@ -95,7 +96,7 @@ func appendText(dst, text []byte) []byte {
 	return dst
 }
 
-// portable reports whether every destination can hold the text.
+// portable reports whether every destination can hold text unchanged.
 func portable(text []byte) bool {
 	return utf8.Valid(text) && bytes.IndexByte(text, 0) < 0 && !bytes.Contains(text, []byte("\ufffd"))
 }

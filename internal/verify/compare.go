@@ -14,51 +14,52 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Examples is the largest number of rows of each kind that a Report names.
+// Examples is the maximum number of rows of each kind that a Report names.
 const Examples = 10
 
-// Report is the result of a comparison of two sets of rows of a table. It contains keys and
-// names of columns, and no other values.
+// Report is the result of a comparison of two sets of rows of a table. Of the rows' values, it
+// contains only keys.
 type Report struct {
 	Table     string
 	Want, Got int64 // number of rows on each side
 	Missing   int64 // rows of Want that Got lacks
-	Extra     int64 // rows of Got that Want lacks, and repeated rows of a key
-	Different int64 // rows that differ between both sides
+	Extra     int64 // rows of Got that Want lacks, or whose key Got repeats
+	Different int64 // rows whose values differ between the sides
 
-	// Columns counts the different rows by column.
+	// Columns is the number of rows that differ in a column, by column name.
 	Columns map[string]int64
-	// These are the first rows of each kind, at most Examples.
+	// These fields name the first rows of each kind, up to Examples.
 	MissingKeys, ExtraKeys []string
 	Differences            []Difference
 
-	// Error is why the rows could not be compared; "" if they were.
+	// Error is the reason why the rows could not be compared, or "" if they were compared.
 	Error string `json:",omitempty"`
 
-	// Suspects are the rows that are not equal; nil if there are more than MaxSuspects.
+	// Suspects are the rows that are not equal, or nil if there are more than MaxSuspects.
 	Suspects *Suspects `json:"-"`
 }
 
-// Suspects are rows that were unequal, with their checksums on both sides.
+// Suspects are the rows that a comparison found unequal, with their checksums on both sides.
 type Suspects struct {
 	rows  map[uint64]sides // by the hash of their key
 	moved int
 }
 
-// sides are a row's checksums on both sides; 0 if a side has no such row.
+// sides are a row's checksums on both sides. The checksum is 0 if the side has no such row.
 type sides struct{ want, got uint64 }
 
-// MaxSuspects bounds the number of Suspects. Each takes about 24 bytes.
+// MaxSuspects is the maximum number of rows in Suspects. Each row takes about 24 bytes.
 const MaxSuspects = 100_000
 
-// Len returns the number of rows.
+// Len returns the number of suspect rows.
 func (s *Suspects) Len() int { return len(s.rows) }
 
-// Moved returns the number of rows that have changed on either side since the previous comparison,
-// or were not part of it. These may become equal later.
+// Moved returns the number of suspect rows that have changed on either side since the previous
+// comparison, or were not part of that comparison. These rows may become equal later.
 func (s *Suspects) Moved() int { return s.moved }
 
-// Difference is one row that differs between both sides.
+// Difference names one row whose values differ between the sides, and the columns in which they
+// differ.
 type Difference struct {
 	Key     string
 	Columns []string
@@ -97,11 +98,12 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// Compare compares the rows of t that want and got yield, by column slot of t. If among is not
-// nil, only its rows can be unequal: other rows were equal in an earlier comparison, and have
-// changed since. If rows of want share a key, the last one counts. Compare reads each side once. For
-// each row of want it keeps the key and a checksum per column: about 45 bytes, and one byte per
-// column. Rows count as equal if their 64-bit hashes are.
+// Compare compares the rows of t that want and got yield, with values by column slot. If among is
+// not nil, only the rows in among can be unequal. All other rows count as equal: they were equal in
+// an earlier comparison, so a difference shows only that they have changed since. If several rows
+// of want share a key, the last one counts. Compare reads each side once. For each row of want, it
+// keeps the key and a checksum per column, which take about 45 bytes plus one byte per column. Rows
+// count as equal if their 64-bit hashes are equal.
 func Compare(ctx context.Context, t *schema.Table, among *Suspects, want, got iter.Seq2[*change.Row, error]) (Report, error) {
 	c := tableComparison{
 		report: Report{Table: t.Name, Columns: make(map[string]int64), Suspects: &Suspects{rows: make(map[uint64]sides)}},
@@ -119,10 +121,10 @@ func Compare(ctx context.Context, t *schema.Table, among *Suspects, want, got it
 	return c.report, nil
 }
 
-// tableComparison is one call of Compare.
+// tableComparison is the state of one call of Compare.
 type tableComparison struct {
 	report Report
-	among  *Suspects // nil: all rows
+	among  *Suspects // nil for all rows
 	index  *index
 	digest digest
 }
@@ -167,7 +169,8 @@ func (c *tableComparison) checkGot() {
 	r.markSeen()
 }
 
-// suspect records an unequal row as a suspect. It reports whether the row counts.
+// suspect records an unequal row as a suspect. It reports whether the row counts as unequal, which
+// is false for rows outside among.
 func (c *tableComparison) suspect(key []byte, now sides) bool {
 	hash := xxhash.Sum64(key)
 	var before sides
@@ -218,12 +221,12 @@ func (c *tableComparison) addMissing() {
 	}
 }
 
-// digest is the key and the checksums of a row.
+// digest holds the key and the checksums of the current row.
 type digest struct {
 	table  *schema.Table
-	key    []byte // the canonical texts of the key columns, each after its length
+	key    []byte // the canonical texts of the key columns, each preceded by its length
 	sum    uint64 // of the whole row
-	checks []byte // of each column, the low byte of its hash
+	checks []byte // the low byte of each column's hash
 	text   []byte
 	sums   []byte
 }
@@ -231,7 +234,7 @@ type digest struct {
 func (d *digest) of(row *change.Row) {
 	d.key, d.sums = d.key[:0], d.sums[:0]
 	for slot, c := range d.table.Columns {
-		// A value begins with a byte, which distinguishes an empty value from NULL.
+		// A value starts with an extra byte, which distinguishes an empty value from NULL.
 		d.text = d.text[:0]
 		if !row.IsNull(slot) {
 			d.text = appendCanonical(append(d.text, 1), c.Type, row.Value(slot))
@@ -249,10 +252,11 @@ func (d *digest) of(row *change.Row) {
 
 func (d *digest) keyText() string { return keyText(d.key) }
 
-// maxKeyText bounds the part of a key that a report quotes, in bytes per column.
+// maxKeyText is the maximum length of a key column's value in a report, in bytes.
 const maxKeyText = 80
 
-// keyText returns a key in readable form.
+// keyText returns a digest's key in readable form: the values of the key columns, separated by
+// slashes. Values with special characters are quoted, and long values are cut to maxKeyText.
 func keyText(key []byte) string {
 	var parts []string
 	for len(key) > 0 {

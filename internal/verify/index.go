@@ -7,25 +7,27 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// index keeps one record per key, in large blocks without pointers. The garbage collector need not
-// scan them.
+// index keeps one record per key. The records are in large blocks without pointers, so the garbage
+// collector does not scan them.
 type index struct {
 	columns int
 	blocks  [][]byte
-	// slots is an open-addressing table. Its length is a power of two. A slot is 0, or the
-	// record's address plus 1 below the top bits of the key's hash.
+	// slots is an open-addressing table. Its length is a power of two. An empty slot is 0. Any
+	// other slot holds the top bits of the key's hash, and in its low addressBits the record's
+	// address plus 1.
 	slots []uint64
 	count int
 }
 
-// rowRecord is one byte that is set once the other side has the key, eight bytes of the row's sum,
-// one byte per column, the key's length, and the key.
+// rowRecord is the record of one row. Its bytes are: one byte that is 1 once the other side has the
+// key, eight bytes of the row's sum, one byte per column, the key's length as a varint, and the
+// key. The slice may extend beyond the record.
 type rowRecord struct {
 	bytes   []byte
 	columns int
 }
 
-// An address is a block's index and an offset in the block.
+// An address consists of a block's index and, in the low offsetBits, an offset in the block.
 const (
 	offsetBits  = 20
 	addressBits = 44
@@ -58,7 +60,7 @@ func (x *index) at(slot uint64) rowRecord {
 	return rowRecord{x.blocks[address>>offsetBits][address&(1<<offsetBits-1):], x.columns}
 }
 
-// find returns the slot of key. It is empty if there is no record.
+// find returns the slot of key, which is empty if there is no record of key.
 func (x *index) find(key []byte, hash uint64) *uint64 {
 	mask := uint64(len(x.slots) - 1)
 	for i := hash & mask; ; i = (i + 1) & mask {
@@ -69,7 +71,7 @@ func (x *index) find(key []byte, hash uint64) *uint64 {
 	}
 }
 
-// get returns the record of key.
+// get returns the record of key, and reports whether there is one.
 func (x *index) get(key []byte) (rowRecord, bool) {
 	if s := *x.find(key, xxhash.Sum64(key)); s != 0 {
 		return x.at(s), true
@@ -77,7 +79,8 @@ func (x *index) get(key []byte) (rowRecord, bool) {
 	return rowRecord{}, false
 }
 
-// put stores a row and reports whether its key is new.
+// put stores the record of a row, and reports whether its key is new. It replaces an earlier record
+// of the key.
 func (x *index) put(key []byte, sum uint64, checks []byte) bool {
 	hash := xxhash.Sum64(key)
 	s := x.find(key, hash)
@@ -109,7 +112,7 @@ func (x *index) add(key []byte, sum uint64, checks []byte) uint64 {
 	return address
 }
 
-// grow doubles the table.
+// grow doubles the number of slots.
 func (x *index) grow() {
 	old := x.slots
 	x.slots = make([]uint64, 2*len(old))
@@ -121,7 +124,7 @@ func (x *index) grow() {
 	}
 }
 
-// records yields every record in the order of put.
+// records yields every record, in the order in which put first stored the keys.
 func (x *index) records() iter.Seq[rowRecord] {
 	return func(yield func(rowRecord) bool) {
 		for _, block := range x.blocks {

@@ -2,7 +2,8 @@ package verify
 
 import "time"
 
-// appendInstant appends a date-time in UTC with six digits of a second.
+// appendInstant parses text as a date-time, and appends it in UTC, with six decimal places of a
+// second. It reports whether text is a date-time.
 func appendInstant(dst, text []byte) ([]byte, bool) {
 	t, ok := parseInstant(text)
 	if !ok {
@@ -11,8 +12,9 @@ func appendInstant(dst, text []byte) ([]byte, bool) {
 	return t.AppendFormat(dst, "2006-01-02T15:04:05.000000Z"), true
 }
 
-// parseInstant reads RFC 3339 and the variants that databases write: a blank for the T, an offset
-// without a colon or minutes, no offset, no time, years of more than four digits.
+// parseInstant parses an RFC 3339 date-time, or one of the variants that databases write: a space
+// in place of the T, an offset without a colon or without minutes, no offset, no time, or a year of
+// more than four digits.
 func parseInstant(text []byte) (time.Time, bool) {
 	p := clockReader{rest: text, ok: true}
 	year := p.number(4, 6)
@@ -41,19 +43,19 @@ func parseInstant(text []byte) (time.Time, bool) {
 	if date.Month() != time.Month(month) || date.Day() != day {
 		return time.Time{}, false
 	}
-	// A leap second is the first one of the next minute.
+	// A leap second counts as the first second of the next minute.
 	seconds := hour*3600 + minute*60 + second - offset
 	return date.Add(time.Duration(seconds)*time.Second + time.Duration(nanosecond)), true
 }
 
-// clockReader takes the parts of a date-time from the front of the text. ok becomes false at the
-// first missing part.
+// clockReader consumes a date-time from the front of rest, part by part. ok becomes false if an
+// expected part is missing.
 type clockReader struct {
 	rest []byte
 	ok   bool
 }
 
-// next takes one byte if it is in set.
+// next consumes one byte if the byte is in set, and reports whether it did.
 func (p *clockReader) next(set string) bool {
 	if len(p.rest) == 0 {
 		return false
@@ -69,7 +71,7 @@ func (p *clockReader) next(set string) bool {
 
 func (p *clockReader) expect(set string) { p.ok = p.next(set) && p.ok }
 
-// number takes at least low and at most high digits.
+// number consumes between low and high digits, and returns the number.
 func (p *clockReader) number(low, high int) int {
 	n, count := 0, 0
 	for count < high && len(p.rest) > 0 && p.rest[0]-'0' <= 9 {
@@ -81,7 +83,7 @@ func (p *clockReader) number(low, high int) int {
 	return n
 }
 
-// fraction takes the digits of a fraction of a second, and returns nanoseconds.
+// fraction consumes the digits of a fraction of a second, and returns the fraction in nanoseconds.
 func (p *clockReader) fraction() int {
 	n, scale, count := 0, 100_000_000, 0
 	for len(p.rest) > 0 && p.rest[0]-'0' <= 9 {
@@ -94,7 +96,8 @@ func (p *clockReader) fraction() int {
 	return n
 }
 
-// offset takes Z, ±hh, ±hhmm, ±hh:mm, ±hh:mm:ss, or nothing, and returns seconds east of UTC.
+// offset consumes an offset from UTC, and returns the offset in seconds east of UTC. The offset is
+// Z, ±hh, ±hhmm, ±hh:mm, ±hh:mm:ss, or nothing for UTC.
 func (p *clockReader) offset() int {
 	for p.next(" ") {
 		continue

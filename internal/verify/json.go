@@ -7,8 +7,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// appendJSON appends the canonical form of the valid JSON value at b[i] and
-// returns the index after it.
+// appendJSON appends the canonical form of the valid JSON value that starts at b[i], and returns
+// the index after the value.
 func appendJSON(dst, b []byte, i int) ([]byte, int) {
 	switch c := b[i]; {
 	case c == '{':
@@ -51,8 +51,8 @@ func appendArray(dst, b []byte, i int) ([]byte, int) {
 	return append(dst, ']'), i + 1
 }
 
-// memberSpan is the span of a member in the canonical text. Its name, with quotes, is in [start,
-// colon). Its value ends before end.
+// memberSpan is the position of an object member in the canonical text. The quoted name is in
+// [start, colon), and the value in [colon+1, end).
 type memberSpan struct{ start, colon, end int }
 
 func appendObject(dst, b []byte, i int) ([]byte, int) {
@@ -72,7 +72,7 @@ func appendObject(dst, b []byte, i int) ([]byte, int) {
 		m.colon = len(dst)
 		dst = append(dst, ':')
 		i = rawjson.SkipSpace(b, i)                            // to the colon
-		dst, i = appendJSON(dst, b, rawjson.SkipSpace(b, i+1)) // past it
+		dst, i = appendJSON(dst, b, rawjson.SkipSpace(b, i+1)) // past the colon
 		i = rawjson.SkipSpace(b, i)
 		m.end = len(dst)
 		members = append(members, m)
@@ -80,8 +80,8 @@ func appendObject(dst, b []byte, i int) ([]byte, int) {
 	return append(sortMembers(dst, open+1, members), '}'), i + 1
 }
 
-// sortMembers sorts the members in dst, from start on, by name. If members share a name, it keeps
-// the last one.
+// sortMembers sorts the object members in dst[start:] by name. Of members that share a name, it
+// keeps the last one.
 func sortMembers(dst []byte, start int, members []memberSpan) []byte {
 	byName := func(x, y memberSpan) int { return bytes.Compare(dst[x.start:x.colon], dst[y.start:y.colon]) }
 	ascending := true

@@ -5,16 +5,16 @@ import (
 	"strconv"
 )
 
-// exactDecimal is a number: its significant digits, without leading and trailing zeros, times a
-// power of ten. Zero has no digits.
+// exactDecimal is a decimal number of any size: its significant digits, as an integer without
+// leading and trailing zeros, times ten to the power of exponent. Zero has no digits.
 type exactDecimal struct {
 	negative bool
 	digits   []byte
 	exponent int
 }
 
-// parseDecimal reads a decimal number in any usual spelling, including leading zeros and a plus
-// sign.
+// parseDecimal parses a decimal number in any usual notation, including leading zeros and a plus
+// sign. It reports whether text is such a number.
 func parseDecimal(text []byte) (exactDecimal, bool) {
 	var d exactDecimal
 	if len(text) > 0 && (text[0] == '-' || text[0] == '+') {
@@ -60,14 +60,15 @@ func allDigits(text []byte) bool {
 	return true
 }
 
-// maxPlain bounds the zeros in the text of a number. A number with more gets a power of ten.
+// maxPlain is the maximum number of padding zeros in the canonical text of a number. A number that
+// needs more zeros is written with a power of ten.
 const maxPlain = 40
 
 func (d exactDecimal) append(dst []byte) []byte {
 	if d.negative {
 		dst = append(dst, '-')
 	}
-	switch point := len(d.digits) + d.exponent; { // digits before the decimal point
+	switch point := len(d.digits) + d.exponent; { // number of digits before the decimal point
 	case len(d.digits) == 0:
 		return append(dst, '0')
 	case d.exponent == 0:
@@ -84,7 +85,8 @@ func (d exactDecimal) append(dst []byte) []byte {
 	}
 }
 
-// plainInteger reports whether text is its own canonical form: an integer of at most maxBytes.
+// plainInteger reports whether text is an integer of at most maxBytes bytes that is already in
+// canonical form.
 func plainInteger(text []byte, maxBytes int) bool {
 	digits := bytes.TrimPrefix(text, []byte{'-'})
 	if len(digits) == 0 || len(text) > maxBytes || digits[0] == '0' {
@@ -93,7 +95,8 @@ func plainInteger(text []byte, maxBytes int) bool {
 	return allDigits(digits)
 }
 
-// appendExact appends the number by its exact value.
+// appendExact parses text as a number, and appends the canonical form of its exact value. It
+// reports whether text is a number.
 func appendExact(dst, text []byte) ([]byte, bool) {
 	if plainInteger(text, maxPlain) {
 		return append(dst, text...), true
@@ -108,8 +111,9 @@ func appendExact(dst, text []byte) ([]byte, bool) {
 // exactDigits is the number of decimal digits that every double preserves.
 const exactDigits = 15
 
-// appendNumber appends the shortest decimal of the number's nearest double. It appends the exact
-// value of an integer that no double holds.
+// appendNumber parses text as a number, and appends the shortest decimal of the nearest double. For
+// an integer that no double holds, it appends the canonical form of the exact value instead. It
+// reports whether text is a number.
 func appendNumber(dst, text []byte) ([]byte, bool) {
 	if plainInteger(text, exactDigits) {
 		return append(dst, text...), true
@@ -126,8 +130,9 @@ func appendNumber(dst, text []byte) ([]byte, bool) {
 	return d.append(dst), true
 }
 
-// heldBy reports whether d, whose nearest double is f, is a fraction, the value of f, or the
-// shortest decimal of f.
+// heldBy reports whether the double f can represent d in comparisons. The parameter f is the
+// nearest double to d. The result is true if d is a fraction, the exact value of f, or the shortest
+// decimal of f.
 func (d exactDecimal) heldBy(f float64) bool {
 	if d.exponent < 0 {
 		return true

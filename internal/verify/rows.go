@@ -12,7 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Rows yields row objects of t as rows by column slot. A row is valid until the next iteration.
+// Rows splits the row objects in images into the columns of t, and yields each as a row by column
+// slot. A row is valid until the next iteration.
 func Rows(t *schema.Table, images iter.Seq[json.RawMessage]) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		s, n := change.NewSplitter(t), 0
@@ -30,8 +31,8 @@ func Rows(t *schema.Table, images iter.Seq[json.RawMessage]) iter.Seq2[*change.R
 	}
 }
 
-// Lines yields the rows of t that r contains as NDJSON, one row object per line. It skips empty
-// lines. A row is valid until the next iteration.
+// Lines yields the rows of t that r contains as NDJSON, with one row object per line. It skips
+// empty lines. A row is valid until the next iteration.
 func Lines(t *schema.Table, r io.Reader) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		var failed error
@@ -46,8 +47,8 @@ func Lines(t *schema.Table, r io.Reader) iter.Seq2[*change.Row, error] {
 	}
 }
 
-// nonEmptyLines yields the lines of r that are not empty. The next line overwrites the memory of a
-// line. If an error ends the lines early, it is stored in failed.
+// nonEmptyLines yields the lines of r that are not empty. Each line overwrites the memory of the
+// previous line. If reading fails, nonEmptyLines stores the error in failed.
 func nonEmptyLines(r io.Reader, failed *error) iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		in := bufio.NewReaderSize(r, 1<<16)

@@ -9,32 +9,33 @@ import (
 	"strings"
 )
 
-// Claim is eds's own report on whether its destination is complete. Only this file
-// knows the format of that report.
+// Claim is eds's own report of whether its destination is complete. Only this file depends on the
+// format of that report.
 type Claim struct {
-	// Tables are the tables that eds reports as not complete.
+	// Tables holds the tables that eds reports as incomplete, with their remedies.
 	Tables map[string]Remedy
-	// Whole is set if eds reports the whole destination as not complete.
+	// Whole is not nil if eds reports the whole destination as incomplete.
 	Whole *Remedy
-	// Alarms are the other reasons why eds is unhealthy.
+	// Alarms lists all other reasons why eds is unhealthy.
 	Alarms []string
-	// Unverified says why eds cannot check that the destination is complete; "" if it
-	// can. It is a warning, no alarm.
+	// Unverified is the reason why eds cannot check that the destination is complete, or "" if eds
+	// can. It is a warning, not an alarm.
 	Unverified string
-	// Running is set if the server follows the stream.
+	// Running is true if the server is following the stream.
 	Running bool
 }
 
-// Remedy says why something is not complete, and which command fixes it.
+// Remedy is a reason why something is incomplete, and the command that fixes it.
 type Remedy struct {
 	Reason  string
-	Command string // "" if eds gives none
+	Command string // "" if eds prints no command
 }
 
 // Silent reports whether eds reports no problem at all.
 func (c Claim) Silent() bool { return len(c.Tables) == 0 && c.Whole == nil && len(c.Alarms) == 0 }
 
-// Names returns the tables that c reports as not complete. All lists the shop's tables.
+// Names returns the sorted names of the tables that c reports as incomplete. The parameter all
+// lists the shop's tables.
 func (c Claim) Names(all []string) []string {
 	if c.Whole != nil {
 		return slices.Sorted(slices.Values(all))
@@ -42,7 +43,7 @@ func (c Claim) Names(all []string) []string {
 	return slices.Sorted(maps.Keys(c.Tables))
 }
 
-// Remedies returns the remedies, one per command.
+// Remedies returns the remedies in c, with one remedy per distinct command.
 func (c Claim) Remedies() []Remedy {
 	if c.Whole != nil {
 		return []Remedy{*c.Whole}
@@ -82,7 +83,7 @@ func (c Claim) String() string {
 	return b.String()
 }
 
-// statusReport is the output of eds status --json, or the body of the health port.
+// statusReport is the JSON output of eds status --json, or the body of the health endpoint.
 type statusReport struct {
 	health
 	Health health           `json:"health"`
@@ -101,14 +102,14 @@ type reason struct {
 	Message   string `json:"message"`
 }
 
-// state is the state of a table. Releases without states leave it out.
+// state is the state of one table. Releases without table states omit it.
 type state struct {
 	State   string `json:"state"`
 	Reason  string `json:"reason"`
 	Command string `json:"command"`
 }
 
-// ReadClaim reads the output of eds status --json, or the body of the health port.
+// ReadClaim parses the output of eds status --json, or the body of the health endpoint.
 func ReadClaim(text []byte) (Claim, error) {
 	var a statusReport
 	if err := json.Unmarshal(text, &a); err != nil {
@@ -119,7 +120,7 @@ func ReadClaim(text []byte) (Claim, error) {
 		switch t.State {
 		case "behind", "missing", "incomplete":
 			r := Remedy{t.State + ": " + t.Reason, t.Command}
-			if name == "*" { // all tables without a state of their own
+			if name == "*" { // represents all tables that have no state themselves
 				c.Whole = &r
 			}
 			c.Tables[name] = r
@@ -136,8 +137,8 @@ func ReadClaim(text []byte) (Claim, error) {
 	return c, nil
 }
 
-// ReadLog reads the log of a server that has exited, one JSON object per line, and
-// reports its last error.
+// ReadLog parses the log of a server that has exited, which has one JSON object per line. The
+// claim reports the last error in that log.
 func ReadLog(text string) Claim {
 	last := "the server has exited and its log has no error"
 	for line := range strings.Lines(text) {
@@ -155,9 +156,9 @@ func ReadLog(text string) Claim {
 	return c
 }
 
-// addReason adds a reason of ill health. If eds has no states of tables, a reason
-// that asks for an import is about the tables that it is to import, or else about the
-// whole destination.
+// addReason adds a reason why eds is unhealthy. If eds reports no table states, and the reason
+// contains an import command, the reason concerns the tables that the command imports. If that
+// command names no tables, it concerns the whole destination.
 func (c *Claim) addReason(reason string) {
 	command := commandIn(reason)
 	only := onlyTables.FindStringSubmatch(command)
@@ -178,7 +179,7 @@ var onlyTables = regexp.MustCompile(`--only[ =](\S+)`)
 
 var command = regexp.MustCompile(`\beds (?:import|accept-gap [\w-]+)\b(?: --?[a-zA-Z-]+(?:[ =][\w,.:+]+)?)*`)
 
-// commandIn returns the command that a message tells the operator to run, or "".
+// commandIn returns the command that a message recommends to the operator, or "" if there is none.
 func commandIn(message string) string {
 	if found := command.FindString(message); found != "" {
 		return found

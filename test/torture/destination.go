@@ -11,27 +11,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Destination is a database that a schedule damages while eds writes to it. To
-// torture another one, implement this interface and add it to Destinations.
+// Destination is a database that a schedule damages while eds writes to it. To torture another
+// database, implement this interface and add the implementation to Destinations.
 type Destination interface {
-	// URL never changes.
+	// URL returns the URL of the database, which never changes.
 	URL() string
-	// Copy makes a consistent copy of everything, and returns its name.
+	// Copy makes a consistent copy of the whole database, and returns the name of the copy.
 	Copy(ctx context.Context) (string, error)
-	// Restore replaces everything with a copy, which can be restored again.
+	// Restore replaces the whole database with the copy of the given name. The copy is kept, so it
+	// can be restored again.
 	Restore(ctx context.Context, name string) error
-	// Empty drops every table, those of eds included.
+	// Empty drops every table, including the tables of eds itself.
 	Empty(ctx context.Context) error
-	// Drop drops a table, if it exists. Truncate deletes its rows, if it exists.
+	// Drop drops a table, and Truncate deletes the rows of a table. Both do nothing if the table
+	// does not exist.
 	Drop(ctx context.Context, table string) error
 	Truncate(ctx context.Context, table string) error
-	// Read calls f with a reader of the rows, which is good until f returns. A table
-	// that does not exist has no rows.
+	// Read calls f with a reader for the rows. The reader is valid until f returns. A table that
+	// does not exist has no rows.
 	Read(ctx context.Context, f func(sink.Reader) error) error
 }
 
-// Destinations returns a function that starts each destination, by name. A
-// destination keeps its files in dir, and is removed at the end of the test.
+// Destinations returns a function for each kind of destination, keyed by name. The function starts
+// a destination that keeps its files in dir and is removed at the end of the test.
 func Destinations() map[string]func(t *testing.T, dir string) Destination {
 	return map[string]func(*testing.T, string) Destination{
 		"postgres": newPostgres,
@@ -39,7 +41,7 @@ func Destinations() map[string]func(t *testing.T, dir string) Destination {
 	}
 }
 
-// reader reads rows with the driver of eds, as eds verify does.
+// reader reads rows with the driver of eds, in the same way as eds verify.
 type reader struct{ url string }
 
 func (r reader) Read(ctx context.Context, f func(sink.Reader) error) error {
@@ -50,7 +52,7 @@ func (r reader) Read(ctx context.Context, f func(sink.Reader) error) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = s.Close(context.WithoutCancel(ctx)) }() // nothing was written
+	defer func() { _ = s.Close(context.WithoutCancel(ctx)) }() // an error does not matter, because nothing was written
 	if s.Reader == nil {
 		return fmt.Errorf("the rows of %T cannot be read", s)
 	}

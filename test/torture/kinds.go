@@ -7,13 +7,14 @@ import (
 	"strings"
 )
 
-// Kind is one kind of fault, or of an operator's work.
+// Kind is a kind of fault, or a kind of work by an operator.
 type Kind struct {
 	Name string
-	plan func(*planner) // adds the steps
+	plan func(*planner) // adds the steps of the kind to the schedule
 }
 
-// Kinds returns every kind. Schedules depend on their order.
+// Kinds returns all kinds. Do not reorder them, because the schedule of a seed depends on the
+// order.
 func Kinds() []Kind {
 	now := func(a Action) func(*planner) {
 		return func(p *planner) { p.do(Step{Action: a}) }
@@ -80,8 +81,8 @@ func Kinds() []Kind {
 	}
 }
 
-// Enabled returns the kinds for a round on a destination: all except known faults,
-// alone or combined.
+// Enabled returns the kinds for a round on a destination. It omits known faults, both single kinds
+// and combinations.
 func Enabled(destination string, seed uint64) []Kind {
 	random := rand.New(rand.NewPCG(seed, 1))
 	var out []string
@@ -98,8 +99,8 @@ func Enabled(destination string, seed uint64) []Kind {
 	return slices.DeleteFunc(Kinds(), func(k Kind) bool { return slices.Contains(out, k.Name) })
 }
 
-// Share deals all enabled kinds to rounds on the destinations, and returns those of
-// destination number i. No round has kinds that have to be kept apart.
+// Share distributes all enabled kinds among one round per destination, and returns the kinds for
+// destination number i. No round gets kinds that have to be kept apart.
 func Share(destinations []string, i int, seed uint64) []Kind {
 	var share []Kind
 	dealt := 0
@@ -113,7 +114,7 @@ func Share(destinations []string, i int, seed uint64) []Kind {
 		turn, together := 0, false
 		for _, known := range KnownFaults() {
 			if at := slices.Index(strings.Split(known.Apart, ","), k.Name); at >= 0 {
-				turn, together = min(at, 1), true // the first one here, the others there
+				turn, together = min(at, 1), true // the first kind goes to one destination, the others to another
 			}
 		}
 		if !together {
@@ -127,7 +128,7 @@ func Share(destinations []string, i int, seed uint64) []Kind {
 	return share
 }
 
-// Named returns the kinds that names lists, separated by commas.
+// Named returns the kinds whose names are listed in names, separated by commas.
 func Named(names string) ([]Kind, error) {
 	var chosen []Kind
 	for name := range strings.SplitSeq(names, ",") {
@@ -149,7 +150,7 @@ func kindOf(name string) (Kind, error) {
 	return all[i], nil
 }
 
-// Names returns the names of the kinds, as Named reads them.
+// Names returns the names of the kinds, separated by commas, as Named parses them.
 func Names(kinds []Kind) string {
 	names := make([]string, len(kinds))
 	for i, k := range kinds {

@@ -2,22 +2,22 @@ package torture
 
 import "slices"
 
-// KnownFault is a kind of fault that eds does not survive yet. Schedules leave it
-// out until it is removed from the list.
+// KnownFault is a kind of fault that eds does not survive yet. Schedules omit a kind as long as it
+// is in the list of known faults.
 type KnownFault struct {
 	Kind string
-	// Apart lists kinds that together have the same effect, separated by commas. A
-	// round has either the first one or the others.
+	// Apart lists kinds that have the same effect when combined, separated by commas. A round uses
+	// either the first of these kinds or the others, never both.
 	Apart string
-	On    string // the destination; "" for all
-	Seed  uint64 // a round of this kind alone that fails
-	// Symptom says how that round fails.
+	On    string // the affected destination, or "" for all
+	Seed  uint64 // seed of a round with only this kind that fails
+	// Symptom is the way in which that round fails.
 	Symptom Symptom
-	// Needs names the missing feature of eds.
+	// Needs describes what eds lacks to survive the fault.
 	Needs string
 }
 
-// KnownFaults returns the list, one line per kind and destination.
+// KnownFaults returns the list of known faults, with one entry per kind and destination.
 func KnownFaults() []KnownFault {
 	return []KnownFault{
 		{"truncate-table", "", "", 1, Silence, "a table that gets rows again before the next look is not seen empty: only eds " +
@@ -33,7 +33,7 @@ func KnownFaults() []KnownFault {
 	}
 }
 
-// knownOn returns the known faults on a destination.
+// knownOn returns the known faults that affect a destination.
 func knownOn(destination string) []KnownFault {
 	return slices.DeleteFunc(KnownFaults(), func(k KnownFault) bool { return k.On != "" && k.On != destination })
 }

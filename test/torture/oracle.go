@@ -12,10 +12,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-// Symptom is a way to break the promise.
+// Symptom is a way in which eds breaks its promise; see brokenPromise.
 type Symptom string
 
-// The symptoms.
+// These are all symptoms.
 const (
 	Silence     Symptom = "the destination is wrong and eds reports no problem"
 	Unverified  Symptom = "the destination is wrong, and eds only warns that it cannot check"
@@ -29,7 +29,7 @@ const (
 	Refused     Symptom = "a command of eds failed"
 )
 
-// Failure is a broken promise.
+// Failure reports that eds broke its promise.
 type Failure struct {
 	Symptom Symptom
 	Detail  string
@@ -37,8 +37,8 @@ type Failure struct {
 
 func (f *Failure) Error() string { return string(f.Symptom) + ": " + f.Detail }
 
-// suspects are tables that may have lost changes in a way that eds cannot see in detail. eds may
-// name them although they are equal.
+// suspects is the set of tables that may have lost changes in a way that eds cannot detect
+// precisely. eds may report such tables as incomplete even if they are equal to the shop's.
 type suspects struct {
 	all   bool
 	names []string
@@ -50,15 +50,15 @@ func (s suspects) with(other suspects) suspects {
 
 func (s suspects) has(table string) bool { return s.all || slices.Contains(s.names, table) }
 
-// observation is the state at one moment, while the shop rests.
+// observation is the state at one moment while the shop makes no changes.
 type observation struct {
-	tables  []string // of the shop
-	drained bool     // the consumer has nothing pending
+	tables  []string // all tables of the shop
+	drained bool     // the consumer has no pending or unacknowledged messages
 	reports []verify.Report
 	claim   Claim
 }
 
-// differing returns the tables that are not equal to the shop's.
+// differing returns the tables in the destination that are not equal to the shop's.
 func (o observation) differing() []string {
 	var names []string
 	for _, r := range o.reports {
@@ -69,10 +69,11 @@ func (o observation) differing() []string {
 	return names
 }
 
-// brokenPromise returns how o breaks the promise, or nil. Either the destination equals the
-// shop and eds reports no problem, or eds names every table that differs, nothing
-// else except suspects, and a command for each. While eds reports that it does not
-// follow the stream because of some tables, the others may differ too.
+// brokenPromise returns the way in which o breaks the promise of eds, or nil if it does not. There
+// are two ways to keep the promise. Either the destination equals the shop and eds reports no
+// problem. Or eds reports every differing table, with a command for each, and no other tables
+// except suspects. While eds reports that it does not follow the stream because of some tables,
+// other tables may differ without being reported.
 func brokenPromise(o observation, may suspects) *Failure {
 	differing, named := o.differing(), o.claim.Names(o.tables)
 	fail := func(s Symptom, format string, args ...any) *Failure {
@@ -114,7 +115,7 @@ func without(names []string, drop func(string) bool) []string {
 
 func list(names []string) string { return strings.Join(names, ", ") }
 
-// compare compares every table of the shop with the rows of a destination, cell by cell.
+// compare compares every table of the shop with the rows of a destination, value by value.
 func compare(ctx context.Context, s *shop.Shop, destination sink.Reader) ([]verify.Report, error) {
 	var reports []verify.Report
 	model, tables := s.Snapshot(), make(map[string]*schema.Table)

@@ -15,12 +15,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// postgres is a database of the shared test server. Copies are databases beside
-// it, with the same object ids, like a physical standby.
+// postgres is a database on the shared test server. Its copies are other databases on that server.
+// They have the same object ids, as in a physical standby.
 type postgres struct {
 	reader
 	name   string
-	server string // URL of another database, for statements about this one
+	server string // URL of another database, for statements that affect this database
 	copies int
 }
 
@@ -48,7 +48,7 @@ func (p *postgres) URL() string { return p.url }
 
 func (p *postgres) copyName(n int) string { return fmt.Sprintf("%s_copy_%d", p.name, n) }
 
-// Copy disconnects eds: PostgreSQL copies a database only if it has no connections.
+// Copy disconnects eds, because PostgreSQL copies a database only while it has no connections.
 func (p *postgres) Copy(ctx context.Context) (string, error) {
 	p.copies++
 	name := p.copyName(p.copies)
@@ -59,7 +59,7 @@ func (p *postgres) clone(ctx context.Context, from, to string) error {
 	return p.exclusive(ctx, from, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", to, from))
 }
 
-// Restore swaps the databases in one transaction, so that eds always finds one.
+// Restore swaps the databases in one transaction, so that a database with the name always exists.
 func (p *postgres) Restore(ctx context.Context, name string) error {
 	p.copies++
 	restored := p.copyName(p.copies)
@@ -85,14 +85,14 @@ func (p *postgres) Drop(ctx context.Context, table string) error {
 
 func (p *postgres) Truncate(ctx context.Context, table string) error {
 	err := p.execute(ctx, p.url, "DELETE FROM "+pgx.Identifier{table}.Sanitize())
-	if e := new(pgconn.PgError); errors.As(err, &e) && e.Code == "42P01" { // there is no such table
+	if e := new(pgconn.PgError); errors.As(err, &e) && e.Code == "42P01" { // the table does not exist
 		return nil
 	}
 	return err
 }
 
-// exclusive executes statements that need a database without connections. It ends
-// the connections, and tries again if a new one was faster.
+// exclusive executes statements that require a database without connections. It terminates all
+// connections first, and retries if a client reconnects before the statements run.
 func (p *postgres) exclusive(ctx context.Context, database, statements string) error {
 	return retryOn(ctx, "55006", func() error {
 		return p.execute(ctx, p.server, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '%s'",
@@ -100,8 +100,7 @@ func (p *postgres) exclusive(ctx context.Context, database, statements string) e
 	})
 }
 
-// execute runs each text of statements, on a new connection, and again if it loses
-// a deadlock with eds.
+// execute runs each of the texts on one new connection. It retries if eds wins a deadlock.
 func (p *postgres) execute(ctx context.Context, database string, texts ...string) error {
 	return retryOn(ctx, "40P01", func() error {
 		conn, err := pgx.Connect(ctx, database)
@@ -118,7 +117,7 @@ func (p *postgres) execute(ctx context.Context, database string, texts ...string
 	})
 }
 
-// retryOn calls f until it returns no error of the given code, or ctx is done.
+// retryOn calls f again while f returns an error with the given SQLSTATE code and ctx is not done.
 func retryOn(ctx context.Context, code string, f func() error) error {
 	for {
 		err := f()

@@ -9,30 +9,31 @@ import (
 )
 
 const (
-	// rate is how many changes the shop makes in a second.
+	// rate is the number of changes per second that the shop makes.
 	rate = 300
-	// chunk is how many it makes at once, at least.
+	// chunk is the number of changes that the shop is asked to make at once. It may make a few
+	// more.
 	chunk = 5
 )
 
-// pump makes the shop work, up to a limit. The shop's changes depend only on its
-// seed and on the limits, not on time.
+// pump makes the shop work, up to a limit of changes. The shop's changes depend only on its seed
+// and the limits, not on time.
 type pump struct {
 	hq   *devhq.HQ
 	turn sync.Mutex // held while the shop works
 
 	mu      sync.Mutex
-	made    uint64        // changes
-	extra   uint64        // changes that do not count towards the limit
-	base    uint64        // changes before the stream was created
-	limit   uint64        // of made
-	err     error         // why the shop cannot work
+	made    uint64        // number of changes that count towards the limit
+	extra   uint64        // number of changes that do not count towards the limit
+	base    uint64        // number of changes made before the stream was created
+	limit   uint64        // maximum of made
+	err     error         // the reason why the shop cannot work
 	changed chan struct{} // closed at every change of these fields
 }
 
 func newPump(h *devhq.HQ) *pump { return &pump{hq: h, changed: make(chan struct{})} }
 
-// run works until ctx is done.
+// run makes changes until ctx is done or the shop fails.
 func (p *pump) run(ctx context.Context) {
 	due := time.Now()
 	for {
@@ -70,7 +71,7 @@ func (p *pump) work(ctx context.Context) (int, error) {
 	return made, err
 }
 
-// burst makes changes at once that do not count towards the limit.
+// burst immediately makes n changes that do not count towards the limit.
 func (p *pump) burst(ctx context.Context, n uint64) error {
 	p.turn.Lock()
 	defer p.turn.Unlock()
@@ -79,7 +80,7 @@ func (p *pump) burst(ctx context.Context, n uint64) error {
 	return err
 }
 
-// evolve changes the schema.
+// evolve changes the schema, and returns a description of the change.
 func (p *pump) evolve(ctx context.Context) (string, error) {
 	p.turn.Lock()
 	defer p.turn.Unlock()
@@ -96,7 +97,8 @@ func (p *pump) evolve(ctx context.Context) (string, error) {
 	return what, err
 }
 
-// recreate deletes and creates the stream, and returns the last sequence of the old one.
+// recreate deletes the stream and creates it again. It returns the last sequence of the old
+// stream.
 func (p *pump) recreate(ctx context.Context) (last uint64, err error) {
 	p.turn.Lock()
 	defer p.turn.Unlock()
@@ -108,21 +110,21 @@ func (p *pump) recreate(ctx context.Context) (last uint64, err error) {
 	return last, nil
 }
 
-// sequence returns the sequence of the last message of the stream.
+// sequence returns the sequence of the last message in the stream.
 func (p *pump) sequence() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.made + p.extra - p.base
 }
 
-// count returns how many changes count towards the limit so far.
+// count returns the number of changes so far that count towards the limit.
 func (p *pump) count() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.made
 }
 
-// set calls f, which changes the fields.
+// set calls f, which changes the pump's fields, with the lock held.
 func (p *pump) set(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -131,13 +133,14 @@ func (p *pump) set(f func()) {
 	p.changed = make(chan struct{})
 }
 
-// until sets the limit, and waits until n changes are made.
+// until raises the limit to at least the parameter limit, and waits until the shop has made n
+// changes.
 func (p *pump) until(ctx context.Context, n, limit uint64) error {
 	p.set(func() { p.limit = max(p.limit, limit) })
 	return p.await(ctx, func() bool { return p.made >= n })
 }
 
-// await waits until holds, which it calls with the lock held, returns true.
+// await waits until the function holds returns true. It calls holds with the lock held.
 func (p *pump) await(ctx context.Context, holds func() bool) error {
 	for {
 		p.mu.Lock()

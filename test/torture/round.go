@@ -22,22 +22,22 @@ import (
 
 const (
 	serverID = "torture"
-	// ahead is how many changes the shop may make beyond the time of a step before the step is
-	// done.
+	// ahead is the number of changes that the shop may make after the time of a step before the
+	// step is done.
 	ahead = 200
-	// lag is how long a step waits for a server that applies the changes before it.
+	// lag is how long a step waits until the server has applied all earlier changes.
 	lag = 5 * time.Second
 )
 
-// Round runs one schedule on one destination.
+// Round runs one schedule on one destination. The caller sets the exported fields.
 type Round struct {
-	Program     string // eds
-	Dir         string // of all files, logs included
+	Program     string // path of the eds binary
+	Dir         string // directory for all files, including logs
 	Seed        uint64
 	Kinds       []Kind
 	Destination Destination
-	// Patience is how long eds may take to make the destination complete, or to say
-	// why it is not.
+	// Patience is the time limit for eds to make the destination complete, or to report why it is
+	// not complete.
 	Patience time.Duration
 
 	hq       *devhq.HQ
@@ -45,11 +45,11 @@ type Round struct {
 	service  *service
 	schedule Schedule
 
-	suspects suspects       // since the destination was last equal
-	lostAt   uint64         // when the stream last lost messages, in changes
-	copies   map[int]copied // by number
-	stalled  bool           // the server applies no changes
-	calm     *monitor       // until the first fault
+	suspects suspects       // suspects since the destination was last equal to the shop
+	lostAt   uint64         // when the stream last lost messages, as a number of changes
+	copies   map[int]copied // copies by number
+	stalled  bool           // the server is not applying changes
+	calm     *monitor       // watches the server until the first fault
 
 	began   time.Time
 	mu      sync.Mutex
@@ -60,11 +60,12 @@ type Round struct {
 // copied is a copy of the destination or of the data directory.
 type copied struct {
 	name     string
-	at       uint64   // when it was made, in changes
-	suspects suspects // then
+	at       uint64   // when the copy was made, as a number of changes
+	suspects suspects // suspects at that time
 }
 
-// Run runs the schedule. A *Failure is a fault of eds, any other error one of the test.
+// Run runs the schedule. If the error is a *Failure, eds is at fault; otherwise the test itself
+// has failed.
 func (r *Round) Run(ctx context.Context) (err error) {
 	r.began, r.copies = time.Now(), make(map[int]copied)
 	if err := os.MkdirAll(r.data(), 0o700); err != nil {
@@ -108,7 +109,7 @@ func (r *Round) Run(ctx context.Context) (err error) {
 	return r.run(ctx)
 }
 
-// run imports, starts the server, and carries out the steps.
+// run imports, starts the server, and executes the steps of the schedule.
 func (r *Round) run(ctx context.Context) error {
 	if err := r.operate(ctx, "eds import"); err != nil {
 		return err
@@ -133,8 +134,9 @@ func (r *Round) run(ctx context.Context) error {
 	return r.end(ctx)
 }
 
-// await waits for the time of a step: until the shop has made so many changes, and
-// the server, if it runs and makes progress, has applied them.
+// await waits for the time of step number i. It waits until the shop has made the required number
+// of changes. If the server is running and makes progress, await also waits until the server has
+// applied these changes.
 func (r *Round) await(ctx context.Context, i int) error {
 	at := r.schedule[i].At
 	limit := at + ahead
@@ -166,11 +168,11 @@ func (r *Round) await(ctx context.Context, i int) error {
 	return ctx.Err()
 }
 
-// refuses returns an error if eds asks for a remedy at its health port.
+// refuses returns an error if eds reports at its health endpoint that it needs a remedy.
 func (r *Round) refuses(ctx context.Context) error {
 	text, err := r.service.health(ctx)
 	if err != nil {
-		return nil // it is starting or exiting
+		return nil // the server is starting or exiting
 	}
 	if c, err := ReadClaim(text); err == nil && len(c.Remedies()) > 0 {
 		return errors.New("eds asks for a remedy")
@@ -178,8 +180,8 @@ func (r *Round) refuses(ctx context.Context) error {
 	return nil
 }
 
-// consumer returns the server's consumer; nil if there is none, or if NATS does not
-// answer.
+// consumer returns the server's consumer. It returns nil if the consumer does not exist or NATS
+// does not answer.
 func (r *Round) consumer(ctx context.Context) *jetstream.ConsumerInfo {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -190,7 +192,7 @@ func (r *Round) consumer(ctx context.Context) *jetstream.ConsumerInfo {
 	return all["eds-"+serverID]
 }
 
-// end stops the server and compares once more.
+// end stops the server, and compares the destination with the shop one last time.
 func (r *Round) end(ctx context.Context) error {
 	r.record("the end")
 	ctx, cancel := context.WithTimeout(ctx, r.Patience)
@@ -210,7 +212,7 @@ func (r *Round) end(ctx context.Context) error {
 	return err
 }
 
-// compare compares the destination with the shop.
+// compare compares the destination with the shop, table by table.
 func (r *Round) compare(ctx context.Context) (reports []verify.Report, err error) {
 	err = r.Destination.Read(ctx, func(rows sink.Reader) error {
 		reports, err = compare(ctx, r.hq.Shop(), rows)
@@ -221,8 +223,8 @@ func (r *Round) compare(ctx context.Context) (reports []verify.Report, err error
 
 func (r *Round) data() string { return filepath.Join(r.Dir, "data") }
 
-// configure writes the configuration into the data directory. The key is in the
-// environment.
+// configure writes a configuration file into the data directory. The API key is not in the file,
+// because the server gets it from the environment.
 func (r *Round) configure() error {
 	if err := os.MkdirAll(r.data(), 0o700); err != nil {
 		return err
@@ -230,8 +232,8 @@ func (r *Round) configure() error {
 	return os.WriteFile(filepath.Join(r.data(), "config.toml"), fmt.Appendf(nil, "url = %q\n", r.Destination.URL()), 0o600)
 }
 
-// operate runs a command like an operator. If the command fails because the server
-// has to be stopped first, operate stops the server meanwhile.
+// operate runs a command as an operator would. If the command requires that the server is stopped,
+// operate stops the server, runs the command again, and restarts the server.
 func (r *Round) operate(ctx context.Context, command string) error {
 	words := strings.Fields(command)
 	if len(words) < 2 || words[0] != "eds" {
@@ -239,7 +241,7 @@ func (r *Round) operate(ctx context.Context, command string) error {
 	}
 	args := words[1:]
 	if args[0] == "import" {
-		args = append(args, "--no-confirm") // there is no terminal
+		args = append(args, "--no-confirm") // no terminal is available for a confirmation
 	}
 	r.record("$ %s", command)
 	stdout, stderr, code, err := r.service.run(ctx, args...)
@@ -261,7 +263,8 @@ func (r *Round) operate(ctx context.Context, command string) error {
 	return nil
 }
 
-// record adds a line to the log of the round, with the time in seconds and in changes.
+// record adds an entry to the journal of the round. The entry starts with the elapsed seconds and
+// the number of changes.
 func (r *Round) record(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -272,7 +275,7 @@ func (r *Round) record(format string, args ...any) {
 	r.journal = append(r.journal, fmt.Sprintf("%8.3fs %6d  %s", time.Since(r.began).Seconds(), made, fmt.Sprintf(format, args...)))
 }
 
-// Report describes a failed round.
+// Report describes a failed round in detail. The parameter err is the error of Run.
 func (r *Round) Report(err error) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -293,7 +296,7 @@ func (r *Round) Report(err error) string {
 	return b.String()
 }
 
-// copyTree copies the regular files below a directory.
+// copyTree copies the directory from, with all regular files below it, to the directory to.
 func copyTree(to, from string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -317,13 +320,13 @@ func copyTree(to, from string) error {
 	})
 }
 
-// company returns the id of one of the companies.
+// company returns the id of a company, selected by the number n.
 func (r *Round) company(n uint64) string {
 	all := slices.Sorted(slices.Values(r.hq.Shop().Companies()))
 	return all[n%uint64(len(all))]
 }
 
-// wait calls done at intervals until it returns true or an error, or ctx is done.
+// wait calls done at the given interval until done returns true or an error, or until ctx is done.
 func wait(ctx context.Context, every time.Duration, done func() (bool, error)) error {
 	again := time.NewTicker(every)
 	defer again.Stop()

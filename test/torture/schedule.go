@@ -1,11 +1,11 @@
-// Package torture damages everything around the real program, and checks that the
-// program is honest about it.
+// Package torture damages everything around the real program, and checks that the program reports
+// honestly how the damage affects its destination.
 //
-// A shop works. A schedule, generated from one seed, kills processes, restores old
-// copies of the destination, drops tables, trims and recreates the stream, loses
-// the data directory, and imports in between. At every check of the schedule either
-// the destination equals the shop to the cell, or eds names the tables that differ
-// and the command that it prints makes them equal.
+// A simulated shop changes rows all the time. A schedule, generated from one seed, kills
+// processes, restores old copies of the destination, drops tables, trims and recreates the stream,
+// loses the data directory, and runs imports. At every check in the schedule, one of two things
+// has to be true. Either the destination equals the shop in every value, or eds reports the tables
+// that differ, and the command that it prints makes these tables equal.
 package torture
 
 import (
@@ -16,25 +16,25 @@ import (
 	"strings"
 )
 
-// Action is one thing that a schedule does.
+// Action is a kind of step in a schedule.
 type Action string
 
-// The actions. Comments name the fields of a step that an action uses.
+// These are all actions. The comments name the fields of Step that an action uses.
 const (
-	Check Action = "check" // the destination against the shop
+	Check Action = "check" // compare the destination with the shop
 
 	KillWorker Action = "kill the worker"
 	KillParent Action = "kill the parent"
 	KillBoth   Action = "kill both processes"
-	// Stop and Kill take the server down until Start. After any other exit the
-	// service manager starts it again.
+	// Stop and Kill end the server until the next Start. After any other exit, the service manager
+	// restarts the server.
 	Stop  Action = "stop the server"
 	Kill  Action = "kill the server for good"
 	Start Action = "start the server"
 
-	RestartNATS Action = "restart NATS" // N: milliseconds of downtime
+	RestartNATS Action = "restart NATS" // N: downtime in milliseconds
 
-	CopyDestination    Action = "copy the destination" // Copy: the number of the copy
+	CopyDestination    Action = "copy the destination" // Copy: number of the copy
 	RestoreDestination Action = "restore the destination"
 	FailOver           Action = "fail over to a copy that lags" // Copy
 	EmptyDestination   Action = "empty the destination"
@@ -42,9 +42,9 @@ const (
 	TruncateTable      Action = "truncate a table" // Table
 
 	TrimApplied    Action = "trim applied messages off the stream"
-	TrimUnapplied  Action = "trim unapplied messages off the stream" // N: messages to keep
+	TrimUnapplied  Action = "trim unapplied messages off the stream" // N: number of messages to keep
 	RecreateStream Action = "recreate the stream"
-	OutgrowStream  Action = "recreate the stream and outgrow the position" // N: messages beyond it
+	OutgrowStream  Action = "recreate the stream and outgrow the position" // N: number of messages beyond the position
 
 	CopyData    Action = "copy the data directory" // Copy
 	RestoreData Action = "restore the data directory"
@@ -52,20 +52,20 @@ const (
 
 	Import        Action = "import everything"
 	ImportOnly    Action = "import one table"                       // Table
-	ImportMerge   Action = "import one company, keeping other rows" // N: which
-	ImportCompany Action = "import one company, replacing all rows" // N: which
-	ImportKilled  Action = "kill an import"                         // N: milliseconds
-	// The server does these, while it follows the stream.
+	ImportMerge   Action = "import one company, keeping other rows" // N: number of the company
+	ImportCompany Action = "import one company, replacing all rows" // N: number of the company
+	ImportKilled  Action = "kill an import"                         // N: milliseconds until the kill
+	// The server runs the following imports while it follows the stream.
 	ImportBeside       Action = "import everything beside the server"
-	ImportBesideKilled Action = "kill the worker while it imports" // N: milliseconds
+	ImportBesideKilled Action = "kill the worker while it imports" // N: milliseconds until the kill
 
 	Evolve Action = "change the schema"
 )
 
-// Step is an action at a time.
+// Step is an action at a certain time.
 type Step struct {
-	// At is the time: the number of changes made by the shop, and applied by the
-	// server if it runs and makes progress.
+	// At is the time of the step, as the number of changes that the shop has made. If the server
+	// is running and makes progress, it must also have applied these changes.
 	At     uint64
 	Action Action
 	Table  string
@@ -73,7 +73,7 @@ type Step struct {
 	N      uint64
 }
 
-// String describes the step, without its time.
+// String describes the step without its time.
 func (s Step) String() string {
 	text := string(s.Action)
 	if s.Table != "" {
@@ -92,7 +92,8 @@ func (s Step) String() string {
 	return text
 }
 
-// Schedule is the steps of a round, in order. The first and the last are checks.
+// Schedule holds the steps of a round, in the order of their times. The first and the last step
+// are checks.
 type Schedule []Step
 
 // String lists the steps, one per line.
@@ -104,9 +105,9 @@ func (s Schedule) String() string {
 	return b.String()
 }
 
-// Generate returns the schedule of a seed: faults of the given kinds on the given
-// tables. No kind repeats before every kind has had its turn. The same arguments
-// give the same schedule. Before the first check the shop works undisturbed.
+// Generate returns the schedule for a seed. It has faults of the given kinds on the given tables.
+// No kind repeats before every kind has had its turn. Until the first check, there are no faults.
+// The same arguments always give the same schedule.
 func Generate(seed uint64, kinds []Kind, tables []string) Schedule {
 	p := &planner{Rand: rand.New(rand.NewPCG(seed, 0)), tables: tables}
 	p.pass(100, 200)
@@ -133,7 +134,7 @@ func Generate(seed uint64, kinds []Kind, tables []string) Schedule {
 	return p.steps
 }
 
-// A round has one fault per kind, within these bounds.
+// A round has one fault per kind, but at least leastFaults and no more than mostFaults.
 const (
 	leastFaults = 3
 	mostFaults  = 14
@@ -143,17 +144,17 @@ const (
 type planner struct {
 	*rand.Rand
 	tables []string
-	at     uint64 // the present, in changes
+	at     uint64 // current time, as a number of changes
 	calm   uint64 // time of the first check
-	gap    bool   // since the last check the stream has lost messages
+	gap    bool   // the stream has lost messages since the last check
 	copies int
 	steps  Schedule
 }
 
-// pass lets the shop make a random number of changes.
+// pass advances the time by a random number of changes, from least to most.
 func (p *planner) pass(least, most uint64) { p.at += least + p.Uint64N(most-least+1) }
 
-// do adds a step at the present time.
+// do adds a step at the current time.
 func (p *planner) do(s Step) {
 	s.At = p.at
 	switch s.Action {
@@ -165,8 +166,8 @@ func (p *planner) do(s Step) {
 	p.steps = append(p.steps, s)
 }
 
-// copied adds a step in the past, at most longestAgo changes ago, that makes a copy,
-// and returns the number of the copy.
+// copied adds a step that makes a copy, at a time up to longestAgo changes before the current
+// time. It returns the number of the copy.
 func (p *planner) copied(a Action, longestAgo uint64) int {
 	p.copies++
 	ago := 1 + p.Uint64N(min(longestAgo, p.at-p.calm-1))
@@ -176,7 +177,7 @@ func (p *planner) copied(a Action, longestAgo uint64) int {
 
 func (p *planner) table() string { return p.tables[p.IntN(len(p.tables))] }
 
-// down takes the server down, adds the steps, and starts the server.
+// down adds steps that stop the server, the given steps, and a step that starts the server.
 func (p *planner) down(steps ...Step) {
 	p.do(Step{Action: []Action{Stop, Kill}[p.IntN(2)]})
 	for _, s := range steps {
@@ -187,8 +188,8 @@ func (p *planner) down(steps ...Step) {
 	p.do(Step{Action: Start})
 }
 
-// closeGap checks if the stream has lost messages. eds does not record gaps, so
-// another stream or a partial import would hide this one.
+// closeGap adds a check if the stream has lost messages. eds does not record gaps, so recreating
+// the stream or a partial import would hide the gap.
 func (p *planner) closeGap() {
 	if p.gap {
 		p.pass(60, 100)
@@ -196,7 +197,7 @@ func (p *planner) closeGap() {
 	}
 }
 
-// upOrDown adds the step, sometimes with the server down.
+// upOrDown adds the step at random either with the server running or with the server down.
 func (p *planner) upOrDown(s Step) {
 	if p.IntN(3) == 0 {
 		p.do(s)

@@ -18,33 +18,33 @@ import (
 	"time"
 )
 
-// restartAfter is how long the service manager waits before a restart.
+// restartAfter is how long the service manager waits before it restarts the server.
 const restartAfter = 300 * time.Millisecond
 
-// service runs "eds server" like systemd with Restart=on-failure and
+// service runs "eds server" in the same way as systemd does with Restart=on-failure and
 // RestartPreventExitStatus=3.
 type service struct {
 	program string
 	args    []string
 	env     []string
 	dir     string // working directory
-	logPath string // of the server's output
+	logPath string // path of the file with the server's output
 	record  func(format string, args ...any)
 
 	mu      sync.Mutex
-	cmd     *exec.Cmd // the parent process, or nil
-	began   int64     // offset of its output in the log
+	cmd     *exec.Cmd // the parent process, or nil if none is running
+	began   int64     // where the output of this process starts in the log
 	wanted  bool
 	code    int           // exit code of the last process
 	killed  bool          // the process was killed, or gives up because its workers were
-	kills   int           // of workers of the process
-	ended   string        // how a process exited by itself; "" if none did
+	kills   int           // number of times that a worker of this process was killed
+	ended   string        // how a process exited by itself, or "" if none did
 	stop    chan struct{} // closed when the server is no longer wanted
-	keeping chan struct{} // closed when the process has exited for good
-	orphans []int         // workers whose parent was killed
+	keeping chan struct{} // closed when the process has exited and will not be restarted
+	orphans []int         // workers whose parents were killed
 }
 
-// start starts the server and keeps it running.
+// start starts the server, and restarts it as systemd would until down is called.
 func (s *service) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +61,7 @@ func (s *service) start() error {
 	return nil
 }
 
-// launch starts the process. The lock is held.
+// launch starts the server process. The caller holds the lock.
 func (s *service) launch() (*exec.Cmd, error) {
 	log, err := os.OpenFile(s.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *service) launch() (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// keep restarts the process whenever it exits and is still wanted.
+// keep waits for the process, and restarts it after a failure while the server is wanted.
 func (s *service) keep(cmd *exec.Cmd) {
 	defer close(s.keeping)
 	for {
@@ -121,7 +121,8 @@ func (s *service) keep(cmd *exec.Cmd) {
 	}
 }
 
-// pids returns the parent and the worker; 0 for one that does not exist.
+// pids returns the process ids of the parent and the worker. The id of a process that does not
+// exist is 0.
 func (s *service) pids() (parent, worker int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,11 +133,11 @@ func (s *service) pids() (parent, worker int) {
 	return parent, childOf(parent)
 }
 
-// childOf returns a child of the process, or 0.
+// childOf returns the process id of a child of parent, or 0 if there is none.
 func childOf(parent int) int {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
 	for _, list := range lists {
-		text, _ := os.ReadFile(list) // a thread may have ended
+		text, _ := os.ReadFile(list) // an error means that a thread has ended
 		for _, field := range strings.Fields(string(text)) {
 			if pid, err := strconv.Atoi(field); err == nil {
 				return pid
@@ -146,10 +147,10 @@ func childOf(parent int) int {
 	return 0
 }
 
-// mostKills is how many crashes of its worker a parent tolerates.
+// mostKills is the number of worker crashes that a parent tolerates.
 const mostKills = 5
 
-// killWorker kills the worker alone, and reports whether there was one.
+// killWorker kills only the worker, and reports whether there was one.
 func (s *service) killWorker() bool {
 	_, worker := s.pids()
 	s.mu.Lock()
@@ -159,7 +160,8 @@ func (s *service) killWorker() bool {
 	return worker != 0 && syscall.Kill(worker, syscall.SIGKILL) == nil
 }
 
-// killParent kills the parent alone. The worker has to notice and exit.
+// killParent kills only the parent, and reports whether there was one. The worker has to notice
+// this and exit.
 func (s *service) killParent() bool {
 	parent, worker := s.pids()
 	if parent == 0 {
@@ -174,7 +176,8 @@ func (s *service) killParent() bool {
 	return syscall.Kill(parent, syscall.SIGKILL) == nil
 }
 
-// killBoth kills both processes like a power cut: neither sees the other's exit.
+// killBoth kills both processes as a power cut would: neither process can react to the exit of the
+// other. It reports whether there was a parent.
 func (s *service) killBoth() bool {
 	parent, _ := s.pids()
 	if parent == 0 {
@@ -183,15 +186,15 @@ func (s *service) killBoth() bool {
 	s.mu.Lock()
 	s.killed = true
 	s.mu.Unlock()
-	_ = syscall.Kill(parent, syscall.SIGSTOP) // it must not start another worker
+	_ = syscall.Kill(parent, syscall.SIGSTOP) // so that the parent does not start another worker
 	if worker := childOf(parent); worker != 0 {
 		_ = syscall.Kill(worker, syscall.SIGKILL)
 	}
 	return syscall.Kill(parent, syscall.SIGKILL) == nil
 }
 
-// frozen calls f while the processes are suspended: their files are as a crash
-// would leave them.
+// frozen calls f while the processes are suspended, so that f sees their files as a crash would
+// leave them.
 func (s *service) frozen(f func() error) error {
 	parent, worker := s.pids()
 	for _, pid := range []int{parent, worker} {
@@ -203,8 +206,8 @@ func (s *service) frozen(f func() error) error {
 	return f()
 }
 
-// down stops the server for good, by SIGTERM or by SIGKILL to both processes, and
-// returns the exit code.
+// down stops the server without a restart, and returns the exit code. If kill is true, it kills
+// both processes; otherwise, it sends SIGTERM.
 func (s *service) down(ctx context.Context, kill bool) (int, error) {
 	s.mu.Lock()
 	if !s.wanted {
@@ -219,7 +222,7 @@ func (s *service) down(ctx context.Context, kill bool) (int, error) {
 	case kill:
 		s.killBoth()
 	case cmd != nil:
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have exited
+		_ = cmd.Process.Signal(syscall.SIGTERM) // an error means that the process has exited
 	}
 	select {
 	case <-s.keeping:
@@ -231,11 +234,11 @@ func (s *service) down(ctx context.Context, kill bool) (int, error) {
 	}
 }
 
-// close ends every process that is left.
+// close kills every process that is still running.
 func (s *service) close() {
 	done, cancel := context.WithCancel(context.Background())
 	cancel()
-	_, _ = s.down(done, true) // it is killed at once
+	_, _ = s.down(done, true) // the context is done, so down kills the processes at once
 	for _, pid := range s.orphans {
 		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && exe == s.program {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
@@ -243,8 +246,8 @@ func (s *service) close() {
 	}
 }
 
-// endedByItself returns how a process has exited since the last call although it was
-// neither stopped nor killed; "" if none has.
+// endedByItself describes the last exit since the previous call for which the server was neither
+// stopped nor killed. It returns "" if there was none.
 func (s *service) endedByItself() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -253,29 +256,29 @@ func (s *service) endedByItself() string {
 	return ended
 }
 
-// up reports whether the server runs, and is to run.
+// up reports whether the server is wanted and its process is running.
 func (s *service) up() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cmd != nil && s.wanted
 }
 
-// output returns the output of the latest process.
+// output returns the output of the current process, or of the last one.
 func (s *service) output() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	text, _ := os.ReadFile(s.logPath) // without a file there is no output yet
+	text, _ := os.ReadFile(s.logPath) // an error means that there is no output yet
 	return string(text[min(int64(len(text)), s.began):])
 }
 
 var healthURL = regexp.MustCompile(`http://127\.0\.0\.1:\d+/`)
 
-// errNoPort says that the server has not printed its address yet.
+// errNoPort means that the server has not printed the address of its health endpoint yet.
 var errNoPort = errors.New("the server has not printed its port")
 
-// health asks the health port.
+// health returns the body of the server's health endpoint.
 func (s *service) health(ctx context.Context) ([]byte, error) {
-	// Each worker has a port of its own.
+	// Each worker listens on a new port, so use the last address in the output.
 	all := healthURL.FindAllString(s.output(), -1)
 	if len(all) == 0 {
 		return nil, errNoPort
@@ -292,7 +295,7 @@ func (s *service) health(ctx context.Context) ([]byte, error) {
 	return io.ReadAll(response.Body)
 }
 
-// run runs a command of eds. The exit code is no error.
+// run runs an eds command and returns its output. An exit code other than 0 is not an error.
 func (s *service) run(ctx context.Context, args ...string) (stdout, stderr string, code int, err error) {
 	cmd := exec.CommandContext(ctx, s.program, args...)
 	cmd.Dir, cmd.Env = s.dir, s.env

@@ -13,8 +13,8 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// sqlite is a database file. All damage goes through SQLite, whose locks keep it
-// out of eds's transactions.
+// sqlite is a database file. It is damaged only through SQLite itself, whose locks protect eds's
+// transactions from interference.
 type sqlite struct {
 	reader
 	path   string
@@ -34,7 +34,7 @@ func (s *sqlite) Copy(ctx context.Context) (string, error) {
 	return name, s.execute(ctx, "VACUUM INTO '"+name+"'")
 }
 
-// Restore works like .restore in SQLite's shell.
+// Restore restores a copy in the same way as the command .restore of SQLite's shell.
 func (s *sqlite) Restore(ctx context.Context, name string) error {
 	return s.with(ctx, func(conn *sql.Conn) error {
 		return conn.Raw(func(c any) error {
@@ -69,8 +69,8 @@ func (s *sqlite) Truncate(ctx context.Context, table string) error {
 	return s.forEach(ctx, `DELETE FROM "%w"`, table)
 }
 
-// forEach executes a statement for every table whose name is like the pattern, in
-// one transaction.
+// forEach executes a statement for every table whose name matches the LIKE pattern, in one
+// transaction.
 func (s *sqlite) forEach(ctx context.Context, statement, pattern string) error {
 	return s.with(ctx, func(conn *sql.Conn) error {
 		const list = `SELECT coalesce(group_concat(format(?, name), ';'), '') FROM sqlite_schema WHERE type = 'table' AND name ` +
@@ -96,7 +96,8 @@ func (s *sqlite) execute(ctx context.Context, statement string) error {
 	})
 }
 
-// with opens the file, with patience for locks, and calls f.
+// with opens the database file and calls f with a connection. Statements on the connection wait up
+// to 30 s for locks.
 func (s *sqlite) with(ctx context.Context, f func(*sql.Conn) error) error {
 	db, err := sql.Open("sqlite", "file:"+s.path+"?_pragma=busy_timeout(30000)")
 	if err != nil {

@@ -12,8 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// perform executes a step. It also records the tables that may miss changes
-// afterwards.
+// perform executes a step. It also records which tables may lack changes afterwards.
 func (r *Round) perform(ctx context.Context, s Step) error {
 	switch s.Action {
 	case Check:
@@ -95,7 +94,7 @@ func (r *Round) damageDestination(ctx context.Context, s Step) error {
 		r.record("the copy is of change %d", from.at)
 		r.suspects = r.suspects.with(from.suspects)
 		if from.at <= r.lostAt {
-			r.suspects.all = true // the stream no longer has the changes since the copy
+			r.suspects.all = true // the stream no longer has the changes made since the copy
 		}
 		return r.Destination.Restore(ctx, from.name)
 	}
@@ -140,8 +139,8 @@ func (r *Round) importRows(ctx context.Context, s Step) error {
 	}
 }
 
-// killImporting makes the server import, and kills its worker after a time. The next worker
-// continues.
+// killImporting makes the server import, and kills the server's worker after the given time. The
+// next worker has to complete the import.
 func (r *Round) killImporting(ctx context.Context, after time.Duration) error {
 	over, end := context.WithCancel(ctx)
 	defer end()
@@ -162,7 +161,7 @@ func (r *Round) killImporting(ctx context.Context, after time.Duration) error {
 	return err
 }
 
-// breakStream makes the stream lose messages.
+// breakStream executes a step that makes the stream lose messages.
 func (r *Round) breakStream(ctx context.Context, s Step) error {
 	defer func() { r.lostAt = r.pump.count() }()
 	if s.Action == TrimApplied {
@@ -190,8 +189,9 @@ func (r *Round) breakStream(ctx context.Context, s Step) error {
 	}
 }
 
-// check waits until the destination equals the shop, which rests, or eds names the
-// differences. Then it runs the commands that eds prints.
+// check waits until the promise of eds is kept, while the shop makes no changes. If tables differ,
+// it then runs the commands that eds prints, and checks that they make the destination equal to
+// the shop.
 func (r *Round) check(ctx context.Context) error {
 	if !r.service.up() {
 		r.record("the server is down")
@@ -218,7 +218,7 @@ func (r *Round) check(ctx context.Context) error {
 			return err
 		}
 	}
-	if !r.service.up() { // it asked for the remedy and exited
+	if !r.service.up() { // the server asked for the remedy and exited
 		if _, err := r.service.down(ctx, false); err != nil {
 			return err
 		}
@@ -234,11 +234,11 @@ func (r *Round) check(ctx context.Context) error {
 	return err
 }
 
-// steady is how long a report of eds has to stay the same before it counts.
+// steady is how long a report of eds must stay unchanged before it counts.
 const steady = 2 * time.Second
 
-// awaitPromise observes until the promise is kept, and returns how it is broken if that takes too
-// long.
+// awaitPromise observes repeatedly until eds keeps its promise. If that takes longer than
+// r.Patience, it returns the way in which the promise is broken.
 func (r *Round) awaitPromise(ctx context.Context, may suspects) (*Failure, error) {
 	deadline := time.Now().Add(r.Patience)
 	said, since := "", time.Now()
@@ -268,9 +268,9 @@ func (r *Round) awaitPromise(ctx context.Context, may suspects) (*Failure, error
 	}
 }
 
-// observe looks at the consumer, at the report of eds, and at the rows, in this
-// order: a drained consumer stays drained. While eds is busy and reports no problem
-// it does not read the rows, unless this is the last look.
+// observe looks at the consumer, at the report of eds, and at the rows, in this order, because a
+// drained consumer stays drained. It skips the rows while the consumer is not drained and eds
+// reports no problem, unless the parameter last is true.
 func (r *Round) observe(ctx context.Context, last bool) (observation, error) {
 	o := observation{tables: r.hq.Shop().Tables()}
 	if c := r.consumer(ctx); c != nil {
@@ -286,7 +286,7 @@ func (r *Round) observe(ctx context.Context, last bool) (observation, error) {
 	return o, err
 }
 
-// ask returns the report of eds.
+// ask returns the current report of eds, or the last error in its log if the server is down.
 func (r *Round) ask(ctx context.Context) (Claim, error) {
 	if !r.service.up() {
 		return ReadLog(r.service.output()), nil
@@ -301,20 +301,20 @@ func (r *Round) ask(ctx context.Context) (Claim, error) {
 	return ReadClaim([]byte(stdout))
 }
 
-// monitor watches a server before the first fault.
+// monitor watches a server for false alarms until the first fault.
 type monitor struct {
 	end  context.CancelFunc
 	done chan struct{}
 	said error
 }
 
-// watch polls the health port until the monitor is stopped.
+// watch starts a monitor, which polls the health endpoint until it is stopped.
 func watch(ctx context.Context, s *service) *monitor {
 	ctx, cancel := context.WithCancel(ctx)
 	m := &monitor{end: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(m.done)
-		_ = wait(ctx, 200*time.Millisecond, func() (bool, error) { // its error says only that it was stopped
+		_ = wait(ctx, 200*time.Millisecond, func() (bool, error) { // an error only means that the monitor was stopped
 			text, err := s.health(ctx)
 			if err != nil {
 				return false, nil // the server is starting
@@ -334,7 +334,7 @@ func watch(ctx context.Context, s *service) *monitor {
 	return m
 }
 
-// stop ends the monitor and returns the alarm that it has seen, if any. Further
+// stop ends the monitor, and returns the false alarm that the monitor has seen, if any. Later
 // calls return nil.
 func (m *monitor) stop() error {
 	m.end()

@@ -13,12 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// apply makes a consumer with configuration c start at o.
+// apply sets the start of a consumer with configuration c to o.
 func (o *origin) apply(c *jetstream.ConsumerConfig) {
 	c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = o.policy, o.sequence, o.time
 }
 
-// required sets the properties that every consumer of ours needs and that an update can change.
+// required returns c with the properties that every consumer of eds needs and that an update can
+// change.
 func (s *Source) required(c jetstream.ConsumerConfig) jetstream.ConsumerConfig {
 	c.MaxDeliver, c.MaxAckPending, c.AckWait, c.BackOff = -1, s.c.MaxAckPending, s.c.tuning.ackWait, nil
 	c.InactiveThreshold, c.HeadersOnly, c.PauseUntil = inactiveThreshold, false, nil
@@ -33,15 +34,15 @@ func setFilters(c *jetstream.ConsumerConfig, filters []string) {
 	}
 }
 
-// compatible reports whether an update can make the consumer one of ours that the reference server
-// can take over again. The reference server sends no start sequence back, and a MaxWaiting of 1,
-// and servers refuse to change either.
+// compatible reports whether an update can turn the consumer into one that eds and the reference
+// server can both use. The reference server can only open a consumer without a start sequence and
+// with a MaxWaiting of 1. NATS servers refuse to change either property.
 func compatible(c *jetstream.ConsumerConfig) bool {
 	return c.AckPolicy == jetstream.AckExplicitPolicy && c.DeliverPolicy != jetstream.DeliverByStartSequencePolicy && c.MaxWaiting == 1
 }
 
-// update sets the required properties of the consumer. It keeps those that a server refuses to
-// change: deliver policy, start, MaxWaiting.
+// update sets the required properties of the consumer. It keeps the deliver policy, the start and
+// MaxWaiting, because servers refuse to change them.
 func (s *Source) update(ctx context.Context, info *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
 	have, want := info.Config, s.required(info.Config)
 	if have.MaxDeliver == want.MaxDeliver && have.MaxAckPending == want.MaxAckPending && have.AckWait == want.AckWait &&
@@ -56,8 +57,8 @@ func (s *Source) update(ctx context.Context, info *jetstream.ConsumerInfo) (*jet
 	return consumer.CachedInfo(), nil
 }
 
-// create creates the consumer at o. If it replaces another one, it keeps the properties that Open
-// does not decide.
+// create creates the consumer with its start at o. If the consumer replaces a previous one, create
+// keeps the properties of the previous consumer that Open does not decide.
 func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o *origin) (*jetstream.ConsumerInfo, error) {
 	config := jetstream.ConsumerConfig{Durable: s.c.Name, Name: s.c.Name, AckPolicy: jetstream.AckExplicitPolicy}
 	if previous != nil && previous.Config.AckPolicy == jetstream.AckExplicitPolicy {
@@ -73,13 +74,14 @@ func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o
 	return consumer.CachedInfo(), nil
 }
 
-// startMargins are the times by which a consumer starts before a position's storage time. A
-// stream's leader can step its clock, and old records round up.
+// startMargins lists how long before a position's storage time a consumer starts, in the order of
+// the attempts. A margin is needed because a stream's leader can step its clock, and because old
+// records are rounded up.
 var startMargins = []time.Duration{time.Minute, 2 * continuity.ClockMargin}
 
-// createAfter creates a consumer that delivers everything after p. It may deliver earlier messages
-// first, which are acknowledged and not returned. It has no start sequence, because the reference
-// server could not open it then.
+// createAfter creates a consumer that delivers all messages after p. The consumer may deliver
+// earlier messages first; the source acknowledges those and does not return them. The consumer has
+// no start sequence, because the reference server could not open it if it had one.
 func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerInfo, p cdc.Position) (*jetstream.ConsumerInfo, error) {
 	if server := serverName(s.c.Conn); p.Sequence > 0 && !s.c.ResetSupport.missing(server) {
 		if _, err := s.create(ctx, previous, everything()); err != nil {
@@ -89,7 +91,7 @@ func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerIn
 		if err == nil || ctx.Err() != nil || !s.c.Conn.IsConnected() {
 			return info, err
 		}
-		if errors.Is(err, context.DeadlineExceeded) { // although it has answered the other request
+		if errors.Is(err, context.DeadlineExceeded) { // although the server has answered the previous request
 			s.rememberMissingReset(server)
 		}
 		if err := s.delete(ctx); err != nil {
@@ -116,8 +118,9 @@ func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerIn
 	return s.create(ctx, previous, everything())
 }
 
-// storageTime returns the approximate time at which the message at p was stored. The caller must
-// check a start by that time.
+// storageTime returns the approximate time at which the message at p was stored, and whether that
+// time is known. The caller must check that a consumer started at that time does not start after
+// p.
 func (s *Source) storageTime(ctx context.Context, p cdc.Position) (stored time.Time, known bool, err error) {
 	if p.Sequence == 0 || p.Stored > 0 {
 		return time.Unix(0, p.Stored), p.Sequence > 0, nil
@@ -129,12 +132,12 @@ func (s *Source) storageTime(ctx context.Context, p cdc.Position) (stored time.T
 	return time.Unix(0, at.stored), at.stored > 0, err
 }
 
-// createSince creates a consumer that delivers everything stored at or after t, and returns the
-// sequence after which it starts. A start time alone is not enough: with several filters,
-// nats-server skips messages of one filter up to the first message of another.
+// createSince creates a consumer that delivers all messages stored at or after t, and returns the
+// sequence after which the consumer starts. A start time alone is not enough: with several
+// filters, nats-server skips messages of one filter up to the first message of another.
 func (s *Source) createSince(ctx context.Context, previous *jetstream.ConsumerInfo, t time.Time) (*jetstream.ConsumerInfo, uint64, error) {
 	before, err := s.before(ctx, t)
-	if refuses(err) { // deliver more than necessary
+	if refuses(err) { // start from the oldest message, which delivers more than necessary
 		info, err := s.create(ctx, previous, everything())
 		if err != nil {
 			return nil, 0, err
@@ -148,8 +151,8 @@ func (s *Source) createSince(ctx context.Context, previous *jetstream.ConsumerIn
 	return info, before, err
 }
 
-// delete deletes the consumer. It first stores the record, so that a crash before create loses
-// nothing.
+// delete deletes the consumer. It first stores the record, so that a crash before the consumer is
+// created again loses nothing.
 func (s *Source) delete(ctx context.Context) error {
 	if err := s.saveRecord(); err != nil {
 		return err

@@ -23,16 +23,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// LaneConfig configures a lane. Conn, Filters, Tables and Logger are required.
+// LaneConfig configures a lane. The fields Conn, Filters, Tables and Logger are required.
 type LaneConfig struct {
 	Conn    *nats.Conn
 	Stream  string   // default "dbchange"
-	Filters []string // of the durable consumer
-	// Tables are the tables to read. Each one is a token of subjects. If they need more than
-	// maxLaneFilters filters, messages of other tables come, too.
+	Filters []string // filters of the durable consumer
+	// Tables lists the tables to read. In subjects, each table is one token. If the tables need
+	// more than maxLaneFilters filters, the lane also returns messages of other tables.
 	Tables []string
-	// After is the sequence after which the first message comes. It belongs to the current stream:
-	// the source of the durable consumer verifies that.
+	// After is the sequence after which the lane starts. It must be a sequence of the current
+	// stream. The lane does not verify that; the source of the durable consumer does.
 	After  uint64
 	Logger *slog.Logger
 
@@ -40,24 +40,26 @@ type LaneConfig struct {
 }
 
 const (
-	// maxLaneFilters bounds the filter subjects of a lane's consumer. The server compares each
-	// message of the stream with all of them.
+	// maxLaneFilters is the maximum number of filter subjects of a lane's consumer. The server
+	// compares each message of the stream with all filter subjects.
 	maxLaneFilters = 100
-	// laneInactive is how long the server keeps a lane's consumer without a pull.
+	// laneInactive is how long the server keeps a lane's consumer that gets no pull requests.
 	laneInactive = 5 * time.Minute
 )
 
-// Lane reads some tables from an earlier position in the stream, beside the durable consumer, which
-// it never changes. It acknowledges nothing. It reads an ephemeral consumer. If the server loses
-// it, the lane creates another one after the last message that it received.
+// Lane reads some tables from an earlier position in the stream. It works in parallel to the
+// durable consumer, and never changes that consumer. A lane acknowledges no messages. It uses an
+// ephemeral consumer; if the server loses this consumer, the lane creates a new one that starts
+// after the last received message.
 //
-// Receive and Close belong to one goroutine. The other methods are safe for concurrent use.
+// Receive and Close must be called from one goroutine. The other methods are safe for concurrent
+// use.
 type Lane struct {
 	source  *Source
-	created *jetstream.ConsumerInfo // of the new consumer, until the first subscription
+	created *jetstream.ConsumerInfo // the consumer that OpenLane created; nil after the first subscription
 
 	mu       sync.Mutex
-	returned uint64 // last message that Receive has returned
+	returned uint64 // sequence of the last message that Receive has returned
 }
 
 var (
@@ -65,11 +67,12 @@ var (
 	_ pipeline.HealthReporter = (*Lane)(nil)
 )
 
-// OpenLane creates the lane's consumer. The caller must close the lane.
+// OpenLane opens a lane and creates its consumer. The caller must close the lane.
 //
-// If the stream no longer has message After+1, the error is a fatal *continuity.GapError of these
-// tables: no server reports whose messages it has dropped. Other errors are transient unless
-// marked, also if the server admits no more consumers.
+// If the stream no longer has the message After+1, the error is a fatal *continuity.GapError for
+// all of the lane's tables, because no server reports which tables its dropped messages belonged
+// to. Other errors are transient unless marked otherwise. That includes the error that the server
+// admits no more consumers.
 func OpenLane(ctx context.Context, c LaneConfig) (*Lane, error) {
 	filters, err := c.selection()
 	if err != nil {
@@ -93,7 +96,7 @@ func OpenLane(ctx context.Context, c LaneConfig) (*Lane, error) {
 		return nil, err
 	}
 	if before := l.created.Delivered.Stream; before > c.After {
-		_ = s.delete(ctx) // if this fails, the server removes it soon
+		_ = s.delete(ctx) // if this fails, the server soon deletes the inactive consumer
 		return nil, fault.Mark(fault.Fatal, &continuity.GapError{Tables: s.tables, After: c.After, First: before + 1})
 	}
 	s.limits = limitsOf(l.created.Config, s.c.tuning)
@@ -101,14 +104,14 @@ func OpenLane(ctx context.Context, c LaneConfig) (*Lane, error) {
 	return l, nil
 }
 
-// selection returns the filters of the consumer.
+// selection returns the filter subjects of the lane's consumer.
 func (c *LaneConfig) selection() (filters []string, err error) {
 	if len(c.Tables) == 0 {
 		return nil, errors.New("open a lane: it needs tables")
 	}
 	tables := make(map[string]bool, len(c.Tables))
 	for _, table := range c.Tables {
-		if schema.CheckStreamTable(table) != nil { // its changes can have any subject
+		if schema.CheckStreamTable(table) != nil { // changes of the table can have any subject
 			return c.Filters, nil
 		}
 		tables[table] = true
@@ -126,8 +129,8 @@ func (c *LaneConfig) selection() (filters []string, err error) {
 	return filters, nil
 }
 
-// filterTable returns the part of a filter that selects changes of one table, as in
-// "dbchange.order.*.c1.*.PUBLIC.>". ok is false if the filter selects none of them.
+// filterTable narrows a filter to the changes of one table, as in
+// "dbchange.order.*.c1.*.PUBLIC.>". If the filter selects no changes of the table, ok is false.
 func filterTable(filter, table string) (narrowed string, ok bool) {
 	tokens := strings.SplitN(filter, ".", 3)
 	if len(tokens) < 2 {
@@ -144,7 +147,8 @@ func filterTable(filter, table string) (narrowed string, ok bool) {
 	return strings.Join(tokens, "."), true
 }
 
-// recreate creates the consumer again, to deliver everything after the received messages.
+// recreate replaces the consumer with a new one that delivers all messages after the received
+// ones.
 func (l *Lane) recreate(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	s := l.source
 	if info := l.created; info != nil {
@@ -166,7 +170,8 @@ func (l *Lane) recreate(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	return info, nil
 }
 
-// create creates the consumer after a sequence. If the stream starts later, so does the consumer.
+// create creates a consumer that starts after the given sequence. If the stream starts later, the
+// consumer starts with the oldest message of the stream.
 func (l *Lane) create(ctx context.Context, sequence uint64) (*jetstream.ConsumerInfo, error) {
 	s := l.source
 	config := jetstream.ConsumerConfig{
@@ -181,9 +186,9 @@ func (l *Lane) create(ctx context.Context, sequence uint64) (*jetstream.Consumer
 	return consumer.CachedInfo(), nil
 }
 
-// Receive returns the next messages of the lane. It repairs the connection and the consumer itself;
-// its errors are ctx's, or fatal. If the stream has dropped unread messages, or may have, the error
-// is a *continuity.GapError.
+// Receive returns the next messages of the lane. It repairs the connection and the consumer
+// itself, so it returns only errors of ctx and fatal errors. If the stream has dropped unread
+// messages, or may have dropped some, the error is a *continuity.GapError.
 func (l *Lane) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	messages, err := l.source.Receive(ctx)
 	if err != nil {
@@ -197,23 +202,25 @@ func (l *Lane) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	return messages, nil
 }
 
-// Acknowledge does nothing: a lane acknowledges nothing.
+// Acknowledge does nothing, because a lane acknowledges no messages.
 func (l *Lane) Acknowledge(context.Context, cdc.Position) error { return nil }
 
-// Health returns since when and why no message can be received; nil if the lane is healthy.
+// Health returns why no message can be received, and since when. The reason is nil if the lane is
+// healthy.
 func (l *Lane) Health() (since time.Time, reason error) { return l.source.Health() }
 
-// Waiting returns how many messages of the lane were available when it last subscribed; false: it
-// has not subscribed yet.
+// Waiting returns how many messages of the lane were available when it last subscribed. If it has
+// not subscribed yet, known is false.
 func (l *Lane) Waiting() (messages uint64, known bool) { return l.source.Waiting() }
 
-// Delivered returns the sequence of the last message that Receive has returned, or is about to, and
-// requests the number of messages of the lane after it. If pending is 0, every message of the lane
-// that was stored before the call is at or before delivered. Before the first message, delivered is
+// Delivered returns the sequence of the last message that Receive has returned or is about to
+// return. It also returns pending, the number of the lane's messages after that sequence, as
+// reported by the server. If pending is 0, every message of the lane that was stored before the
+// call has a sequence of delivered or less. Before the first message, delivered is
 // LaneConfig.After.
 //
-// It needs another consumer for a moment. Its errors are transient, unless the stream has dropped
-// messages: see Receive.
+// Delivered creates another consumer for a moment. Its errors are transient, unless the stream has
+// dropped messages; Receive documents that error.
 func (l *Lane) Delivered(ctx context.Context) (delivered, pending uint64, err error) {
 	s := l.source
 	if err := s.watch.failure(); err != nil {
@@ -238,19 +245,19 @@ func (l *Lane) Delivered(ctx context.Context) (delivered, pending uint64, err er
 	return delivered, info.NumPending, nil
 }
 
-// errOvertaken says that messages were dropped that Receive may still have to return.
+// errOvertaken means that the stream has dropped messages that Receive may still have to return.
 var errOvertaken = errors.New("the stream drops messages as fast as they are received")
 
-// Retention returns the storage time and the sequence of the oldest message of the stream. If the
-// stream is empty, oldest is zero and first is the sequence of the next message. Errors are
-// transient.
+// Retention returns the storage time and the sequence of the stream's oldest message. If the
+// stream is empty, oldest is the zero time, and first is the sequence that the next message will
+// get. Errors are transient.
 func (l *Lane) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
 	return l.source.Retention(ctx)
 }
 
-// Retention returns the storage time and the sequence of the oldest message of the stream. If the
-// stream is empty, oldest is zero and first is the sequence of the next message. Errors are
-// transient.
+// Retention returns the storage time and the sequence of the stream's oldest message. If the
+// stream is empty, oldest is the zero time, and first is the sequence that the next message will
+// get. Errors are transient.
 func (s *Source) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
 	seen, err := s.tail(ctx, everything())
 	if err != nil {
@@ -262,8 +269,9 @@ func (s *Source) Retention(ctx context.Context) (oldest time.Time, first uint64,
 	return oldest, seen.sequence, nil
 }
 
-// Close deletes the consumer. It takes at most some seconds. If it cannot reach the server, the
-// server deletes the consumer after five minutes. The connection stays the caller's.
+// Close deletes the consumer. It waits no more than a few seconds for the server. If the server
+// cannot be reached, the server deletes the consumer after five minutes. The connection belongs to
+// the caller and stays open.
 func (l *Lane) Close(ctx context.Context) error {
 	s := l.source
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)

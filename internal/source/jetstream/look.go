@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// checkStream looks at the stream and compares it with the last look.
+// checkStream takes a look at the stream and compares it with the previous look.
 func (s *Source) checkStream(ctx context.Context) error {
 	w := s.watch
 	w.lookMu.Lock()
@@ -46,8 +46,9 @@ func (s *Source) checkStream(ctx context.Context) error {
 	return nil
 }
 
-// advanceToLook records that there is no message of ours between those that had been sent at the
-// last look and the next one, once the former are read.
+// advanceToLook records that the consumer had no messages between the messages sent before the
+// last look and the next message found by that look. It does so only once the former messages have
+// been read.
 func (s *Source) advanceToLook() {
 	s.watch.mu.Lock()
 	kept := s.watch.kept
@@ -58,9 +59,10 @@ func (s *Source) advanceToLook() {
 	}
 }
 
-// note compares a look of subscription number with the last one. It returns the sequence up to
-// which all messages of ours have been received: after the look if none was dropped, before it
-// otherwise. ok is false if the subscription is over.
+// note compares the look l, taken during the subscription with the given number, with the previous
+// look. It also returns a sequence up to which all messages of this consumer have been received.
+// If no message was dropped, that is the sequence after the look, and otherwise the one before the
+// look. If the subscription has ended, ok is false.
 func (s *Source) note(l continuity.Look, number int, began time.Time) (v continuity.Verdict, after uint64, ok bool) {
 	w := s.watch
 	w.mu.Lock()
@@ -89,14 +91,15 @@ func (s *Source) note(l continuity.Look, number int, began time.Time) (v continu
 	return v, after, true
 }
 
-// pace returns when to look again at a stream that has dropped messages since the last look: before
-// it has dropped half of the messages that are left before the first unread one.
+// pace returns how long to wait before the next look at a stream that has dropped messages since
+// the last look. The next look has to happen before the stream drops half of the messages that are
+// left before the first unread one.
 func pace(since time.Duration, dropped, left uint64, longest time.Duration) time.Duration {
 	wait := time.Duration(since.Seconds() * float64(left) / float64(2*dropped) * float64(time.Second))
 	return min(max(wait, soonest), longest)
 }
 
-// takeLook observes the stream through two temporary consumers. The server sends no payload.
+// takeLook observes the stream through two temporary consumers. The server sends them no payloads.
 func (s *Source) takeLook(ctx context.Context) (l continuity.Look, err error) {
 	last, fewer := s.unacked.last()
 	info, err := s.info(ctx)
@@ -107,7 +110,7 @@ func (s *Source) takeLook(ctx context.Context) (l continuity.Look, err error) {
 		return l, errors.New("the consumer is gone")
 	}
 	l.Sent, l.Deliveries = info.Delivered.Stream, info.Delivered.Consumer
-	sent := l.Deliveries - min(last.ordinal, l.Deliveries) // and not read
+	sent := l.Deliveries - min(last.ordinal, l.Deliveries) // sent but not read yet
 	l.Fewer = fewer || info.NumPending+sent < last.pending
 	l.Behind = last.pending > sent
 	consumer, deleteProbe, err := s.createProbe(ctx, everything(), nil)

@@ -24,9 +24,9 @@ func (s *Source) info(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	return consumer.CachedInfo(), nil
 }
 
-// observe adds the state of the consumer and the stream to e. The credentials do not allow to
-// request the stream's own state. Instead, temporary consumers report where they start and how many
-// messages are pending, and deliver the headers of one message.
+// observe adds the state of the consumer and the stream to e. The credential does not allow eds to
+// request the stream's own state. Instead, temporary consumers report their start and their number
+// of pending messages, and deliver the headers of one message.
 func (s *Source) observe(ctx context.Context, e *continuity.Evidence) error {
 	info, err := s.info(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func (s *Source) observe(ctx context.Context, e *continuity.Evidence) error {
 			Created:      info.Created.UnixNano(),
 		}
 		if e.Consumer.Floor, start = ackFloor(info); start != nil && e.Sequence() > 0 {
-			start = nil // not needed: another position is known
+			start = nil // not needed, because another position is known
 		}
 	}
 	err = s.observeStream(ctx, e, start)
@@ -60,9 +60,9 @@ func refuses(err error) bool {
 	return errors.As(err, new(*jetstream.APIError)) && !errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
-// observeStream adds the reports of two temporary consumers. If start is not nil, the
-// acknowledgement floor of the consumer is the position at which a consumer created at start
-// begins.
+// observeStream adds the state of the stream, as reported by up to two temporary consumers. If
+// start is not nil, the server did not report the durable consumer's acknowledgement floor. The
+// floor is then the sequence before which a consumer created at start begins.
 func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, start *origin) error {
 	oldest, err := s.tail(ctx, &origin{policy: jetstream.DeliverAllPolicy})
 	if err != nil {
@@ -88,7 +88,8 @@ func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, star
 	return nil
 }
 
-// observeFloor adds the start of a consumer without acknowledged messages.
+// observeFloor adds the acknowledgement floor of a consumer that has no acknowledged message. The
+// floor follows from the start of a temporary consumer created at start.
 func (s *Source) observeFloor(ctx context.Context, e *continuity.Evidence, start *origin) error {
 	consumer, deleteProbe, err := s.createProbe(ctx, start, nil)
 	if err != nil {
@@ -101,25 +102,27 @@ func (s *Source) observeFloor(ctx context.Context, e *continuity.Evidence, start
 		return nil
 	}
 	e.Stream.Pending = info.NumPending + 1
-	e.Stream.Stored = start.time.UnixNano() - 1 // the latest possible time: the next message is the first one since
+	e.Stream.Stored = start.time.UnixNano() - 1 // the latest possible time, because the next message is the first one since start
 	return nil
 }
 
-// streamTail describes the messages of the stream from some message on.
+// streamTail describes the messages of a stream from a given message to the end.
 type streamTail struct {
-	start    uint64 // first sequence of the tail, not before the oldest message of the stream
-	sequence uint64 // of the first message, or of the next one to come
-	stored   int64  // storage time of the first message, 0 if there is none
-	pending  uint64 // number of messages
+	start    uint64 // first sequence of the tail; never less than the sequence of the stream's oldest message
+	sequence uint64 // sequence of the first message; if there is none, of the next message to be stored
+	stored   int64  // storage time of the first message in Unix nanoseconds, or 0 if there is none
+	pending  uint64 // number of messages in the tail
 }
 
-// tail returns the messages from o on, of all tenants: only then does a message of another stream
-// at the same sequence show. It reads headers only.
+// tail returns the tail of the stream that starts at o. It covers the messages of all tenants,
+// because only then can eds notice that another stream has a different message at the same
+// sequence. It reads message headers only.
 func (s *Source) tail(ctx context.Context, o *origin) (streamTail, error) {
 	return s.filteredTail(ctx, o, nil)
 }
 
-// filteredTail is tail for the messages of some subjects; none: all.
+// filteredTail is like tail, but covers only messages that match the filters. No filters means all
+// messages.
 func (s *Source) filteredTail(ctx context.Context, o *origin, filters []string) (streamTail, error) {
 	consumer, deleteProbe, err := s.createProbe(ctx, o, filters)
 	if err != nil {
@@ -151,10 +154,11 @@ func (s *Source) filteredTail(ctx context.Context, o *origin, filters []string) 
 	return seen, nil
 }
 
-// tailWait bounds the wait for a message that the stream has.
+// tailWait is the time limit for receiving a message that the stream has.
 const tailWait = 5 * time.Second
 
-// createProbe creates a temporary consumer at o. The function deletes it.
+// createProbe creates a temporary consumer that starts at o. The caller must call the returned
+// function to delete the consumer.
 func (s *Source) createProbe(ctx context.Context, o *origin, filters []string) (jetstream.Consumer, func(), error) {
 	config := jetstream.ConsumerConfig{
 		Name: s.c.Name + "-probe-" + nuid.Next(), AckPolicy: jetstream.AckNonePolicy,
@@ -167,11 +171,12 @@ func (s *Source) createProbe(ctx context.Context, o *origin, filters []string) (
 		return nil, nil, err
 	}
 	return consumer, func() {
-		_ = s.js.DeleteConsumer(ctx, s.c.Stream, config.Name) // if this fails, the server removes it soon
+		_ = s.js.DeleteConsumer(ctx, s.c.Stream, config.Name) // if this fails, the server soon deletes the inactive consumer
 	}, nil
 }
 
-// before returns the sequence up to which all messages were stored before t, or are gone.
+// before returns the largest sequence for which every message up to it was stored before t or no
+// longer exists.
 func (s *Source) before(ctx context.Context, t time.Time) (uint64, error) {
 	consumer, deleteProbe, err := s.createProbe(ctx, sinceTime(t), nil)
 	if err != nil {
@@ -181,9 +186,10 @@ func (s *Source) before(ctx context.Context, t time.Time) (uint64, error) {
 	return consumer.CachedInfo().Delivered.Stream, nil
 }
 
-// ackFloor returns the sequence up to which the consumer needs no message any more. If the server
-// does not report it, the result is the start of the consumer, by time, before which it needs none.
-// Before the first acknowledgement, servers before 2.14 report 0 for any start of the consumer.
+// ackFloor returns the sequence up to which the consumer needs no messages any more. If the server
+// does not report that sequence, ackFloor returns the start time of the consumer instead; the
+// consumer needs no messages from before that time. Servers before 2.14 report 0 until the first
+// acknowledgement, wherever the consumer starts.
 func ackFloor(info *jetstream.ConsumerInfo) (uint64, *origin) {
 	switch {
 	case info.AckFloor.Stream > 0:
@@ -198,7 +204,7 @@ func ackFloor(info *jetstream.ConsumerInfo) (uint64, *origin) {
 		return max(info.Config.OptStartSeq, 1) - 1, nil
 	case jetstream.DeliverByStartTimePolicy:
 		return 0, sinceTime(*info.Config.OptStartTime)
-	default: // a start relative to the moment of its creation
+	default: // the consumer starts relative to the moment of its creation
 		return 0, sinceTime(info.Created)
 	}
 }

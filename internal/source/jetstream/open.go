@@ -16,39 +16,43 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Config configures a source. Conn, Name, Filters and Logger are required.
+// Config configures a source. The fields Conn, Name, Filters and Logger are required.
 type Config struct {
 	Conn    *nats.Conn
 	Stream  string // default "dbchange"
-	Name    string // of the durable consumer
+	Name    string // name of the durable consumer
 	Filters []string
-	// Plan says at which position reading starts. It follows from Observe.
+	// Plan contains the position at which reading starts. It is derived from the evidence that
+	// Observe collects.
 	Plan continuity.Plan
-	// MaxAckPending bounds the messages received and not acknowledged; default 25,000.
+	// MaxAckPending is the maximum number of received messages that are not acknowledged yet; the
+	// default is 25,000.
 	MaxAckPending int
-	// Record stores durably how far the consumer was read. Acknowledge calls it before it
-	// acknowledges messages, at most once in RecordEvery; an idle source calls it from time to
-	// time. It is not called concurrently. If it is nil, a consumer that HQ let expire looks like a
-	// first start, unless the destination stores checkpoints.
+	// Record durably stores how far the consumer was read. Acknowledge calls it before it
+	// acknowledges messages, but not more than once per RecordEvery. An idle source calls it from
+	// time to time. Calls are never concurrent. If Record is nil and the destination does not
+	// store checkpoints, eds treats a consumer that HQ let expire as a first start.
 	Record      func(continuity.Record) error
 	RecordEvery time.Duration
-	// ResetSupport knows the servers that do not answer a consumer reset; nil: none is known yet.
+	// ResetSupport knows the servers that do not answer a consumer reset. Nil means that no such
+	// server is known yet.
 	ResetSupport *ResetSupport
-	// Unverified receives the reason why eds cannot check that the stream has dropped no unread
-	// message, or is still the same stream; "" once eds can. The reason replaces Plan.Unverified.
-	// It is not called concurrently; nil: not called.
+	// Unverified is called with the reason why eds cannot check that the stream has dropped no
+	// unread message, or that it is still the same stream. It is called with "" once eds can check
+	// both. The reason replaces Plan.Unverified. Calls are never concurrent. Unverified may be
+	// nil.
 	Unverified func(reason string)
 	Logger     *slog.Logger
 
 	tuning tuning
 }
 
-// tuning has the parameters that only tests change.
+// tuning holds parameters that only tests change.
 type tuning struct {
-	pullBytes int           // maximum per pull; 0: the default
-	ackWait   time.Duration // 0: the default
-	heartbeat time.Duration // 0: the default
-	resetWait time.Duration // 0: the default
+	pullBytes int           // maximum size of a pull; 0 means the default
+	ackWait   time.Duration // 0 means the default
+	heartbeat time.Duration // 0 means the default
+	resetWait time.Duration // 0 means the default
 	watch     watchTimes
 }
 
@@ -58,10 +62,11 @@ const (
 	defaultAckPending = 25_000
 	inactiveThreshold = 7 * 24 * time.Hour
 	ackWait           = time.Minute
-	resetWait         = 5 * time.Second // for the answer to a consumer reset
+	resetWait         = 5 * time.Second // time limit for the answer to a consumer reset
 )
 
-// withDefaults returns c with defaults for missing values.
+// withDefaults returns c with defaults set for missing values, or an error if a required field is
+// missing.
 func (c Config) withDefaults() (Config, error) {
 	if c.Conn == nil || c.Name == "" || len(c.Filters) == 0 || c.Logger == nil {
 		return c, fault.Mark(fault.Fatal, errors.New("a stream source needs a connection, a consumer name, filters and a logger"))
@@ -79,7 +84,7 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// newSource returns a source that has made no request yet.
+// newSource returns a source that has not sent any request yet.
 func newSource(c Config) (*Source, error) {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -92,7 +97,8 @@ func newSource(c Config) (*Source, error) {
 	return &Source{c: c, js: js}, nil
 }
 
-// Observe adds the server's state of the consumer and the stream to e. Its errors are transient.
+// Observe adds the state of the consumer and the stream, as the server reports it, to e. Errors
+// are transient.
 func Observe(ctx context.Context, c Config, e *continuity.Evidence) error {
 	s, err := newSource(c)
 	if err != nil {
@@ -101,8 +107,8 @@ func Observe(ctx context.Context, c Config, e *continuity.Evidence) error {
 	return s.observe(ctx, e)
 }
 
-// Before returns the sequence up to which all messages were stored before t, or are gone. Errors
-// are transient.
+// Before returns the largest sequence for which every message up to it was stored before t or no
+// longer exists. Errors are transient.
 func Before(ctx context.Context, c Config, t time.Time) (uint64, error) {
 	s, err := newSource(c)
 	if err != nil {
@@ -111,7 +117,8 @@ func Before(ctx context.Context, c Config, t time.Time) (uint64, error) {
 	return s.before(ctx, t)
 }
 
-// Open makes the consumer deliver messages as planned. Errors are transient unless marked.
+// Open creates or updates the consumer so that it delivers messages as planned, and returns a
+// source for it. Errors are transient unless marked otherwise.
 func Open(ctx context.Context, c Config) (*Source, error) {
 	s, err := newSource(c)
 	if err != nil {
@@ -127,14 +134,14 @@ func Open(ctx context.Context, c Config) (*Source, error) {
 	s.recorded.Settled, s.began = floor, floor
 	s.unacked = newUnacked(floor, s.recorded.Scanned)
 	s.watch = newStreamWatch(c.Plan)
-	if err := s.store(); err != nil { // it replaces an earlier one, even if this is the beginning
+	if err := s.store(); err != nil { // replaces any earlier record, even if the plan starts from the beginning
 		return nil, err
 	}
 	s.start(ctx, s.reportProgress, s.watchStream)
 	return s, nil
 }
 
-// start runs tasks until Close, and listens to changes of the connection.
+// start starts the tasks, which run until Close, and listens for changes of the connection.
 func (s *Source) start(ctx context.Context, tasks ...func(context.Context)) {
 	s.status = s.c.Conn.StatusChanged(nats.CONNECTED, nats.RECONNECTING, nats.DISCONNECTED, nats.CLOSED)
 	ctx, s.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -144,10 +151,11 @@ func (s *Source) start(ctx context.Context, tasks ...func(context.Context)) {
 	}
 }
 
-// MaxAckPending returns how many messages may be received and not acknowledged.
+// MaxAckPending returns the maximum number of received messages that are not acknowledged yet.
 func (s *Source) MaxAckPending() int { return s.c.MaxAckPending }
 
-// limitsOf returns the largest pull that the consumer admits.
+// limitsOf returns the limits for pull requests: the defaults, reduced to the maximums in the
+// configuration of the consumer.
 func limitsOf(c jetstream.ConsumerConfig, t tuning) pullLimits {
 	l := pullLimits{messages: maxPull, bytes: cmp.Or(t.pullBytes, defaultPullBytes), heartbeat: cmp.Or(t.heartbeat, heartbeat)}
 	l.expires = 6 * l.heartbeat
@@ -164,8 +172,8 @@ func limitsOf(c jetstream.ConsumerConfig, t tuning) pullLimits {
 	return l
 }
 
-// begin carries out the plan. It returns the consumer, and the position after which the first
-// message comes.
+// begin carries out the plan. It returns the consumer, and the position after which the consumer's
+// first message follows.
 func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor cdc.Position, err error) {
 	previous, err := s.info(ctx)
 	if err != nil {
@@ -206,7 +214,7 @@ func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor
 	return info, floor, err
 }
 
-// origin is the start of a consumer, as the server configures it.
+// origin is the start of a consumer, in the terms of a NATS consumer configuration.
 type origin struct {
 	policy   jetstream.DeliverPolicy
 	sequence uint64
@@ -215,12 +223,13 @@ type origin struct {
 
 func everything() *origin { return &origin{policy: jetstream.DeliverAllPolicy} }
 
-// sinceTime starts with the first message stored at or after t.
+// sinceTime returns an origin at the first message stored at or after t.
 func sinceTime(t time.Time) *origin {
 	return &origin{policy: jetstream.DeliverByStartTimePolicy, time: &t}
 }
 
-// after starts with the first message after sequence. It is for temporary consumers.
+// after returns an origin at the first message after the given sequence. It is for temporary
+// consumers only.
 func after(sequence uint64) *origin {
 	return &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: sequence + 1}
 }

@@ -14,59 +14,60 @@ import (
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-// pullLimits bound one pull request.
+// pullLimits limits one pull request.
 type pullLimits struct {
 	messages  int
-	bytes     int // as the server counts: subject, reply, headers and payload
+	bytes     int // counted as the server does: subject, reply, headers and payload
 	expires   time.Duration
 	heartbeat time.Duration // interval of the server's heartbeats while there are no messages
 }
 
 const (
 	heartbeat           = 5 * time.Second
-	serverGrace         = time.Second // that the server may exceed its times by
+	serverGrace         = time.Second // how much longer than requested the server may take
 	tooManyWaitingDelay = 250 * time.Millisecond
 )
 
-// maxRun is the maximum number of messages that next returns.
+// maxRun is the maximum number of messages that one call of next returns.
 const maxRun = 256
 
-// subscription receives from the consumer until an invariant is broken. One pull is outstanding at
-// a time: consumers that an older program created admit one, and drop a second.
+// subscription receives from the consumer until an error ends it. Only one pull is outstanding at
+// a time, because a consumer created by an older program admits only one and drops a second.
 type subscription struct {
 	s     *Source
 	inbox string
 	sub   *nats.Subscription
 	in    chan *nats.Msg
 
-	ordinal    uint64 // of the delivery that must come next
-	reconnects uint64 // of the connection, at the start of the subscription
+	ordinal    uint64 // ordinal of the delivery that must come next
+	reconnects uint64 // number of reconnects of the connection when the subscription started
 
-	pulls          int           // requested; the number is the last token of the reply subject
-	open           bool          // the last pull may still bring messages:
-	messages       int           // at most this many
-	bytes          int           // and this many bytes in total; 0: any
-	pullEmpty      bool          // the pull has brought no message
-	lastPullEmpty  bool          // the previous pull has ended without a message
-	oversized      bool          // the next message is larger than a pull
-	first          bool          // no pull has been admitted yet
-	tooManyWaiting bool          // the last pull was not admitted
-	silenceLimit   time.Duration // maximum time without anything from the server
+	pulls          int           // number of pulls requested; also the last token of the reply subject
+	open           bool          // the last pull may still deliver messages
+	messages       int           // number of messages that the open pull may still deliver
+	bytes          int           // number of bytes that the open pull may still deliver; 0 means no limit
+	pullEmpty      bool          // the last pull has delivered no message so far
+	lastPullEmpty  bool          // the last pull that ended has delivered no message
+	oversized      bool          // the next message is larger than the limit of a pull
+	first          bool          // the server has not admitted any pull yet
+	tooManyWaiting bool          // the server did not admit the last pull
+	silenceLimit   time.Duration // how long the server may send nothing at all
 }
 
-// brokenError says why a subscription has to end.
+// brokenError is the reason why a subscription has to end.
 type brokenError struct {
 	reason   string
-	expected bool // the next subscription may start at once
+	expected bool // the next subscription may start without delay
 }
 
 func (e *brokenError) Error() string { return e.reason }
 
-// unsubscribe ends the subscription. Messages that it has not returned come again.
+// unsubscribe ends the subscription. The server delivers messages that the subscription has not
+// returned again.
 func (p *subscription) unsubscribe() { _ = p.sub.Unsubscribe() }
 
-// next returns available messages, or waits for some. It returns none without an error if only a
-// status came.
+// next returns the available messages, or waits until there are some. If only a status message
+// arrived, next returns no messages and no error.
 func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 	if p.s.c.Conn.Stats().Reconnects != p.reconnects {
 		return p.remaining(&brokenError{"the connection was restored", true})
@@ -99,11 +100,11 @@ func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 			m = nil
 		}
 	}
-	return out, p.pull() // while the caller handles these messages
+	return out, p.pull() // the server handles the next pull while the caller handles these messages
 }
 
-// remaining returns the messages that came before the subscription broke with err: the stream may
-// not have them any more.
+// remaining returns the messages that arrived before the subscription broke, and the error broken.
+// These messages must not be discarded, because the stream may no longer have them.
 func (p *subscription) remaining(broken error) (out []pipeline.Message, err error) {
 	for {
 		select {
@@ -117,7 +118,8 @@ func (p *subscription) remaining(broken error) (out []pipeline.Message, err erro
 	}
 }
 
-// wait returns the next message from the server, or nil if there is something else to do.
+// wait returns the next message from the server. It returns nil without an error if the caller
+// should call next again.
 func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
 	if err := p.pull(); err != nil {
 		return nil, err
@@ -147,7 +149,7 @@ func (p *subscription) wait(ctx context.Context) (*nats.Msg, error) {
 	}
 }
 
-// connectionChanged returns the reason to end the subscription.
+// connectionChanged returns the error that ends the subscription after the connection has changed.
 func (s *Source) connectionChanged() error {
 	if s.c.Conn.IsConnected() {
 		return &brokenError{"the connection was restored", true}
@@ -155,7 +157,7 @@ func (s *Source) connectionChanged() error {
 	return &brokenError{"the connection was lost", true}
 }
 
-// pull requests messages, unless a pull is open.
+// pull sends a pull request, unless a pull is still open.
 func (p *subscription) pull() error {
 	if p.open {
 		return nil
@@ -171,8 +173,8 @@ func (p *subscription) pull() error {
 		request = fmt.Appendf(request, `,"max_bytes":%d`, p.bytes)
 	}
 	if p.first {
-		// Without heartbeats, because only then does the server refuse a pull that it cannot admit.
-		// The pull of an earlier reader may still wait.
+		// Request no heartbeats: only without them does the server refuse a pull that it cannot
+		// admit. It cannot admit this pull while the pull of an earlier reader is still waiting.
 		expires := min(l.expires, l.heartbeat)
 		p.silenceLimit = expires + serverGrace
 		request = fmt.Appendf(request, `,"expires":%d}`, expires)
@@ -187,8 +189,8 @@ func (p *subscription) pull() error {
 	return nil
 }
 
-// handle handles a message of the server: a message of the stream, which it appends to out, or a
-// status of the pull.
+// handle handles one message from the server. It appends a message of the stream to out. Any other
+// message is a status of the pull.
 func (p *subscription) handle(m *nats.Msg, out []pipeline.Message) ([]pipeline.Message, error) {
 	if !strings.HasPrefix(m.Reply, ackPrefix) {
 		return out, p.handleStatus(m)
@@ -222,7 +224,7 @@ func (p *subscription) handle(m *nats.Msg, out []pipeline.Message) ([]pipeline.M
 	}), nil
 }
 
-// account counts a message against the open pull, as the server does.
+// account subtracts a message from the limits of the open pull, counting as the server does.
 func (p *subscription) account(m *nats.Msg) {
 	p.messages--
 	p.pullEmpty, p.first = false, false
@@ -253,7 +255,7 @@ func encoding(h nats.Header) string {
 func (p *subscription) handleStatus(m *nats.Msg) error {
 	status, description := m.Header.Get("Status"), m.Header.Get("Description")
 	if m.Subject != p.inbox+"."+strconv.Itoa(p.pulls) {
-		return nil // about an earlier pull
+		return nil // the status belongs to an earlier pull
 	}
 	switch {
 	case status == "100":
@@ -275,19 +277,19 @@ func (p *subscription) handleStatus(m *nats.Msg) error {
 	return nil
 }
 
-// checkStuck returns an error if the server has messages for us that it does not send, or waits for
-// acknowledgements that were lost. It is called after a whole pull without a message, so neither
-// can still be on its way.
+// checkStuck returns an error if the server does not send messages that it has for this consumer,
+// or if it is waiting for acknowledgements that were lost. It must be called after a whole pull
+// without a message, so that no message or acknowledgement can still be on its way.
 func (s *Source) checkStuck(ctx context.Context) error {
 	info, err := s.info(ctx)
 	if err != nil {
-		return nil // the next pull shows the server's problem
+		return nil // the next pull will show the server's problem
 	}
 	_, _, idle := s.unacked.position()
 	switch {
 	case info == nil:
 		return &brokenError{"the consumer is gone", false}
-	case info.NumPending > 0 && info.NumAckPending < s.c.MaxAckPending: // otherwise it waits for us
+	case info.NumPending > 0 && info.NumAckPending < s.c.MaxAckPending: // with NumAckPending at its limit, the server is waiting for eds
 		return &brokenError{fmt.Sprintf("the server has %d messages that it does not send", info.NumPending), true}
 	case info.NumAckPending > 0 && idle:
 		return &brokenError{fmt.Sprintf("the server misses %d acknowledgements", info.NumAckPending), true}
@@ -295,8 +297,8 @@ func (s *Source) checkStuck(ctx context.Context) error {
 	return nil
 }
 
-// markScanned records the sequence up to which the server has looked for messages of the consumer
-// and sent all of them.
+// markScanned records a sequence from a status message. The server has sent all messages of the
+// consumer up to that sequence.
 func (p *subscription) markScanned(sequence string) {
 	n, ok := parseNumber(sequence)
 	if !ok {

@@ -5,22 +5,23 @@ import (
 	"strings"
 )
 
-// delivery describes a message; the server puts it into the reply subject.
+// delivery describes one delivery of a message. The server encodes it in the message's reply
+// subject.
 type delivery struct {
-	sequence uint64 // in the stream
-	ordinal  uint64 // among the consumer's deliveries, redeliveries included
-	stored   int64  // nanoseconds since 1970
-	pending  uint64 // messages of the consumer after it
+	sequence uint64 // sequence of the message in the stream
+	ordinal  uint64 // number of the delivery, counting all deliveries of the consumer, including redeliveries
+	stored   int64  // storage time in Unix nanoseconds
+	pending  uint64 // number of later messages for the consumer
 }
 
 const ackPrefix = "$JS.ACK."
 
-// parseReply reads the reply subject of a delivered message. It has one of the forms
+// parseReply parses the reply subject of a delivered message, which has one of these forms:
 //
 //	$JS.ACK.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>
 //	$JS.ACK.<domain>.<account>.<stream>.<consumer>.<deliveries>.<stream seq>.<consumer seq>.<time>.<pending>[.<more>]
 //
-// For another subject, it returns false.
+// For any other subject, it returns false.
 func parseReply(subject string) (delivery, bool) {
 	rest, ok := strings.CutPrefix(subject, ackPrefix)
 	if !ok {
@@ -28,7 +29,7 @@ func parseReply(subject string) (delivery, bool) {
 	}
 	skip := 2 // stream and consumer
 	switch dots := strings.Count(rest, "."); {
-	case dots >= 8: // domain and account come first; there may be more at the end
+	case dots >= 8: // domain and account come first; more tokens may follow at the end
 		skip = 4
 	case dots != 6:
 		return delivery{}, false
@@ -55,7 +56,7 @@ func parseReply(subject string) (delivery, bool) {
 	return delivery{numbers[1], numbers[2], int64(numbers[3]), numbers[4]}, true
 }
 
-// parseNumber reads decimal digits.
+// parseNumber parses a number that consists of decimal digits only.
 func parseNumber(digits string) (uint64, bool) {
 	if digits == "" || len(digits) > 20 {
 		return 0, false

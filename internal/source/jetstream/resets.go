@@ -6,22 +6,23 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ResetSupport remembers the servers that do not answer a consumer reset: those before 2.14. Each
-// request would cost a timeout. It is safe for concurrent use.
+// ResetSupport remembers the servers that do not answer a consumer reset, which are those before
+// 2.14. Without it, each reset request to such a server would cost a timeout. A ResetSupport is
+// safe for concurrent use.
 //
-// The server that a client is connected to may not be the one that answers, so its version alone
-// decides nothing. It is part of the server's name here, so that an upgraded server is tested
-// again.
+// The connected server may not be the one that answers a reset, so the version of the connected
+// server alone decides nothing. The version is part of the remembered name, so that a server is
+// tested again after an upgrade.
 type ResetSupport struct {
 	record func(server string) error
 
 	mu           sync.Mutex
-	withoutReset map[string]bool // by server name
+	withoutReset map[string]bool // keyed by server name
 }
 
-// NewResetSupport returns a ResetSupport that knows one server: the last argument of record, in
-// this run or an earlier one; "" if there is none. record stores a name durably; nil stores
-// nothing.
+// NewResetSupport returns a ResetSupport. The parameter recorded is the server that was last
+// passed to record, by this process or an earlier one, or "" if there is none. The function record
+// stores a server name durably; it may be nil.
 func NewResetSupport(recorded string, record func(server string) error) *ResetSupport {
 	s := &ResetSupport{record: record, withoutReset: make(map[string]bool)}
 	if recorded != "" {
@@ -30,14 +31,15 @@ func NewResetSupport(recorded string, record func(server string) error) *ResetSu
 	return s
 }
 
-// missing reports whether the server is known not to answer.
+// missing reports whether the server is known not to answer a consumer reset.
 func (s *ResetSupport) missing(server string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.withoutReset[server]
 }
 
-// markMissing remembers a server. After an error, the process forgets it when it ends.
+// markMissing remembers that the server does not answer a consumer reset. After an error, the
+// server is remembered only until the process ends.
 func (s *ResetSupport) markMissing(server string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -48,17 +50,18 @@ func (s *ResetSupport) markMissing(server string) error {
 	return s.record(server)
 }
 
-// maxServerName bounds the length of a server's name, in bytes.
+// maxServerName is the maximum length of a server's name in bytes.
 const maxServerName = 200
 
-// serverName returns the name of the connected server in ResetSupport: the cluster's name or,
-// without one, the server's own, and the version.
+// serverName returns the name under which ResetSupport remembers the connected server. The name
+// consists of the cluster's name and the server's version; without a cluster, the server's own
+// name replaces the cluster's name.
 func serverName(conn *nats.Conn) string {
 	name := conn.ConnectedClusterName()
 	if name == "" {
 		name = conn.ConnectedServerName()
 	}
-	if name == conn.ConnectedServerId() { // the id of a server without a name, new after each restart
+	if name == conn.ConnectedServerId() { // a server without a name reports its id, which changes with each restart
 		name = ""
 	}
 	name += " " + conn.ConnectedServerVersion()

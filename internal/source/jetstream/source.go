@@ -1,16 +1,18 @@
-// Package jetstream reads a durable pull consumer of a JetStream stream, in order.
+// Package jetstream reads a durable pull consumer of a JetStream stream, in the order of the
+// stream.
 //
-// The server may deliver a message again: after a lost connection, a restart of either side, or if
-// its acknowledgement takes too long. It then comes after newer messages. This package returns each
-// message once, in ascending sequence, and never skips one. Each subscription rewinds the consumer
-// to its acknowledgement floor first. It ends at the first delivery that does not follow the
-// previous one, and a new subscription starts.
+// The server may deliver a message again after a lost connection, after a restart of either side,
+// or if the acknowledgement takes too long. The second delivery then follows newer messages. This
+// package nevertheless returns each message once, in ascending sequence, and never skips a
+// message. For that, each subscription first rewinds the consumer to its acknowledgement floor. A
+// subscription ends at the first delivery that does not directly follow the previous delivery, and
+// a new subscription starts.
 //
-// A Lane reads an ephemeral consumer with the same code: for some tables only, and without
+// A Lane uses the same code to read an ephemeral consumer, for some tables only and without
 // acknowledgements.
 //
-// The package only manages consumers and acknowledges messages: the credentials that HQ issues
-// allow no more.
+// The package only manages consumers and acknowledges messages, because the credentials that HQ
+// issues permit nothing else.
 package jetstream
 
 import (
@@ -30,42 +32,42 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// Source is a pipeline.Source. Receive and Close belong to one goroutine; the other methods are
-// safe for concurrent use.
+// Source is a pipeline.Source that reads a durable consumer. Receive and Close must be called from
+// one goroutine. The other methods are safe for concurrent use.
 type Source struct {
 	c       Config
 	js      jetstream.JetStream
 	unacked *unacked
 	limits  pullLimits
-	status  chan nats.Status // changes of the connection
+	status  chan nats.Status // changes of the connection's status
 
 	watch *streamWatch
 
-	// positionConsumer makes the consumer deliver everything that is not acknowledged.
+	// positionConsumer makes the consumer deliver all messages that are not acknowledged.
 	positionConsumer func(ctx context.Context) (*jetstream.ConsumerInfo, error)
-	// strict treats messages as lost that the stream may have dropped.
+	// strict means that messages that the stream may have dropped count as lost.
 	strict bool
-	tables []string // that are read; nil: all
+	tables []string // tables that are read, or nil for all
 
-	subscription *subscription // nil: the next Receive subscribes
-	backoff      retry.Backoff // after subscriptions that broke
+	subscription *subscription // nil if the next Receive has to subscribe
+	backoff      retry.Backoff // waits after broken subscriptions
 
 	began   cdc.Position
 	planned bool // the plan is new, so the first subscription need not verify the stream
 
 	recordMu sync.Mutex
 	recorded continuity.Record
-	stored   continuity.Record // last argument of Config.Record
-	saved    time.Time         // time of that call
+	stored   continuity.Record // the last record passed to Config.Record
+	saved    time.Time         // when stored was passed to Config.Record
 
-	stop    context.CancelFunc // ends tasks
+	stop    context.CancelFunc // ends the tasks
 	stopped <-chan struct{}
-	tasks   sync.WaitGroup // that run until Close
+	tasks   sync.WaitGroup // tasks that run until Close
 
 	healthMu       sync.Mutex
 	unhealthy      error
 	unhealthySince time.Time
-	waiting        uint64 // when it last subscribed
+	waiting        uint64 // number of messages available at the last subscription
 	waitingKnown   bool
 }
 
@@ -74,26 +76,28 @@ var (
 	_ pipeline.HealthReporter = (*Source)(nil)
 )
 
-// Began returns the position after which the first message comes. Its Stored is 0 if that message
-// was not applied.
+// Began returns the position after which the source started. The position's field Stored is 0 if
+// the message at that position was not applied.
 func (s *Source) Began() cdc.Position { return s.began }
 
-// Health returns since when and why no message can be received; nil if the source is healthy.
+// Health returns why no message can be received, and since when. The reason is nil if the source
+// is healthy.
 func (s *Source) Health() (since time.Time, reason error) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
 	return s.unhealthySince, s.unhealthy
 }
 
-// Waiting returns how many messages the consumer had to deliver when the source last subscribed;
-// false: it has not subscribed yet.
+// Waiting returns how many messages the consumer had to deliver when the source last subscribed.
+// If the source has not subscribed yet, known is false.
 func (s *Source) Waiting() (messages uint64, known bool) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
 	return s.waiting, s.waitingKnown
 }
 
-// setWaiting records the number of messages that the consumer has to deliver.
+// setWaiting records the number of messages that the consumer still has to deliver, including
+// unacknowledged ones.
 func (s *Source) setWaiting(info *jetstream.ConsumerInfo) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()
@@ -116,8 +120,8 @@ func (s *Source) setHealth(err error) {
 	}
 }
 
-// Receive returns the next messages. It repairs the connection and the subscription itself; its
-// errors are ctx's, or fatal.
+// Receive returns the next messages. It repairs the connection and the subscription itself, so it
+// returns only errors of ctx and fatal errors.
 func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	for {
 		if err := s.ensureSubscribed(ctx); err != nil {
@@ -148,7 +152,8 @@ func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 	}
 }
 
-// ensureSubscribed subscribes if there is no subscription, and retries until that succeeds.
+// ensureSubscribed subscribes if there is no subscription. It retries until it succeeds, ctx ends,
+// or an error is fatal.
 func (s *Source) ensureSubscribed(ctx context.Context) error {
 	if err := s.watch.failure(); err != nil {
 		return err
@@ -173,10 +178,10 @@ func (s *Source) ensureSubscribed(ctx context.Context) error {
 	return err
 }
 
-// ErrClosed says that the connection was closed for good.
+// ErrClosed means that the connection to NATS was closed and does not reconnect.
 var ErrClosed = errors.New("the connection to nats is closed")
 
-// awaitConnection waits until the connection is up. Its error is ErrClosed or the cause of ctx.
+// awaitConnection waits until the connection is up. The error is ErrClosed or the cause of ctx.
 func (s *Source) awaitConnection(ctx context.Context) error {
 	for {
 		reason := s.c.Conn.LastError()
@@ -203,7 +208,7 @@ func (s *Source) awaitConnection(ctx context.Context) error {
 	}
 }
 
-// dropSubscription ends the subscription.
+// dropSubscription ends the current subscription, if any.
 func (s *Source) dropSubscription() {
 	if s.subscription != nil {
 		s.watch.end()
@@ -214,13 +219,13 @@ func (s *Source) dropSubscription() {
 
 // Acknowledge acknowledges every message up to and including upTo.
 func (s *Source) Acknowledge(_ context.Context, upTo cdc.Position) error {
-	// Record first: the server must not know an acknowledgement that the record lacks.
+	// Record first: the server must not know of an acknowledgement that is missing in the record.
 	if err := s.recordAcknowledged(upTo); err != nil {
 		return err
 	}
 	var failed error
 	s.unacked.acknowledge(upTo, func(reply string) {
-		// A lost acknowledgement is repeated when the message comes again.
+		// If an acknowledgement is lost, it is sent again when the server redelivers the message.
 		if err := s.c.Conn.Publish(reply, nil); errors.Is(err, nats.ErrConnectionClosed) {
 			failed = fault.Mark(fault.Fatal, ErrClosed)
 		}
@@ -228,8 +233,9 @@ func (s *Source) Acknowledge(_ context.Context, upTo cdc.Position) error {
 	return failed
 }
 
-// reportProgress prevents redelivery of messages that take long: it tells the server in time that
-// they are in progress. It sleeps while there are none.
+// reportProgress prevents the redelivery of messages that take long to apply. Before the server's
+// timeout, it reports to the server that these messages are in progress. It sleeps while no
+// message is unacknowledged.
 func (s *Source) reportProgress(ctx context.Context) {
 	progress := []byte("+WPI")
 	every := s.c.tuning.ackWait / 3
@@ -250,11 +256,12 @@ func (s *Source) reportProgress(ctx context.Context) {
 	}
 }
 
-// flushTimeout bounds how long Close waits for the server.
+// flushTimeout is how long Close waits for the server.
 const flushTimeout = 5 * time.Second
 
-// Close ends the subscription and waits until the server has the acknowledgements. The caller keeps
-// the connection. Receive and Acknowledge must not be called afterwards.
+// Close ends the subscription, and waits until the server has received all acknowledgements. The
+// connection belongs to the caller and stays open. Receive and Acknowledge must not be called
+// after Close.
 func (s *Source) Close(ctx context.Context) error {
 	s.dropSubscription()
 	s.stop()

@@ -13,8 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// subscribe starts a subscription. It positions the consumer before the first message that is not
-// acknowledged. Each delivery must then follow the previous one.
+// subscribe starts a subscription. It positions the consumer before the first unacknowledged
+// message. From then on, each delivery must directly follow the previous one.
 func (s *Source) subscribe(ctx context.Context) error {
 	s.drainStatus()
 	reconnects := s.c.Conn.Stats().Reconnects
@@ -40,7 +40,7 @@ func (s *Source) subscribe(ctx context.Context) error {
 	return nil
 }
 
-// drainStatus drops changes of the connection that have been reported until now.
+// drainStatus discards the connection's status changes that were reported so far.
 func (s *Source) drainStatus() {
 	for {
 		select {
@@ -51,8 +51,9 @@ func (s *Source) drainStatus() {
 	}
 }
 
-// whileConnected returns a context that ends when the connection changes, because then no answer
-// comes. The caller must call the function.
+// whileConnected returns a context that ends when the connection changes, because outstanding
+// requests are not answered after that. The caller must call the returned function to release
+// resources.
 func (s *Source) whileConnected(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var listener sync.WaitGroup
@@ -69,8 +70,8 @@ func (s *Source) whileConnected(ctx context.Context) (context.Context, func()) {
 	}
 }
 
-// rewind makes the consumer deliver everything again that is not acknowledged, and returns its new
-// state.
+// rewind makes the consumer deliver all unacknowledged messages again, and returns the consumer's
+// new state.
 func (s *Source) rewind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	info, err := s.info(ctx)
 	if err != nil {
@@ -96,14 +97,15 @@ func (s *Source) rewind(ctx context.Context) (*jetstream.ConsumerInfo, error) {
 	if err := s.delete(ctx); err != nil {
 		return nil, err
 	}
-	if noAnswer { // although it has answered the other request
+	if noAnswer { // although the server has answered the request to delete the consumer
 		s.rememberMissingReset(server)
 	}
 	return s.createAfter(ctx, info, acknowledged)
 }
 
-// reset makes the consumer continue after the last acknowledged message. A consumer that has
-// started later, or with new messages, can only go back to its acknowledgement floor.
+// reset makes the consumer continue after the last acknowledged message. The server can reset a
+// consumer that starts at a later message, or with new messages, only to its acknowledgement
+// floor.
 func (s *Source) reset(ctx context.Context, info *jetstream.ConsumerInfo, acknowledged uint64) (*jetstream.ConsumerInfo, error) {
 	reset, err := s.resetTo(ctx, acknowledged+1)
 	if errors.Is(err, jetstream.ErrConsumerInvalidReset) && info.AckFloor.Stream <= acknowledged {
@@ -112,8 +114,8 @@ func (s *Source) reset(ctx context.Context, info *jetstream.ConsumerInfo, acknow
 	return reset, err
 }
 
-// resetTo requests that the server delivers everything from a sequence on; 0 means after the
-// acknowledgement floor. Servers before 2.14 do not answer.
+// resetTo requests that the server deliver all messages from the sequence first on. If first is 0,
+// the server continues after the acknowledgement floor. Servers before 2.14 do not answer.
 func (s *Source) resetTo(ctx context.Context, first uint64) (*jetstream.ConsumerInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.c.tuning.resetWait)
 	defer cancel()
@@ -133,8 +135,8 @@ func (s *Source) rememberMissingReset(server string) {
 	}
 }
 
-// recordAcknowledged records that everything up to p is acknowledged. It stores the record at most
-// once in RecordEvery.
+// recordAcknowledged records that all messages up to p are acknowledged. It stores the record no
+// more than once per RecordEvery.
 func (s *Source) recordAcknowledged(p cdc.Position) error {
 	s.recordMu.Lock()
 	defer s.recordMu.Unlock()
@@ -150,7 +152,8 @@ func (s *Source) recordAcknowledged(p cdc.Position) error {
 // scanEvery is how often an idle source stores its record.
 const scanEvery = 10 * time.Minute
 
-// recordScanned records that no unacknowledged message of this consumer is at or before sequence.
+// recordScanned records that the consumer has no unacknowledged message at or before the given
+// sequence.
 func (s *Source) recordScanned(sequence uint64) {
 	if _, _, idle := s.unacked.position(); !idle {
 		return
@@ -172,7 +175,7 @@ func (s *Source) saveRecord() error {
 	return s.save()
 }
 
-// save stores the record if it has changed. The lock is held.
+// save stores the record if it has changed. The caller holds recordMu.
 func (s *Source) save() error {
 	if s.stored == s.recorded {
 		return nil

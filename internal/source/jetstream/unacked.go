@@ -7,22 +7,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// unacked keeps the messages that were received and are not acknowledged, and how to acknowledge
-// each. It is safe for concurrent use.
+// unacked holds the messages that were received but not acknowledged, with the reply subject that
+// acknowledges each. It is safe for concurrent use.
 type unacked struct {
 	mu           sync.Mutex
-	messages     []unackedMessage // ascending
+	messages     []unackedMessage // in ascending sequence
 	acknowledged cdc.Position
-	newest       cdc.Position  // of the last message received
-	reported     uint64        // sequence of newest when progress was last reported
+	newest       cdc.Position  // position of the last message received
+	reported     uint64        // sequence of newest at the last call of progress
 	scheduled    bool          // a call of progress is scheduled
-	wake         chan struct{} // signals that a call must be scheduled
+	wake         chan struct{} // signals that a call of progress must be scheduled
 
-	reached uint64   // all messages of ours up to here have been received
-	latest  delivery // the last one
-	next    uint64   // the first message of ours after newest, 0 if unknown
-	behind  bool     // since the last call of caughtUp, a delivery had messages after it
-	fewer   bool     // between two deliveries, waiting messages have vanished
+	reached uint64   // all of the consumer's messages up to this sequence have been received
+	latest  delivery // the latest delivery
+	next    uint64   // sequence of the consumer's first message after newest, or 0 if unknown
+	behind  bool     // since the last call of caughtUp, some delivery was not the newest message
+	fewer   bool     // the number of waiting messages fell between two deliveries by more than was delivered
 }
 
 type unackedMessage struct {
@@ -37,14 +37,14 @@ func newUnacked(acknowledged cdc.Position, reached uint64) *unacked {
 	}
 }
 
-// receipt says how to handle a delivery.
+// receipt describes how to handle a delivery.
 type receipt struct {
-	fresh   bool   // pass it on: it was not received before
-	ack     bool   // acknowledge it at once: it is acknowledged already
-	skipped uint64 // a message that the stream had and that should have come first; 0 if none
+	fresh   bool   // the message is new and must be returned
+	ack     bool   // the message is already acknowledged, so it must be acknowledged again at once
+	skipped uint64 // sequence of a message that the stream had and that should have come first, or 0 for none
 }
 
-// receive records a delivery.
+// receive records the delivery d, whose message is acknowledged at the subject reply.
 func (u *unacked) receive(d delivery, reply string) (r receipt) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -63,7 +63,7 @@ func (u *unacked) receive(d delivery, reply string) (r receipt) {
 		u.messages = append(u.messages, unackedMessage{d.sequence, reply})
 		if !u.scheduled {
 			u.scheduled = true
-			u.wake <- struct{}{} // never blocks: progress takes it before scheduled becomes false
+			u.wake <- struct{}{} // never blocks, because the channel is drained before scheduled becomes false
 		}
 		r.fresh = true
 		return r
@@ -77,8 +77,8 @@ func (u *unacked) receive(d delivery, reply string) (r receipt) {
 	return r
 }
 
-// subscribe prepares for a new subscription, whose last delivery has the given ordinal. It returns
-// the sequence up to which all messages of ours have been received.
+// subscribe prepares for a new subscription. The parameter ordinal is that of the consumer's last
+// delivery. It returns the sequence up to which all messages of the consumer have been received.
 func (u *unacked) subscribe(ordinal uint64) (reached uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -86,15 +86,16 @@ func (u *unacked) subscribe(ordinal uint64) (reached uint64) {
 	return u.reached
 }
 
-// advance records that all messages of ours up to sequence have been received.
+// advance records that all messages of the consumer up to the given sequence have been received.
 func (u *unacked) advance(sequence uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.reached = max(u.reached, sequence)
 }
 
-// expect records that the stream has this message, and has sent all earlier messages of ours. It
-// must be delivered next, unless it has been.
+// expect records that the stream has the message with the given sequence, and that all earlier
+// messages of the consumer have been sent. Unless that message has already been received, it must
+// be the next new message.
 func (u *unacked) expect(sequence uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -103,7 +104,8 @@ func (u *unacked) expect(sequence uint64) {
 	}
 }
 
-// caughtUp reports whether each delivery since the last call was the newest message of ours.
+// caughtUp reports whether each delivery since the last call was the newest message for the
+// consumer.
 func (u *unacked) caughtUp() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -112,16 +114,16 @@ func (u *unacked) caughtUp() bool {
 	return !behind
 }
 
-// received returns the last message received, which may not be acknowledged, and the sequence up to
-// which all messages of ours have been received.
+// received returns the position of the last received message, which may be unacknowledged. It also
+// returns the sequence up to which all messages of the consumer have been received.
 func (u *unacked) received() (newest cdc.Position, reached uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.newest, u.reached
 }
 
-// last returns the last delivery, and whether waiting messages have vanished between two deliveries
-// since clearFewer.
+// last returns the last delivery. It also reports whether waiting messages have vanished between
+// two deliveries since the last call of clearFewer.
 func (u *unacked) last() (latest delivery, fewer bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -134,10 +136,11 @@ func (u *unacked) clearFewer() {
 	u.fewer = false
 }
 
-// ackRun bounds the messages that acknowledge removes while it has the lock.
+// ackRun is the maximum number of messages that acknowledge removes before it releases the lock.
 const ackRun = 512
 
-// acknowledge removes the messages up to and including p, and calls ack for each.
+// acknowledge removes all messages up to and including p, and calls ack with the reply subject of
+// each.
 func (u *unacked) acknowledge(p cdc.Position, ack func(reply string)) {
 	for {
 		u.mu.Lock()
@@ -152,7 +155,7 @@ func (u *unacked) acknowledge(p cdc.Position, ack func(reply string)) {
 		u.mu.Unlock()
 		for i := range run {
 			ack(run[i].reply)
-			run[i].reply = "" // the array outlives it
+			run[i].reply = "" // the underlying array stays in use
 		}
 		if n < ackRun {
 			return
@@ -160,8 +163,8 @@ func (u *unacked) acknowledge(p cdc.Position, ack func(reply string)) {
 	}
 }
 
-// progress calls report for each message that was already received at the last call and is not
-// acknowledged. It reports whether to call it again.
+// progress calls report for each unacknowledged message that was already received at the previous
+// call. It reports whether progress must be called again.
 func (u *unacked) progress(report func(reply string)) (again bool) {
 	u.mu.Lock()
 	var replies []string
@@ -181,8 +184,8 @@ func (u *unacked) progress(report func(reply string)) (again bool) {
 	return again
 }
 
-// position returns the last message acknowledged and the sequence of the last one received; idle is
-// true if they are the same.
+// position returns the position of the last acknowledged message and the sequence of the last
+// received one. If no received message is unacknowledged, idle is true.
 func (u *unacked) position() (acknowledged cdc.Position, newest uint64, idle bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -12,38 +12,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// watchTimes are the times of a streamWatch.
+// watchTimes holds the intervals of a streamWatch.
 type watchTimes struct {
-	stalled time.Duration // time without a call of Receive after which to look at the stream
-	every   time.Duration // maximum time between looks while messages wait
-	refused time.Duration // time of refused looks after which to report that
+	stalled time.Duration // time since the last call of Receive after which to look at the stream
+	every   time.Duration // maximum time between two looks while messages wait
+	refused time.Duration // how long the server must refuse looks before that is reported
 }
 
-// soonest is the minimum time between looks.
+// soonest is the minimum time between two looks.
 const soonest = time.Second
 
-// streamWatch notices messages that the stream drops while it is read. It is safe for concurrent
-// use.
+// streamWatch detects messages that the stream drops while it is being read. It is safe for
+// concurrent use.
 type streamWatch struct {
-	failed chan struct{} // closed once there is a gap
+	failed chan struct{} // closed once a gap is found
 
 	lookMu sync.Mutex // held during each look
 
 	mu         sync.Mutex
 	gap        error
 	looks      continuity.Watch
-	subscribed bool      // there is a subscription
-	number     int       // number of the subscription
-	active     time.Time // last read of the subscription
-	looked     time.Time // last look
-	due        time.Time // next look
-	first      uint64    // first message of the stream at the last look, 0: there was none
-	kept       delivery  // last delivery at the last look, with the sequence up to which none of ours came after it
-	behind     bool      // messages wait, or have waited since the last look
-	refused    time.Time // start of refused looks; zero: they are not refused
+	subscribed bool      // a subscription exists
+	number     int       // number of the latest subscription
+	active     time.Time // when the subscription was last read
+	looked     time.Time // when the last look was taken
+	due        time.Time // when the next look is due
+	first      uint64    // sequence of the stream's oldest message at the last look, or 0 if that look is outdated
+	kept       delivery  // last delivery at the last look; its sequence is the one up to which no later message of the consumer follows
+	behind     bool      // messages are waiting, or were waiting at some time since the last look
+	refused    time.Time // since when the server has refused looks; the zero time if it does not refuse them
 
 	unverified, identity, dropped string // reasons for Config.Unverified
-	reported                      string // last argument of Config.Unverified
+	reported                      string // the last argument of Config.Unverified
 }
 
 func newStreamWatch(plan continuity.Plan) *streamWatch {
@@ -56,7 +56,8 @@ func newStreamWatch(plan continuity.Plan) *streamWatch {
 	return w
 }
 
-// begin starts a subscription. All messages of ours up to reached have been received.
+// begin records the start of a subscription. All messages of the consumer up to reached have been
+// received.
 func (w *streamWatch) begin(reached uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -71,31 +72,31 @@ func (w *streamWatch) end() {
 	w.subscribed = false
 }
 
-// markActive records that the subscription is being read.
+// markActive records that the subscription was just read.
 func (w *streamWatch) markActive() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.active = time.Now()
 }
 
-// failure returns the gap that was found, or nil.
+// failure returns the error for the first gap that was found, or nil if there is none.
 func (w *streamWatch) failure() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.gap
 }
 
-// reached returns the sequence up to which all messages of ours have been sent.
+// reached returns the sequence up to which the server has sent all messages of the consumer.
 func (w *streamWatch) reached() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.looks.Reached()
 }
 
-// verify returns a *continuity.GapError if the stream has lost messages that were not received yet,
-// or is another stream.
+// verify returns a *continuity.GapError if the stream has lost messages before they were received,
+// or if it is a different stream.
 func (s *Source) verify(ctx context.Context) error {
-	if s.planned { // the plan is new
+	if s.planned { // the stream was checked when the plan was made
 		s.planned = false
 		return nil
 	}
@@ -111,7 +112,7 @@ func (s *Source) verify(ctx context.Context) error {
 		return nil
 	}
 	s.watch.mu.Lock()
-	begun := s.watch.number > 0 // otherwise there is only the plan, which compare has made again
+	begun := s.watch.number > 0 // otherwise there is only the plan, which compare has just made again
 	before := s.watch.looks.Reached()
 	verdict := s.watch.looks.Since(continuity.Look{First: stream.First, Deliveries: math.MaxUint64})
 	s.watch.mu.Unlock()
@@ -121,7 +122,8 @@ func (s *Source) verify(ctx context.Context) error {
 	return s.watch.failure()
 }
 
-// compare compares the stream with the received messages.
+// compare compares the stream with the received messages. It returns the gap, or nil if there is
+// none, and the state of the stream.
 func (s *Source) compare(ctx context.Context) (*continuity.GapError, continuity.Stream, error) {
 	newest, reached := s.unacked.received()
 	e := continuity.Evidence{Record: continuity.Record{Settled: newest, Scanned: reached}, Now: time.Now()}
@@ -132,8 +134,8 @@ func (s *Source) compare(ctx context.Context) (*continuity.GapError, continuity.
 	return continuity.Decide(e).Gap, e.Stream, nil
 }
 
-// noteRefused records whether the server refuses to describe the stream. Then it is unknown whether
-// it is the same stream.
+// noteRefused records whether the server refuses to describe the stream. While it refuses, eds
+// does not know whether the stream is still the same one.
 func (s *Source) noteRefused(refused bool) {
 	w, now := s.watch, time.Now()
 	w.mu.Lock()
@@ -150,8 +152,8 @@ func (s *Source) noteRefused(refused bool) {
 	s.reportUnverified()
 }
 
-// doubtDropped reports that the stream, which begins with first, may have dropped messages of ours
-// after the given sequence.
+// doubtDropped reports that the stream may have dropped messages of the consumer after the
+// sequence after. The stream now starts at the sequence first. A strict source fails.
 func (s *Source) doubtDropped(after, first uint64) {
 	if s.strict {
 		s.fail(&continuity.GapError{After: after, First: first})
@@ -164,8 +166,8 @@ func (s *Source) doubtDropped(after, first uint64) {
 	s.reportUnverified()
 }
 
-// reportUnverified reports the reasons why eds cannot verify the stream, if they have changed. The
-// lock is held.
+// reportUnverified passes the reasons why eds cannot verify the stream to Config.Unverified, if
+// they have changed. The caller holds the watch's lock.
 func (s *Source) reportUnverified() {
 	w := s.watch
 	var reasons []string
@@ -184,7 +186,7 @@ func (s *Source) reportUnverified() {
 	}
 }
 
-// fail makes Receive return the gap.
+// fail makes Receive return the given gap. Only the first gap counts.
 func (s *Source) fail(gap *continuity.GapError) {
 	s.addTables(gap)
 	if newest, _ := s.unacked.received(); newest.Stored > 0 {
@@ -203,18 +205,19 @@ func (s *Source) fail(gap *continuity.GapError) {
 	}
 }
 
-// addTables adds the tables that lack changes to gap.
+// addTables sets the tables of gap that lack changes, which are all tables that this source reads.
 func (s *Source) addTables(gap *continuity.GapError) {
 	gap.Tables, gap.Others = s.tables, s.tables == nil
 }
 
-// skipped fails the source because the message at sequence came although the stream had an earlier
-// one that was not received.
+// skipped fails the source. The message at sequence arrived although the stream had the earlier
+// message missing, which was not received.
 func (s *Source) skipped(missing, sequence uint64) {
 	s.fail(&continuity.GapError{After: missing - 1, First: sequence})
 }
 
-// watchStream looks at the stream from time to time, whether Receive is called or not.
+// watchStream looks at the stream from time to time until ctx ends, even while Receive is not
+// called.
 func (s *Source) watchStream(ctx context.Context) {
 	timer := time.NewTimer(s.c.tuning.watch.stalled)
 	defer timer.Stop()
@@ -228,7 +231,7 @@ func (s *Source) watchStream(ctx context.Context) {
 	}
 }
 
-// tick looks at the stream if it is time to, and returns the time until the next call.
+// tick looks at the stream if a look is due, and returns how long to wait until the next call.
 func (s *Source) tick(ctx context.Context) (wait time.Duration) {
 	w, times, now := s.watch, s.c.tuning.watch, time.Now()
 	if !w.shouldLook(s.unacked, times, now) || !s.c.Conn.IsConnected() {
@@ -250,8 +253,9 @@ func (s *Source) tick(ctx context.Context) (wait time.Duration) {
 	return max(soonest, min(times.stalled, time.Until(w.due)))
 }
 
-// shouldLook reports whether it is time to look. If each message was received as soon as it was
-// stored, the stream has dropped none before.
+// shouldLook reports whether a look at the stream is due. No look is needed if each message was
+// received as soon as it was stored, because then the stream cannot have dropped an unread
+// message.
 func (w *streamWatch) shouldLook(l *unacked, times watchTimes, now time.Time) bool {
 	_, reached := l.received()
 	caughtUp := l.caughtUp()
@@ -273,9 +277,9 @@ func (w *streamWatch) shouldLook(l *unacked, times watchTimes, now time.Time) bo
 	}
 }
 
-// checkAfterStall looks at the stream before it is read again after a pause, because later messages
-// do not show which messages were dropped in between. It also looks if fewer messages wait than
-// before.
+// checkAfterStall looks at the stream before reading resumes after a pause, because later messages
+// do not show which messages were dropped during the pause. It also looks if waiting messages have
+// vanished.
 func (s *Source) checkAfterStall(ctx context.Context) error {
 	w := s.watch
 	w.mu.Lock()
