@@ -218,7 +218,7 @@ func (s *Sink) hold(found *checkpoint, stored states) {
 // process stored last nor one whose transaction had an unknown outcome.
 func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	switch {
-	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // none was stored yet
+	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // no checkpoint was stored yet
 		return nil
 	case found == nil:
 		return &sink.ReopenError{Reason: "the destination has lost its checkpoint"}
