@@ -18,7 +18,8 @@ import (
 )
 
 // Table returns version v1 of a table. Each column has the form "name type", with a type name of
-// a schema. The first keys columns are the primary key.
+// a schema. The parameter keys is the number of columns in the primary key, which are listed
+// first.
 func Table(t testing.TB, name string, keys int, columns ...string) *schema.Table {
 	t.Helper()
 	types := map[string]schema.Type{

@@ -271,7 +271,8 @@ func (m *model) images() iter.Seq[json.RawMessage] {
 	}
 }
 
-// newTable returns a table. Its primary key is the first key columns.
+// newTable returns a table. The parameter key is the number of columns in its primary key, which
+// are listed first.
 func newTable(t T, name, version string, key int, columns ...schema.Column) *schema.Table {
 	t.Helper()
 	var names []string

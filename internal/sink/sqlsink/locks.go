@@ -17,7 +17,7 @@ const ShortLockWait = time.Second
 // lockPause is the longest pause, for readers to proceed, between two such waits.
 const lockPause = 1500 * time.Millisecond
 
-// LockReporter is a Conn that can identify the owners of locks.
+// LockReporter is a Conn that can identify the sessions that hold locks.
 type LockReporter interface {
 	// Blockers describes the other sessions that hold or wait for locks on the named tables. If
 	// change is set, it describes all of these sessions; otherwise only those that block writers.
