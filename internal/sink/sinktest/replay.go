@@ -118,8 +118,8 @@ func (h *harness) applyWithReplays(t *rapid.T, s sink.Sink, steps []step) {
 	}
 }
 
-// resume returns the number of the first step that a server applies if it receives the stream
-// again from step number from.
+// resume returns the number of the first step that a server applies. The parameter from is the
+// number of the step from which the server receives the stream again.
 func (h *harness) resume(s sink.Sink, steps []step, from int) int {
 	if _, ok := s.(sink.Checkpointer); !ok {
 		return from

@@ -65,8 +65,8 @@ func (c *checkpoint) key() checkpointKey { return checkpointKey{c.stream, c.cons
 // this length.
 const maxFilter = 200
 
-// key returns the key of this sink's checkpoint. If the filter is too long for a key, the key has
-// its hash.
+// key returns the key of this sink's checkpoint. If the filter is too long for a key, the key
+// contains a hash of the filter.
 func (s *Sink) key() checkpointKey {
 	return checkpointKey{s.env.Stream, s.env.Consumer, keyText(s.env.Filter)}
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// ShortLockWait is the maximum time that a statement that blocks readers waits for a lock. While
-// the statement waits, new readers queue behind it.
+// ShortLockWait is the maximum time to wait for a lock, for a statement that blocks readers.
+// While such a statement waits, new readers queue behind it.
 const ShortLockWait = time.Second
 
 // lockPause is the longest pause, for readers to proceed, between two such waits.
