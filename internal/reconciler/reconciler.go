@@ -143,8 +143,8 @@ type follower struct {
 
 // Run reconciles until due ends, and returns the cause of due. It returns earlier if it fails with
 // an error that another attempt would not resolve. Imports continue after Run. If hard ends, Run
-// stops at once; the stream delivers unacknowledged messages again. The result gap is the gap
-// because of which the stream is not followed, or nil if there is none.
+// stops at once; the stream delivers unacknowledged messages again. The result gap is the gap that
+// keeps the stream from being followed, or nil if there is none.
 func (r *Reconciler) Run(due, hard context.Context, s Subscription) (gap, err error) {
 	return (&follower{r, s}).reconcile(due, hard)
 }
