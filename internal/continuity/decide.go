@@ -105,7 +105,7 @@ func (d *decision) resume() Plan {
 		return d.startOver(plan, gap)
 	case d.Stream.First > plan.Reached+1:
 		return d.startOver(plan, gap)
-	case d.untouched(), d.position.Sequence == 0 && plan.Reached == 0: // nothing was read yet
+	case d.untouched(), d.position.Sequence == 0 && plan.Reached == 0: // no message was read yet
 	case d.position.Sequence == 0:
 		plan.Unverified = fmt.Sprintf(
 			"no applied position is recorded; eds uses the consumer's acknowledgements, up to message %d, instead", plan.Reached,
@@ -180,7 +180,7 @@ func (d *decision) received() uint64 {
 	return max(d.position.Sequence, d.Record.Scanned)
 }
 
-// rewinds reports whether a snapshot needs, or may need, messages at or before Sequence.
+// rewinds reports whether a snapshot needs, or may need, messages at or before Evidence.Sequence.
 func (d *decision) rewinds() bool {
 	if len(d.fromSnapshot) == 0 || d.Destination.Begun && d.position.Sequence == 0 { // there are no earlier messages
 		return false

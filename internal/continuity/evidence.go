@@ -142,7 +142,7 @@ func (e *Evidence) Position() cdc.Position {
 		return cdc.Position{}
 	case e.Destination.Stores:
 		return e.Destination.Checkpoint
-	case e.Record.Settled.Stored == 0: // at most an acknowledgement floor
+	case e.Record.Settled.Stored == 0: // Settled is an acknowledgement floor, or unknown
 		return cdc.Position{}
 	default:
 		return e.Record.Settled
@@ -212,8 +212,8 @@ func (e *Evidence) tables() []string { return slices.Sorted(maps.Keys(e.Snapshot
 
 // needs says from which points on the changes of a table must be read.
 type needs struct {
-	position bool // from the applied position on
-	snapshot bool // from the snapshot's clock on
+	position bool // all changes after the applied position
+	snapshot bool // all changes after the snapshot's clock
 }
 
 // needs returns the points from which on the changes of the table with snapshot s must be read. If

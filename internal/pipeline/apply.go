@@ -20,9 +20,9 @@ type applier struct {
 	p          *Pipeline
 	migrator   sink.Migrator // nil if the sink has no tables
 	migrated   map[*schema.Table]bool
-	poison     map[string]*poisonRate // by table
+	poison     map[string]*poisonRate // recent dead letters, by table
 	boundaries []uint64               // ends of batches that may be delivered again, ascending
-	durable    cdc.Position           // position up to which everything is durable
+	durable    cdc.Position           // position up to which every change is durable
 	withheld   int                    // events of the current batch that the Gate withheld
 }
 

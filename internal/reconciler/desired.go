@@ -13,7 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// desired is the desired state.
+// desired is the desired state: the requests of HQ and the operator, and the objects that carry
+// them out.
 type desired struct {
 	state.Desired              // the part that outlives the process
 	destination   *Destination // destination of the stream's changes; nil if there is none yet
@@ -53,7 +54,7 @@ type desiredState struct {
 	dir     *state.Dir
 	mu      sync.Mutex
 	desired desired
-	changed chan struct{} // closed at the next change; nil if no caller waits
+	changed chan struct{} // closed when desired changes next; nil if no caller waits
 }
 
 // now returns the current desired state, and a channel that is closed when the desired state
@@ -135,7 +136,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	}
 	return r.desired.change(func(now *desired) error {
 		now.destination, now.job = d, job
-		if filled { // by the operator's import
+		if filled { // the operator's import has filled d
 			now.fill(d)
 		}
 		if job != nil && (d == nil || d.Identity != recorded.Import.Destination) {

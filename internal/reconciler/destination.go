@@ -15,7 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// Destination is a destination with its parsed URL.
+// Destination is a configured destination: its identity, its driver and its parsed URL.
 type Destination struct {
 	state.Destination // identifies the destination's records in the data directory
 	Driver            sink.Driver

@@ -74,7 +74,7 @@ func (r *Reconciler) release(table string) {
 type stagedTable struct {
 	*Reconciler
 	table string
-	clock cdc.Timestamp // of the snapshot
+	clock cdc.Timestamp // time of the snapshot
 	load  sink.Advancer
 
 	mu       sync.Mutex
@@ -267,13 +267,13 @@ func (s *stagedTable) Close(context.Context) error { return nil }
 // checkpoints receives batches without rows.
 func (s *stagedTable) Checkpoint(context.Context) (cdc.Position, error) { return s.position(), nil }
 
-// ResetCheckpoint does nothing.
+// ResetCheckpoint does nothing: it exists only to implement sink.Checkpointer.
 func (s *stagedTable) ResetCheckpoint(context.Context) error { return nil }
 
 // Enter does not wait: no other pipeline applies changes to the loaded rows.
 func (s *stagedTable) Enter(context.Context) error { return nil }
 
-// Leave does nothing.
+// Leave does nothing, because Enter reserves nothing.
 func (s *stagedTable) Leave() {}
 
 // Withholds returns true: the pipeline applies the changes of one table only.

@@ -18,9 +18,9 @@ import (
 
 // Bounds of the imports that the server itself requests.
 const (
-	healInterval  = time.Minute    // between two inspections of the tables
-	healAgain     = 24 * time.Hour // between two imports of a table
-	healMaxTables = 4              // per import
+	healInterval  = time.Minute    // time between two inspections of the tables
+	healAgain     = 24 * time.Hour // minimum time between two imports of one table
+	healMaxTables = 4              // maximum number of tables per import
 )
 
 // healer finds tables that were lost or are new at HQ, and requests imports of these tables. It

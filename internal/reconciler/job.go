@@ -36,7 +36,7 @@ var (
 // keptJobs is the number of most recent imports for which WatchImport works.
 const keptJobs = 8
 
-// importJob is an import from its request to its end.
+// importJob is a requested, running or ended import.
 type importJob struct {
 	ImportRequest
 	destination *Destination

@@ -30,7 +30,7 @@ type lanes struct {
 	set         *tables.Set
 	destination tables.Sink
 	inspector   sink.Inspector  // nil if the destination cannot be inspected
-	config      pipeline.Config // of a lane's pipeline, without Source, Sink and Gate
+	config      pipeline.Config // config of a lane's pipeline, except Source, Sink and Gate
 	healer      *healer
 }
 
@@ -92,7 +92,7 @@ func (r *Reconciler) setTables(set *tables.Set) {
 	}
 }
 
-// visit is work of an import that needs the lanes of the followed stream.
+// visit is a part of an import that needs the lanes of the followed stream, so the lanes run it.
 type visit struct {
 	do   func(due, hard context.Context, l *lanes)
 	done chan struct{} // closed when do has returned

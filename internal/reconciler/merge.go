@@ -22,7 +22,7 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 	}
 	latest := latestReplacements(records, granted)
 	all := make(map[string]continuity.Snapshot)
-	begun := make(map[string]bool) // tables with replaced rows that have been followed
+	begun := make(map[string]bool) // tables of which a snapshot that replaced rows has been followed
 	for _, s := range records {
 		if !slices.ContainsFunc(granted, func(company string) bool {
 			return s.Replaces(company) && s.Generation == latest[rowsOf{s.Table, company}]
@@ -53,7 +53,8 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 	}
 	for table, p := range pending {
 		s := all[table]
-		// If the table was complete and followed, the later import added a part.
+		// If a snapshot that replaced rows was followed, the pending import has replaced only some
+		// rows.
 		s.Partial = s.Partial || begun[table]
 		s.Clock, s.Followed, s.Applied = p.Clock, false, p.Applied
 		all[table] = s

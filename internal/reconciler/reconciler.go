@@ -34,10 +34,10 @@ import (
 // Config configures a Reconciler. All fields are required, except Rules and Probation.
 type Config struct {
 	Options      config.Server
-	Version      string // of eds
+	Version      string // version of eds
 	State        *state.Dir
 	Lookup       sink.Lookup // looks up environment variables for destination options
-	HQ           *hq.Client  // for imports
+	HQ           *hq.Client  // the client through which imports request exports
 	Tables       *schema.Catalogue
 	Dead         *dlq.Queue
 	Rules        pipeline.Rules // nil for no rules
@@ -90,7 +90,7 @@ type Reconciler struct {
 	followed     bool                 // whether lanes run now
 	left         time.Time            // when lanes last stopped
 	verified     map[string]time.Time // per table, start of the latest comparison that found it equal
-	unverifiedAt time.Time            // when the stream last became unverified, or verified again
+	unverifiedAt time.Time            // time of the latest call of setUnverified
 
 	laneMetrics *pipeline.Metrics // metrics of lanes, which are not exported
 }

@@ -51,8 +51,8 @@ var errLongLine = errors.New("a line is too long to load the file beside others"
 // no value of a row.
 type FileError struct {
 	File string
-	Line int64 // from 1; 0 if the error is not about a line
-	// Before is true if the error is in Line or an earlier line.
+	Line int64 // line number, from 1; 0 if the error is not about a line
+	// Before is true if the error may also be in a line before Line.
 	Before bool
 	Err    error
 }
@@ -101,7 +101,7 @@ type badLine struct {
 type fileDecoder struct {
 	name  string
 	table *schema.Table
-	clock cdc.Timestamp // of the rows
+	clock cdc.Timestamp // time of the rows
 	limit int           // maximum length of a line, in bytes
 	// alone is set if no other file is loaded at the same time. Only one block is then in flight.
 	// beside is set otherwise. A line over the limit is then an errLongLine.
@@ -195,7 +195,7 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 				d.ended = true
 				return
 			}
-			free <- b // never blocks: its capacity is the number of blocks
+			free <- b // never blocks: the channel's capacity is the number of blocks
 		}
 	}
 }
@@ -229,7 +229,7 @@ func (d *fileDecoder) unpack(ctx context.Context, r io.Reader, free <-chan *bloc
 		rest = d.fill(b, unzipped, rest)
 		line += int64(bytes.Count(b.text, []byte{'\n'}))
 		last := b.last
-		out <- b // never blocks: its capacity is the number of blocks
+		out <- b // never blocks: the channel's capacity is the number of blocks
 		if last {
 			return
 		}
@@ -317,7 +317,7 @@ func (d *fileDecoder) split(ctx context.Context, in <-chan *block, free chan<- *
 			b.err, b.last = bad, true
 		}
 		last := b.last
-		out <- b // never blocks: its capacity is the number of blocks
+		out <- b // never blocks: the channel's capacity is the number of blocks
 		if last {
 			return
 		}
@@ -336,7 +336,7 @@ func (d *fileDecoder) drain(ctx context.Context, in <-chan *block, free chan<- *
 		if b.last {
 			return b.err
 		}
-		free <- b // never blocks: its capacity is the number of blocks
+		free <- b // never blocks: the channel's capacity is the number of blocks
 	}
 }
 

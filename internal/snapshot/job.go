@@ -265,7 +265,7 @@ func (r *importRun) handOver(job string, now exportProgress, tables []string, ha
 	for _, t := range found {
 		t.progress.expect(len(t.export.files))
 		t.progress.phase(Queued)
-		ready <- t // never blocks: the capacity is the number of tables
+		ready <- t // never blocks: the channel's capacity is the number of tables
 	}
 	return changed
 }

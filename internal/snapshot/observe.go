@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Phase is the phase of the import of a table.
+// Phase is a phase in the import of one table.
 type Phase uint8
 
 const (

@@ -27,7 +27,7 @@ const (
 	maxRefusedTotal = 10_000
 )
 
-// refusals counts the refused rows of a table.
+// refusals counts the refused rows of one table, in total and among its latest lines.
 type refusals struct {
 	lines  int64   // number of lines of earlier files
 	recent []int64 // the latest refused lines, numbered across all files

@@ -176,7 +176,7 @@ func (r *importRun) reexport(named bool) error {
 		return nil
 	}
 	if len(missing) == len(r.wanted) {
-		missing = nil // every table: the default of exports
+		missing = nil // nil requests every table
 	}
 	r.imp.Jobs = append(r.imp.Jobs, state.ImportJob{Tables: missing})
 	return nil

@@ -32,10 +32,10 @@ const (
 	downloads = 4
 )
 
-// importRun is one run of an import.
+// importRun is the state of one call of Run.
 type importRun struct {
 	cfg  Config
-	sink sink.Capabilities // of cfg.Sink
+	sink sink.Capabilities // capabilities of cfg.Sink
 	// recorder records snapshots in the destination, under id. It is nil if the destination keeps
 	// no records.
 	recorder   sink.Recorder
@@ -45,7 +45,7 @@ type importRun struct {
 	mode       sink.LoadMode
 	downloader *downloader
 	tracker    *progressTracker
-	began      time.Time // zero before the confirmation
+	began      time.Time // start of the import; zero before the confirmation
 
 	tables map[string]*schema.Table // every table that HQ knows
 	wanted []string                 // the tables to import, sorted by name
@@ -61,7 +61,7 @@ type importRun struct {
 	imp      state.Import
 	resumed  bool
 	previous *state.Import           // an interrupted import that this import replaces
-	sources  map[string]exportSource // by job
+	sources  map[string]exportSource // sources of the export files, by job id
 
 	// loading has as many shares as tables can be loaded at once. Loading a file takes one share,
 	// or all shares if the file must be loaded alone.

@@ -57,7 +57,7 @@ type Config struct {
 	// environment is used.
 	HTTP    *http.Client
 	Logger  *slog.Logger
-	Observe Observer // may be nil
+	Observe Observer // called with the progress; may be nil
 	// Confirm is called after all checks and before any change. If Confirm returns an error, the
 	// import ends with that error. If Confirm is nil, no confirmation is needed.
 	Confirm func(Plan) error
@@ -85,7 +85,7 @@ type Config struct {
 	Options
 }
 
-// Options are the options of an import.
+// Options are the options that the operator or HQ chooses for an import.
 type Options struct {
 	// Only are the names of the tables to import. If Only is empty, all tables are imported.
 	Only []string
@@ -141,7 +141,7 @@ type Plan struct {
 	Tables  []PlanTable // sorted by name
 }
 
-// PlanTable is a table of a plan.
+// PlanTable describes one table in a Plan.
 type PlanTable struct {
 	Table  string
 	Done   bool  // whether the resumed import has finished the table
@@ -225,7 +225,7 @@ func (e *TablesError) Unwrap() []error {
 	return all
 }
 
-// ProbeError is a failed probe of the destination.
+// ProbeError reports that the destination has not passed its probe.
 type ProbeError struct{ Err error }
 
 func (e *ProbeError) Error() string { return "test the destination: " + e.Err.Error() }

@@ -80,7 +80,7 @@ func (w *stallWatch) downloaded() {
 	}
 }
 
-// failed records the error of an attempt.
+// failed records the error of an attempt, to be reported if no progress follows.
 func (w *stallWatch) failed(err error) {
 	if w == nil {
 		return

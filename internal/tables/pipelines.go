@@ -232,7 +232,7 @@ func (l *Lane) Applies(table string, p cdc.Position) bool {
 	return l.set.members[table] && lacks(l.set.states[table], p)
 }
 
-// Fail drops the table from the lane until its next attempt.
+// Fail removes the table from the lane until the next attempt to bring the table forward.
 func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error) {
 	s := l.set
 	s.mu.Lock()
