@@ -22,7 +22,7 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 	}
 	latest := latestReplacements(records, granted)
 	all := make(map[string]continuity.Snapshot)
-	begun := make(map[string]bool) // tables of which a snapshot that replaced rows has been followed
+	begun := make(map[string]bool) // tables with a followed snapshot that replaced rows
 	for _, s := range records {
 		if !slices.ContainsFunc(granted, func(company string) bool {
 			return s.Replaces(company) && s.Generation == latest[rowsOf{s.Table, company}]
