@@ -193,7 +193,7 @@ func (d *decision) rewinds() bool {
 }
 
 // startOver reads everything in the stream, although some changes after the position are lost. It
-// reports gap, except for tables that were imported since: these lack nothing.
+// reports the gap, except for tables that were imported since the loss, because these lack nothing.
 func (d *decision) startOver(plan Plan, gap *GapError) Plan {
 	gap.First = d.Stream.First
 	if len(d.positioned) == 0 && !d.others {

@@ -106,7 +106,7 @@ type Stream struct {
 	Silent bool
 	// First is the sequence of the oldest message, or of the next message if the stream is empty.
 	// FirstStored is the storage time of the message First in Unix nanoseconds, or 0 if the stream
-	// is empty. FirstStored is its storage time in Unix nanoseconds; 0 if the stream is empty.
+	// is empty.
 	First       uint64
 	FirstStored int64
 	// Stored is the storage time of the message at Evidence.Sequence in Unix nanoseconds, or 0 if

@@ -53,8 +53,7 @@ type Start struct {
 // import of the tables closes the gap.
 type GapError struct {
 	// Tables are the imported tables that lack changes. If Others is set, tables that were never
-	// imported also lack changes. If Others is set, tables that were never imported also lack
-	// changes.
+	// imported also lack changes.
 	Tables []string
 	Others bool
 	// All is set if Tables are all imported tables.

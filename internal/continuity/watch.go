@@ -45,7 +45,8 @@ type Watch struct {
 	deliveries uint64 // Look.Deliveries at the last look
 }
 
-// Begin starts to watch after the given sequence. Up to this sequence, no message may be missing.
+// Begin starts to watch after the given sequence. The caller must know that no message up to this
+// sequence is missing.
 func (w *Watch) Begin(after uint64) { *w = Watch{from: after + 1} }
 
 // Proceed records that every message of this consumer up to the given sequence was sent, and that

@@ -147,7 +147,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	})
 }
 
-// fill records that the destination at no longer needs an import.
+// fill records that the given destination no longer needs an import.
 func (d *desired) fill(at *Destination) {
 	d.NeedsImport = slices.DeleteFunc(d.NeedsImport, func(identity string) bool { return identity == at.Identity })
 	if len(d.NeedsImport) == 0 {

@@ -239,8 +239,8 @@ func (l *lanes) flush(ctx context.Context) error {
 	return err
 }
 
-// awaitChange waits until changed is closed, the time until has come, or ctx ends. If until is
-// zero, there is no time limit.
+// awaitChange waits until changed is closed or ctx ends. It also returns at the time given by
+// until, unless that is zero.
 func awaitChange(ctx context.Context, changed <-chan struct{}, until time.Time) {
 	var due <-chan time.Time
 	if !until.IsZero() {
@@ -281,7 +281,8 @@ func (l *lanes) runLane(due, hard context.Context, behind []sink.TableState) err
 	return errors.Join(l.recordLoss(err), l.flush(context.WithoutCancel(hard)))
 }
 
-// openLane opens a reader of the named tables' changes in the messages after the sequence after.
+// openLane opens a reader of the named tables' changes. The reader starts with the message that
+// follows the message with sequence after.
 func (l *lanes) openLane(ctx context.Context, names []string, after uint64) (*jetstream.Lane, error) {
 	return jetstream.OpenLane(ctx, jetstream.LaneConfig{
 		Conn: l.Conn, Stream: streamName, Filters: l.Filters, Tables: names, After: after, Logger: l.Logger,

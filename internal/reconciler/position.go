@@ -39,7 +39,7 @@ func Subjects(companies []string) []string {
 // joinFilters returns the name under which the destination records a set of filters.
 func joinFilters(filters []string) string { return strings.Join(filters, " ") }
 
-// recordInterval is the time between two records of the position in the data directory, if the
+// recordInterval is the time between two writes of the position to the data directory, if the
 // destination stores the position with each batch.
 const recordInterval = 5 * time.Second
 

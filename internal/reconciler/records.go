@@ -143,9 +143,9 @@ func (r *follower) snapshots(ev *evidence) (map[string]continuity.Snapshot, erro
 	return all, nil
 }
 
-// add adds a snapshot that only the data directory knows to all and, if the destination should
-// record it, to ev.seeds. If the stream has been followed before, an import of the schema alone
-// replaces no change.
+// add adds snap, a snapshot that only the data directory knows, to the map all. If the destination
+// should record the snapshot, add also appends it to ev.seeds. If the stream has been followed
+// before, an import of the schema alone replaces no change.
 func (ev *evidence) add(all map[string]continuity.Snapshot, snap state.Snapshot) {
 	followed := ev.Destination.Begun || ev.Position().Sequence > 0
 	schemaOnly := snap.Job == "" && snap.Rows == 0 && !snap.Reference

@@ -112,8 +112,7 @@ type fileDecoder struct {
 	passed func(rows int)
 	// refused is called after each block, once for every line that is not a row, with the reason.
 	// If it returns an error, Rows ends with that error. The text is valid only during the call. If
-	// refused is nil, Rows ends at the first such line. The text is valid during the call. Nil:
-	// such a line ends the rows.
+	// refused is nil, Rows ends at the first such line.
 	refused func(line int64, text []byte, reason error) error
 
 	row   int64 // number of the last yielded row, from 1

@@ -52,8 +52,8 @@ func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// unstoredStates returns the states that are not recorded yet, and the states for which also
-// returns true. The caller holds s.mu.
+// unstoredStates returns the states that are not recorded yet, and the states that the predicate
+// also selects. The caller holds s.mu.
 func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState {
 	var states []sink.TableState
 	for name, t := range s.states {
