@@ -274,9 +274,9 @@ func (d *decision) uncovered() []string {
 	return tables
 }
 
-// covers reports whether the stream has every message stored since start. It has if it still holds
-// an older message, if it has never dropped a message, or if it continues after an older message
-// that was read.
+// covers reports whether the stream has every message stored since start. That is so if the stream
+// still holds an older message, if it has never dropped a message, or if it continues after an
+// older message that was read.
 func (d *decision) covers(start int64) bool {
 	if d.recreated {
 		return false

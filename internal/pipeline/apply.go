@@ -176,8 +176,8 @@ func build(events []*item) *change.Batch {
 	return b.Batch()
 }
 
-// advanceCheckpoint moves the stored checkpoint to through without applying a change, if the sink
-// stores checkpoints. It is used after dead letters and withheld events.
+// advanceCheckpoint moves the stored checkpoint to the position through without applying a change,
+// if the sink stores checkpoints. It is used after dead letters and withheld events.
 func (a *applier) advanceCheckpoint(ctx context.Context, through cdc.Position) error {
 	if a.p.sink.Checkpointer == nil {
 		return nil

@@ -150,7 +150,7 @@ func (r *follower) importSnapshot(
 // coverOthers records that tables without a record lack nothing, if an import that started at began
 // has replaced all rows of every table of the source. The source then no longer has the tables
 // without a record. A running pipeline restarts after each imported table. For the last table, it
-// may have restarted before the record that the import covers all tables.
+// may have restarted before eds recorded that the import covers all tables.
 func (r *Reconciler) coverOthers(d *Destination, began time.Time) error {
 	set := r.currentTables()
 	if set == nil {

@@ -68,8 +68,9 @@ type inspection struct {
 	// filled holds the tables in which the last inspection found rows. The value is the number of
 	// deletes that had ended before that inspection.
 	filled map[string]uint64
-	// unverifiedSince holds the times since which tables are unverified. verified reports whether a
-	// comparison that started after the given time found the table equal to the source.
+	// unverifiedSince holds, for each unverified table, the time since which it is unverified.
+	// verified reports whether a comparison that started after the given time found the table equal
+	// to the source.
 	unverifiedSince map[string]time.Time
 	verified        func(table string, since time.Time) bool
 }

@@ -24,7 +24,7 @@ const (
 	lastHold  = 30 * time.Second
 )
 
-// lanes bring tables that are behind forward, while the main pipeline runs.
+// lanes apply the missing changes to tables that are behind, while the main pipeline runs.
 type lanes struct {
 	*follower
 	set         *tables.Set
