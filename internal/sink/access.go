@@ -8,9 +8,9 @@ import (
 )
 
 // Access lets an open sink reach its destination while secrets, certificates and keys are
-// rotated. The sink reads them with Renew at each connection, and passes the outcome of its
-// calls to Outcome, which decides whether eds waits after a refusal. It is safe for concurrent
-// use.
+// rotated. For each new connection, the sink reads their current values with Renew. It passes the
+// result of each call to the destination to Outcome, which decides whether eds waits and retries
+// after a refusal. Access is safe for concurrent use.
 type Access struct {
 	expand func() (*url.URL, error)
 	report func(error)
@@ -20,11 +20,12 @@ type Access struct {
 	refused bool
 }
 
-// NewAccess returns an Access. expand returns the destination's URL with the current values of
-// its placeholders; nil: the sink keeps the URL that it was opened with. worked says that the
-// destination has worked before, in another process. report, which may be nil, is called with
-// each refusal of a destination that has worked, and with nil when the destination works for
-// the first time or again. It must not call the Access.
+// NewAccess returns an Access. The function expand returns the destination's URL with the current
+// values of its placeholders; if expand is nil, the sink keeps the URL that it was opened with.
+// If worked is true, the destination has worked before, in another process. The function report,
+// which may be nil, is called with each refusal from a destination that has worked. It is called
+// with nil when the destination works for the first time, or works again after a refusal. report
+// must not call the Access.
 func NewAccess(expand func() (*url.URL, error), worked bool, report func(error)) *Access {
 	if report == nil {
 		report = func(error) {}
@@ -32,9 +33,9 @@ func NewAccess(expand func() (*url.URL, error), worked bool, report func(error))
 	return &Access{expand: expand, worked: worked, report: report}
 }
 
-// Renew parses the destination's URL with the current values of its placeholders and files;
-// given is the URL that the sink was opened with. Errors are fault.Refused: a file may be about
-// to be replaced.
+// Renew parses the destination's URL with the current values of its placeholders and files. If a
+// is nil or has no function to expand the URL, Renew parses given, the URL that the sink was
+// opened with. Errors are fault.Refused, because a file may be about to be replaced.
 func Renew[T any](a *Access, given *url.URL, parse func(*url.URL) (T, error)) (parsed T, err error) {
 	if a != nil && a.expand != nil {
 		if given, err = a.expand(); err != nil {
@@ -45,8 +46,9 @@ func Renew[T any](a *Access, given *url.URL, parse func(*url.URL) (T, error)) (p
 	return parsed, fault.Mark(fault.Refused, err)
 }
 
-// Reject returns err, an error about the URL of a sink, with its class: fatal, or as Outcome
-// decides if a file of secrets or certificates is unusable.
+// Reject returns err, an error about the URL of a sink, with its class. If err is fault.Refused,
+// because a file of secrets or certificates is unusable, Outcome decides the class. Any other err
+// becomes fatal.
 func (a *Access) Reject(err error) error {
 	if fault.Of(err) != fault.Refused {
 		return fault.Mark(fault.Fatal, err)
@@ -54,10 +56,10 @@ func (a *Access) Reject(err error) error {
 	return a.Outcome(err)
 }
 
-// Outcome returns err, the outcome of a call to the destination, with the class for the caller. A
-// refusal is fatal until the destination has worked once, because the configuration is wrong.
-// Afterwards it is transient: Outcome reports it at once, and it ends when the secret or
-// certificate is valid again.
+// Outcome returns err, the result of a call to the destination, with the class for the caller.
+// Until the destination has worked once, a refusal is fatal, because the configuration must be
+// wrong. Afterwards a refusal is transient: Outcome reports it at once, and the caller retries
+// until the secret or certificate is valid again.
 func (a *Access) Outcome(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -8,26 +8,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Advancer is a Load whose staged rows can be brought forward before Finish puts them in
-// place, so that readers never see older rows than before. Its methods are called serially,
-// like those of a Load, after the last LoadFile.
+// Advancer is a Load that can apply later changes to its staged rows before Finish puts the rows
+// in place. Readers of the live table then never see it go back to an older state. The methods of
+// an Advancer are called serially, like those of a Load, after the last LoadFile.
 type Advancer interface {
-	// Seal checks, as Finish does, that the rows of every loaded file are staged and may
-	// replace those of the table, and indexes them. Its errors are those of Finish. It may
-	// be called again.
+	// Seal checks, as Finish does, that the rows of every loaded file are staged and may replace
+	// the table's rows. Then it indexes the staged rows. It returns the same errors as Finish,
+	// and may be called more than once.
 	Seal(ctx context.Context) error
-	// Advance applies b's changes, all of the load's table, to the sealed rows, in one
-	// transaction. The live table does not change. If b is applied already, it does
-	// nothing. Another run cannot resume the load afterwards.
+	// Advance applies b to the sealed rows, in one transaction. All changes of b belong to the
+	// load's table. The live table does not change. If b has already been applied, Advance does
+	// nothing. After Advance, a later run of the job cannot resume the load.
 	//
-	// If the rows lack columns of b, or have too narrow ones, the error is a
-	// *NarrowLoadError. If earlier batches are lost, it is ErrLoadLost. Other errors are
-	// those of Sink.Apply.
+	// If the staged rows lack columns of b, or have too narrow columns, the error is a
+	// *NarrowLoadError. If batches that were applied earlier are lost, the error is ErrLoadLost.
+	// Other errors are those of Sink.Apply.
 	Advance(ctx context.Context, b *change.Batch) error
 }
 
-// NarrowLoadError says that the staged rows of a load cannot hold the columns of later
-// changes. The load must begin again with Table, which has those columns as well.
+// NarrowLoadError says that the staged rows of a load cannot hold the columns of later changes.
+// The load must start again with Table, which also has the columns of those changes.
 type NarrowLoadError struct{ Table *schema.Table }
 
 func (e *NarrowLoadError) Error() string {

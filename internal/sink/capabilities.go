@@ -14,7 +14,8 @@ type Capabilities struct {
 	Pacer        Pacer
 }
 
-// CapabilitiesOf returns the capabilities of s, or of the sink in s if it is an *Opened.
+// CapabilitiesOf returns the capabilities of the sink s. If s is an *Opened, it returns the
+// capabilities that s already holds.
 func CapabilitiesOf(s any) (c Capabilities) {
 	if o, ok := s.(*Opened); ok {
 		return o.Capabilities
@@ -37,5 +38,5 @@ type Opened struct {
 	Capabilities
 }
 
-// NewOpened resolves the capabilities of s.
+// NewOpened returns s with the capabilities that it implements.
 func NewOpened(s Sink) *Opened { return &Opened{Sink: s, Capabilities: CapabilitiesOf(s)} }

@@ -9,9 +9,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Certificates adds the files of the options tls-ca, tls-cert and tls-key, as far as they are
-// declared, to config: the authorities to trust, and the client's certificate and key. If a
-// file cannot be used the error is fault.Refused.
+// Certificates loads the files that the options tls-ca, tls-cert and tls-key name, and adds them
+// to config as the trusted authorities and the client's certificate and key. It ignores options
+// that v does not declare. If a file cannot be used, the error is fault.Refused.
 func Certificates(v Values, config *tls.Config) error {
 	authorities, err := v.File("tls-ca")
 	if err != nil {
@@ -38,7 +38,7 @@ func Certificates(v Values, config *tls.Config) error {
 		return err
 	}
 	pair, err := tls.X509KeyPair(certificate, key)
-	if err != nil { // its own text may quote the files
+	if err != nil { // the text of err may quote the files
 		return fault.Mark(fault.Refused, errors.New("the files that options tls-cert and tls-key name "+
 			"hold no certificate with its key, in PEM"))
 	}
@@ -46,8 +46,8 @@ func Certificates(v Values, config *tls.Config) error {
 	return nil
 }
 
-// WithoutPath returns the cause of an error of the file system, and any other error
-// unchanged.
+// WithoutPath returns the cause of a file system error, without the operation and path. It
+// returns any other error unchanged.
 func WithoutPath(err error) error {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		return e.Err

@@ -8,14 +8,15 @@ import (
 	"strings"
 )
 
-// Form is the values that the operator gave the fields of a driver at HQ, and their errors.
+// Form holds the values that the operator entered for the fields of a driver at HQ, and the
+// errors found in them.
 type Form struct {
 	fields []Field
 	values map[string]string
 	Wrong  []FieldError
 }
 
-// NewForm refuses required fields that have no value.
+// NewForm returns a Form with an error for each required field that has no value.
 func NewForm(fields []Field, values map[string]string) *Form {
 	f := &Form{fields: fields, values: values}
 	for _, field := range fields {
@@ -30,7 +31,7 @@ func NewForm(fields []Field, values map[string]string) *Form {
 	return f
 }
 
-// Get returns the value of a field without blanks around it.
+// Get returns the value of a field, without leading and trailing white space.
 func (f *Form) Get(name string) string { return strings.TrimSpace(f.values[name]) }
 
 // Refuse adds an error about the value of a field.
@@ -38,7 +39,7 @@ func (f *Form) Refuse(field, why string) {
 	f.Wrong = append(f.Wrong, FieldError{Field: field, Error: why})
 }
 
-// Query returns the options of the URL that fields name and have a value for.
+// Query returns the URL options of the fields that have both an Option and a value.
 func (f *Form) Query() url.Values {
 	query := make(url.Values)
 	for _, field := range f.fields {
@@ -49,7 +50,8 @@ func (f *Form) Query() url.Values {
 	return query
 }
 
-// Port returns the field Port, or standard if it is empty.
+// Port returns the value of the field Port, or standard if the field is empty. If the value is
+// not a port number, Port also adds an error.
 func (f *Form) Port(standard string) string {
 	port := f.Get("Port")
 	if port == "" {
@@ -61,7 +63,8 @@ func (f *Form) Port(standard string) string {
 	return port
 }
 
-// HostPort returns the host of a URL, made of the fields Hostname and Port.
+// HostPort returns the host part of a URL, built from the fields Hostname and Port. If Port is
+// empty, it uses the port standard. It adds an error for an invalid host or port.
 func (f *Form) HostPort(standard string) string {
 	host := strings.Trim(f.Get("Hostname"), "[]")
 	if !Host(host) {
@@ -70,7 +73,8 @@ func (f *Form) HostPort(standard string) string {
 	return net.JoinHostPort(host, f.Port(standard))
 }
 
-// Loopback reports whether host, without a port, is this machine.
+// Loopback reports whether host refers to this machine. The parameter host must not include a
+// port.
 func Loopback(host string) bool {
 	ip := net.ParseIP(strings.Trim(host, "[]"))
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()

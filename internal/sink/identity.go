@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// JoinIdentity joins the parts of an identity for Driver.Identity: hosts as HostIdentity
-// returns them, a path, and the options that identify the destination. Options without a
-// value are left out.
+// JoinIdentity builds the result of Driver.Identity. The parameter host is a result of
+// HostIdentity or HostsIdentity, and options are the options that identify the destination.
+// JoinIdentity omits options without a value.
 func JoinIdentity(scheme, host, path string, options url.Values) string {
 	given := make(url.Values)
 	for name, values := range options {
@@ -25,7 +25,8 @@ func JoinIdentity(scheme, host, path string, options url.Values) string {
 	return u.String()
 }
 
-// HostIdentity returns the canonical spelling of a host and its port.
+// HostIdentity returns the canonical spelling of a host and its port. If port is empty, it uses
+// the port standard. If both are empty, the result has no port.
 func HostIdentity(host, port, standard string) string {
 	if !strings.HasPrefix(host, "/") { // the directory of a socket
 		host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
@@ -42,7 +43,8 @@ func HostIdentity(host, port, standard string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// HostsIdentity returns the canonical spelling of a list of hosts, each with or without a port.
+// HostsIdentity returns the canonical spelling of a comma-separated list of hosts: sorted and
+// without duplicates. A host without a port gets the port standard.
 func HostsIdentity(list, standard string) string {
 	var hosts []string
 	for one := range strings.SplitSeq(list, ",") {
@@ -56,7 +58,7 @@ func HostsIdentity(list, standard string) string {
 	return strings.Join(slices.Compact(hosts), ",")
 }
 
-// PickOptions returns the named options of query.
+// PickOptions returns the options of query that have one of the given names.
 func PickOptions(query url.Values, names ...string) url.Values {
 	picked := make(url.Values)
 	for _, name := range names {
@@ -67,9 +69,9 @@ func PickOptions(query url.Values, names ...string) url.Values {
 	return picked
 }
 
-// Spelling returns the part of a URL, masked or not, by which earlier versions identified a
-// destination in the data directory. Two spellings of one destination differ, and some
-// destinations share one.
+// Spelling returns the part of a URL that earlier versions used to identify a destination in the
+// data directory. The URL may be masked. Spelling is not a reliable identity: different URLs of
+// one destination may give different results, and some destinations have the same result.
 func Spelling(raw string) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {

@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// secretName matches names of options and headers whose values are secret, whatever their
-// declaration says.
+// secretName matches names of options and headers whose values are always treated as secret, even
+// if the option is declared as harmless.
 var secretName = regexp.MustCompile(`(?i)(pass|secret|token|key|credential|sas)`)
 
-// SecretOption reports whether an option of the name holds a secret.
+// SecretOption reports whether the name of an option suggests that its value is secret.
 func SecretOption(name string) bool { return secretName.MatchString(name) }
 
-// MaskURL returns raw with its password, and the values of all options that d does not
-// declare as harmless, replaced by ***: fit for a log and for HQ. Placeholders stay, as they
-// tell nothing.
+// MaskURL returns raw in a form that logs and HQ may show. It replaces the password, and the
+// value of every option that d does not declare as harmless, by ***. Placeholders stay, because
+// they do not reveal a value.
 func MaskURL(raw string, d Driver) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
@@ -29,8 +29,8 @@ func MaskURL(raw string, d Driver) string {
 	return out
 }
 
-// maskHead masks the part of a URL between the scheme and the query. A password may hold an
-// unescaped slash: the last @ ends the credentials.
+// maskHead masks the part of a URL between the scheme and the query. A password may contain an
+// unescaped slash, so the last @ ends the credentials.
 func maskHead(head string) string {
 	if at := strings.LastIndexByte(head, '@'); at >= 0 {
 		user, _, hasPassword := strings.Cut(head[:at], ":")
@@ -50,8 +50,8 @@ func maskHead(head string) string {
 // separators unescapes the characters that separate the pairs of a connection string.
 var separators = strings.NewReplacer("%3B", ";", "%3b", ";", "%3D", "=", "%3d", "=")
 
-// maskPairs masks the values of name=value pairs, except placeholders and those that shows
-// accepts.
+// maskPairs masks the values of name=value pairs. It leaves placeholders, and values for which
+// shows returns true.
 func maskPairs(text, separator string, shows func(name, value string) bool) string {
 	pairs := strings.Split(text, separator)
 	for i, pair := range pairs {
@@ -63,7 +63,8 @@ func maskPairs(text, separator string, shows func(name, value string) bool) stri
 	return strings.Join(pairs, separator)
 }
 
-// shows reports whether an option of a URL may be shown, both as the URL spells them.
+// shows reports whether a log may show an option of a URL. The parameters name and value are
+// still escaped, as in the URL.
 func (d *Driver) shows(name, value string) bool {
 	name, nameErr := url.QueryUnescape(name)
 	value, valueErr := url.QueryUnescape(value)

@@ -2,10 +2,11 @@ package sink
 
 import "github.com/shopmonkeyus/eds/internal/schema"
 
-// MigrateTables migrates tables so that a table that the destination refuses does not affect the
-// others. It calls migrate for all tables together. If that fails, it calls migrate for each table
-// alone, and returns the refused tables with their errors. It returns err instead if general reports
-// that an error does not concern a single table, such as one of the connection.
+// MigrateTables migrates tables so that a refused table does not affect the others. It calls
+// migrate once with all tables. If that call fails, it calls migrate for each table separately,
+// and returns the tables that failed with their errors. If general reports that an error does not
+// concern a single table, such as a connection error, MigrateTables returns that error as err
+// instead.
 func MigrateTables(
 	tables []*schema.Table, migrate func([]*schema.Table) error, general func(error) bool,
 ) (refused map[*schema.Table]error, err error) {

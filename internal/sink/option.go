@@ -14,28 +14,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Option declares one query parameter of a destination's URL. Parsing, errors, help, the
-// tables of docs/drivers and masking follow from the declaration.
+// Option declares one query parameter of a destination's URL. The parser, its errors, the help,
+// the tables of docs/drivers and the masking of URLs all use this declaration.
 type Option struct {
 	Name string
-	// Type says which values are valid: Choice, Bool, Int, Duration, Size, File or Secret;
-	// nil: any text.
+	// Type says which values are valid: Choice, Bool, Int, Duration, Size, File or Secret. If
+	// Type is nil, any text is valid.
 	Type OptionType
-	// Default is the value of an option that is absent or empty; "": it has none.
+	// Default is the value of an option that is absent or empty, or "" for no default.
 	Default string
-	// DefaultNote describes the default for help and docs if Default does not, in Markdown.
+	// DefaultNote, in Markdown, replaces Default in help and docs if Default does not describe
+	// the default well.
 	DefaultNote string
 	// Help says what the option does, in Markdown: lower case, no full stop at the end.
 	Help string
-	// Harmless says that logs and HQ may show any value. Valid values of Choice, Bool, Int,
-	// Duration and Size are shown without it.
+	// Harmless says that logs and HQ may show any value of the option. They may always show valid
+	// values of Choice, Bool, Int, Duration and Size, even if Harmless is false.
 	Harmless bool
-	// Unlisted says that help and docs leave the option out.
+	// Unlisted says that help and docs omit the option.
 	Unlisted bool
-	Aliases  []string // other names that URLs may have
+	Aliases  []string // other names of the option that a URL may use
 }
 
-// Unlisted declares options with any text as value that help and docs leave out.
+// Unlisted declares options that accept any text and that help and docs omit.
 func Unlisted(names ...string) []Option {
 	options := make([]Option, len(names))
 	for i, name := range names {
@@ -49,7 +50,7 @@ func Listed(options []Option) []Option {
 	return slices.DeleteFunc(slices.Clone(options), func(o Option) bool { return o.Unlisted })
 }
 
-// DefaultText describes the default as plain text; "" if there is none to describe.
+// DefaultText describes the default as plain text. It returns "" if the option has no default.
 func (o *Option) DefaultText() string { return plainText(cmp.Or(o.DefaultNote, o.Default)) }
 
 // Description returns Help as plain text.
@@ -57,17 +58,17 @@ func (o *Option) Description() string { return plainText(o.Help) }
 
 func plainText(markdown string) string { return strings.ReplaceAll(markdown, "`", "") }
 
-// Values are the options of one URL, or their defaults. Methods panic if the driver did not
-// declare the option, or declared another type.
+// Values holds the options of one URL, and the defaults of options that the URL lacks. Its
+// methods panic if the driver did not declare the option, or declared it with another type.
 type Values struct {
 	declared map[string]*Option
-	given    url.Values     // by declared name, without empty values
-	parsed   map[string]any // as the Type parses them
+	given    url.Values     // from the URL, by declared name, without empty values
+	parsed   map[string]any // results of OptionType.parse, by declared name
 }
 
-// ParseOptions reads the options of target. An option that is absent or empty has its
-// default. Errors are fatal, name the option, and never quote its value: it may be a secret,
-// also if it was meant for another option.
+// ParseOptions reads the options of target. An option that is absent or empty has its default
+// value. Errors are fatal and name the option. They never quote its value, which may be a secret,
+// even one that was meant for another option.
 func ParseOptions(target *url.URL, options []Option) (Values, error) {
 	v := Values{declared: make(map[string]*Option), given: make(url.Values), parsed: make(map[string]any)}
 	names := make(map[string]string) // declared names by name and alias
@@ -103,11 +104,12 @@ func ParseOptions(target *url.URL, options []Option) (Values, error) {
 	return v, nil
 }
 
-// optionName matches names that errors may quote: others may be part of a value.
+// optionName matches names that errors may quote. Any other name may be a piece of a secret
+// value.
 var optionName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9 ._-]{0,39}$`)
 
-// checkNames returns an error that names an option that is not declared, and the most similar
-// one that is.
+// checkNames returns an error for the first option of query that is not declared. The error
+// suggests the most similar declared option.
 func checkNames(scheme string, query url.Values, options []Option, declared map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		if declared[name] != "" {
@@ -140,13 +142,14 @@ func (v Values) option(name string) *Option {
 	return o
 }
 
-// Given reports whether the URL has a value for the option.
+// Given reports whether the URL has a value for the option. It ignores the default.
 func (v Values) Given(name string) bool { return v.given.Get(v.option(name).Name) != "" }
 
-// All returns every value that the URL has for the option.
+// All returns all values that the URL has for the option, without the default.
 func (v Values) All(name string) []string { return v.given[v.option(name).Name] }
 
-// Text returns the value as text: of a Choice one of its Values; "" without a value.
+// Text returns the value as text, or "" if there is none. For a Choice, the text is one of
+// Choice.Values.
 func (v Values) Text(name string) string {
 	o := v.option(name)
 	if text, ok := v.parsed[name].(string); ok {
@@ -155,16 +158,16 @@ func (v Values) Text(name string) string {
 	return cmp.Or(v.given.Get(name), o.Default)
 }
 
-// Bool returns the value of a Bool; false without a value.
+// Bool returns the value of a Bool option, or false if there is none.
 func (v Values) Bool(name string) bool { return typed[bool](v, name) }
 
-// Int returns the value of an Int; 0 without a value.
+// Int returns the value of an Int option, or 0 if there is none.
 func (v Values) Int(name string) int { return typed[int](v, name) }
 
-// Duration returns the value of a Duration; 0 without a value.
+// Duration returns the value of a Duration option, or 0 if there is none.
 func (v Values) Duration(name string) time.Duration { return typed[time.Duration](v, name) }
 
-// Size returns the value of a Size in bytes; 0 without a value.
+// Size returns the value of a Size option in bytes, or 0 if there is none.
 func (v Values) Size(name string) int64 { return typed[int64](v, name) }
 
 func typed[T any](v Values, name string) (value T) {
@@ -179,8 +182,8 @@ func typed[T any](v Values, name string) (value T) {
 	return value
 }
 
-// File reads the file that a File names; nil without a value. An error is fault.Refused: the
-// file may be about to be replaced.
+// File returns the content of the file that a File option names, or nil if the option has no
+// value. Errors are fault.Refused, because the file may be about to be replaced.
 func (v Values) File(name string) ([]byte, error) {
 	path := v.Text(name)
 	if path == "" {
@@ -193,9 +196,10 @@ func (v Values) File(name string) ([]byte, error) {
 	return text, nil
 }
 
-// RejectedOptions is the error for options that a client library does not accept, and whose
-// own error may quote them. It names the first option that the library does not accept on
-// its own either.
+// RejectedOptions returns the error for options that a client library does not accept. Use it
+// instead of the library's own error, which may quote their values. The function accepts reports
+// whether the library accepts some options. RejectedOptions names the first option that the
+// library does not accept even alone.
 func RejectedOptions(query url.Values, accepts func(url.Values) bool) error {
 	names := slices.Sorted(maps.Keys(query))
 	for _, name := range names {

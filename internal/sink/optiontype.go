@@ -9,18 +9,18 @@ import (
 
 // OptionType is the type of an option's value.
 type OptionType interface {
-	// parse returns the value of a text that is not empty; false if it is not valid.
+	// parse returns the value of text, which is not empty. ok is false if text is not valid.
 	parse(text string) (value any, ok bool)
-	// valid describes the valid values, for an error.
+	// valid describes the valid values for an error message.
 	valid() string
-	// harmless reports whether a valid value may be shown.
+	// harmless reports whether logs and HQ may show a valid value.
 	harmless() bool
 }
 
-// Choice is one of a few values, in any case.
+// Choice accepts one of a few values, ignoring case.
 type Choice struct {
 	Values []string
-	// Synonyms are other spellings of the values, in lower case.
+	// Synonyms maps other spellings, in lower case, to the values.
 	Synonyms map[string]string
 }
 
@@ -46,7 +46,7 @@ func (c Choice) valid() string {
 
 func (Choice) harmless() bool { return true }
 
-// Bool is true or false.
+// Bool accepts what strconv.ParseBool accepts.
 type Bool struct{}
 
 func (Bool) parse(text string) (any, bool) {
@@ -57,10 +57,11 @@ func (Bool) parse(text string) (any, bool) {
 func (Bool) valid() string  { return "true or false" }
 func (Bool) harmless() bool { return true }
 
-// Int is a number from Min to Max, or without an upper bound if Max is 0.
+// Int accepts a number from Min to Max. If Max is 0, there is no upper bound.
 type Int struct {
 	Min, Max int
-	// None is another number, which asks for no particular value; 0: there is none.
+	// None is one more valid number, which asks for no particular value. If None is 0, there is
+	// no such number.
 	None int
 }
 
@@ -82,10 +83,10 @@ func (i Int) valid() string {
 
 func (Int) harmless() bool { return true }
 
-// Duration is a duration from Min to Max, or without an upper bound if Max is 0.
+// Duration accepts a duration from Min to Max. If Max is 0, there is no upper bound.
 type Duration struct {
 	Min, Max time.Duration
-	// Unit is the unit of a plain number; 0: the value needs one.
+	// Unit is the unit of a number without a unit. If Unit is 0, such a number is not valid.
 	Unit time.Duration
 }
 
@@ -115,7 +116,7 @@ func (d Duration) valid() string {
 
 func (Duration) harmless() bool { return true }
 
-// Size is a number of bytes, 1 to 1024g; k, m and g stand for KiB, MiB and GiB.
+// Size accepts a number of bytes, from 1 to 1024g. The suffixes k, m and g mean KiB, MiB and GiB.
 type Size struct{}
 
 func (Size) parse(text string) (any, bool) {
@@ -135,14 +136,14 @@ func (Size) parse(text string) (any, bool) {
 func (Size) valid() string  { return "a number of bytes like 64m, 1 at least and 1024g at most" }
 func (Size) harmless() bool { return true }
 
-// File is the path of a file.
+// File accepts the path of a file.
 type File struct{}
 
 func (File) parse(text string) (any, bool) { return text, true }
 func (File) valid() string                 { return "the path of a file" }
 func (File) harmless() bool                { return false }
 
-// Secret is a text that is never shown.
+// Secret accepts any text, which logs and HQ never show.
 type Secret struct{}
 
 func (Secret) parse(text string) (any, bool) { return text, true }

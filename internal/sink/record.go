@@ -11,90 +11,97 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Recorder is a Checkpointer whose destination records its identity, its snapshots, the
-// states of its tables, and who writes to it.
+// Recorder is a Checkpointer whose destination stores records about itself: its identity, its
+// snapshots, the states of its tables, and the processes that write to it.
 type Recorder interface {
 	Checkpointer
-	// Records reads the records. It creates their tables, but writes nothing into them.
+	// Records reads the records. It creates the tables of the records if they are missing, but
+	// writes no rows.
 	Records(ctx context.Context) (Records, error)
-	// Begin takes the checkpoint over for this process, in one transaction, and returns
-	// the epoch of its writes from now on. It fails with a *ReopenError if the records have
-	// changed since Records returned them.
+	// Begin makes this process the owner of the checkpoint, in one transaction. It returns the
+	// epoch that this process uses for all later writes. If the records have changed since
+	// Records returned them, it fails with a *ReopenError.
 	Begin(ctx context.Context, b Beginning) (epoch int64, err error)
-	// Check checks that the checkpoint is unchanged since the last write of this process,
-	// and shows other processes that this one is alive. It is called while nothing is
-	// applied. Its errors are those of Apply.
+	// Check returns an error if the checkpoint has changed since the last write of this process.
+	// It also shows other processes that this process is alive. Check is called while no batch is
+	// being applied. Its errors are those of Apply.
 	Check(ctx context.Context) error
-	// AwaitWriters watches the checkpoints for a while, and returns a *WriterError if
-	// another process moves one. It ignores this process, processes with Env.Epoch, those
-	// that follow other companies only, and, unless own is set, those of Env.Consumer. An
-	// import has no consumer and ignores none of those.
+	// AwaitWriters watches the checkpoints for a while. It returns a *WriterError if another
+	// process moves one of them. It ignores this process, processes with the epoch Env.Epoch, and
+	// processes that follow only other companies. Unless own is set, it also ignores processes of
+	// Env.Consumer. An import has no consumer, so it ignores no consumer's process.
 	AwaitWriters(ctx context.Context, own bool) error
-	// FinishImport marks the snapshots of the imported tables that have the given scope, and
-	// are not merged, as Whole. It deletes the snapshots of tables that are not in source.
+	// FinishImport marks snapshots of the imported tables as Whole if they have the given scope
+	// and are not merged. It deletes the snapshots of tables that are not in source.
 	FinishImport(ctx context.Context, scope Scope, imported, source []string) error
-	// ApplyTables is Apply that also records states of tables, in the same transaction. A
-	// state of OK whose Applied is at or below the checkpoint deletes the record.
+	// ApplyTables is like Apply, but also records the given states of tables, in the same
+	// transaction. If a state is OK and its Applied is not above the checkpoint, ApplyTables
+	// deletes the table's record instead.
 	ApplyTables(ctx context.Context, b *change.Batch, states []TableState) error
-	// Advance applies changes of the tables of states, and records the states, in one
-	// transaction that leaves the checkpoint's position alone. Batch b has no changes
-	// of other tables. If every state's Applied is recorded already, it does nothing.
+	// Advance applies the changes in b, all of them to the tables of states, and records states.
+	// It does both in one transaction, which does not move the checkpoint's position. If the
+	// Applied of every state is already recorded, Advance does nothing.
 	Advance(ctx context.Context, b *change.Batch, states []TableState) error
 }
 
-// CheckEvery is how often Check is called.
+// CheckEvery is the interval between calls of Check.
 const CheckEvery = 20 * time.Second
 
 // Records are the records that a destination keeps about itself.
 type Records struct {
-	// ID identifies the destination, also after a move or a restore; "" if nothing was
-	// written to it yet.
+	// ID identifies the destination, even after it was moved or restored. It is "" if eds has not
+	// written to the destination yet.
 	ID string
-	// Checkpoint is the checkpoint of the changes that Env.Filter selects; nil before Begin.
+	// Checkpoint is the checkpoint for the changes that Env.Filter selects. It is nil before the
+	// first Begin.
 	Checkpoint *Recorded
-	// Snapshots are those of all tables.
+	// Snapshots are the snapshots of all tables.
 	Snapshots []Snapshot
-	// Tables are the states of tables that differ from the checkpoint.
+	// Tables are the states of tables that are not simply up to date with the checkpoint.
 	Tables []TableState
-	// Unavailable says why the destination cannot keep records, and names the missing
-	// permission. It then has a checkpoint only. Nil: it keeps records.
+	// Unavailable says why the destination cannot keep records, and names the missing permission.
+	// The destination then has only a checkpoint. If Unavailable is nil, the destination keeps
+	// records.
 	Unavailable error
 }
 
 // Recorded is a recorded checkpoint.
 type Recorded struct {
-	// Position is the last applied message, or the one before the first to read. Its
-	// Stored is 0 if the time is unknown.
+	// Position is the position of the last applied message. If no message was applied yet, it is
+	// the position before the first message to read. Its Stored is 0 if the time is unknown.
 	Position cdc.Position
-	// Followed is the generation of the latest snapshot from which the stream was read on.
+	// Followed is the generation of the latest snapshot from which a server has continued with
+	// the stream.
 	Followed int64
-	// Epoch is the writer's, 0 if it is unknown. Later writers have higher ones.
+	// Epoch is the epoch of the process that wrote the checkpoint, or 0 if unknown. Later
+	// processes have higher epochs.
 	Epoch int64
-	// Added are subjects of Env.Filter that were added since the last whole import.
+	// Added are the subjects that were added to Env.Filter since the last whole import.
 	Added []string
 }
 
-// Snapshot is the record of a load that was put into a table.
+// Snapshot records that a load's rows were put into a table.
 type Snapshot struct {
 	Table string
 	Scope Scope
-	// Merged reports whether rows that the snapshot lacks were kept.
+	// Merged says that the load kept existing rows of the table that were not in the snapshot.
 	Merged bool
-	// Whole reports whether the import loaded every table of the source.
+	// Whole says that the import loaded every table of the source.
 	Whole bool
-	// Clock is the source's time of the snapshot: it has every change of its scope up to and
-	// including then.
+	// Clock is the source's time at which the snapshot was taken. The snapshot includes every
+	// change of its scope up to and including this time.
 	Clock    cdc.Timestamp
 	Rows     int64
 	Job      string
 	Imported time.Time
-	// Generation numbers the snapshots of a destination in the order of their loads.
+	// Generation numbers the snapshots of a destination in the order of their loads: a later load
+	// has a higher number.
 	Generation int64
-	// Object is the database's id of the table with the rows; "" if there is none, or it is
-	// unknown.
+	// Object is the database's id of the table that received the rows. It is "" if the table has
+	// no id, or the id is unknown.
 	Object string
-	// Applied is the position up to which the loaded rows have every change of the stream.
-	// Zero: they have those up to Clock only.
+	// Applied is the position up to which the loaded rows include every change of the stream. If
+	// Applied is zero, the rows include only the changes up to Clock.
 	Applied cdc.Position
 }
 
@@ -104,11 +111,11 @@ func (s *Snapshot) Complete() bool { return !s.Merged && s.Scope.All() }
 // Replaces reports whether the snapshot replaced all rows of the company in the table.
 func (s *Snapshot) Replaces(company string) bool { return !s.Merged && s.Scope.Has(company) }
 
-// Scope selects the rows of a table in a snapshot. The zero Scope selects all.
+// Scope selects the rows of a table that a snapshot includes. The zero Scope selects all rows.
 type Scope struct {
-	Companies []string  `json:"companies,omitempty"` // ids, sorted; nil: all
-	Locations []string  `json:"locations,omitempty"` // ids, sorted; nil: all
-	Since     time.Time `json:"since,omitzero"`      // rows changed since then; zero: all
+	Companies []string  `json:"companies,omitempty"` // sorted ids; nil for all
+	Locations []string  `json:"locations,omitempty"` // sorted ids; nil for all
+	Since     time.Time `json:"since,omitzero"`      // only rows changed since this time; zero for all
 }
 
 // All reports whether every row is in the scope.
@@ -121,12 +128,13 @@ func (s *Scope) Has(company string) bool {
 
 // ScopeColumn is a column that decides which rows are in a scope.
 type ScopeColumn struct {
-	Slot   int      // in the schema.Table
-	Values []string // of the rows in the scope
+	Slot   int      // of the column in the schema.Table
+	Values []string // the column's values in the rows of the scope
 }
 
-// Columns returns the columns that decide which rows of t are in the scope: a row is in it if
-// each column has one of its Values. It returns false if t lacks such a column.
+// Columns returns the columns that decide which rows of t are in the scope: a row is in the scope
+// if each of these columns has one of its Values. ok is false if t lacks such a column, or if the
+// scope depends on the time of a change.
 func (s *Scope) Columns(t *schema.Table) (columns []ScopeColumn, ok bool) {
 	if !s.Since.IsZero() {
 		return nil, false
@@ -147,20 +155,19 @@ func (s *Scope) Columns(t *schema.Table) (columns []ScopeColumn, ok bool) {
 	return columns, true
 }
 
-// Beginning is the state that Begin writes.
+// Beginning is the state that Begin writes to the destination.
 type Beginning struct {
 	Position cdc.Position
-	// Snapshots are snapshots that only the data directory has recorded.
+	// Snapshots are snapshots that the data directory has recorded and the destination has not.
 	Snapshots []Snapshot
-	// Tables are the states of tables from now on. Begin deletes all others.
+	// Tables are the new states of tables. Begin deletes all other states.
 	Tables []TableState
 }
 
 // SnapshotLoad is a Load that records its snapshot.
 type SnapshotLoad interface {
-	// Record lets Finish record s, in the transaction that puts the rows in place. The
-	// load sets Rows and Generation. Record returns false if the destination keeps no
-	// records.
+	// Record makes Finish record s, in the same transaction that puts the rows in place. The load
+	// sets s.Rows and s.Generation. Record returns false if the destination keeps no records.
 	Record(s Snapshot) bool
 }
 
@@ -170,7 +177,7 @@ type Writer struct {
 	Since         time.Time
 }
 
-// Same reports whether w is known, and o is the same process.
+// Same reports whether w and o are the same process. It returns false if w is unknown.
 func (w Writer) Same(o Writer) bool {
 	return !w.Since.IsZero() && w.Host == o.Host && w.Version == o.Version && w.Since.Equal(o.Since)
 }
@@ -182,21 +189,22 @@ func (w Writer) String() string {
 	return fmt.Sprintf("eds %s on host %s, since %s", w.Version, w.Host, w.Since.UTC().Format(time.RFC3339))
 }
 
-// WriterError says that another process writes to the destination, so this one must not.
+// WriterError says that another process writes to the destination, so this process must not.
 type WriterError struct {
 	Writer   Writer
-	Consumer string // of the other process
+	Consumer string // the other process's consumer
 }
 
 func (e *WriterError) Error() string {
 	return fmt.Sprintf("another server writes to the destination as consumer %q: %s; stop one of them", e.Consumer, e.Writer)
 }
 
-// ReopenError says that the destination has changed since the last write of this process, as
-// by a restore, a fail-over or an import. Reading must begin again from its records.
+// ReopenError says that the destination has changed since the last write of this process, for
+// example by a restore, a fail-over or an import. The caller must read the records and the stream
+// again.
 type ReopenError struct {
 	Reason   string
-	Imported bool // an import is the reason, so nothing is wrong
+	Imported bool // an import is the reason, which is normal
 }
 
 func (e *ReopenError) Error() string {

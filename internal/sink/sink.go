@@ -15,35 +15,35 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Sink delivers batches to one destination. Calls are serial, in stream order.
+// Sink delivers batches to one destination. The calls of Apply are serial, in stream order.
 //
-// A nil error from Apply means that every change of the batch is durable at the
-// destination. After an error Apply may be called again, with the same batch or with parts
-// of it in order. It must converge to the same result, even if the batch was durable and
-// only the response was lost. The caller owns the batch: a sink neither changes it nor keeps
-// any part of it.
+// If Apply returns nil, every change of the batch is durable at the destination. After an error,
+// Apply may be called again with the same batch, or with parts of it in order. The result must be
+// the same, even if the first call was durable and only its response was lost. The caller owns
+// the batch: a sink must not change it or keep any part of it.
 //
-// Errors have a fault.Class: transient by default, poison if one of the batch's events can
-// never be applied, fatal if only the operator can help. They name no value of a row and no
-// secret.
+// Errors have a fault.Class: transient by default, poison if one of the batch's events can never
+// be applied, or fatal if only the operator can resolve the problem. Errors must not include a
+// value of a row or a secret.
 type Sink interface {
 	Apply(ctx context.Context, b *change.Batch) error
-	// Probe reports whether the sink would work: the destination is reachable, takes the
-	// credentials, and grants the permissions. It may write, but leaves nothing, even if
-	// the table, file or topic that the sink writes to does not exist yet.
+	// Probe returns nil if the sink would work: the destination is reachable, accepts the
+	// credentials, and grants the needed permissions. Probe may write to the destination, but
+	// removes everything that it wrote. It must also work before the table, file or topic that
+	// the sink writes to exists.
 	Probe(ctx context.Context) error
-	// BeginLoad begins the load of one table from a snapshot, or continues the load of
-	// the same job that was interrupted. A sink that keeps rows stages them beside the
-	// live table, which stays as it is until Finish. Loads of different tables, and of
-	// different jobs, may run concurrently. If mode replaces, t has the columns that
-	// Scope.Columns needs.
+	// BeginLoad begins to load one table from a snapshot, or resumes a load of the same job that
+	// was interrupted. A sink that keeps rows stages them next to the live table, which does not
+	// change until Finish. Loads of different tables, and of different jobs, may run
+	// concurrently. If mode replaces rows, t must have the columns that Scope.Columns needs.
 	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode, scope Scope) (Load, error)
-	// Close releases the destination. It flushes nothing: only applied batches are durable.
+	// Close disconnects from the destination. It does not flush: only batches that Apply has
+	// returned nil for are durable.
 	Close(ctx context.Context) error
 }
 
-// Checkpointer is a sink that stores the last position of each batch in the batch's
-// transaction. It stores none if Env.Consumer is "".
+// Checkpointer is a sink that stores the last position of each batch in the same transaction as
+// the batch. It stores no position if Env.Consumer is "".
 type Checkpointer interface {
 	// Checkpoint returns the stored position, or the zero Position if there is none.
 	Checkpoint(ctx context.Context) (cdc.Position, error)
@@ -51,121 +51,121 @@ type Checkpointer interface {
 	ResetCheckpoint(ctx context.Context) error
 }
 
-// Identifier is a sink that keeps events and whose destination can hold an id. A destination
-// without the id is not the one that eds wrote to: it was emptied, or its file system is not
-// mounted.
+// Identifier is a sink that keeps events, and whose destination can store an id. If the
+// destination lacks the id, it is not the one that eds wrote to: for example, it was emptied, or
+// its file system is not mounted.
 type Identifier interface {
-	// ID returns the id that the destination holds, "" if it holds none. It writes
-	// nothing.
+	// ID returns the id that the destination stores, or "" if it stores none. It writes nothing.
 	ID(ctx context.Context) (string, error)
-	// SetID stores Env.ID in the destination, durably, if it holds no id.
+	// SetID stores Env.ID durably in the destination, unless the destination already has an id.
 	SetID(ctx context.Context) error
 }
 
-// FilterReader is a sink that knows which companies' changes its destination has.
+// FilterReader is a sink that knows which companies' changes were applied to its destination.
 type FilterReader interface {
-	// OtherFilters returns the filters, other than Env.Filter, under which any
-	// consumer has stored a checkpoint. A long filter may be a hash of it.
+	// OtherFilters returns the filters under which any consumer has stored a checkpoint, except
+	// Env.Filter. A hash may replace a long filter.
 	OtherFilters(ctx context.Context) ([]string, error)
 }
 
-// Migrator is a sink whose tables follow the source's. Apply migrates the tables of its batch
-// as well, but never creates an imported table again.
+// Migrator is a sink that keeps the columns of its tables up to date with the source. Apply also
+// migrates the tables of its batch, but it never recreates a table that was imported before.
 type Migrator interface {
-	// Migrate prepares the destination for rows of every given table: it creates tables,
-	// adds columns, widens types, and relaxes NOT NULL of columns that the source no longer
-	// has. It never drops anything. It logs each change, and returns one line per change.
-	// It is cheap if there is nothing to change.
+	// Migrate prepares the destination for rows of the given tables. It creates tables, adds
+	// columns, widens types, and drops the NOT NULL constraint of columns that the source no
+	// longer has. It never drops a table or column. It logs each change, and returns one line per
+	// change. Migrate is cheap if there is nothing to change.
 	Migrate(ctx context.Context, tables []*schema.Table) ([]string, error)
 }
 
-// ErrForeign says that a table has rows, and another key or other columns than eds would
-// create.
+// ErrForeign says that a table has rows, and that its key or columns differ from those that eds
+// would create.
 var ErrForeign = errors.New("the table was not made by eds")
 
-// Adopter is a sink that recognises tables that eds did not create.
+// Adopter is a sink that recognizes tables that eds did not create.
 type Adopter interface {
-	// Adopt returns ErrForeign if the destination has rows in a table with t's name
+	// Adopt returns ErrForeign if the destination has a table with t's name that has rows and
 	// that eds would not have created. It changes nothing.
 	Adopt(ctx context.Context, t *schema.Table) error
 }
 
-// LoadMode says how a load treats existing rows of a table.
+// LoadMode says how a load treats the existing rows of a table.
 type LoadMode uint8
 
 const (
-	// Replace removes the rows of the load's scope that were not loaded. A load without
-	// rows does not remove all of them: Finish returns ErrWouldEmpty.
+	// Replace removes the rows of the load's scope that were not loaded. If the load has no rows
+	// but the table has some, Replace removes nothing, and Finish returns ErrWouldEmpty.
 	Replace LoadMode = iota
-	// Merge upserts the loaded rows. Others stay.
+	// Merge upserts the loaded rows, and keeps all other rows.
 	Merge
-	// ReplaceOrEmpty is Replace that also removes all rows of the scope.
+	// ReplaceOrEmpty is like Replace, but a load without rows removes all rows of the scope.
 	ReplaceOrEmpty
 )
 
 // Replaces reports whether the load removes rows that it did not load.
 func (m LoadMode) Replaces() bool { return m != Merge }
 
-// ErrWouldEmpty says that a load has no rows but its table has some. They stay, and the load
-// can be discarded.
+// ErrWouldEmpty says that a load has no rows but its table has some. The table keeps its rows,
+// and the caller can discard the load.
 var ErrWouldEmpty = errors.New("the snapshot has no rows for the table, but the table has some")
 
 // ErrLoadLost says that the staged rows of a load are gone, have changed, or no longer fit the
-// table. The load is deleted and must begin again.
+// table. The load has been deleted and must start again.
 var ErrLoadLost = errors.New("the loaded rows are lost")
 
 // Load is the load of one table. Its methods are called serially.
 type Load interface {
-	// Loaded reports whether this or an earlier run of the job loaded the file, and its
-	// rows are still there.
+	// Loaded reports whether this run or an earlier run of the job loaded the file, and its rows
+	// are still staged.
 	Loaded(file string) bool
-	// LoadFile stages the rows of one file: all of them, or none after an error. A row is
-	// valid until the next one is requested.
+	// LoadFile stages all rows of one file, or none if it returns an error. It returns the number
+	// of rows in the file. Each row is valid only until the next row is requested.
 	LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error)
 	// Finish puts the staged rows in place, in one transaction if the destination has
-	// transactions, and deletes the load. It returns the number of rows, one per key; -1 if
-	// the destination keeps events and does not count them. If rows of a loaded file are no
-	// longer staged, it returns ErrLoadLost. After another error it may be called again: if
-	// only the response was lost, it does nothing more.
+	// transactions, and deletes the load. It returns the number of rows, counting one per key, or
+	// -1 if the destination keeps events and does not count rows. If rows of a loaded file are no
+	// longer staged, it returns ErrLoadLost. After any other error, Finish may be called again.
+	// If only the response to the first call was lost, the second call changes nothing.
 	Finish(ctx context.Context) (rows int64, err error)
 	// Discard deletes the load and its staged rows. The live table does not change.
 	Discard(ctx context.Context) error
-	// Close releases the load's resources and keeps the staged rows for a later run. It
-	// may follow Finish and Discard.
+	// Close releases the load's resources, and keeps the staged rows for a later run. Close may
+	// be called after Finish or Discard.
 	Close(ctx context.Context) error
 }
 
-// Resumer is a Load that puts the rows of a file in place before LoadFile returns, in a
-// destination that does not record loaded files. Its caller records them.
+// Resumer is a Load whose LoadFile puts the rows of a file in place before it returns. Its
+// destination does not record loaded files, so the caller records them.
 type Resumer interface {
-	// Resume reports the files that earlier runs of the job have loaded. It is called
-	// once, before any other method.
+	// Resume tells the load which files earlier runs of the job have loaded. It is called once,
+	// before any other method.
 	Resume(files []string)
 }
 
-// RowLoad is a Load that can leave out the rows of a file that the destination refuses.
+// RowLoad is a Load that can omit rows of a file that the destination refuses.
 type RowLoad interface {
-	// LoadRows loads a file after LoadFile has refused one of its rows as poison. It leaves
-	// such rows out, which takes longer, and returns how many rows it loaded. It calls
-	// refused, in order, for each row that it leaves out. A file that fails does not count as
-	// loaded, although rows of it may be staged; loading it again converges.
+	// LoadRows loads a file after LoadFile has refused one of its rows as poison. LoadRows is
+	// slower than LoadFile, because it finds and omits every such row. It calls refused for each
+	// omitted row, in the order of the file, and returns the number of rows that it loaded. If
+	// LoadRows fails, the file does not count as loaded, although some of its rows may be staged.
+	// Loading the file again then gives the same result.
 	LoadRows(ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused RefusedRow) (int64, error)
 }
 
-// RefusedRow receives a row that was left out: the row, which is valid during the call, its
-// number within the file, from 1, and the reason. An error fails the file.
+// RefusedRow is called with an omitted row, its number within the file, from 1, and the reason.
+// The row is valid only during the call. If RefusedRow returns an error, loading the file fails.
 type RefusedRow = func(row *change.Row, number int64, reason error) error
 
-// Reader is a sink whose rows can be read, to compare them with the source.
+// Reader is a sink whose rows eds can read, to compare them with the source.
 type Reader interface {
-	// Read yields every row of the table, in any order, as raw JSON values by column slot
-	// of t. A row is valid until the next one is requested. A column that the destination
-	// lacks has no value.
+	// Read yields every row of the table, in any order. The values are raw JSON, by column slot
+	// of t; a column that the destination lacks has no value. A row is valid only until the next
+	// row is requested.
 	Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error]
 }
 
-// RowError is an error of LoadFile about one row that the destination refuses. A sink returns
-// it if it knows the row.
+// RowError is an error of LoadFile for one row that the destination refuses. A sink returns a
+// RowError if it knows which row that is.
 type RowError struct {
 	Row int64 // number of the row within the file, from 1
 	Err error
@@ -174,21 +174,23 @@ type RowError struct {
 func (e *RowError) Error() string { return fmt.Sprintf("row %d: %v", e.Row, e.Err) }
 func (e *RowError) Unwrap() error { return e.Err }
 
-// Limits are the size of batches that suits a destination.
+// Limits are the batch sizes that suit a destination.
 type Limits struct {
 	Rows  int // maximum number of events in a batch
 	Bytes int // maximum payload bytes of a batch
-	// Age is how long a batch waits for more events, if few large batches are cheaper; 0: it
-	// does not wait.
+	// Age is the time that a batch waits for more events, in a destination that prefers few large
+	// batches. If Age is 0, a batch does not wait.
 	Age time.Duration
-	// Stable requires that a batch that a crash interrupted comes again with the same
-	// events, because the sink names its output by the whole batch.
+	// Stable requires that a batch that was interrupted by a crash is delivered again with
+	// exactly the same events, because the sink derives the name of its output from the whole
+	// batch.
 	Stable bool
-	// Metered says that use of the destination costs money, so eds leaves an idle one alone.
+	// Metered says that each use of the destination costs money, so eds does not contact it while
+	// there are no changes.
 	Metered bool
 }
 
-// Pacer is a sink with limits from its URL, which overrule its driver's.
+// Pacer is a sink whose URL sets limits, which override Driver.Limits.
 type Pacer interface {
 	Limits() Limits
 }
@@ -201,8 +203,8 @@ type Field struct {
 	Default     string
 	Description string
 	Required    bool
-	// Option is the option of the URL with the field's value; "": the value belongs elsewhere
-	// in the URL.
+	// Option is the URL option that gets the field's value. If Option is "", the value belongs in
+	// another part of the URL.
 	Option string
 }
 
@@ -212,72 +214,77 @@ type FieldError struct {
 	Error string `json:"error"`
 }
 
-// Driver describes a kind of destination: a value, never a live object.
+// Driver describes a kind of destination. It is a value without state, and holds no connection.
 type Driver struct {
 	Name    string   // short and lower case, as in `eds server help <name>`
-	Title   string   // for display
-	Schemes []string // of its URLs; the first is the canonical one
-	Example string   // a whole URL
+	Title   string   // name for display
+	Schemes []string // URL schemes; the first one is canonical
+	Example string   // a complete URL
 	Summary string   // one sentence
 	Help    string   // paragraphs: setup, permissions, guarantees
 	Options []Option
-	// OptionPrefix may precede the names of Options in a URL that has options of its own,
-	// which the driver passes on; "": a URL has no others.
+	// OptionPrefix may precede the names of Options in a URL. It is set if a URL can also have
+	// options of the endpoint, which the driver passes on unchanged. It is "" if a URL can only
+	// have Options.
 	OptionPrefix string
 	Fields       []Field
 	Limits       Limits
-	// KeepsRows says that the sink applies Batch.Sets; otherwise it writes Batch.Events.
+	// KeepsRows says that the sink applies Batch.Sets. Otherwise the sink writes Batch.Events.
 	KeepsRows bool
 
-	// Borrows returns the part of target by which eds would send a secret of this machine to
-	// the destination: an option, or a missing one; "" if there is none. Only the operator's
-	// own URL may do that. Nil: no URL does.
+	// Borrows returns the part of target that would make eds send a secret of this machine to the
+	// destination: an option, or the lack of one. It returns "" if there is no such part. Only
+	// the operator's own URL may send such a secret. If Borrows is nil, no URL sends one.
 	Borrows func(target *url.URL) string
 
-	// Identity identifies the destination of target: every spelling of its URL has the same
-	// identity, and another destination has another one. User, secrets and tuning options
-	// are not part of it. It never fails; a URL that Open refuses may have any identity.
+	// Identity identifies the destination of target. All URLs of one destination have the same
+	// identity, and two destinations have different identities. User names, secrets and tuning
+	// options are not part of an identity. Identity never fails; its result for a URL that Open
+	// refuses does not matter.
 	Identity func(target *url.URL) string
 	// URL builds a destination URL from the values of Fields.
 	URL func(values map[string]string) (string, []FieldError)
-	// Open connects, and changes nothing at the destination: the first call that writes
-	// creates a missing schema, file, directory or topic. Placeholders of the URL are
-	// expanded; its scheme is one of Schemes. Unknown options are errors. Errors are marked
-	// unless they are transient.
+	// Open connects to target, and changes nothing at the destination: the first call that writes
+	// creates a missing schema, file, directory or topic. The placeholders of target are
+	// expanded, and its scheme is one of Schemes. An unknown option is an error. Errors have a
+	// fault.Class unless they are transient.
 	Open func(ctx context.Context, target *url.URL, env Env) (Sink, error)
 }
 
 // Env is the environment of a sink.
 type Env struct {
 	Logger *slog.Logger
-	// Stream, Consumer and Filter identify the checkpoint. Consumer is "" if the sink is to
-	// store none, as during an import.
+	// Stream, Consumer and Filter identify the checkpoint. Consumer is "" if the sink must not
+	// store a checkpoint, as during an import.
 	Stream, Consumer, Filter string
-	// ID becomes the destination's if it has none. Epoch is the last epoch in which this data
-	// directory wrote to it.
+	// ID is the identity to store in a destination that has none. Epoch is the last epoch in
+	// which this data directory wrote to the destination.
 	ID    string
 	Epoch int64
 	// Writer is this process.
 	Writer Writer
-	// After restricts writes to rows with a newer clock than the destination's row
-	// (update_strategy "after").
+	// After makes the sink write a row only if its clock is newer than that of the destination's
+	// row (update_strategy "after").
 	After bool
-	// Access renews secrets and decides what a refusal means; nil: the sink keeps the URL that
-	// Open gets.
+	// Access renews secrets, and decides how to treat a refusal. If Access is nil, the sink keeps
+	// the URL that was passed to Open.
 	Access *Access
-	// Lookup finds environment variables that an option names; nil: there are none.
+	// Lookup finds environment variables that an option names. If Lookup is nil, there are no
+	// variables.
 	Lookup Lookup
-	// Tables returns one version of a table's schema, for sinks that keep events and need
-	// the columns of their rows. If the source has none, the error is poison, or has a method
-	// NotFound that returns true. It is safe for concurrent use. Nil: there are no schemas.
+	// Tables returns one version of a table's schema, for sinks that keep events and need the
+	// columns of their rows. If the source has no such version, the error is poison, or has a
+	// method NotFound that returns true. Tables is safe for concurrent use. If Tables is nil, no
+	// schemas are available.
 	Tables func(ctx context.Context, table, version string) (*schema.Table, error)
-	// Adjusted is called for each value that a documented rule changed because the
-	// destination's type cannot hold it, with the rule's name.
+	// Adjusted is called for each value that was changed by a documented rule because the
+	// destination's type cannot hold it. The parameter rule is the rule's name.
 	Adjusted func(table, column, rule string)
 }
 
-// Complete returns e with a Logger, an Adjusted and an Access that do nothing in place of nil
-// ones.
+// Complete returns e with defaults for the fields Logger, Adjusted and Access that are nil. The
+// default Logger discards records, the default Adjusted does nothing, and the default Access
+// keeps the URL.
 func (e Env) Complete() Env {
 	if e.Access == nil {
 		e.Access = NewAccess(nil, false, nil)

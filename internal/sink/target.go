@@ -20,13 +20,13 @@ var (
 	variable    = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 )
 
-// Literal returns a URL that ParseURL parses without expanding any placeholder of raw. A URL
-// that does not come from the operator is parsed and stored like this.
+// Literal escapes raw so that ParseURL does not expand any placeholder in it. URLs that do not
+// come from the operator are parsed and stored in this form.
 func Literal(raw string) string { return strings.ReplaceAll(raw, "${", "%24{") }
 
-// ParseURL parses a destination's URL. It replaces ${NAME} by an environment variable and
-// ${file:/path} by the content of a file, without a final line break; both are escaped as
-// needed. Errors are fatal, or fault.Refused if a file cannot be read. They hold no part of
+// ParseURL parses a destination's URL. It replaces ${NAME} with an environment variable, and
+// ${file:/path} with the content of a file, without a final line break. It escapes both as
+// needed. Errors are fatal, or fault.Refused if a file cannot be read. They contain no part of
 // the URL except its scheme and the names in its placeholders.
 func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 	expanded, err := expand(strings.TrimSpace(raw), lookup)
@@ -40,7 +40,7 @@ func ParseURL(raw string, lookup Lookup) (*url.URL, error) {
 		}
 	}
 	if err != nil {
-		// The error's own text would quote the URL.
+		// The text of err would quote the URL.
 		cause := err
 		if e := new(url.Error); errors.As(err, &e) {
 			cause = e.Err
@@ -110,7 +110,7 @@ func fatalf(format string, args ...any) error {
 	return fault.Mark(fault.Fatal, fmt.Errorf(format, args...))
 }
 
-// WithoutFiles returns raw without its placeholders for files.
+// WithoutFiles returns raw without its ${file:...} placeholders.
 func WithoutFiles(raw string) string {
 	return placeholder.ReplaceAllStringFunc(raw, func(match string) string {
 		if strings.HasPrefix(match, "${file:") {
@@ -120,7 +120,8 @@ func WithoutFiles(raw string) string {
 	})
 }
 
-// Scheme returns the scheme of a URL that need not be well formed.
+// Scheme returns the scheme of a URL, which may be malformed. It returns "destination's" if there
+// is no scheme, for use in messages.
 func Scheme(raw string) string {
 	scheme, _, ok := strings.Cut(strings.TrimSpace(raw), "://")
 	if !ok || len(scheme) > 32 {
@@ -129,8 +130,8 @@ func Scheme(raw string) string {
 	return strings.ToLower(scheme)
 }
 
-// CheckForeign returns an error if target, which does not come from the operator, would send a
-// secret of this machine to the destination.
+// CheckForeign returns an error if target would send a secret of this machine to the destination.
+// It is called for URLs that do not come from the operator.
 func CheckForeign(d Driver, target *url.URL) error {
 	if d.Borrows == nil {
 		return nil
@@ -142,8 +143,8 @@ func CheckForeign(d Driver, target *url.URL) error {
 	return nil
 }
 
-// FirstOption returns the first option of target that has one of the names, in any
-// case, as "option <name>"; "" if there is none.
+// FirstOption returns the first of the names that is an option of target, ignoring case, as
+// "option <name>". It returns "" if target has none of them.
 func FirstOption(target *url.URL, names ...string) string {
 	query := target.Query()
 	for _, name := range names {
@@ -156,7 +157,8 @@ func FirstOption(target *url.URL, names ...string) string {
 	return ""
 }
 
-// Nearest returns the candidate with the fewest edits from name, or "" if none is near.
+// Nearest returns the candidate that needs the fewest edits to become name, or "" if no candidate
+// is close.
 func Nearest(name string, candidates []string) string {
 	best, least := "", 1+len(name)/3
 	for _, c := range candidates {
@@ -167,7 +169,7 @@ func Nearest(name string, candidates []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance.
+// distance returns the Levenshtein distance of a and b, in bytes.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

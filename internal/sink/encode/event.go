@@ -1,7 +1,7 @@
-// Package encode writes changes in the form in which destinations that keep history store
-// them: the text of an event, names of objects, partition keys. This form is a contract with
-// the users' own consumers, and deterministic: eds writes the same change the same way each
-// time, so that a replay overwrites itself.
+// Package encode defines the form in which destinations that keep history store changes: the text
+// of an event, names of objects, and partition keys. Users' own consumers depend on this form. It
+// is deterministic: eds writes the same change in the same way each time, so that a replay
+// overwrites its earlier output.
 package encode
 
 import (
@@ -17,15 +17,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// AppendEvent appends e's own payload to dst: valid JSON on one line, with numbers and the
-// order of members unchanged. It removes white space between values. Bytes that are not
-// UTF-8, which JSON cannot hold, become U+FFFD; replaced reports whether there were any.
+// AppendEvent appends e's payload to dst: valid JSON on one line, with numbers and the order of
+// members unchanged. It removes white space between values. Bytes that are not valid UTF-8, which
+// JSON cannot contain, become U+FFFD; replaced reports whether there were any.
 func AppendEvent(dst []byte, e *cdc.Event) (out []byte, replaced bool) {
 	return AppendPart(dst, e, e.Payload)
 }
 
-// Text returns the text that AppendEvent appends. Usually that is the payload itself, so the
-// caller must not change it.
+// Text returns the text that AppendEvent appends. The result may be the payload itself, so the
+// caller must not modify it.
 func Text(e *cdc.Event) (text []byte, replaced bool) {
 	clean := valid(e.Payload)
 	if clean && e.Compact {
@@ -34,19 +34,19 @@ func Text(e *cdc.Event) (text []byte, replaced bool) {
 	return appendJSON(nil, e.Payload, clean, false), !clean
 }
 
-// AppendPart appends one value of e's payload, such as e.After, like AppendEvent.
+// AppendPart is like AppendEvent, for one value inside e's payload, such as e.After.
 func AppendPart(dst []byte, e *cdc.Event, value []byte) (out []byte, replaced bool) {
 	clean := valid(value)
 	return appendJSON(dst, value, clean, clean && e.Compact), !clean
 }
 
-// appendCompact appends the valid JSON value text without white space.
+// appendCompact appends text, which must be valid JSON, with its white space removed.
 func appendCompact(dst, text []byte) []byte {
 	clean := valid(text)
 	return appendJSON(dst, text, clean, clean && rawjson.Compact(text))
 }
 
-// valid is utf8.Valid, faster for ASCII.
+// valid is like utf8.Valid, but faster for ASCII.
 func valid(text []byte) bool {
 	rest := text
 	for len(rest) >= 32 {
@@ -60,13 +60,13 @@ func valid(text []byte) bool {
 	return utf8.Valid(rest)
 }
 
-// appendJSON is appendCompact for a caller that knows whether the text is clean UTF-8, and
-// whether it can stay as it is.
+// appendJSON does the work of appendCompact. If clean is true, text is valid UTF-8. If asIs is
+// true, appendJSON appends text unchanged.
 func appendJSON(dst, text []byte, clean, asIs bool) []byte {
 	if asIs {
 		return append(dst, text...)
 	}
-	start := 0 // of the text that is copied next
+	start := 0 // of the next text to copy
 	for i := 0; i < len(text); {
 		switch text[i] {
 		case ' ', '\t', '\r', '\n':
@@ -90,7 +90,7 @@ func appendJSON(dst, text []byte, clean, asIs bool) []byte {
 	return append(dst, text[start:]...)
 }
 
-// appendValid appends text with U+FFFD for each byte that is not UTF-8.
+// appendValid appends text, with U+FFFD in place of each byte that is not valid UTF-8.
 func appendValid(dst, text []byte) []byte {
 	for len(text) > 0 {
 		r, n := utf8.DecodeRune(text)
@@ -100,9 +100,9 @@ func appendValid(dst, text []byte) []byte {
 	return dst
 }
 
-// AppendImported appends the INSERT of a row of a snapshot, with imported set. It is the same
-// each time the same row of the same snapshot is imported: the id is a hash of table, key and
-// clock. Company and location are the row's own, if it has them.
+// AppendImported appends an INSERT event, with imported set, for a row of a snapshot. The event
+// is the same each time that the same row of the same snapshot is imported, because its id is a
+// hash of table, key and clock. The company and location come from the row, if it has them.
 func AppendImported(dst []byte, t *schema.Table, row *change.Row) []byte {
 	dst = append(dst, `{"operation":"INSERT","id":"`...)
 	dst = appendImportedID(dst, t, row)
@@ -127,8 +127,8 @@ func AppendImported(dst []byte, t *schema.Table, row *change.Row) []byte {
 	return append(dst, `","imported":true}`...)
 }
 
-// appendAfter appends the row as an object. If the row came as an object, it includes
-// properties that the schema lacks.
+// appendAfter appends the row as a JSON object. If the image of the row is an object, the result
+// also has the properties that the schema lacks.
 func appendAfter(dst []byte, t *schema.Table, row *change.Row) []byte {
 	if rawjson.Valid(row.Image) == nil && row.Image[rawjson.SkipSpace(row.Image, 0)] == '{' {
 		return appendCompact(dst, row.Image)
@@ -157,7 +157,7 @@ func appendValue(dst, raw []byte) []byte {
 	return appendCompact(dst, raw)
 }
 
-// appendImportedID appends 32 hexadecimal digits.
+// appendImportedID appends the id of an imported row's event: 32 hexadecimal digits.
 func appendImportedID(dst []byte, t *schema.Table, row *change.Row) []byte {
 	text := rawjson.AppendQuoted(nil, t.Name)
 	for slot := range t.Keys {

@@ -11,40 +11,40 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Loader loads snapshots into a sink that keeps events: each row becomes an INSERT with
-// imported set, and is applied like any event. A history has no staging, so rows of a file
-// that fails later may be there already. When the file is loaded again, they are written again
-// with the same bytes. A later run of the job skips loaded files. Existing events of a table
-// stay in any mode.
+// Loader loads snapshots into a sink that keeps events. Each row becomes an INSERT with imported
+// set, and is applied like any other event. There is no staging: if a file fails, some of its
+// rows may already be in the destination. Loading the file again writes these rows again with the
+// same bytes. A later run of the job skips loaded files. In every load mode, existing events of
+// the table remain.
 type Loader struct {
 	// Apply makes a batch of events durable. It is called serially.
 	Apply func(ctx context.Context, b *change.Batch) error
-	// ApplyFrom, if set, is called instead, with the origin of the batch, which is the same
-	// each time the file is loaded.
+	// ApplyFrom, if not nil, is called instead of Apply. It also receives the origin of the
+	// batch, which is the same each time that the file is loaded.
 	ApplyFrom func(ctx context.Context, b *change.Batch, from Origin) error
-	// Limits bound a batch.
+	// Limits are the maximum size of a batch.
 	Limits sink.Limits
-	// Files records loaded files at the destination, between runs. Nil: the caller of the
-	// load records them.
+	// Files records loaded files at the destination, for later runs. If Files is nil, the caller
+	// of the load records them.
 	Files LoadedFiles
 
 	mu sync.Mutex
 }
 
-// LoadedFiles records the names of loaded files, by job and table. Its methods are called
-// serially for one table.
+// LoadedFiles records the names of loaded files, by job and table. For any one table, its methods
+// are called serially.
 type LoadedFiles interface {
 	Files(ctx context.Context, job, table string) ([]string, error)
 	Add(ctx context.Context, job, table, file string) error
-	// Forget deletes the records of the table's files, of every job.
+	// Forget deletes the records of the table's files, of all jobs.
 	Forget(ctx context.Context, table string) error
 }
 
-// Origin is a part of a snapshot.
+// Origin identifies one batch of a snapshot's file.
 type Origin struct {
 	Job, File string
-	Batch     int           // of the file, from 1
-	Table     *schema.Table // of its rows
+	Batch     int           // number of the batch within the file, from 1
+	Table     *schema.Table // table of the rows
 }
 
 // BeginLoad begins the load of one table.
@@ -67,7 +67,7 @@ type load struct {
 	loaded map[string]bool
 }
 
-// Resume marks files as loaded if the destination does not record them.
+// Resume marks files as loaded. It does nothing if the destination itself records loaded files.
 func (l *load) Resume(files []string) {
 	if l.loader.Files != nil {
 		return
@@ -89,8 +89,9 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 	return n, l.record(ctx, file)
 }
 
-// LoadRows halves refused batches. The batches before the first refused one are the same as in
-// LoadFile, so they replace those.
+// LoadRows applies the rows of a file, and halves each refused batch to find the refused rows.
+// The batches before the first refused batch are the same as those of LoadFile, so they overwrite
+// the output of LoadFile.
 func (l *load) LoadRows(
 	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused sink.RefusedRow,
 ) (int64, error) {
@@ -114,8 +115,8 @@ func (l *load) LoadRows(
 	return n - out, l.record(ctx, file)
 }
 
-// eachBatch calls do with batches of the rows' events, within the limits, and the number of each
-// batch's first row. It returns the number of rows.
+// eachBatch converts the rows to batches of events, within the limits. It calls do with each
+// batch and the number of the batch's first row. It returns the number of rows.
 func (l *load) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*cdc.Event, first int64) error) (n int64, err error) {
 	limits := l.loader.Limits
 	decoder := cdc.NewDecoder()
@@ -145,7 +146,7 @@ func (l *load) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*c
 	return n, do(events, n-int64(len(events))+1)
 }
 
-// record records that the file is loaded.
+// record records that the file is loaded, for this run and later runs.
 func (l *load) record(ctx context.Context, file string) error {
 	if l.loader.Files != nil {
 		if err := l.loader.Files.Add(ctx, l.job, l.table.Name, file); err != nil {
@@ -171,7 +172,7 @@ func (l *load) apply(ctx context.Context, events []*cdc.Event, from *Origin) err
 	return l.loader.Apply(ctx, b)
 }
 
-// Finish deletes the record of loaded files: the events are in place already.
+// Finish deletes the record of loaded files. The events are already in place.
 func (l *load) Finish(ctx context.Context) (int64, error) { return -1, l.Discard(ctx) }
 
 // Discard deletes the record of loaded files. The events stay.

@@ -10,16 +10,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Bounds of the parts of an object's name, in bytes. The longest name is shorter than the 255
-// bytes that file systems allow.
+// Maximum lengths of the parts of an object's name, in bytes. The longest possible name is
+// shorter than the 255 bytes that file systems allow.
 const (
 	maxTable = 200
 	maxPart  = 100
 )
 
-// ObjectName returns <table>/<unix seconds>-<key>-<event id>.json, the name of one event's
-// object. Segment escapes table, key and id, so the name is always a path of two elements.
-// Different events have different names: the id has no dash unless it is a UUID.
+// ObjectName returns the name of the object for one event: <table>/<unix seconds>-<key>-<event
+// id>.json. Segment escapes table, key and id, so the name always has two path elements.
+// Different events have different names, although keys may have dashes, because the last part has
+// no dash unless it is a UUID.
 func ObjectName(e *cdc.Event) string {
 	return Segment(e.Table, maxTable) + "/" + strconv.FormatInt(unixSeconds(e), 10) + "-" +
 		Segment(e.RowID(), maxPart) + "-" + idSegment(e.ID) + ".json"
@@ -27,12 +28,12 @@ func ObjectName(e *cdc.Event) string {
 
 var (
 	uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	// tail matches the last part of a UUID. No other id may look like it.
+	// tail matches the last part of a UUID. No other id may look like such a part.
 	tail = regexp.MustCompile(`^[0-9a-fA-F]{12}$`)
 )
 
-// idSegment returns the last part of a name. Its beginning is unambiguous although keys have
-// dashes.
+// idSegment returns the last part of an object's name. A reader can always tell where this part
+// starts, even if the key contains dashes.
 func idSegment(id string) string {
 	if uuid.MatchString(id) {
 		return id
@@ -44,11 +45,12 @@ func idSegment(id string) string {
 	return segment
 }
 
-// Segment returns one element of a path for any text: a file can have that name on any system,
-// and it is neither hidden nor a way to another directory. Letters, digits and _ - . @ + = ,
-// stay. Any other byte, a dot at either end, and the first letter of a name that Windows or eds
-// reserves, become % and two hexadecimal digits. A result longer than limit, which is at least
-// 60, is cut and ends in %- and a hash. Different texts have different segments.
+// Segment returns a path element for any text. The element is a valid file name on any system, is
+// not hidden, and does not lead to another directory. Letters, digits and _ - . @ + = , stay. Any
+// other byte becomes % and two hexadecimal digits. So does a dot at either end, and the first
+// letter of a name that Windows or eds reserves. limit is the maximum length in bytes, and must
+// be at least 60. A longer element is cut, and ends in %- and a hash. Different texts have
+// different elements.
 func Segment(text string, limit int) string {
 	if text == "" {
 		return "%-"
@@ -60,7 +62,8 @@ func Segment(text string, limit int) string {
 	return cut(segment, text, limit)
 }
 
-// cut shortens the segment of text.
+// cut shortens segment, the escaped form of text, to at most limit bytes, including a hash of
+// text.
 func cut(segment, text string, limit int) string {
 	sum := sha256.Sum256([]byte(text))
 	hash := "%-" + hex.EncodeToString(sum[:16])
@@ -72,11 +75,12 @@ func cut(segment, text string, limit int) string {
 	return strings.ToValidUTF8(segment, "") + hash
 }
 
-// own is eds's own directory among files and objects.
+// own is the name of eds's own directory among files and objects.
 const own = "_eds"
 
-// escape escapes the bytes that are not plain, a dot or blank at either end, and the first
-// letter of a name that is reserved by Windows or for eds's own directory.
+// escape escapes every byte for which plain returns false. It also escapes a dot or blank at
+// either end, and the first letter of a name that is reserved by Windows or for eds's own
+// directory.
 func escape(text string, plain func(c byte) bool) string {
 	var b strings.Builder
 	reserved := reservedName(text) || strings.EqualFold(text, own)
@@ -105,7 +109,8 @@ func plainByte(c byte) bool {
 	return strings.IndexByte("_-.@+=,", c) >= 0
 }
 
-// reservedName reports whether Windows treats the name, with any extension, as a device.
+// reservedName reports whether Windows treats the name as a device. The extension of a name does
+// not matter.
 func reservedName(name string) bool {
 	name, _, _ = strings.Cut(strings.ToUpper(name), ".")
 	switch name {

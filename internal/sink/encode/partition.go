@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// none replaces a company or location that an event lacks, in keys.
+// none replaces an empty company or location in keys, and an empty path element.
 const none = "NONE"
 
 func orNone(id string) string {
@@ -20,8 +20,8 @@ func orNone(id string) string {
 	return id
 }
 
-// PartitionKey returns <table>.<companyId|NONE>.<locationId|NONE>.<primary key>:
-// events of one row share it.
+// PartitionKey returns <table>.<companyId|NONE>.<locationId|NONE>.<primary key>. All events of
+// one row have the same key.
 func PartitionKey(e *cdc.Event) string { return string(AppendPartitionKey(nil, e)) }
 
 // AppendPartitionKey appends PartitionKey's result to dst.
@@ -36,9 +36,9 @@ func appendOwner(dst []byte, e *cdc.Event) []byte {
 	return append(append(dst, '.'), orNone(e.LocationID)...)
 }
 
-// Partition returns the partition, out of n, of events with the given partition
-// key: fnv32a(lower-hex(xxhash64(key))) mod n, both over the bytes of the
-// string, the hexadecimal form always of sixteen digits.
+// Partition returns the partition, out of n, for a partition key. The result is
+// fnv32a(hex(xxhash64(key))) mod n. hex formats the hash as sixteen lower-case hexadecimal
+// digits, and fnv32a hashes the bytes of that text.
 func Partition(key []byte, n int) int { return int(fnv32a(hexHash(key)) % uint32(n)) }
 
 func hexHash(text []byte) []byte {
@@ -52,7 +52,7 @@ func fnv32a(text []byte) uint32 {
 	return h.Sum32()
 }
 
-// MessageKey returns the key of an event's message in Kafka:
+// MessageKey returns the Kafka message key of an event:
 // dbchange.<table>.<operation>.<companyId|NONE>.<locationId|NONE>.<change id>.
 func MessageKey(e *cdc.Event) string { return string(AppendMessageKey(nil, e)) }
 
@@ -63,7 +63,7 @@ func AppendMessageKey(dst []byte, e *cdc.Event) []byte {
 	return append(append(appendOwner(dst, e), '.'), e.ID...)
 }
 
-// unixSeconds returns when the event happened, in seconds since 1970 UTC.
+// unixSeconds returns the time of the event, in seconds since 1970 UTC.
 func unixSeconds(e *cdc.Event) int64 {
 	if e.Timestamp == 0 {
 		return e.Clock.Wall / 1_000_000_000

@@ -16,21 +16,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Path is a template of object names: a Go text/template over the members of a
-// change, as {{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json. It
-// is safe for concurrent use.
+// Path is a template of object names: a Go text/template over the members of a change, for
+// example {{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json. Path is safe for
+// concurrent use.
 type Path struct {
 	text     *template.Template
-	needsRow bool // it names before or after
+	needsRow bool // the template uses the member before or after
 }
 
-// maxElement and maxPath bound a rendered path, in bytes: S3 allows 1024.
+// maxElement and maxPath are the maximum lengths of one element and of a whole rendered path, in
+// bytes. S3 allows paths of 1024 bytes.
 const (
 	maxElement = 240
 	maxPath    = 1024
 )
 
-// fields return the members of a change that a template can name.
+// fields maps the name of each member that a template can use to the function that returns its
+// value.
 var fields = map[string]func(e *cdc.Event) any{
 	"operation":     func(e *cdc.Event) any { return e.Op.String() },
 	"id":            func(e *cdc.Event) any { return inPath(e.ID) },
@@ -48,12 +50,13 @@ var fields = map[string]func(e *cdc.Event) any{
 	"imported":      func(e *cdc.Event) any { return e.Imported },
 }
 
-// quoted matches quotes of a template in errors of text/template.
+// quoted matches quoted parts of a template in error messages of text/template.
 var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
 // ParsePath parses a template. A field that no change has is an error. Errors quote no part of
-// the template, because it may come from a URL. The template decides whether different changes
-// have different paths: if they share one, the last of them stays.
+// the template, because the template may come from a URL. ParsePath does not check that different
+// changes have different paths. If several changes share a path, the last one overwrites the
+// others.
 func ParsePath(text string) (*Path, error) {
 	t, err := template.New("path").Option("missingkey=zero").Parse(strings.TrimLeft(text, "/"))
 	if err != nil {
@@ -80,9 +83,10 @@ func ParsePath(text string) (*Path, error) {
 	return p, nil
 }
 
-// Render returns the path of e's object. Values of the change never add elements to the path,
-// nor lead elsewhere. A member that is absent or null is empty, and an empty element is NONE.
-// An error is about this event alone, and names no value of it.
+// Render returns the path of e's object. A value of the change can neither add an element to the
+// path nor lead to another directory. A member that is absent or null renders as empty text. An
+// element that is empty becomes NONE. An error concerns only this event, and contains none of its
+// values.
 func (p *Path) Render(e *cdc.Event) (string, error) {
 	data := make(map[string]any, len(fields))
 	for name, value := range fields {
@@ -101,8 +105,9 @@ func (p *Path) Render(e *cdc.Event) (string, error) {
 	return path, nil
 }
 
-// NameOf returns the path of e's object: of the user's rule, of the template, or the default
-// name if there is no template, which is a nil Path.
+// NameOf returns the path of e's object. If a rule of the user has set e.Object, that is the
+// path. Otherwise the template gives the path. If p is nil, there is no template, and the path is
+// ObjectName.
 func (p *Path) NameOf(e *cdc.Event) (string, error) {
 	switch {
 	case e.Object != "":
@@ -115,8 +120,8 @@ func (p *Path) NameOf(e *cdc.Event) (string, error) {
 }
 
 // CleanPath returns a path below the destination for any text. Every element is a valid file
-// name: an empty element is NONE, and an unsafe one is escaped as Segment does. A clean path
-// does not change.
+// name: an empty element becomes NONE, and unsafe bytes are escaped in the same way as by
+// Segment. CleanPath does not change a path that is already clean.
 func CleanPath(text string) string {
 	elements := strings.Split(strings.TrimLeft(text, "/"), "/")
 	plain := inElement
@@ -136,13 +141,13 @@ func CleanPath(text string) string {
 	return strings.Join(elements, "/")
 }
 
-// inElement reports whether a name can have a byte of a template's own text. It accepts more
-// than for values, because the user has chosen the text.
+// inElement reports whether the template's own text may contain the byte. It accepts more bytes
+// than plainByte does for values, because the user has chosen the template.
 func inElement(c byte) bool {
 	return c >= ' ' && c != 0x7f && strings.IndexByte(`\:*?"<>|`, c) < 0
 }
 
-// inPath returns a member's value, escaped for an element of a path.
+// inPath escapes a member's value for use in a path element.
 func inPath(text string) string {
 	if text == "" {
 		return ""
@@ -150,8 +155,8 @@ func inPath(text string) string {
 	return escape(text, plainByte)
 }
 
-// list is the value of an array, which a template can index. Its text joins the elements with
-// dashes.
+// list is the value of an array member. A template can index it. Its text is all elements, joined
+// with dashes.
 type list []string
 
 func (l list) String() string { return strings.Join(l, "-") }
@@ -178,8 +183,8 @@ func members(object []byte) map[string]string {
 	return values
 }
 
-// fieldsOf returns the names that the nodes look up in the change itself: in the dot while it is
-// the change (top), and in $ everywhere.
+// fieldsOf returns the names of the members of the change that node uses. If top is true, the dot
+// is the change, so {{.name}} counts. {{$.name}} always counts.
 func fieldsOf(node parse.Node, top bool) []string {
 	var names []string
 	visit := func(top bool, nodes ...parse.Node) {

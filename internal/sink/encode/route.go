@@ -10,21 +10,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Route returns the name of an event's topic or hub: one for all events, or one by a template. It
-// is safe for concurrent use.
+// Route determines the name of the topic or hub for an event: either a fixed name for all events,
+// or a name that a template gives for each event. Route is safe for concurrent use.
 type Route struct {
-	kind     string // of the name, such as "topic", for messages
+	kind     string // kind of the name, such as "topic", for messages
 	fixed    string // "" if there is a template
 	template *Path  // nil if the name is fixed
-	byTable  bool   // the template depends on the table alone
+	byTable  bool   // whether the template depends only on the table
 	legal    func(name string) string
 }
 
-// IsTemplate reports whether a name is a template, by its braces.
+// IsTemplate reports whether a name is a template, which contains {{.
 func IsTemplate(name string) bool { return strings.Contains(name, "{{") }
 
-// ParseRoute parses a name, or a template of names. legal turns the names of a template into
-// names that the destination accepts; kind is the kind of the name, such as "topic".
+// ParseRoute parses name, which is a fixed name or a template. The function legal converts a name
+// that a template gives to a name that the destination accepts. kind is the kind of the name,
+// such as "topic", for messages.
 func ParseRoute(kind, name string, legal func(name string) string) (*Route, error) {
 	if !IsTemplate(name) {
 		return &Route{kind: kind, fixed: name, legal: legal}, nil
@@ -37,11 +38,12 @@ func ParseRoute(kind, name string, legal func(name string) string) (*Route, erro
 	return &Route{kind: kind, template: template, byTable: byTable, legal: legal}, nil
 }
 
-// Fixed returns the one name of all events; false if names depend on the event.
+// Fixed returns the name that all events share. It returns false if the name depends on the
+// event.
 func (r *Route) Fixed() (string, bool) { return r.fixed, r.template == nil }
 
-// Of returns the name for an event; known caches the names of tables. An error is about this
-// event alone.
+// Of returns the name for an event. The map known caches names by table, and belongs to the
+// caller. An error concerns only this event.
 func (r *Route) Of(e *cdc.Event, known map[string]string) (string, error) {
 	if r.template == nil {
 		return r.fixed, nil
@@ -58,8 +60,8 @@ func (r *Route) Of(e *cdc.Event, known map[string]string) (string, error) {
 	return name, nil
 }
 
-// CutName returns text of at most limit bytes, which is at least 34. A longer text is cut, and
-// ends in a hash of the whole name.
+// CutName returns text, cut to limit bytes if it is longer. A cut text ends in a hash of whole,
+// the complete name. limit must be at least 34.
 func CutName(text, whole string, limit int) string {
 	if len(text) <= limit {
 		return text

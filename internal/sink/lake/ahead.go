@@ -7,16 +7,17 @@ import (
 )
 
 const (
-	// atOnce is the number of events in a block.
+	// atOnce is the maximum number of events in a block.
 	atOnce = 64
-	// buffers is the number of blocks that may be filled ahead: enough that a busy machine
-	// does not switch between filling and writing for each block.
+	// buffers is the maximum number of blocks that are filled in advance. With this many blocks,
+	// a busy machine need not switch between filling and writing after each block.
 	buffers = 8
 )
 
-// ahead fills blocks with the events, atOnce in each, and calls use with each block, in order,
-// until it fails. Another goroutine fills the next blocks meanwhile, which takes about as long
-// as compressing them. fresh returns a new block; ahead reuses blocks.
+// ahead fills blocks with the events, up to atOnce in each, and calls use with each block, in
+// order, until use fails. While use handles a block, another goroutine fills the next blocks,
+// because filling a block takes about as long as compressing it. The function fresh returns a new
+// block. ahead reuses blocks.
 func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events []*cdc.Event), use func(T) error) error {
 	if len(events) <= atOnce {
 		only := fresh()
@@ -27,7 +28,7 @@ func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events 
 	for range min(buffers, (len(events)+atOnce-1)/atOnce) {
 		free <- fresh()
 	}
-	var panicked any // in the goroutine; ahead panics with it
+	var panicked any // recovered in the goroutine; ahead panics with it again
 	go func() {
 		defer close(full)
 		defer func() { panicked = recover() }()

@@ -9,7 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// Compression is the compression of files.
+// Compression is the compression format of files.
 type Compression string
 
 const (
@@ -18,7 +18,7 @@ const (
 	Zstd Compression = "zstd"
 )
 
-// extension returns the extension of NDJSON files.
+// extension returns the file name extension of NDJSON files with this compression.
 func (c Compression) extension() string {
 	switch c {
 	case Gzip:
@@ -30,8 +30,8 @@ func (c Compression) extension() string {
 	}
 }
 
-// writer returns a writer of one gzip member or zstd frame into w, which Close ends. Readers take
-// consecutive frames as one stream.
+// writer returns a writer that compresses one gzip member or zstd frame into w. Close ends the
+// frame. Readers decompress consecutive frames as one stream.
 func (c Compression) writer(w io.Writer) (io.WriteCloser, error) {
 	switch c {
 	case Gzip:
@@ -47,19 +47,19 @@ type plain struct{ io.Writer }
 
 func (plain) Close() error { return nil }
 
-// resettable is a writer of frames that can begin another frame.
+// resettable is a writer that can start another frame after one is closed.
 type resettable interface {
 	io.WriteCloser
 	Reset(w io.Writer)
 }
 
-// compressor writes frames. It is safe for concurrent use.
+// compressor compresses frames, and reuses their writers. It is safe for concurrent use.
 type compressor struct {
 	Compression
 	pool sync.Pool // of writers that can be reset
 }
 
-// begin returns a writer of one frame into w.
+// begin returns a writer that compresses one frame into w. The caller passes the writer to end.
 func (c *compressor) begin(w io.Writer) (io.WriteCloser, error) {
 	if used, ok := c.pool.Get().(resettable); ok {
 		used.Reset(w)
@@ -68,7 +68,7 @@ func (c *compressor) begin(w io.Writer) (io.WriteCloser, error) {
 	return c.writer(w)
 }
 
-// end ends a frame.
+// end ends the frame of w, and keeps w for reuse.
 func (c *compressor) end(w io.WriteCloser) error {
 	err := w.Close()
 	if used, ok := w.(resettable); ok && err == nil {
@@ -77,7 +77,7 @@ func (c *compressor) end(w io.WriteCloser) error {
 	return err
 }
 
-// frame returns text as one gzip member or zstd frame.
+// frame returns text, compressed as one gzip member or zstd frame.
 func (c *compressor) frame(text []byte) ([]byte, error) {
 	if c.Compression == None {
 		return text, nil

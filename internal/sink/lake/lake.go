@@ -1,6 +1,6 @@
-// Package lake writes batches of changes as files for data lakes: NDJSON or Parquet,
-// compressed, in directories by table and day. A destination stores the files; their content and
-// names are the same in all destinations.
+// Package lake writes batches of changes as files for data lakes: NDJSON or Parquet, compressed,
+// in directories by table and day. A destination only stores the files. Their content and names
+// are the same in all destinations.
 package lake
 
 import (
@@ -39,13 +39,13 @@ type Encoder struct {
 	adjusted func(table, column, rule string)
 }
 
-// NewEncoder returns an encoder. It calls adjusted, concurrently, for each value that a
-// documented rule changed, with the rule's name.
+// NewEncoder returns an encoder. For each value that a documented rule changed, it calls adjusted
+// with the rule's name. The calls may be concurrent.
 func NewEncoder(s Settings, adjusted func(table, column, rule string)) *Encoder {
 	return &Encoder{format: s.Format, frames: compressor{Compression: s.Compression}, codec: s.Compression.codec(), adjusted: adjusted}
 }
 
-// Extension returns the extension of files.
+// Extension returns the file name extension, with its dot.
 func (e *Encoder) Extension() string {
 	if e.format == Parquet {
 		return ".parquet"
@@ -67,16 +67,16 @@ func (e *Encoder) ContentType() string {
 	}
 }
 
-// Part is the part of a batch in one file.
+// Part is the part of a batch that is written to one file.
 type Part struct {
-	Dir    string // below the destination
+	Dir    string // directory, relative to the destination
 	Table  string
-	Schema *schema.Table // of a Parquet file's columns; nil if there is none
+	Schema *schema.Table // defines the columns of a Parquet file; nil if there is no schema
 	Events []*cdc.Event  // at least one
-	Bytes  int           // of their payloads
+	Bytes  int           // total size of the events' payloads
 }
 
-// Write writes the file. The same part always has the same bytes.
+// Write writes the part as one file to w. Writing the same part again gives the same bytes.
 func (e *Encoder) Write(w io.Writer, p *Part) error {
 	if e.format == Parquet {
 		return e.writeParquet(w, p)
@@ -99,10 +99,10 @@ func (e *Encoder) Write(w io.Writer, p *Part) error {
 	return e.frames.end(compressed)
 }
 
-// lineBlock is the lines of a block of events.
+// lineBlock is a block of events, encoded as lines.
 type lineBlock struct {
 	encoder *Encoder
-	texts   [][]byte // one after another
+	texts   [][]byte // each event's text, followed by newline
 }
 
 var newline = []byte{'\n'}
@@ -118,7 +118,7 @@ func (l *lineBlock) fill(events []*cdc.Event) {
 	}
 }
 
-// AppendLine appends an event as a line.
+// AppendLine appends an event as one NDJSON line to dst.
 func (e *Encoder) AppendLine(dst []byte, event *cdc.Event) []byte {
 	dst, replaced := encode.AppendEvent(dst, event)
 	if replaced {
@@ -131,19 +131,19 @@ func (e *Encoder) AppendLine(dst []byte, event *cdc.Event) []byte {
 // consecutive frames.
 func (e *Encoder) Frame(lines []byte) ([]byte, error) { return e.frames.frame(lines) }
 
-// FrameWriter returns a writer of one frame into w. Close ends the frame.
+// FrameWriter returns a writer that compresses one frame into w. Close ends the frame.
 func (e *Encoder) FrameWriter(w io.Writer) (io.WriteCloser, error) {
 	return e.frames.Compression.writer(w)
 }
 
-// Spool writes the file to a temporary one, and calls use with it, at its beginning, and its
-// size.
+// Spool writes the part's file to a temporary file. It calls use with that file, positioned at
+// its start, and its size. Spool removes the temporary file.
 func (e *Encoder) Spool(p *Part, use func(f *os.File, size int64) error) (err error) {
 	f, err := os.CreateTemp("", "eds-spool-")
 	if err != nil {
 		return fmt.Errorf("spool changes on the local disk: %w", bare(err))
 	}
-	// If the system can remove an open file, even a crash leaves none behind.
+	// On systems that can remove an open file, even a crash leaves no temporary file behind.
 	removed := os.Remove(f.Name()) == nil
 	defer func() {
 		closed := f.Close()
@@ -181,23 +181,24 @@ func bare(err error) error {
 // Planner splits batches into parts.
 type Planner struct {
 	Layout   *Layout
-	Schemas  bool // parts need the schemas of their tables
+	Schemas  bool // whether parts need the schemas of their tables
 	Rows     int  // maximum number of events in a part
 	Bytes    int  // maximum payload bytes of a part; a single event may have more
 	Versions Versions
 }
 
-// Versions returns one version of a table. If it does not exist, the error is poison, or has a
-// method NotFound that returns true.
+// Versions returns one version of a table. If that version does not exist, the error is poison,
+// or has a method NotFound that returns true.
 type Versions func(ctx context.Context, table, version string) (*schema.Table, error)
 
-// Plan groups events by directory and by version of their table. They stay in order.
+// Plan groups the events into parts, by directory and by version of their table. The events of a
+// part keep their order.
 func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error) {
 	type partKey struct{ dir, table, version string }
 	var all []*Part
 	open := make(map[partKey]*Part)
-	dirs := make(map[dirKey]string) // there are few
-	// Of the previous event, and mostly of the next one as well.
+	dirs := make(map[dirKey]string) // a batch has few directories
+	// The keys and the part of the previous event, which the next event often shares.
 	var last dirKey
 	var at partKey
 	var part *Part
@@ -233,8 +234,8 @@ func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error
 	return all, nil
 }
 
-// schema returns the event's table; nil if the source has none: then the file has no columns for
-// the row.
+// schema returns the event's table. If the source has no such version, it returns nil, and the
+// file has no columns for the values of the row.
 func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, error) {
 	if p.Versions == nil {
 		return nil, nil
@@ -247,8 +248,8 @@ func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, erro
 	return t, err
 }
 
-// ID returns a short hash of stream, consumer and filter: files of two consumers never have the
-// same name.
+// ID returns a short hash of env's Stream, Consumer and Filter. File names contain it, so two
+// consumers never write files with the same name.
 func ID(env sink.Env) string {
 	text, _ := json.Marshal([]string{env.Stream, env.Consumer, env.Filter}) // strings always encode
 	sum := sha256.Sum256(text)
@@ -256,8 +257,8 @@ func ID(env sink.Env) string {
 }
 
 // Name returns the name of the part's file, without its extension: <nanoseconds when the stream
-// stored the first event>-<first sequence>-<last sequence>-<id>. Names sort like the stream.
-// Events without a position are named by a hash of their payloads.
+// stored the first event>-<first sequence>-<last sequence>-<id>. The names sort in stream order.
+// If the events have no position, the name contains a hash of their payloads instead.
 func (p *Part) Name(id string) string {
 	first, last := p.Events[0].Position, p.Events[len(p.Events)-1].Position
 	if first == (cdc.Position{}) {
@@ -270,7 +271,8 @@ func (p *Part) Name(id string) string {
 	return fmt.Sprintf("%019d-%020d-%020d-%s", max(first.Stored, 0), first.Sequence, last.Sequence, id)
 }
 
-// ImportName returns the name of the nth file, from 1, of a batch of a snapshot's file.
+// ImportName returns the name of the nth file, counted from 1, that is written for one batch of a
+// snapshot's file.
 func ImportName(from encode.Origin, n int) string {
 	return fmt.Sprintf("import-%s~%s~%d-%d", encode.Segment(from.Job, 80), encode.Segment(from.File, 100), from.Batch, n)
 }

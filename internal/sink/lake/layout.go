@@ -18,19 +18,20 @@ import (
 // use.
 type Layout struct {
 	pieces []piece
-	uses   []func(k *dirKey, e *cdc.Event) // set the members that the directory depends on, except the table
+	uses   []func(k *dirKey, e *cdc.Event) // each sets one member of k that the directory depends on, other than the table
 }
 
-// piece is a fixed text, or a function of an event.
+// piece is one piece of a template: a fixed text, or a function that returns text for an event.
 type piece struct {
 	text string
 	of   func(e *cdc.Event) string
 }
 
-// maxSegment bounds the text of one member of an event, in bytes.
+// maxSegment is the maximum length, in bytes, of the text for one member of an event.
 const maxSegment = 200
 
-// members return the text of a name in braces.
+// members maps each name that a template may have in braces to the function that returns its text
+// for an event.
 var members = map[string]func(e *cdc.Event) string{
 	"table":     func(e *cdc.Event) string { return encode.Segment(e.Table, maxSegment) },
 	"operation": func(e *cdc.Event) string { return e.Op.String() },
@@ -39,8 +40,8 @@ var members = map[string]func(e *cdc.Event) string{
 	"location":  func(e *cdc.Event) string { return orNone(e.LocationID) },
 }
 
-// dates are the layouts of parts of the date: the change's, in UTC, which does not depend on when
-// eds writes the change.
+// dates maps each part of a date in a template to its layout for time.Format. The date is that of
+// the change, in UTC, so it does not depend on when eds writes the change.
 var dates = map[string]string{"YYYY": "2006", "MM": "01", "DD": "02", "HH": "15"}
 
 func orNone(text string) string { return encode.Segment(cmp.Or(text, "NONE"), maxSegment) }
@@ -51,8 +52,8 @@ var (
 	dateBit = regexp.MustCompile(`YYYY|MM|DD|HH`)
 )
 
-// ParseLayout parses a template. Names in braces represent members of a change, and words that
-// consist of YYYY, MM, DD and HH its date.
+// ParseLayout parses a template. A name in braces represents a member of the change. A word that
+// consists of YYYY, MM, DD and HH represents parts of the date of the change.
 func ParseLayout(text string) (*Layout, error) {
 	trimmed := strings.Trim(text, "/")
 	if strings.ContainsAny(tokens.ReplaceAllString(trimmed, ""), "{}") {
@@ -98,7 +99,8 @@ func ParseLayout(text string) (*Layout, error) {
 	return l, nil
 }
 
-// when returns the time of the event, in UTC, limited to the years 0 to 9999.
+// when returns the time of the event, in UTC. It replaces a year before 0 or after 9999 with the
+// nearest valid time.
 func when(e *cdc.Event) time.Time {
 	t := time.UnixMilli(e.Timestamp).UTC()
 	if e.Timestamp == 0 {
@@ -113,7 +115,7 @@ func when(e *cdc.Event) time.Time {
 	return t
 }
 
-// dirKey is the members of an event that its directory depends on: events with the same key have
+// dirKey has the members of an event that determine its directory. Events with the same key have
 // the same directory.
 type dirKey struct {
 	table, version, company, location string
@@ -121,7 +123,7 @@ type dirKey struct {
 	hour                              int64
 }
 
-// uses set the member of a dirKey for a name in braces.
+// uses maps a name in braces to the function that sets its member of a dirKey.
 var uses = map[string]func(k *dirKey, e *cdc.Event){
 	"version":   func(k *dirKey, e *cdc.Event) { k.version = e.ModelVersion },
 	"company":   func(k *dirKey, e *cdc.Event) { k.company = e.CompanyID },
@@ -129,7 +131,7 @@ var uses = map[string]func(k *dirKey, e *cdc.Event){
 	"operation": func(k *dirKey, e *cdc.Event) { k.op = e.Op },
 }
 
-// useHour sets the hour of the event, counted from 1970.
+// useHour sets the hour of the event, counted in whole hours since 1970.
 func useHour(k *dirKey, e *cdc.Event) {
 	at, hour := e.Timestamp, time.Hour.Milliseconds()
 	if at == 0 {
@@ -140,7 +142,7 @@ func useHour(k *dirKey, e *cdc.Event) {
 	}
 }
 
-// dirKey returns the event's key.
+// dirKey returns the dirKey of the event, with only the members that the layout uses.
 func (l *Layout) dirKey(e *cdc.Event) dirKey {
 	k := dirKey{table: e.Table}
 	for _, use := range l.uses {
@@ -149,7 +151,8 @@ func (l *Layout) dirKey(e *cdc.Event) dirKey {
 	return k
 }
 
-// TableOnly reports whether each table has exactly one directory, named by the table alone.
+// TableOnly reports whether each table has exactly one directory, and the table's name alone
+// determines the directory.
 func (l *Layout) TableOnly() bool {
 	n := 0
 	for _, p := range l.pieces {
@@ -160,7 +163,7 @@ func (l *Layout) TableOnly() bool {
 	return n == 1
 }
 
-// Dir returns the directory of an event, without slashes at its ends.
+// Dir returns the directory of an event, without leading and trailing slashes.
 func (l *Layout) Dir(e *cdc.Event) string {
 	var b strings.Builder
 	for _, p := range l.pieces {

@@ -13,7 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// The columns that describe the change, beside those of the row.
+// Indexes of eds's own columns, which describe the change. A file also has the columns of the
+// row.
 const (
 	ownOperation = iota
 	ownID
@@ -32,25 +33,25 @@ const (
 	ownColumns
 )
 
-// own are their names and types.
+// own lists the names and types of eds's own columns.
 var own = [ownColumns]struct {
 	name string
 	node parquet.Node
 }{
 	ownOperation: {"_eds_operation", repeated(parquet.String())},
 	ownID:        {"_eds_id", parquet.Optional(text(parquet.String()))},
-	ownVersion:   {"_eds_version", parquet.Optional(repeated(parquet.String()))}, // of the table's schema
+	ownVersion:   {"_eds_version", parquet.Optional(repeated(parquet.String()))}, // version of the table's schema
 	ownTime:      {"_eds_time", parquet.Optional(instantNode())},                 // when the change happened
 	ownClock:     {"_eds_clock", text(parquet.String())},                         // thirty digits that sort like changes
-	ownSequence:  {"_eds_sequence", parquet.Optional(parquet.Int(64))},           // in the stream; null for an imported row
+	ownSequence:  {"_eds_sequence", parquet.Optional(parquet.Int(64))},           // sequence in the stream; null for an imported row
 	ownKey:       {"_eds_key", parquet.Optional(text(parquet.JSON()))},           // the primary key, as an array
 	ownCompany:   {"_eds_company", parquet.Optional(repeated(parquet.String()))},
 	ownLocation:  {"_eds_location", parquet.Optional(repeated(parquet.String()))},
 	ownUser:      {"_eds_user", parquet.Optional(repeated(parquet.String()))},
-	ownBefore:    {"_eds_before", parquet.Optional(text(parquet.JSON()))}, // of an UPDATE, the row before it
-	ownDiff:      {"_eds_diff", parquet.Optional(text(parquet.JSON()))},   // of an UPDATE, the names of the columns that changed
+	ownBefore:    {"_eds_before", parquet.Optional(text(parquet.JSON()))}, // the row before an UPDATE
+	ownDiff:      {"_eds_diff", parquet.Optional(text(parquet.JSON()))},   // the names of the columns that an UPDATE changed
 	ownImported:  {"_eds_imported", parquet.Leaf(parquet.BooleanType)},
-	ownRest:      {"_eds_rest", parquet.Optional(text(parquet.JSON()))}, // members of the row without a column
+	ownRest:      {"_eds_rest", parquet.Optional(text(parquet.JSON()))}, // members of the row that no column can hold, as an object
 }
 
 // isOwn reports whether name is the name of one of the own columns.
@@ -63,18 +64,19 @@ func isOwn(name string) bool {
 	return false
 }
 
-// text is a column of plain texts, an encoding that every reader supports; repeated is a column
-// with few different texts.
+// text is the encoding of a column of mostly different texts, which every reader supports.
+// repeated is the encoding of a column with few different texts.
 func text(n parquet.Node) parquet.Node     { return parquet.Encoded(n, &parquet.Plain) }
 func repeated(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.RLEDictionary) }
 
-// instantNode is the type of an instant: microseconds of UTC.
+// instantNode returns the type of an instant: microseconds since 1970, in UTC.
 func instantNode() parquet.Node { return parquet.TimestampAdjusted(parquet.Microsecond, true) }
 
-// rowsPerGroup bounds the rows in memory before they are written.
+// rowsPerGroup is the maximum number of rows in a row group, which stays in memory until it is
+// written.
 const rowsPerGroup = 100_000
 
-// codec returns the codec of pages.
+// codec returns the Parquet codec that compresses pages.
 func (c Compression) codec() compress.Codec {
 	switch c {
 	case Gzip:
@@ -86,7 +88,8 @@ func (c Compression) codec() compress.Codec {
 	}
 }
 
-// node returns the type of a column. All are optional: a row may lack any.
+// node returns the Parquet type of a column. All columns are optional, because a row may lack any
+// of them.
 func node(t schema.Type) parquet.Node {
 	switch t {
 	case schema.DateTime:
@@ -106,10 +109,10 @@ func node(t schema.Type) parquet.Node {
 	}
 }
 
-// columns are the positions of values in the rows of a file.
+// columns are the positions of columns in a file.
 type columns struct {
-	own   [ownColumns]int
-	slots []int // by slot of the table; -1 if the file has no such column
+	own   [ownColumns]int // positions of eds's own columns
+	slots []int           // positions by slot of the table; -1 if the file has no such column
 	file  *parquet.Schema
 }
 
@@ -143,12 +146,12 @@ func columnsOf(name string, t *schema.Table) *columns {
 	return c
 }
 
-// writeParquet writes the part.
+// writeParquet writes the part as a Parquet file.
 func (e *Encoder) writeParquet(w io.Writer, p *Part) error {
 	c := columnsOf(p.Table, p.Schema)
 	out := parquet.NewGenericWriter[any](w, c.file, parquet.Compression(e.codec),
 		parquet.DataPageStatistics(true), parquet.CreatedBy("eds", "1", ""), parquet.KeyValueMetadata("eds.table", p.Table))
-	grouped := 0 // rows of the present group
+	grouped := 0 // number of rows in the current group
 	nulls := c.nulls()
 	err := ahead(p.Events, func() *rowBlock { return newRowBlock(e, c, p.Schema, nulls) }, (*rowBlock).fill, func(r *rowBlock) error {
 		if grouped += r.count; grouped > rowsPerGroup {

@@ -14,16 +14,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// rowBlock is a block of rows of a file, column by column. Its values refer to the events or to
-// scratch.
+// rowBlock is a block of rows of a Parquet file, stored column by column. Its values refer to
+// memory of the events or of scratch.
 type rowBlock struct {
 	encoder *Encoder
 	columns *columns
-	table   *schema.Table // nil: rows have no columns of their own
+	table   *schema.Table // nil if the file has only eds's own columns
 	nulls   []parquet.Value
-	values  []parquet.Value // of row n and column c at c*atOnce+n
+	values  []parquet.Value // the value of row n and column c is at c*atOnce+n
 	scratch []byte
-	order   []int // slots of the previous row's members, in their order
+	order   []int // slots of the previous row's members, in that row's order
 	room    value.DigitBuffer
 	rest    []byte
 	count   int
@@ -33,7 +33,7 @@ func newRowBlock(e *Encoder, c *columns, t *schema.Table, nulls []parquet.Value)
 	return &rowBlock{encoder: e, columns: c, table: t, nulls: nulls, values: slices.Clone(nulls)}
 }
 
-// nulls returns the values of empty rows.
+// nulls returns the values of a block of rows that have no value.
 func (c *columns) nulls() []parquet.Value {
 	nulls := make([]parquet.Value, len(c.file.Columns())*atOnce)
 	for i := range nulls {
@@ -42,13 +42,13 @@ func (c *columns) nulls() []parquet.Value {
 	return nulls
 }
 
-// column returns the values of a column.
+// column returns the values of the column at a position, one per row.
 func (r *rowBlock) column(position int) []parquet.Value {
 	return r.values[position*atOnce:][:r.count]
 }
 
-// fill fills the block with the rows of events: each describes the change, and has the row after
-// it, or the deleted row.
+// fill replaces the rows of the block with one row per event. Each row describes the change. It
+// also has the columns of the row after the change, or of the deleted row.
 func (r *rowBlock) fill(events []*cdc.Event) {
 	copy(r.values, r.nulls)
 	r.scratch, r.count = r.scratch[:0], 0
@@ -89,16 +89,16 @@ func (r *rowBlock) add(e *cdc.Event) {
 	r.image(e, image)
 }
 
-// at returns the value of a column in the current row.
+// at returns the place for a column's value in the current row.
 func (r *rowBlock) at(position int) *parquet.Value { return &r.values[position*atOnce+r.count] }
 
-// set sets an own column.
+// set sets one of eds's own columns in the current row.
 func (r *rowBlock) set(column int, v parquet.Value, level int) {
 	position := r.columns.own[column]
 	*r.at(position) = v.Level(0, level, position)
 }
 
-// hold copies the text to scratch.
+// hold returns a copy of the text, which it appends to scratch.
 func (r *rowBlock) hold(text string) []byte {
 	start := len(r.scratch)
 	r.scratch = append(r.scratch, text...)
@@ -117,7 +117,7 @@ func (r *rowBlock) json(column int, table string, raw []byte) {
 	}
 }
 
-// valid returns the text as valid UTF-8, unchanged if it is.
+// valid returns raw as valid UTF-8. If raw is already valid, it returns raw itself.
 func (r *rowBlock) valid(raw []byte, table, column string) []byte {
 	if utf8.Valid(raw) {
 		return raw
@@ -138,8 +138,8 @@ func (r *rowBlock) adjusted(table, column string, flaws value.Flaw) {
 	}
 }
 
-// image puts the members of the row into their columns. A member without a column, or with a value
-// that the column cannot hold, goes into the rest.
+// image stores the members of the row in their columns. It adds a member to the rest if the
+// member has no column, or if its column cannot hold the value.
 func (r *rowBlock) image(e *cdc.Event, image []byte) {
 	r.rest = r.rest[:0]
 	m, err := rawjson.OpenObject(image)
@@ -166,8 +166,9 @@ func (r *rowBlock) image(e *cdc.Event, image []byte) {
 	}
 }
 
-// slot returns the slot of the column of a row's nth member; -1 if there is none. Most rows of one
-// table have their members in the same order.
+// slot returns the slot of the column for a row's nth member, or -1 if the table has no such
+// column. It first compares the name with that of the nth member of the previous row, because
+// most rows of a table have their members in the same order.
 func (r *rowBlock) slot(n int, name []byte) int {
 	if r.table == nil {
 		return -1
@@ -183,7 +184,7 @@ func (r *rowBlock) slot(n int, name []byte) int {
 	return r.order[n]
 }
 
-// fillKey fills the key columns that the row lacks from the event's key.
+// fillKey sets the key columns that the row lacks, using the event's key.
 func (r *rowBlock) fillKey(e *cdc.Event) {
 	if r.table == nil || e.Key == nil {
 		return
@@ -210,7 +211,7 @@ func (r *rowBlock) fillKey(e *cdc.Event) {
 	}
 }
 
-// keep adds a member to the rest.
+// keep adds a member to the rest, the object of members without a column.
 func (r *rowBlock) keep(name, raw []byte) {
 	separator := byte(',')
 	if len(r.rest) == 0 {
@@ -227,8 +228,8 @@ func level(v parquet.Value) int {
 	return 1
 }
 
-// value returns a column's value for a JSON value; false if the column's type cannot hold it
-// without loss.
+// value converts a JSON value to the type of a column. It returns false if the type cannot hold
+// the value without loss.
 func (r *rowBlock) value(table string, c *schema.Column, raw []byte) (parquet.Value, bool) {
 	if rawjson.IsNull(raw) {
 		return parquet.NullValue(), true
@@ -268,7 +269,8 @@ func (r *rowBlock) value(table string, c *schema.Column, raw []byte) (parquet.Va
 
 func isNumber(raw []byte) bool { return raw[0] == '-' || raw[0] >= '0' && raw[0] <= '9' }
 
-// instant parses an instant; false if microseconds do not hold it without loss.
+// instant converts a JSON string to a number of microseconds. It returns false if the string is
+// not an instant, or if microseconds cannot represent it without loss.
 func instant(raw []byte) (parquet.Value, bool) {
 	if !rawjson.IsString(raw) {
 		return parquet.Value{}, false
@@ -281,5 +283,6 @@ func instant(raw []byte) (parquet.Value, bool) {
 	return parquet.Int64Value(t.UnixMicro()), t.Year() > -farthest && t.Year() < farthest
 }
 
-// farthest is a year whose distance from 1970 in microseconds fits an int64.
+// farthest bounds the year of an instant. Up to this year, in either direction from year 0, an
+// int64 can hold the microseconds since 1970.
 const farthest = 290_000

@@ -12,15 +12,16 @@ import (
 
 // Settings say how files are written.
 type Settings struct {
-	Format      Format // "" if each change is a file of its own
+	Format      Format // "" if each change is a separate file
 	Compression Compression
 	Layout      *Layout
-	// A file is closed once it has so many rows, bytes before compression, or is so old.
+	// A file is closed once it reaches any of these bounds: its number of rows, its number of
+	// bytes before compression, or its age.
 	RollRows, RollBytes int64
 	RollAge             time.Duration
 }
 
-// Default is the settings of a format if the URL gives no others.
+// Default has the settings of a format that apply if the URL does not override them.
 type Default struct {
 	Compression Compression
 	Layout      string
@@ -29,11 +30,12 @@ type Default struct {
 	RollAge     time.Duration
 }
 
-// batchOptions are the options that need a format of batches.
+// batchOptions are the options that are valid only with a format that writes batches.
 var batchOptions = []string{"compress", "layout", "roll-rows", "roll-bytes", "roll-age"}
 
-// Options declares the options that Read reads, with the defaults of both formats. roll says
-// what happens to a file that has reached a bound, such as "upload after".
+// Options declares the options that Read reads. The parameters ndjson and parquet are the
+// defaults of the two formats. The text roll says what happens to a file that reaches a bound,
+// for example "upload after".
 func Options(ndjson, parquet Default, roll string) []sink.Option {
 	const batches = "with `format=ndjson` or `parquet`, "
 	return []sink.Option{
@@ -67,7 +69,7 @@ func Options(ndjson, parquet Default, roll string) []sink.Option {
 	}
 }
 
-// either describes the defaults of both formats.
+// either describes the defaults of both formats in Markdown.
 func either(ndjson, parquet string) string {
 	if ndjson == parquet {
 		return "`" + ndjson + "`"
@@ -75,7 +77,7 @@ func either(ndjson, parquet string) string {
 	return "`" + ndjson + "`; `" + parquet + "` with Parquet"
 }
 
-// short returns a duration without units that are 0.
+// short formats a duration, and omits trailing units that are 0.
 func short(d time.Duration) string {
 	text := d.String()
 	for _, zero := range []string{"0s", "0m"} {
@@ -86,7 +88,8 @@ func short(d time.Duration) string {
 	return text
 }
 
-// Read returns the settings of a URL, with the defaults of its format.
+// Read returns the settings that the options of a URL select, with the defaults of the selected
+// format.
 func Read(v sink.Values, ndjson, parquet Default) (Settings, error) {
 	format := Format(v.Text("format"))
 	if format == "json" {

@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Adopt returns sink.ErrForeign if the table has rows and its key and columns differ from those
+// Adopt returns sink.ErrForeign if the table has rows, and its key or columns differ from those
 // that eds and the reference server create for t.
 func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
 	return s.withConn(ctx, "examine the table", func(conn Conn) error {
@@ -34,8 +34,8 @@ func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
 	})
 }
 
-// foreign says why eds cannot have created the table for t; "" if it can. An older version of t may
-// have had fewer columns, but at least half of them.
+// foreign returns the reason why eds cannot have created the table real for t, or "" if it may
+// have created it. An older version of t may have had fewer columns, but at least half of them.
 func (s *Sink) foreign(t *schema.Table, real *Table) string {
 	var want, key []string
 	for _, c := range t.Columns[:t.Keys] {

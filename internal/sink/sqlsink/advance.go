@@ -12,14 +12,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// advance is the progress of changes that are applied to the stage of a load.
+// advance is the progress of a load that applies later changes to its stage.
 type advance struct {
-	layouts     map[*schema.Table]*Layout // of the stage, by version of the table
-	through     uint64                    // sequence of the last durable change; 0: none
+	layouts     map[*schema.Table]*Layout // layouts of the stage, by version of the table
+	through     uint64                    // sequence of the last durable change, or 0 for none
 	least, most int64                     // bounds of the stage's number of rows
 }
 
-// Seal makes the stage ready for Finish and Advance.
+// Seal checks the stage, and prepares it for Finish and Advance.
 func (l *tableLoad) Seal(ctx context.Context) error {
 	return l.attempt(ctx, "seal the load of", func(ctx context.Context) error {
 		if _, err := l.refresh(ctx); err != nil {
@@ -36,7 +36,8 @@ func (l *tableLoad) Seal(ctx context.Context) error {
 	})
 }
 
-// Advance applies changes to the stage and records their position, in one transaction.
+// Advance applies the changes of b to the stage, and records the position of b, in one
+// transaction.
 func (l *tableLoad) Advance(ctx context.Context, b *change.Batch) error {
 	if len(b.Sets) == 0 {
 		return nil
@@ -69,7 +70,7 @@ func (l *tableLoad) Advance(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// write makes the writes of b durable and records b's position.
+// write executes the writes of b and records b's position, in one transaction.
 func (l *tableLoad) write(ctx context.Context, writes []*Write, b *change.Batch) error {
 	var record change.Row
 	err := l.sink.transact(ctx, l.conn, func(tx Tx) (err error) {
@@ -91,8 +92,8 @@ func (l *tableLoad) write(ctx context.Context, writes []*Write, b *change.Batch)
 	return nil
 }
 
-// writes maps the sets of b onto the stage. It guards and soft-deletes rows like those of the live
-// table.
+// writes maps the sets of b onto the stage. The writes respect Layout.Guard and Layout.Soft in
+// the same way as writes to the live table.
 func (l *tableLoad) writes(b *change.Batch) ([]*Write, error) {
 	now := time.Now().UTC()
 	var writes []*Write
@@ -110,8 +111,8 @@ func (l *tableLoad) writes(b *change.Batch) ([]*Write, error) {
 	return writes, nil
 }
 
-// checkStage returns an error if the stage is missing or lacks applied changes. A database that was
-// restored or has failed over may have lost the latest transactions.
+// checkStage returns an error if the stage is missing, or lacks changes that were applied to it.
+// The latest transactions may be lost after a restore or a fail-over of the database.
 func (l *tableLoad) checkStage(ctx context.Context) error {
 	switch {
 	case l.stage == nil:
@@ -122,7 +123,7 @@ func (l *tableLoad) checkStage(ctx context.Context) error {
 	return nil
 }
 
-// staged returns the number of rows in the stage that came from files.
+// staged returns the number of rows that were staged from files. It ignores applied changes.
 func (l *tableLoad) staged() (rows int64) {
 	for file, n := range l.files {
 		if file != advancedRecord {
@@ -132,8 +133,8 @@ func (l *tableLoad) staged() (rows int64) {
 	return rows
 }
 
-// bounds returns the bounds of the stage's number of rows. Each applied change may have added or
-// removed one.
+// bounds returns the lowest and highest possible number of rows in the stage. Each applied change
+// may have added or removed one row.
 func (l *tableLoad) bounds() (least, most int64) {
 	if l.through == 0 {
 		n := l.staged()
@@ -159,8 +160,8 @@ func (l *tableLoad) fits(b *change.Batch) error {
 	return nil
 }
 
-// union returns t with the additional columns of u, and with types that hold the values of both. It
-// returns nil if t holds the values of u already.
+// union returns t with the additional columns of u, and with column types that can hold the
+// values of both tables. It returns nil if t can already hold the values of u.
 func union(t, u *schema.Table) (*schema.Table, error) {
 	columns, wider := slices.Clone(t.Columns), false
 	for _, c := range u.Columns {

@@ -12,9 +12,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// fenced returns the checkpoints that other processes must no longer move: those of this consumer,
-// and those of other consumers for the same changes. A server that was disconnected while this one
-// looked for writers may still use them.
+// fenced returns the checkpoints that other processes must no longer move: those of this
+// consumer, and those of other consumers that cover the same changes. A server may still use such
+// a checkpoint if it was disconnected while this process looked for writers.
 func (s *Sink) fenced(all []checkpoint) []checkpoint {
 	rows := s.ofConsumer(all)
 	for i := range all {
@@ -25,8 +25,8 @@ func (s *Sink) fenced(all []checkpoint) []checkpoint {
 	return rows
 }
 
-// newEpoch returns an epoch above latest and those of the rows. Two processes that begin at the
-// same time get different ones.
+// newEpoch returns an epoch that is higher than latest and than the epochs of the rows. Two
+// processes that call newEpoch at the same time get different epochs, with high probability.
 func newEpoch(latest int64, rows []checkpoint) int64 {
 	for i := range rows {
 		latest = max(latest, rows[i].epoch)
@@ -34,7 +34,8 @@ func newEpoch(latest int64, rows []checkpoint) int64 {
 	return (latest>>16+1)<<16 | int64(rand.Uint32N(1<<16))
 }
 
-// Begin takes over the checkpoint for this process.
+// Begin takes over the checkpoint for this process, and returns the new epoch. It returns epoch 0
+// if Records was not called before, or if the destination keeps no records.
 func (s *Sink) Begin(ctx context.Context, b sink.Beginning) (epoch int64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +80,7 @@ func (s *Sink) Begin(ctx context.Context, b sink.Beginning) (epoch int64, err er
 	return s.epoch, nil
 }
 
-// first returns the checkpoint and the states for Begin to store.
+// first returns the checkpoint and the states that Begin stores.
 func (s *Sink) first(b sink.Beginning) (checkpoint, states) {
 	n := s.key()
 	next := checkpoint{
@@ -102,7 +103,7 @@ func (s *Sink) first(b sink.Beginning) (checkpoint, states) {
 	return next, after
 }
 
-// same reports whether the records that Begin depends on are unchanged.
+// same reports whether r and now agree in all records that Begin depends on.
 func (r *records) same(now *records) bool {
 	if (r.own == nil) != (now.own == nil) || latestSnapshot(r.snapshots) != latestSnapshot(now.snapshots) || r.id != now.id {
 		return false
@@ -110,17 +111,18 @@ func (r *records) same(now *records) bool {
 	return r.own == nil || r.own.position == now.own.position && r.own.epoch == now.own.epoch && r.own.generation == now.own.generation
 }
 
-// reopen says why the sink has to be opened again with records that are not the same.
+// reopen returns the error for records that have changed from r to now, so that the sink must be
+// opened again.
 func (r *records) reopen(now *records) *sink.ReopenError {
 	was, is := latestSnapshot(r.snapshots), latestSnapshot(now.snapshots)
 	before, after := *r, *now
 	before.snapshots, after.snapshots = nil, nil
-	if r.id == "" { // the first import has set it
+	if r.id == "" { // the first import has set the id
 		before.id = now.id
 	}
 	if r.own != nil && now.own != nil {
 		own := *now.own
-		own.generation = r.own.generation // an import increments it
+		own.generation = r.own.generation // an import increments the generation
 		after.own = &own
 	}
 	if is > was && before.same(&after) {
@@ -129,7 +131,8 @@ func (r *records) reopen(now *records) *sink.ReopenError {
 	return &sink.ReopenError{Reason: "the records of the destination have changed"}
 }
 
-// begin writes the records of Begin.
+// begin writes, in tx, the identity, the snapshots of b, the states after, the checkpoint next,
+// and the new epoch of all fenced checkpoints.
 func (s *Sink) begin(ctx context.Context, tx Tx, now *records, next *checkpoint, after states, b sink.Beginning) error {
 	if now.id == "" {
 		if err := s.writeID(ctx, tx, s.layouts[s.ownTables[destinationTable]]); err != nil {
@@ -169,7 +172,7 @@ func (s *Sink) begin(ctx context.Context, tx Tx, now *records, next *checkpoint,
 	return tx.Write(ctx, &Write{Layout: l, Upserts: set.Upserts})
 }
 
-// writeID gives the destination its identity.
+// writeID records Env.ID as the identity of the destination.
 func (s *Sink) writeID(ctx context.Context, tx Tx, l *Layout) error {
 	row, err := recordRow(l.Table, recordValues{"name": destinationKey, "id": s.env.ID, "version": s.env.Writer.Version})
 	if err != nil {

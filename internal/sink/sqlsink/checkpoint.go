@@ -18,15 +18,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// CheckpointTable returns the table of checkpoints: one row per stream, consumer and filter, with
-// Position.Sequence in "position" and Position.Stored in "stored". The other columns are nullable,
-// because earlier versions do not write them.
+// CheckpointTable returns the table of checkpoints, which has one row per stream, consumer and
+// filter. Its column "position" stores Position.Sequence, and "stored" stores Position.Stored.
+// The remaining columns are nullable, because earlier versions do not write them.
 //
-// A batch moves a checkpoint only if "epoch" and "generation" are those that its writer knows. A
-// later writer raises the epoch, an import raises the generation. "followed" is the generation of
-// the latest snapshot that the writer has read from. "seen" changes while the writer lives, and is
-// 0 after it has ended. "subjects" is the whole filter; the key may only have its hash. "added" are
-// subjects that were added since the generation "added_at".
+// A batch moves a checkpoint only if "epoch" and "generation" have the values that its writer
+// knows. A later writer raises the epoch, and an import raises the generation. "followed" is the
+// generation of the latest snapshot that the writer has read from. "seen" changes while the
+// writer is alive, and is 0 after the writer has stopped. "subjects" is the complete filter,
+// because the key may contain only its hash. "added" lists the subjects that were added after the
+// generation "added_at".
 func CheckpointTable() *schema.Table {
 	return ownTable(checkpointTable, []string{"stream", "consumer", "filter"},
 		integer("position"), integer("stored"), optional("epoch"), optional("generation"), optional("followed"), optional("seen"),
@@ -36,18 +37,18 @@ func CheckpointTable() *schema.Table {
 // checkpoint is a row of the checkpoint table.
 type checkpoint struct {
 	stream, consumer, filter          string
-	position                          cdc.Position // tables that are not behind have every change up to here
-	low                               cdc.Position // the stored one: all tables have every change up to here
+	position                          cdc.Position // tables that are not behind have every change up to this position
+	low                               cdc.Position // the stored position: all tables have every change up to it
 	epoch, generation, followed, seen int64
 	writer                            sink.Writer
 	subjects, added                   []string
 	addedAt                           int64
 }
 
-// known reports whether the subjects of the row are known.
+// known reports whether the complete filter of the row is known, and not only its hash.
 func (c *checkpoint) known() bool { return c.subjects != nil }
 
-// asStored returns the checkpoint as it was read.
+// asStored returns the checkpoint with the values that the database stores.
 func (c *checkpoint) asStored() Checkpoint {
 	return Checkpoint{
 		Stream: c.stream, Consumer: c.consumer, Filter: c.filter, Position: c.low,
@@ -55,20 +56,22 @@ func (c *checkpoint) asStored() Checkpoint {
 	}
 }
 
-// checkpointKey is the key of a checkpoint's row.
+// checkpointKey is the primary key of a row of the checkpoint table.
 type checkpointKey struct{ stream, consumer, filter string }
 
 func (c *checkpoint) key() checkpointKey { return checkpointKey{c.stream, c.consumer, c.filter} }
 
-// maxFilter bounds a text in a key, in bytes, so that every database accepts the key.
+// maxFilter is the maximum length of a text in a key, in bytes. Every database accepts keys of
+// this length.
 const maxFilter = 200
 
-// key returns the key of this sink's checkpoint. A long filter is replaced by its hash.
+// key returns the key of this sink's checkpoint. If the filter is too long for a key, the key has
+// its hash.
 func (s *Sink) key() checkpointKey {
 	return checkpointKey{s.env.Stream, s.env.Consumer, keyText(s.env.Filter)}
 }
 
-// keyText returns text if it fits into a key, else its hash.
+// keyText returns text if it is short enough for a key, or else its hash.
 func keyText(text string) string {
 	if len(text) <= maxFilter {
 		return text
@@ -77,7 +80,8 @@ func keyText(text string) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// at returns this sink's checkpoint with position p, as this process stores it.
+// at returns this sink's checkpoint with position p, the epoch and generation of this process,
+// and a new sign of life.
 func (s *Sink) at(p cdc.Position) Checkpoint {
 	n := s.key()
 	c := Checkpoint{Stream: n.stream, Consumer: n.consumer, Filter: n.filter, Position: p, Epoch: s.epoch, Generation: s.generation}
@@ -87,7 +91,8 @@ func (s *Sink) at(p cdc.Position) Checkpoint {
 	return c
 }
 
-// signOfLife returns the time in ms. Each call returns another value.
+// signOfLife returns the Unix time in ms, increased if necessary so that each call returns a
+// higher value.
 func (s *Sink) signOfLife() int64 {
 	s.seen = max(s.seen+1, time.Now().UnixMilli())
 	return s.seen
@@ -108,7 +113,7 @@ func (s *Sink) Checkpoint(ctx context.Context) (cdc.Position, error) {
 	return fromStored(s.position), nil
 }
 
-// OtherFilters returns the filters of the stored checkpoints that are not the sink's.
+// OtherFilters returns the filters of the stored checkpoints, except the sink's own filter.
 func (s *Sink) OtherFilters(ctx context.Context) ([]string, error) {
 	own := keyText(s.env.Filter)
 	var filters []string
@@ -153,9 +158,9 @@ func (s *Sink) ResetCheckpoint(ctx context.Context) error {
 	})
 }
 
-// checkpoints returns the layout of the checkpoint table, and reads the stored position. It creates
-// the table if necessary. It returns nil if the sink keeps no checkpoint, and an error if the
-// stored checkpoint differs from the one that this process has stored.
+// checkpoints returns the layout of the checkpoint table, and reads the stored position into s.
+// It creates the table if necessary. It returns nil if the sink stores no checkpoint. It returns
+// an error if the stored checkpoint is not the one that this process stored last.
 func (s *Sink) checkpoints(ctx context.Context, conn Conn) (*Layout, error) {
 	if s.env.Consumer == "" {
 		return nil, nil
@@ -186,7 +191,8 @@ func (s *Sink) checkpoints(ctx context.Context, conn Conn) (*Layout, error) {
 	return l, nil
 }
 
-// readOwnStates reads the states of the sink's consumer, if the destination records any.
+// readOwnStates reads the states of this sink's consumer. It returns no states before Begin, or
+// if the destination keeps no records.
 func (s *Sink) readOwnStates(ctx context.Context, conn Conn) (none states, err error) {
 	if s.unavailable != nil || s.epoch == 0 {
 		return none, nil
@@ -198,8 +204,8 @@ func (s *Sink) readOwnStates(ctx context.Context, conn Conn) (none states, err e
 	return readStates(ctx, conn, l, s.env.Consumer)
 }
 
-// hold takes the stored checkpoint, nil if there is none yet, and the stored states as those of
-// this process.
+// hold makes found, which is nil if no checkpoint is stored yet, and stored the current
+// checkpoint and states of this process. From then on, another value in the database is an error.
 func (s *Sink) hold(found *checkpoint, stored states) {
 	s.position, s.low, s.attempted, s.known, s.held = cdc.Position{}, cdc.Position{}, cdc.Position{}, true, true
 	s.states = stored
@@ -208,8 +214,8 @@ func (s *Sink) hold(found *checkpoint, stored states) {
 	}
 }
 
-// checkHeld returns an error if the stored checkpoint is neither the one that this process has
-// stored nor the one of an attempt with a lost answer.
+// checkHeld returns an error if found, the stored checkpoint, is neither the checkpoint that this
+// process stored last nor one whose transaction had an unknown outcome.
 func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	switch {
 	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // none was stored yet
@@ -229,8 +235,9 @@ func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	return nil
 }
 
-// consumerOf returns the consumer of the process that has taken over c, according to all
-// checkpoints. If that process has ended, the result is c's own consumer.
+// consumerOf returns the consumer of the process that has taken over the checkpoint c. It finds
+// that process among all checkpoints by its epoch. If the process has stopped, consumerOf returns
+// c's own consumer.
 func consumerOf(c *checkpoint, all []checkpoint) string {
 	for i := range all {
 		if all[i].epoch == c.epoch && all[i].seen != 0 {
@@ -240,8 +247,9 @@ func consumerOf(c *checkpoint, all []checkpoint) string {
 	return c.consumer
 }
 
-// moved handles ErrMoved. If the stored checkpoint is the one that the transaction would have
-// stored, an earlier attempt was durable and its answer was lost: moved returns nil.
+// moved handles ErrMoved. If the stored checkpoint is already the one that the failed transaction
+// would have stored, an earlier attempt was durable and only its answer was lost, so moved
+// returns nil.
 func (s *Sink) moved(ctx context.Context, conn Conn, next cdc.Position, after states) error {
 	s.known = false
 	if _, err := s.checkpoints(ctx, conn); err != nil {
@@ -253,7 +261,8 @@ func (s *Sink) moved(ctx context.Context, conn Conn, next cdc.Position, after st
 	return fault.Mark(fault.Fatal, &sink.WriterError{Consumer: s.env.Consumer})
 }
 
-// Check moves the checkpoint to its own position, which fails if another process has moved it.
+// Check writes the checkpoint again at its current position. That fails if another process has
+// moved the checkpoint.
 func (s *Sink) Check(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -273,7 +282,7 @@ func (s *Sink) Check(ctx context.Context) error {
 	})
 }
 
-// release records that this process has stopped writing.
+// release records in the checkpoint that this process has stopped writing.
 func (s *Sink) release(ctx context.Context) error {
 	if s.epoch == 0 || s.conn == nil || !s.known {
 		return nil
@@ -317,7 +326,7 @@ func readCheckpoints(ctx context.Context, conn Conn, l *Layout) ([]checkpoint, e
 	return rows, nil
 }
 
-// findCheckpoint returns the row of the given key, nil if there is none.
+// findCheckpoint returns the row with key n, or nil if there is none.
 func findCheckpoint(rows []checkpoint, n checkpointKey) *checkpoint {
 	for i := range rows {
 		if rows[i].key() == n {

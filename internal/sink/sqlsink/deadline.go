@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// SilentError says that a server made no progress with a call in time. The outcome of the call is
-// unknown, and its session is unusable.
+// SilentError says that the server made no progress with a call within the time limit. The
+// outcome of the call is unknown, and its session is unusable.
 type SilentError struct{ Limit time.Duration }
 
 func (e *SilentError) Error() string {
@@ -21,8 +21,8 @@ func (e *SilentError) Error() string {
 // Work is the state of a call that the server has not answered yet.
 type Work struct {
 	Active bool // the server is working on the call
-	// Progress changes while the server makes progress; "": unknown. A server process that is
-	// suspended is active, but makes no progress.
+	// Progress is a text that changes as long as the server makes progress, or "" if the progress
+	// is unknown. A suspended server process is active but makes no progress.
 	Progress string
 }
 
@@ -36,23 +36,24 @@ type Deadline struct {
 
 	mu         sync.Mutex
 	timer      *time.Timer
-	since      time.Time // of the latest progress or extension
-	extensions int       // since the latest progress
+	since      time.Time // time of the latest progress or extension
+	extensions int       // number of extensions since the latest progress
 	progress   string    // the latest Work.Progress
 	paused     bool
 	ended      bool
 }
 
-// Bounds of the extensions in a row for a server that is working on a call.
+// Maximum numbers of consecutive extensions for a call that the server is working on.
 const (
-	maxStuckExtensions = 3  // its progress does not change
-	maxExtensions      = 72 // its progress is unknown
+	maxStuckExtensions = 3  // if Work.Progress does not change
+	maxExtensions      = 72 // if Work.Progress is unknown
 )
 
-// Await returns the context of a call. The context ends if the server makes no progress for limit.
-// A server that builds an index or moves many rows sends nothing meanwhile: if working is not nil,
-// it asks, over another session, whether the server is still working on the call, and if so the
-// call gets an extension. The caller must call End.
+// Await returns the context of a call. The context is canceled if the server makes no progress
+// for limit. A server that builds an index or moves many rows sends nothing for a long time. If
+// limit passes and the function working is not nil, the Deadline calls working, which asks the
+// server over another session whether it is still working on the call. If so, the call gets an
+// extension. The caller must call Deadline.End.
 func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) Work) (context.Context, *Deadline) {
 	d := &Deadline{limit: limit, working: working, since: time.Now()}
 	ctx, d.cancel = context.WithCancelCause(ctx)
@@ -62,7 +63,7 @@ func Await(ctx context.Context, limit time.Duration, working func(ctx context.Co
 	return ctx, d
 }
 
-// Progress records that the server has sent or received something.
+// Progress records that the server has sent or received data.
 func (d *Deadline) Progress() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -76,25 +77,26 @@ func (d *Deadline) Pause() {
 	d.paused = true
 }
 
-// Resume starts the clock again while eds waits for the server.
+// Resume restarts the clock, with the full limit, when eds waits for the server again.
 func (d *Deadline) Resume() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.paused, d.since, d.extensions = false, time.Now(), 0
 }
 
-// End ends the call.
+// End ends the call, and waits until no call of the function working is running.
 func (d *Deadline) End() {
 	d.mu.Lock()
 	d.ended = true
 	d.timer.Stop()
 	d.mu.Unlock()
 	d.cancel(nil)
-	d.asking.Lock() // a question in flight ends with the context
+	d.asking.Lock() // a running call of d.working ends with the context
 	defer d.asking.Unlock()
 }
 
-// expire ends the call unless the server has made progress since.
+// expire runs when the timer fires. It cancels the call, unless the server has made progress or
+// the call gets an extension.
 func (d *Deadline) expire(ctx context.Context) {
 	d.asking.Lock()
 	defer d.asking.Unlock()
@@ -113,7 +115,8 @@ func (d *Deadline) expire(ctx context.Context) {
 	}
 }
 
-// ask returns the state of the call. An answer that takes longer than the limit does not count.
+// ask returns the state of the call. If the answer takes longer than the limit, the call counts
+// as not active.
 func (d *Deadline) ask(ctx context.Context) Work {
 	if d.working == nil {
 		return Work{}
@@ -125,7 +128,7 @@ func (d *Deadline) ask(ctx context.Context) Work {
 	return work
 }
 
-// extend extends the time if work justifies that.
+// extend extends the deadline if work justifies an extension, and reports whether it did.
 func (d *Deadline) extend(work Work) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -143,7 +146,7 @@ func (d *Deadline) extend(work Work) bool {
 	return true
 }
 
-// remaining returns the time left, and the number of extensions since the latest progress.
+// remaining returns the remaining time, and the number of extensions since the latest progress.
 func (d *Deadline) remaining() (left time.Duration, extensions int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -153,8 +156,8 @@ func (d *Deadline) remaining() (left time.Duration, extensions int) {
 	return max(0, d.limit-time.Since(d.since)), d.extensions
 }
 
-// CallError returns the error of a call whose context came from Await: a *SilentError if the
-// deadline ended the call, else err.
+// CallError returns the error of a call whose context came from Await. If the deadline ended the
+// call, the error is a *SilentError; otherwise it is err.
 func CallError(ctx context.Context, err error) error {
 	if silent := new(SilentError); err != nil && errors.As(context.Cause(ctx), &silent) {
 		return silent
@@ -164,14 +167,15 @@ func CallError(ctx context.Context, err error) error {
 
 // CallLimit gives each call of a session a Deadline. The session makes one call at a time.
 type CallLimit struct {
-	Limit time.Duration // without progress
-	// Working returns the state of a call that may take long, over another session.
+	Limit time.Duration // maximum time without progress
+	// Working asks the server, over another session, for the state of the current call. It is
+	// used only between AllowLong and DisallowLong.
 	Working func(ctx context.Context) Work
 
-	long atomic.Bool // calls may take as long as the server is working on them
+	long atomic.Bool // set by AllowLong
 }
 
-// Await starts a call like the function Await.
+// Await starts a call like the function Await, with the limit and the function of p.
 func (p *CallLimit) Await(ctx context.Context) (context.Context, *Deadline) {
 	return Await(ctx, p.Limit, func(ctx context.Context) Work {
 		if !p.long.Load() {
@@ -181,12 +185,12 @@ func (p *CallLimit) Await(ctx context.Context) (context.Context, *Deadline) {
 	})
 }
 
-// AllowLong lets calls take as long as the server is working on them, until DisallowLong, which it
-// returns.
+// AllowLong lets calls take as long as the server is working on them, until DisallowLong is
+// called. It returns DisallowLong.
 func (p *CallLimit) AllowLong() (hurry func()) {
 	p.long.Store(true)
 	return p.DisallowLong
 }
 
-// DisallowLong ends AllowLong.
+// DisallowLong ends the effect of AllowLong.
 func (p *CallLimit) DisallowLong() { p.long.Store(false) }

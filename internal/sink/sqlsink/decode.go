@@ -8,27 +8,28 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// ValueDecoder reads the JSON values of one column for the dialect's encoder. If the column cannot
-// store a value as it is, a rule of the dialect adjusts the value and the ValueDecoder counts that,
-// or the ValueDecoder refuses the value. Its errors say why, without the value: Refuse adds the
-// rest. One goroutine at a time uses a ValueDecoder.
+// ValueDecoder reads the JSON values of one column for the dialect's encoder. If the column
+// cannot store a value unchanged, either a rule of the dialect adjusts the value and the
+// ValueDecoder counts the adjustment, or the ValueDecoder refuses the value. Its errors state the
+// reason without the value; Refuse adds the column and its type. A ValueDecoder must not be used
+// concurrently.
 type ValueDecoder struct {
 	// Type is the database's own spelling of the column's type.
 	Type string
-	// Key says that the column is part of the primary key. No rule adjusts a key.
+	// Key says that the column is part of the primary key. No rule may adjust a key.
 	Key bool
-	// Boolean says that the source's column holds booleans. Numeric columns store 1 and 0.
+	// Boolean says that the source's column holds booleans. A numeric column then stores 1 and 0.
 	Boolean bool
 	// JSON says that the source's column holds objects or arrays.
 	JSON bool
 
-	table, column string // as the source calls them
+	table, column string // the source's names
 	rules         *ValueRules
-	adjusted      func(table, column, rule string) // nil: adjustments are not counted
+	adjusted      func(table, column, rule string) // nil if adjustments are not counted
 	digits        value.DigitBuffer
 }
 
-// NewValueDecoder returns the decoder for a target of a layout. It calls adjusted, if that is not
+// NewValueDecoder returns the decoder for the target t of a layout. It calls adjusted, if not
 // nil, for each value that a rule changes.
 func NewValueDecoder(l *Layout, t *Target, rules ValueRules, adjusted func(table, column, rule string)) ValueDecoder {
 	source := t.Real.Name
@@ -41,13 +42,14 @@ func NewValueDecoder(l *Layout, t *Target, rules ValueRules, adjusted func(table
 	}
 }
 
-// Refuse returns err as poison that names the column and its type. err must not contain the value.
+// Refuse returns err with the class poison, and adds the names of the column and its type. The
+// text of err must not contain the value.
 func (d *ValueDecoder) Refuse(err error) error {
 	return fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", d.table, d.column, d.Type, err))
 }
 
-// Adjust counts a value that a rule changes. It returns ErrKeyChanged if the column is part of the
-// key. An adjustment without a rule changes nothing.
+// Adjust counts a value that rule a changes. It returns ErrKeyChanged if the column is part of
+// the key. It does nothing if the dialect has no such rule.
 func (d *ValueDecoder) Adjust(a Adjustment) error {
 	rule := d.rules[a].Name
 	switch {
@@ -61,13 +63,13 @@ func (d *ValueDecoder) Adjust(a Adjustment) error {
 	return nil
 }
 
-// flawAdjustments are the adjustments that replace flaws.
+// flawAdjustments maps each flaw of a text to the adjustment that replaces the flaw.
 var flawAdjustments = [...]struct {
 	flaw       value.Flaw
 	adjustment Adjustment
 }{{value.NUL, ReplaceNUL}, {value.Surrogate, ReplaceSurrogate}, {value.UTF8, ReplaceUTF8}}
 
-// Replaced is Adjust for flaws that were replaced in a text.
+// Replaced calls Adjust for each kind of flaw that was replaced in a text.
 func (d *ValueDecoder) Replaced(flaws value.Flaw) (err error) {
 	if flaws == 0 {
 		return nil
@@ -80,7 +82,7 @@ func (d *ValueDecoder) Replaced(flaws value.Flaw) (err error) {
 	return err
 }
 
-// number reads the text of a number, and returns memory for its digits as well.
+// number returns the text of a number, and a buffer that is large enough for its digits.
 func (d *ValueDecoder) number(raw []byte) (buf, text []byte, err error) {
 	text, err = value.Number(raw, d.Boolean)
 	if err != nil {
@@ -89,7 +91,7 @@ func (d *ValueDecoder) number(raw []byte) (buf, text []byte, err error) {
 	return d.digits.For(text), text, nil
 }
 
-// Int reads an integer of so many bits, 8 to 64.
+// Int reads a signed integer that must fit into the given number of bits, from 8 to 64.
 func (d *ValueDecoder) Int(raw []byte, bits int) (int64, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
@@ -102,7 +104,7 @@ func (d *ValueDecoder) Int(raw []byte, bits int) (int64, error) {
 	return n, err
 }
 
-// Uint reads an integer that is not negative, of so many bits, 1 to 64.
+// Uint reads an unsigned integer that must fit into the given number of bits, from 1 to 64.
 func (d *ValueDecoder) Uint(raw []byte, bits int) (uint64, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
@@ -115,7 +117,8 @@ func (d *ValueDecoder) Uint(raw []byte, bits int) (uint64, error) {
 	return n, err
 }
 
-// Float reads a floating-point number of 32 or 64 bits, adjusted by RoundFloat.
+// Float reads a floating-point number of 32 or 64 bits. A number that is not exact is rounded, by
+// the rule RoundFloat.
 func (d *ValueDecoder) Float(raw []byte, bits int) (float64, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
@@ -128,7 +131,8 @@ func (d *ValueDecoder) Float(raw []byte, bits int) (float64, error) {
 	return f, err
 }
 
-// Decimal reads a number of any size. Its digits are valid until the next number is read.
+// Decimal reads a number of any size. The result's digits are valid until the next number is
+// read.
 func (d *ValueDecoder) Decimal(raw []byte) (value.Decimal, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
@@ -137,8 +141,9 @@ func (d *ValueDecoder) Decimal(raw []byte) (value.Decimal, error) {
 	return value.ParseDecimal(buf, text)
 }
 
-// Fixed reads a number with at most whole digits before and scale digits after the decimal point,
-// adjusted by RoundDecimal. Its digits are valid until the next number is read.
+// Fixed reads a number with at most whole digits before the decimal point, and rounds it to scale
+// digits after the decimal point, by the rule RoundDecimal. The result's digits are valid until
+// the next number is read.
 func (d *ValueDecoder) Fixed(raw []byte, whole, scale int) (value.Decimal, error) {
 	n, err := d.Decimal(raw)
 	if err != nil {
@@ -147,7 +152,7 @@ func (d *ValueDecoder) Fixed(raw []byte, whole, scale int) (value.Decimal, error
 	return d.Fit(n, whole, scale)
 }
 
-// Fit is Fixed for a number that Decimal has read.
+// Fit is like Fixed, for a number that Decimal has already read.
 func (d *ValueDecoder) Fit(n value.Decimal, whole, scale int) (value.Decimal, error) {
 	n, exact := n.Round(scale)
 	switch {
@@ -159,8 +164,8 @@ func (d *ValueDecoder) Fit(n value.Decimal, whole, scale int) (value.Decimal, er
 	return n, nil
 }
 
-// JSONFloat reads a number inside JSON text that the database stores as a floating-point number of
-// 64 bits, adjusted by RoundJSON.
+// JSONFloat checks a number inside JSON text that the database stores as a 64-bit floating-point
+// number. If the number is not exact, JSONFloat counts an adjustment by the rule RoundJSON.
 func (d *ValueDecoder) JSONFloat(number []byte) error {
 	_, exact, err := value.ParseFloat(d.Digits(number), number, 64)
 	if err != nil {
@@ -172,10 +177,11 @@ func (d *ValueDecoder) JSONFloat(number []byte) error {
 	return nil
 }
 
-// Digits returns memory for the digits of a number, valid until the next number is read.
+// Digits returns a buffer for the digits of a number, valid until the next number is read.
 func (d *ValueDecoder) Digits(number []byte) []byte { return d.digits.For(number) }
 
-// Instant reads an instant, adjusted by CutSecond to at most so many digits of the second, 0 to 6.
+// Instant reads an instant, and cuts it to the given number of fractional digits of the second,
+// from 0 to 6, by the rule CutSecond.
 func (d *ValueDecoder) Instant(raw []byte, digits int) (value.Instant, error) {
 	t, err := value.ParseInstantJSON(raw)
 	if err != nil {
@@ -187,8 +193,8 @@ func (d *ValueDecoder) Instant(raw []byte, digits int) (value.Instant, error) {
 	return t, err
 }
 
-// Date reads an instant for a column without a time of day, adjusted by DropTime. The instant
-// still has its time of day.
+// Date reads an instant for a column without a time of day. If the instant is not midnight, Date
+// counts an adjustment by the rule DropTime. The returned instant still has its time of day.
 func (d *ValueDecoder) Date(raw []byte) (value.Instant, error) {
 	t, err := value.ParseInstantJSON(raw)
 	if err == nil && !t.Midnight() {

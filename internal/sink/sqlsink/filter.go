@@ -8,12 +8,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// selects reports whether one of the filters selects all messages of the given subject.
+// selects reports whether at least one of the filters selects every message of the given subject.
 func selects(filters []string, subject string) bool {
 	return slices.ContainsFunc(filters, func(pattern string) bool { return matches(pattern, subject) })
 }
 
-// matches reports whether pattern selects every subject that the filter subject selects.
+// matches reports whether pattern selects every subject that the second pattern, subject,
+// selects.
 func matches(pattern, subject string) bool {
 	p, t := strings.Split(pattern, "."), strings.Split(subject, ".")
 	for i, token := range p {
@@ -27,8 +28,8 @@ func matches(pattern, subject string) bool {
 	return len(p) == len(t)
 }
 
-// covered reports whether every table that was ever imported has a snapshot after the generation
-// since that includes the rows of the subject's company.
+// covered reports whether every table that was ever imported has a snapshot that is newer than
+// the generation since and includes the rows of the subject's company.
 func covered(snapshots []sink.Snapshot, since int64, subject string) bool {
 	company := cdc.SubjectCompany(subject)
 	has := make(map[string]bool) // by table
@@ -43,7 +44,7 @@ func covered(snapshots []sink.Snapshot, since int64, subject string) bool {
 	return len(has) > 0
 }
 
-// subjectsOf returns the subjects of a filter, nil if filter is a hash.
+// subjectsOf returns the subjects of a filter, or nil if filter is only a hash.
 func subjectsOf(filter string) []string {
 	if strings.HasPrefix(filter, "sha256:") {
 		return nil

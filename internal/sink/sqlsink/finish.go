@@ -12,7 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Record makes Finish record a snapshot.
+// Record makes Finish record the snapshot s. It returns false if the destination keeps no
+// records.
 func (l *tableLoad) Record(s sink.Snapshot) bool {
 	if l.snapshot == nil {
 		return false
@@ -22,8 +23,8 @@ func (l *tableLoad) Record(s sink.Snapshot) bool {
 	return true
 }
 
-// Finish places the staged rows in the live table, by replacing or merging, and deletes the records
-// of the load, in one transaction.
+// Finish puts the staged rows into the live table, by replacing or merging, and deletes the
+// records of the load. It does both in one transaction.
 func (l *tableLoad) Finish(ctx context.Context) (int64, error) {
 	err := l.attempt(ctx, "finish loading", func(ctx context.Context) error {
 		if l.done {
@@ -68,8 +69,8 @@ func (l *tableLoad) Finish(ctx context.Context) (int64, error) {
 	return l.rows, nil
 }
 
-// conclude runs do and completes the load, in one transaction. The loads of a sink commit in the
-// order of their snapshots' generations: a server that has read one generation skips all lower
+// conclude runs do and then complete, in one transaction. The loads of a sink commit in the order
+// of their snapshots' generations, because a server that has read one generation skips all lower
 // ones.
 func (l *tableLoad) conclude(ctx context.Context, do func(Tx) error) error {
 	numbered := false
@@ -88,7 +89,7 @@ func (l *tableLoad) conclude(ctx context.Context, do func(Tx) error) error {
 	})
 }
 
-// complete deletes the load's records of files, and records the snapshot.
+// complete deletes the load's file records, and records the snapshot.
 func (l *tableLoad) complete(ctx context.Context, tx Tx) error {
 	if err := l.forgetFiles(ctx, tx); err != nil {
 		return err
@@ -96,9 +97,9 @@ func (l *tableLoad) complete(ctx context.Context, tx Tx) error {
 	return l.snapshot.write(ctx, tx, l.rows)
 }
 
-// refresh reads the descriptions of the stage and of the live table again. placed says that the
-// rows are in place already: an attempt was durable and its answer was lost, so the stage or its
-// records are gone.
+// refresh reads the descriptions of the staging table and of the live table again. placed is true
+// if the rows are already in place. In that case an earlier attempt was durable but its answer
+// was lost, and the staging table or its records are gone.
 func (l *tableLoad) refresh(ctx context.Context) (placed bool, err error) {
 	if l.stage == nil {
 		return false, lost("the load must start again")
@@ -125,8 +126,9 @@ func (l *tableLoad) refresh(ctx context.Context) (placed bool, err error) {
 	return false, l.checkStage(ctx)
 }
 
-// wasPlaced reports whether an attempt to place the rows was durable, if the stage or its records
-// are gone. They are also gone from a database that was restored or replaced.
+// wasPlaced reports whether an earlier attempt to place the rows was durable. It is called if the
+// staging table or its records are gone. The reason may also be that the database was restored or
+// replaced.
 func (l *tableLoad) wasPlaced(ctx context.Context) (bool, error) {
 	live, err := l.readLive(ctx)
 	if err != nil {
@@ -144,8 +146,8 @@ func (l *tableLoad) wasPlaced(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// seal verifies that all rows are staged, and makes the stage ready for Place and for changes. It
-// returns the stage's number of rows, one per key.
+// seal verifies that all rows are staged, and prepares the stage for Place and for later changes.
+// It returns the number of rows in the stage, which then has one row per key.
 func (l *tableLoad) seal(ctx context.Context) (int64, error) {
 	count, err := l.verify(ctx)
 	if err != nil {
@@ -164,11 +166,12 @@ func (l *tableLoad) seal(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("index the staged rows: %w", err)
 	}
-	l.least, l.most = count, count // also if it is called again
+	l.least, l.most = count, count // also if seal is called again
 	return count, nil
 }
 
-// verify compares the stage's number of rows with that of its files, and returns it.
+// verify compares the number of rows in the stage with the number that its files and changes
+// should have left. It returns the actual number.
 func (l *tableLoad) verify(ctx context.Context) (int64, error) {
 	least, most := l.bounds()
 	count, err := l.conn.Count(ctx, l.stage)
@@ -181,7 +184,8 @@ func (l *tableLoad) verify(ctx context.Context) (int64, error) {
 	return count, nil
 }
 
-// deduplicate removes rows whose key is staged again later, and records the number.
+// deduplicate removes each staged row whose key a later staged row has, too. It records the
+// number of removed rows.
 func (l *tableLoad) deduplicate(ctx context.Context, rows int64) error {
 	removed := l.files[duplicatesRecord] - rows
 	var record change.Row
@@ -204,8 +208,8 @@ func (l *tableLoad) deduplicate(ctx context.Context, rows int64) error {
 	return nil
 }
 
-// refuseEmptying returns sink.ErrWouldEmpty if no rows were loaded and the live table has some.
-// Applied changes do not count.
+// refuseEmptying returns sink.ErrWouldEmpty if no rows were loaded from files, the mode is
+// sink.Replace, and the live table has rows.
 func (l *tableLoad) refuseEmptying(ctx context.Context) error {
 	if l.staged() > 0 || l.mode != sink.Replace {
 		return nil
@@ -220,7 +224,8 @@ func (l *tableLoad) refuseEmptying(ctx context.Context) error {
 	return nil
 }
 
-// loseStage discards the load, and returns an error that says why the load must start again.
+// loseStage discards the load. It returns an error that includes why, the reason that the load
+// must start again.
 func (l *tableLoad) loseStage(ctx context.Context, why string) error {
 	if err := l.forget(ctx); err != nil {
 		return err

@@ -12,21 +12,23 @@ import (
 
 // Object is a table, view or other named object of the database.
 type Object struct {
-	Name string // as the caller spelled it
-	// Other names the kind of an object that is not a writable table, such as "a view"; else "".
+	Name string // the name as the caller spelled it
+	// Other is the kind of an object that is not a writable table, such as "a view". It is "" for
+	// a table.
 	Other string
-	// ID is unique, and stays the same for as long as the object exists, even if its rows are
-	// rewritten; "" if the database has no such ids.
+	// ID is unique. It stays the same as long as the object exists, even if the object's rows are
+	// rewritten. It is "" if the database has no such ids.
 	ID string
 }
 
 // Identifying is a Conn of a database whose objects have ids.
 type Identifying interface {
-	// PlacedID returns the ID of the live table after Place.
+	// PlacedID returns the ID that the live table has after Place.
 	PlacedID(stage, live *Layout, mode sink.LoadMode) string
 }
 
-// Inspect compares the tables that have a snapshot with the catalogue.
+// Inspect compares the tables that have a snapshot with the catalogue, and checks whether they
+// have rows.
 func (s *Sink) Inspect(ctx context.Context) (findings []sink.Finding, err error) {
 	err = s.withConn(ctx, "inspect the tables", func(conn Conn) error {
 		snapshots, err := s.storedSnapshots(ctx, conn)
@@ -40,7 +42,7 @@ func (s *Sink) Inspect(ctx context.Context) (findings []sink.Finding, err error)
 }
 
 // storedSnapshots reads the snapshots. It returns none if the destination keeps no records, or if
-// the user may not read them.
+// the user has no permission to read them.
 func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[snapshotTable])
 	if l == nil || err != nil {
@@ -53,14 +55,13 @@ func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot,
 	return snapshots, err
 }
 
-// imported sums up the snapshots of one table.
+// imported summarizes the snapshots of one table.
 type imported struct {
 	latest sink.Snapshot
-	rows   bool // at least one had rows
+	rows   bool // at least one snapshot had rows
 }
 
-// imports returns the imported tables by name.
-
+// imports summarizes the snapshots of each table, by the table's name.
 func imports(snapshots []sink.Snapshot) map[string]imported {
 	tables := make(map[string]imported)
 	for _, snapshot := range snapshots {
@@ -106,7 +107,7 @@ func (s *Sink) inspect(ctx context.Context, conn Conn, tables map[string]importe
 	return findings, err
 }
 
-// objects returns the objects of those tables that exist, by their names in the database.
+// objects returns the objects of the tables that exist, by their names in the database.
 func (s *Sink) objects(ctx context.Context, conn Conn, tables []string) (map[string]Object, error) {
 	names := make([]string, len(tables))
 	for i, t := range tables {
@@ -123,8 +124,8 @@ func (s *Sink) objects(ctx context.Context, conn Conn, tables []string) (map[str
 	return objects, nil
 }
 
-// empty finds tables that have no row, and tables whose rows are locked. It skips tables that the
-// user may not read.
+// empty finds tables that have no row, and tables whose rows another session has locked. It skips
+// tables that the user has no permission to read.
 func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]sink.Finding, error) {
 	var empty []sink.Finding
 	for some := range slices.Chunk(tables, emptyAtOnce) {
@@ -137,7 +138,7 @@ func (s *Sink) empty(ctx context.Context, conn Conn, tables []string) ([]sink.Fi
 	return empty, nil
 }
 
-// emptyAtOnce bounds the number of tables in one query.
+// emptyAtOnce is the maximum number of tables in one query.
 const emptyAtOnce = 50
 
 func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]sink.Finding, error) {
@@ -171,7 +172,8 @@ func (s *Sink) emptyOf(ctx context.Context, conn Conn, tables []string) ([]sink.
 	return empty, nil
 }
 
-// EmptyQuery returns a query for the indexes of the tables that have no row. The names are quoted.
+// EmptyQuery returns a query for the indexes of the tables that have no rows. The table names
+// must be quoted.
 func EmptyQuery(tables []string) string {
 	parts := make([]string, len(tables))
 	for i, t := range tables {

@@ -44,8 +44,9 @@ func (s *Sink) metaColumns(t *schema.Table) []NewColumn {
 	return columns
 }
 
-// columns returns the columns that the destination should have for t, the key's first, and the slot
-// of each, -1 for a metadata column. It is an error if the database cannot tell two names apart.
+// columns returns the columns that the destination should have for t, with the key's columns
+// first. It also returns the slot of each column, or -1 for a metadata column. It returns an
+// error if the database ignores case and two names differ only in case.
 func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
 	columns := make([]NewColumn, 0, len(t.Columns)+len(metadata))
 	slots := make([]int, 0, cap(columns))
@@ -73,7 +74,7 @@ func (s *Sink) columns(t *schema.Table) ([]NewColumn, []int, error) {
 	return columns, slots, nil
 }
 
-// fold returns the form of a name for comparisons.
+// fold returns the form of a column name that the engine uses to compare names.
 func (s *Sink) fold(name string) string {
 	if s.dialect.FoldsCase() {
 		return strings.ToLower(name)
@@ -81,7 +82,7 @@ func (s *Sink) fold(name string) string {
 	return name
 }
 
-// find returns the real column called name, or nil.
+// find returns the column of the real table that has the given name, or nil.
 func (s *Sink) find(real *Table, name string) *Column {
 	name = s.fold(name)
 	for i := range real.Columns {
@@ -92,7 +93,8 @@ func (s *Sink) find(real *Table, name string) *Column {
 	return nil
 }
 
-// newLayout maps t onto real, which matches it.
+// newLayout maps the columns of t onto those of real. It returns an error if real is not a table,
+// or lacks a column of the key.
 func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
@@ -135,7 +137,7 @@ func lacksKey(t *schema.Table, column string) error {
 		"it has no writable column %q, which is part of the key: drop or rename the table, then import it", column))
 }
 
-// All returns the indexes of all columns.
+// All returns the indexes of all columns of the layout.
 func (l *Layout) All() []int {
 	indexes := make([]int, len(l.Columns))
 	for i := range indexes {
@@ -153,13 +155,14 @@ func (l *Layout) KeyNames() []string {
 	return names
 }
 
-// Meta returns the index of a metadata column, -1 if the layout has none.
+// Meta returns the index of a metadata column, or -1 if the layout has no such column.
 func (l *Layout) Meta(m Meta) int {
 	return slices.IndexFunc(l.Columns, func(t Target) bool { return t.Meta == m })
 }
 
-// DeleteExtras returns the indexes of the columns besides the key that a delete needs: all metadata
-// columns if it only marks rows, and the version if the layout has a Guard.
+// DeleteExtras returns the indexes of the non-key columns that a delete needs. These are all
+// metadata columns if deletes only mark rows, or the version column if the layout only has a
+// Guard.
 func (l *Layout) DeleteExtras() []int {
 	var indexes []int
 	for i, t := range l.Columns {
@@ -170,16 +173,17 @@ func (l *Layout) DeleteExtras() []int {
 	return indexes
 }
 
-// Covers reports whether the layout writes every column of a real table, except generated ones.
-// Then a row can be replaced as a whole.
+// Covers reports whether the layout writes every column of a real table except generated columns.
+// If so, a write can replace a row as a whole.
 func (l *Layout) Covers(real *Table) bool {
 	return !slices.ContainsFunc(real.Columns, func(c Column) bool {
 		return !c.Generated && !slices.ContainsFunc(l.Columns, func(t Target) bool { return t.Real.Name == c.Name })
 	})
 }
 
-// ScopeTerms returns the conditions for a row to be in the layout's Scope. column returns the
-// expression that reads a real column as text, and literal that of a constant.
+// ScopeTerms returns the SQL conditions that are all true for the rows in the layout's Scope. The
+// function column returns the expression that reads a real column as text, and literal returns
+// the expression for a constant.
 func (l *Layout) ScopeTerms(column func(name string) string, literal func(text string) string) []string {
 	var terms []string
 	for _, w := range l.Scope {

@@ -12,36 +12,37 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// tableLoad is the load of one table. It has a session of its own.
+// tableLoad is the load of one table. Each tableLoad has its own session.
 type tableLoad struct {
 	sink *Sink
 	job  string
 	t    *schema.Table
 	mode sink.LoadMode
-	// scope are the columns that select the rows to replace; nil: all rows.
+	// scope lists the columns that select the rows to replace. It is nil if all rows are
+	// replaced.
 	scope []sink.ScopeColumn
 
-	conn     Conn // nil: not connected
+	conn     Conn // nil if not connected
 	live     *Layout
-	stage    *Layout // nil: the load is lost
+	stage    *Layout // nil if the load is lost
 	records  *Layout
-	id       string           // of the job and the stage's layout, in records
-	files    map[string]int64 // rows in the stage by staged file
-	recorded []change.Row     // the job's records of files, including those for other columns
+	id       string           // the loadID in records
+	files    map[string]int64 // number of rows that each staged file added to the stage
+	recorded []change.Row     // the job's file records, including those with another loadID
 	others   map[string]*otherLoad
-	unsure   bool // the outcome of a transaction is unknown: files may lack one
+	unsure   bool // the outcome of a transaction is unknown, so files may lack a staged file
 
 	advance
 
-	snapshot *snapshotRecord // to record with the rows; nil: none
+	snapshot *snapshotRecord // nil if the destination keeps no records
 
-	placing bool  // a transaction that places the rows has begun
-	rows    int64 // number of rows in that transaction
+	placing bool  // a transaction that places the rows has started
+	rows    int64 // number of rows to place
 	done    bool  // finished or discarded
 }
 
-// BeginLoad begins or resumes the load of one table. It reads the live table's description again,
-// and migrates the table.
+// BeginLoad starts or resumes the load of one table. It reads the description of the live table
+// again, and migrates the table.
 func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	l := &tableLoad{sink: s, job: job, t: t, mode: mode}
 	if mode.Replaces() {
@@ -64,7 +65,8 @@ func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode 
 	return l, nil
 }
 
-// attempt runs do over the load's session. If do fails, the load is ready for another attempt.
+// attempt runs do on the load's session. After an error, the caller may try again: the next
+// attempt connects again if the session was lost.
 func (l *tableLoad) attempt(ctx context.Context, what string, do func(ctx context.Context) error) error {
 	err := l.connect(ctx)
 	if err == nil && l.unsure && l.stage != nil {
@@ -103,10 +105,10 @@ func (l *tableLoad) connect(ctx context.Context) error {
 	return nil
 }
 
-// stageName is the name of the job's staging table.
+// stageName returns the name of the job's staging table.
 func (l *tableLoad) stageName() string { return l.sink.dialect.Name(StageName(l.job, l.t.Name)) }
 
-// begin resumes the stage of an earlier run of the job, or creates a new stage.
+// begin resumes the staging table of an earlier run of the job, or creates a new staging table.
 func (l *tableLoad) begin(ctx context.Context) error {
 	var err error
 	if l.live, err = l.readLive(ctx); err != nil {
@@ -141,8 +143,8 @@ func (l *tableLoad) begin(ctx context.Context) error {
 	return err
 }
 
-// readLive returns the layout of the live table with the scope of the load, nil if there is no such
-// table.
+// readLive returns the layout of the live table, with the scope of the load. It returns nil if
+// the table does not exist.
 func (l *tableLoad) readLive(ctx context.Context) (*Layout, error) {
 	live, err := l.sink.readLayout(ctx, l.conn, l.t)
 	if live == nil || err != nil {
@@ -160,8 +162,9 @@ func (l *tableLoad) readLive(ctx context.Context) (*Layout, error) {
 	return live, nil
 }
 
-// resume continues with the stage of an earlier run, if there is one that fits. It does not use a
-// stage to which changes were applied: its number of rows cannot be verified.
+// resume continues with the staging table of an earlier run, and reports whether that run left a
+// suitable one. It does not use a staging table to which changes were applied, because the number
+// of its rows cannot be verified.
 func (l *tableLoad) resume(ctx context.Context) (bool, error) {
 	if len(l.files) == 0 || l.Loaded(advancedRecord) {
 		return false, nil
@@ -174,7 +177,7 @@ func (l *tableLoad) resume(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// describeStage returns the layout of the staging table, nil if there is none.
+// describeStage returns the layout of the staging table, or nil if the table does not exist.
 func (l *tableLoad) describeStage(ctx context.Context) (*Layout, error) {
 	found, err := l.conn.Tables(ctx, []string{l.stageName()})
 	if err != nil || len(found) == 0 {
@@ -195,7 +198,8 @@ func (l *tableLoad) Loaded(file string) bool {
 }
 
 // LoadFile stages the rows of a file and records the file, in one transaction. It returns the
-// number of rows in the file.
+// number of rows in the file. If the file is already staged, it returns the number of rows that
+// the file added to the stage.
 func (l *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var count, added int64
 	var record change.Row
@@ -236,8 +240,8 @@ func (l *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*c
 	return count, nil
 }
 
-// nameLive replaces the staging table's name in the error of a refused row with the live table's,
-// which the operator knows.
+// nameLive changes the error of a refused row: it replaces the name of the staging table with the
+// name of the live table, which the operator knows.
 func (l *tableLoad) nameLive(err error) error {
 	if fault.Of(err) != fault.Poison || l.live == nil {
 		return err
@@ -253,14 +257,14 @@ type namedError struct {
 func (e *namedError) Error() string { return e.text }
 func (e *namedError) Unwrap() error { return e.err }
 
-// Discard drops the stage and the record of its files.
+// Discard drops the staging table and deletes the records of its files.
 func (l *tableLoad) Discard(ctx context.Context) error {
 	err := l.attempt(ctx, "discard the load of", l.forget)
 	l.done = l.done || err == nil
 	return err
 }
 
-// Close closes the session. The stage stays.
+// Close closes the session. The staging table stays for a later run.
 func (l *tableLoad) Close(ctx context.Context) error {
 	if l.conn == nil {
 		return nil

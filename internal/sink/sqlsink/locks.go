@@ -10,25 +10,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// ShortLockWait bounds one wait for a lock by a statement that blocks readers. Later readers queue
-// behind the statement.
+// ShortLockWait is the maximum time that a statement that blocks readers waits for a lock. While
+// the statement waits, new readers queue behind it.
 const ShortLockWait = time.Second
 
-// lockPause is the longest time that readers get between two such waits.
+// lockPause is the longest pause, for readers to proceed, between two such waits.
 const lockPause = 1500 * time.Millisecond
 
 // LockReporter is a Conn that can identify the owners of locks.
 type LockReporter interface {
-	// Blockers describes the other sessions that have, or wait for, locks on the named tables:
-	// those that block writers, or all if change is set. It omits their statements, which may
-	// contain values. It returns "" if it finds none, or lacks the privileges.
+	// Blockers describes the other sessions that hold or wait for locks on the named tables. If
+	// change is set, it describes all of these sessions; otherwise only those that block writers.
+	// It omits the statements of the sessions, which may contain values. It returns "" if it
+	// finds no session, or lacks the privileges to find any.
 	Blockers(ctx context.Context, tables []string, change bool) (string, error)
 }
 
 // lockError is the error of a statement that did not get its locks in time.
 type lockError struct {
 	err      error
-	blockers string // "": unknown
+	blockers string // "" if unknown
 }
 
 func (e *lockError) Error() string {
@@ -40,7 +41,7 @@ func (e *lockError) Error() string {
 
 func (e *lockError) Unwrap() error { return e.err }
 
-// Blocking returns the result of LockReporter for the descriptions of sessions.
+// Blocking formats descriptions of sessions as the result of LockReporter.Blockers.
 func Blocking(tables, sessions []string) string {
 	if len(sessions) == 0 {
 		return ""
@@ -52,9 +53,9 @@ func Blocking(tables, sessions []string) string {
 	return fmt.Sprintf("locks on %s are held by %s", strings.Join(names, ", "), strings.Join(sessions, "; "))
 }
 
-// retryLocked calls do, which changes tables, until it gets its locks, at most for the time of the
-// option lock_timeout. Each call waits at most ShortLockWait and is a transaction of its own, so
-// that readers can proceed in between.
+// retryLocked calls do, which changes tables, until it gets its locks, for up to the time of the
+// option lock_timeout. Each call of do waits at most ShortLockWait and is a separate transaction,
+// so that readers can proceed between two calls.
 func (s *Sink) retryLocked(ctx context.Context, conn Conn, what string, tables []string, do func() error) error {
 	reported := false
 	err := retry.Do(ctx, retry.Policy{
@@ -73,14 +74,14 @@ func (s *Sink) retryLocked(ctx context.Context, conn Conn, what string, tables [
 	return err
 }
 
-// locked reports whether err says that a lock was not released in time, while the session is still
-// usable.
+// locked reports whether err says that another session did not release a lock in time, and the
+// session that waited is still usable.
 func (s *Sink) locked(err error) bool {
 	v := s.dialect.Classify(err)
 	return v.Locked && !v.Lost && !errors.As(err, new(*lostError))
 }
 
-// blame adds the sessions with locks on the tables to err.
+// blame adds to err a description of the sessions that hold locks on the tables.
 func (s *Sink) blame(ctx context.Context, conn Conn, tables []string, change bool, err error) error {
 	reporter, ok := conn.(LockReporter)
 	if !ok {
@@ -93,8 +94,8 @@ func (s *Sink) blame(ctx context.Context, conn Conn, tables []string, change boo
 	return &lockError{err, blockers}
 }
 
-// blameWriters is blame for a statement that writes rows. Unless the error names its table, the
-// statement is about the given tables.
+// blameWriters is like blame, for a statement that writes rows. If err names the table of its
+// statement, blameWriters uses that table instead of the given tables.
 func (s *Sink) blameWriters(ctx context.Context, conn Conn, err error, tables ...string) error {
 	if !s.locked(err) || errors.As(err, new(*lockError)) {
 		return err

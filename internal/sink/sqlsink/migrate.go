@@ -11,16 +11,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Migrate makes the destination able to hold rows of the tables. It migrates as many as possible:
-// the error joins a *sink.TableError for each of the others. Only an import, whose sink has no
-// consumer, creates a table again that was imported before. If the database refuses an optional
-// step, such as widening a column that a view reads, Migrate logs that and leaves the column as it
-// is.
+// Migrate prepares the destination for rows of the tables. It migrates as many tables as
+// possible: the error joins a *sink.TableError for each table that was not migrated. A table that
+// was imported before is recreated only by an import, whose sink has no consumer. If the database
+// refuses an optional step, such as widening a column that a view reads, Migrate logs the refusal
+// and leaves the column unchanged.
 func (s *Sink) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
 	return s.migrateFor(ctx, tables, s.env.Consumer == "")
 }
 
-// migrateFor is Migrate for an import or for a server.
+// migrateFor is Migrate. The parameter imports says whether an import calls it, rather than a
+// server.
 func (s *Sink) migrateFor(ctx context.Context, tables []*schema.Table, imports bool) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,12 +34,13 @@ func (s *Sink) migrateFor(ctx context.Context, tables []*schema.Table, imports b
 	return lines, err
 }
 
-// migrate is Migrate for changes to apply.
+// migrate migrates tables before changes are applied to them.
 func (s *Sink) migrate(ctx context.Context, conn Conn, tables []*schema.Table) ([]string, error) {
 	return s.migrateAs(ctx, conn, tables, false)
 }
 
-// migrateAs returns a line for each change that it has made, even if a later one fails.
+// migrateAs does the work of Migrate. It returns one line for each change that it has made, even
+// if a later change fails.
 func (s *Sink) migrateAs(ctx context.Context, conn Conn, tables []*schema.Table, imports bool) ([]string, error) {
 	for _, t := range tables {
 		if s.isOwn(t) {
@@ -83,8 +85,8 @@ func (s *Sink) migrateAs(ctx context.Context, conn Conn, tables []*schema.Table,
 	return lines, errors.Join(failed...)
 }
 
-// migrateTable migrates one table. It describes the table again if the migration of another version
-// has just changed it.
+// migrateTable migrates one table. It first reads the table's description again if the migration
+// of another version of the table has just changed it.
 func (s *Sink) migrateTable(ctx context.Context, conn Conn, t *schema.Table, imports bool) ([]string, error) {
 	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
 		return nil, err
@@ -109,7 +111,7 @@ func (s *Sink) migrateTable(ctx context.Context, conn Conn, t *schema.Table, imp
 	return done, err
 }
 
-// runSteps runs the steps one by one. Completed steps stay if a later one fails.
+// runSteps runs the steps one by one. If a step fails, the completed steps are not undone.
 func (s *Sink) runSteps(ctx context.Context, conn Conn, t *schema.Table, steps []Step) ([]string, error) {
 	var lines []string
 	for _, step := range steps {
@@ -141,7 +143,8 @@ func (s *Sink) runSteps(ctx context.Context, conn Conn, t *schema.Table, steps [
 	return lines, nil
 }
 
-// doneByAnother reports whether a step failed because another process has just done it.
+// doneByAnother reports whether a step failed only because another process has already completed
+// it.
 func (s *Sink) doneByAnother(ctx context.Context, conn Conn, t *schema.Table, step Step) bool {
 	s.forgetTable(t.Name)
 	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
@@ -151,7 +154,7 @@ func (s *Sink) doneByAnother(ctx context.Context, conn Conn, t *schema.Table, st
 	return err == nil && !slices.ContainsFunc(steps, func(planned Step) bool { return planned.String() == step.String() })
 }
 
-// describe reads the tables that are not known yet from the catalogue.
+// describe reads the descriptions of tables from the catalogue, unless they are already known.
 func (s *Sink) describe(ctx context.Context, conn Conn, tables []*schema.Table) error {
 	var names []string
 	for _, t := range tables {
@@ -176,17 +179,18 @@ func (s *Sink) describe(ctx context.Context, conn Conn, tables []*schema.Table) 
 	return nil
 }
 
-// real returns the real table of t after describe, nil if there is none.
+// real returns the real table of t, or nil if it does not exist. It must be called after
+// describe.
 func (s *Sink) real(t *schema.Table) *Table { return s.tables[s.dialect.Name(t.Name)] }
 
-// forgetTables drops all descriptions, so that describe reads the catalogue again.
+// forgetTables forgets all descriptions, so that describe reads the catalogue again.
 func (s *Sink) forgetTables() {
 	clear(s.tables)
 	clear(s.layouts)
 	clear(s.refused)
 }
 
-// forgetTable drops the description of one table.
+// forgetTable forgets the description of one table.
 func (s *Sink) forgetTable(name string) {
 	delete(s.tables, s.dialect.Name(name))
 	for t := range s.layouts {
@@ -196,7 +200,7 @@ func (s *Sink) forgetTable(name string) {
 	}
 }
 
-// ensureLayouts migrates the tables of the batch that have no layout yet.
+// ensureLayouts migrates the tables of the batch that do not have a layout yet.
 func (s *Sink) ensureLayouts(ctx context.Context, conn Conn, b *change.Batch) error {
 	var unmapped []*schema.Table
 	for _, set := range b.Sets {
@@ -211,7 +215,7 @@ func (s *Sink) ensureLayouts(ctx context.Context, conn Conn, b *change.Batch) er
 	return err
 }
 
-// layout returns the layout of t, whose real table matches it.
+// layout returns the layout of t. The real table must exist and have the columns of t's key.
 func (s *Sink) layout(ctx context.Context, conn Conn, t *schema.Table) (*Layout, error) {
 	if l := s.layouts[t]; l != nil {
 		return l, nil

@@ -12,15 +12,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Server is the address of a database, with remedies for errors of its connections.
+// Server is the address of a database server, with advice for errors of its connections.
 type Server struct {
-	Address   string // host and port, without a secret
-	Authority string // the remedy for a certificate of an unknown authority
-	Name      string // the remedy for a certificate with another name; may be ""
+	Address   string // host and port, without secrets
+	Authority string // advice for a certificate from an unknown authority
+	Name      string // advice for a certificate with another host name; may be ""
 }
 
-// ConnectError describes an error of a connection on which the server sent nothing. A failure of
-// TLS is fault.Refused. It returns nil if it does not know the error.
+// ConnectError describes an error of a connection that failed before the server sent an answer. A
+// failure of TLS is fault.Refused. ConnectError returns nil if it does not recognize err.
 func (s Server) ConnectError(err error) error {
 	var (
 		unknown  x509.UnknownAuthorityError
@@ -41,7 +41,7 @@ func (s Server) ConnectError(err error) error {
 		if s.Name != "" {
 			what += "; " + s.Name
 		}
-		// The error's own text also quotes the name that an option may give.
+		// The text of err also quotes the name that an option may give.
 		return refused(what, errors.New("it is for "+strings.Join(hostname.Certificate.DNSNames, ", ")))
 	case errors.As(err, &invalid):
 		return refused("its certificate is not valid", invalid)

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destinationRow is the only row of the destination table.
+// destinationRow is the content of the only row of the destination table.
 type destinationRow struct{ id, version, object string }
 
 func readDestination(ctx context.Context, conn Conn, l *Layout) (d destinationRow, err error) {
@@ -35,9 +35,9 @@ func writeDestination(ctx context.Context, tx Tx, l *Layout, d destinationRow) e
 	return tx.Write(ctx, &Write{Layout: l, Upserts: []change.Row{row}})
 }
 
-// sameCheckpoints reports whether the checkpoint table, given as an object, has the recorded id. If
-// not, the tables were restored from a dump or an earlier version created them, and no recorded id
-// is valid.
+// sameCheckpoints reports whether the checkpoint table, given as an object, has the id that the
+// destination has recorded for it. If not, the tables were restored from a dump, or an earlier
+// version created them, and none of the recorded ids is valid.
 func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (bool, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[destinationTable])
 	if l == nil || err != nil || object.ID == "" {
@@ -47,14 +47,14 @@ func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (b
 	return d.object == object.ID, err
 }
 
-// identities are ids to record.
+// identities are new ids of tables to record.
 type identities struct {
 	destination destinationRow
 	snapshots   []sink.Snapshot
 }
 
-// identify returns the ids of the checkpoint table and of the tables with a snapshot. It returns
-// nil if the recorded ids are valid.
+// identify returns the current ids of the checkpoint table and of all tables that have a
+// snapshot. It returns nil if the recorded ids are still valid.
 func (s *Sink) identify(ctx context.Context, conn Conn, now *records) (*identities, error) {
 	if _, ok := conn.(Identifying); !ok {
 		return nil, nil
@@ -87,7 +87,7 @@ func (s *Sink) identify(ctx context.Context, conn Conn, now *records) (*identiti
 	return found, nil
 }
 
-// writeObjects records the ids of the tables with a snapshot.
+// writeObjects records the ids of the tables that have a snapshot.
 func (s *Sink) writeObjects(ctx context.Context, tx Tx, found *identities) error {
 	if found == nil {
 		return nil

@@ -8,11 +8,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Options are the options that every SQL destination has in its URL.
+// Options are the URL options that every SQL destination has.
 type Options struct {
 	Metadata   bool // metadata=true
 	SoftDelete bool // delete=soft; implies Metadata
-	// LockTimeout is how long eds retries a change of a table that does not get its locks.
+	// LockTimeout is the time for which eds retries a change of a table that does not get its
+	// locks.
 	LockTimeout time.Duration
 }
 
@@ -39,7 +40,7 @@ func ReadOptions(v sink.Values) (Options, error) {
 	return o, nil
 }
 
-// Timeouts bound waits for a server.
+// Timeouts are the maximum times to wait for a lock, and for progress of a statement.
 type Timeouts struct{ Lock, Statement time.Duration }
 
 // TimeoutOptions declares the options that ReadTimeouts reads.

@@ -13,21 +13,21 @@ import (
 
 // Placing is a Conn of a database in which Place may be durable before the rest of its transaction.
 type Placing interface {
-	// PlacesFirst reports whether that is so for the live table. The sealed staging table is gone
-	// then.
+	// PlacesFirst reports whether Place commits before the rest of the transaction for the given
+	// live table. When Place has committed, the sealed staging table no longer exists.
 	PlacesFirst(live *Layout) bool
 }
 
-// placing is a snapshot whose rows are about to be placed. If its stage is gone and the
-// placingRecord of its load is not, the rows are in place: a discarded load deletes the record
-// before the stage.
+// placing is a snapshot whose rows are about to be placed. If its staging table no longer exists
+// but the placingRecord of its load does, the rows are in place. This is certain because
+// discarding a load deletes the record before the staging table.
 type placing struct {
 	stage string
-	load  string // its id
+	load  string // loadID of the snapshot's load
 	s     sink.Snapshot
 }
 
-// placingRecord is the file name in the record of a load that has a placing.
+// placingRecord replaces the file name in the record that says that a load has a placing.
 const placingRecord = "_eds_placing"
 
 // row returns p as a row of the table of snapshots.
@@ -37,8 +37,8 @@ func (p *placing) row(t *schema.Table) (change.Row, error) {
 	return recordRow(t, v)
 }
 
-// recordPlacing records the snapshot before its rows are placed, if Place may be durable before the
-// rest of the transaction. Running servers then check the placing.
+// recordPlacing records the snapshot before its rows are placed, if Place may be durable before
+// the rest of the transaction. Running servers then check the placing.
 func (l *tableLoad) recordPlacing(ctx context.Context) error {
 	r := l.snapshot
 	first, ok := l.conn.(Placing)
@@ -71,8 +71,9 @@ func (l *tableLoad) recordPlacing(ctx context.Context) error {
 	return nil
 }
 
-// placed separates the placings whose rows are in place, by imports that were interrupted, from the
-// pending ones.
+// placed divides placings into two groups. The rows of the first group are already in place, but
+// the import was interrupted afterwards. The placings of the second group are still pending. A
+// placing whose load was discarded is in neither group.
 func (s *Sink) placed(ctx context.Context, conn Conn, all []placing) (placed, pending []placing, err error) {
 	if len(all) == 0 {
 		return nil, nil, nil
@@ -100,7 +101,7 @@ func (s *Sink) placed(ctx context.Context, conn Conn, all []placing) (placed, pe
 	return placed, pending, nil
 }
 
-// placingLoads returns the ids of the loads that have a placingRecord.
+// placingLoads returns the loadIDs of the loads that have a placingRecord.
 func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[loadTable])
 	if l == nil || err != nil {
@@ -118,8 +119,8 @@ func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, er
 	return loads, nil
 }
 
-// recordPlaced records the snapshots that interrupted imports have placed, before their other
-// records are deleted.
+// recordPlaced records the snapshots whose rows interrupted imports have placed. It is called
+// before other records of these imports are deleted.
 func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *records) error {
 	l := s.layouts[s.ownTables[snapshotTable]]
 	for i := range found.placed {
@@ -132,8 +133,9 @@ func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *records) erro
 	return nil
 }
 
-// checkPlacings returns an error if the rows of a placing that Records found are in place by now.
-// The import may have ended there, without informing the server.
+// checkPlacings returns an error if a placing that was pending when Records found it now has its
+// rows in place. The import may have been interrupted at that point, before it could inform the
+// server.
 func (s *Sink) checkPlacings(ctx context.Context, conn Conn) error {
 	placed, pending, err := s.placed(ctx, conn, s.placings)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// plan returns the steps that make real able to hold rows of t. real is nil if the table does not
-// exist.
+// plan returns the migration steps after which real can hold rows of t. The parameter real is nil
+// if the table does not exist.
 func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
@@ -49,8 +49,8 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 	return steps, nil
 }
 
-// relax adds the step that lets the column be NULL, unless it is nullable or part of the table's
-// key.
+// relax appends the step that makes the column nullable, unless it is already nullable or part of
+// the table's key.
 func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 	if column.Nullable {
 		return steps
@@ -64,7 +64,8 @@ func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 }
 
 // widened returns the type that the column needs to hold values of type want in addition to its
-// own, and whether that is another type. Numeric types hold booleans as 0 and 1.
+// current values. It also reports whether the column must be changed for that. Numeric types hold
+// booleans as 0 and 1.
 func (c *Column) widened(want schema.Type) (schema.Type, bool) {
 	if c.Holds == schema.Enum && c.Narrow { // long enough for every enumeration
 		return schema.String, want != schema.Enum && want != schema.Boolean
@@ -88,7 +89,7 @@ func widened(real, want schema.Type) (schema.Type, bool) {
 	}
 }
 
-// String describes the completed step for logs.
+// String describes the step, in past tense, for logs.
 func (s Step) String() string {
 	switch s.Kind {
 	case CreateTable:

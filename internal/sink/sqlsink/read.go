@@ -8,12 +8,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Probe checks over a session of its own that eds has the privileges it needs.
+// Probe checks, over a separate session, that eds has the privileges that it needs.
 func (s *Sink) Probe(ctx context.Context) error {
 	return s.withConn(ctx, "create and write a table", func(conn Conn) error { return conn.CanWrite(ctx) })
 }
 
-// Read yields the rows of a table over a session of its own.
+// Read yields the rows of a table, over a separate session.
 func (s *Sink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		err := s.withConn(ctx, "read "+t.Name, func(conn Conn) error {
@@ -38,8 +38,8 @@ func (s *Sink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*change.Row,
 	}
 }
 
-// readLayout maps t onto the table as it is now. It returns nil if the destination has no such
-// table.
+// readLayout reads the current description of t's real table, and maps t onto it. It returns nil
+// if the destination has no such table.
 func (s *Sink) readLayout(ctx context.Context, conn Conn, t *schema.Table) (*Layout, error) {
 	found, err := conn.Tables(ctx, []string{s.dialect.Name(t.Name)})
 	if err != nil || len(found) == 0 {
@@ -48,7 +48,7 @@ func (s *Sink) readLayout(ctx context.Context, conn Conn, t *schema.Table) (*Lay
 	return s.newLayout(t, found[0])
 }
 
-// withConn runs do on a session of its own.
+// withConn runs do on a new session, and closes the session afterwards.
 func (s *Sink) withConn(ctx context.Context, what string, do func(conn Conn) error) error {
 	conn, err := s.connect(ctx)
 	if err == nil {

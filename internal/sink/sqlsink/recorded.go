@@ -11,11 +11,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// nothingStored is the stored time of a position before the first message. For earlier versions, a
-// position without a time has no row yet.
+// nothingStored is the stored time of a position before the first message. The time is not 0,
+// because earlier versions treat a position without a time as one that has no row yet.
 const nothingStored = 1
 
-// fromStored returns a stored position, without the time if that is nothingStored.
+// fromStored returns the position that p represents in the database: the zero Position if the
+// time of p is nothingStored, or else p.
 func fromStored(p cdc.Position) cdc.Position {
 	if p.Sequence == 0 && p.Stored == nothingStored {
 		return cdc.Position{}
@@ -61,19 +62,20 @@ func (s *Sink) Records(ctx context.Context) (sink.Records, error) {
 type records struct {
 	id          string
 	checkpoints []checkpoint
-	own         *checkpoint // this sink's, of checkpoints; nil: none
-	// base is the checkpoint that this sink's filter continues from; nil: none. It may be stored
-	// under another filter.
+	own         *checkpoint // this sink's element of checkpoints, or nil
+	// base is the checkpoint from which this sink's filter continues, or nil if there is none. It
+	// may be stored under another filter.
 	base      *checkpoint
-	snapshots []sink.Snapshot // the current ones of stored and placed
+	snapshots []sink.Snapshot // the current snapshots among stored and placed
 	stored    []sink.Snapshot
-	placings  []placing // pending
+	placings  []placing // pending placings
 	placed    []placing
 	states    states
 }
 
-// readRecords reads the engine's tables, and creates those that are missing. If the user lacks the
-// privileges, it sets s.unavailable, and the records only have the checkpoint.
+// readRecords reads the engine's tables, and creates the tables that are missing. If the user
+// lacks the privileges for that, readRecords sets s.unavailable, and the result has only the
+// checkpoints.
 func (s *Sink) readRecords(ctx context.Context, conn Conn) (*records, error) {
 	r := new(records)
 	layouts := make(map[string]*Layout)
@@ -134,9 +136,10 @@ func readID(ctx context.Context, conn Conn, l *Layout) (id string, err error) {
 	return id, nil
 }
 
-// base returns the checkpoint that this sink's filter continues from. The position of a subject is
-// the highest one of the consumer's checkpoints that select it. The lowest position of all subjects
-// is safe for all. Subjects that no checkpoint selects were added.
+// base returns the checkpoint from which this sink's filter continues. The position of a subject
+// is the highest position of the consumer's checkpoints that select the subject. The lowest
+// position of all subjects is safe for all of them. Subjects that no checkpoint selects are new
+// in the filter.
 func (s *Sink) base(r *records) *checkpoint {
 	rows := s.ofConsumer(r.checkpoints)
 	unknown := slices.ContainsFunc(rows, func(c checkpoint) bool { return !c.known() })
@@ -154,7 +157,7 @@ func (s *Sink) base(r *records) *checkpoint {
 			}
 		}
 		switch {
-		case at == nil && unknown: // a filter that is known by its hash only may select it
+		case at == nil && unknown: // a filter that is known only by its hash may select the subject
 		case at == nil && !covered(r.snapshots, since, subject):
 			added = append(added, subject)
 		case at != nil && selects(at.added, subject) && !covered(r.snapshots, at.addedAt, subject):
@@ -193,7 +196,7 @@ func (s *Sink) ofConsumer(all []checkpoint) []checkpoint {
 	return rows
 }
 
-// later returns the checkpoint with the higher position. a may be nil.
+// later returns the checkpoint with the higher position. The parameter a may be nil.
 func later(a, b *checkpoint) *checkpoint {
 	if a == nil || b.position.Sequence > a.position.Sequence {
 		return b
@@ -208,7 +211,7 @@ func latestGeneration(rows []checkpoint) (latest int64) {
 	return latest
 }
 
-// latestSnapshot returns the generation of the latest of the snapshots.
+// latestSnapshot returns the highest generation of the snapshots, or 0 if there are none.
 func latestSnapshot(snapshots []sink.Snapshot) (latest int64) {
 	for i := range snapshots {
 		latest = max(latest, snapshots[i].Generation)

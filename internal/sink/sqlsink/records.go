@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// The engine's own tables.
+// Names of the engine's own tables.
 const (
 	checkpointTable  = "_eds_checkpoint"
 	destinationTable = "_eds_destination"
@@ -23,7 +23,7 @@ const (
 	loadTable        = "_eds_load"
 )
 
-// ownTables returns them by name.
+// ownTables returns the engine's own tables, by name.
 func ownTables() map[string]*schema.Table {
 	return map[string]*schema.Table{
 		checkpointTable: CheckpointTable(), destinationTable: destinationsTable(), snapshotTable: snapshotsTable(),
@@ -31,11 +31,11 @@ func ownTables() map[string]*schema.Table {
 	}
 }
 
-// isOwn reports whether t is one of the engine's tables, and not a table of the source with the
-// same name.
+// isOwn reports whether t is one of the engine's tables. A table of the source with the same name
+// is not.
 func (s *Sink) isOwn(t *schema.Table) bool { return s.ownTables[t.Name] == t }
 
-// ownTable returns a table of the engine. Its key columns are text.
+// ownTable returns a table of the engine, with key columns of type String and the other columns.
 func ownTable(name string, key []string, others ...schema.Column) *schema.Table {
 	var columns []schema.Column
 	for _, k := range key {
@@ -54,7 +54,9 @@ func integer(name string) schema.Column {
 func optional(name string) schema.Column { return schema.Column{Name: name, Type: schema.Integer} }
 func text(name string) schema.Column     { return schema.Column{Name: name, Type: schema.String} }
 
-// layoutOfOwn returns the layout of one of the engine's tables. It creates the table if necessary.
+// layoutOfOwn returns the layout of one of the engine's tables, and creates the table if
+// necessary. If the user lacks the privileges for that, it sets s.unavailable, and returns the
+// layout of the table as an earlier version created it, if there is one.
 func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout, error) {
 	t := s.ownTables[name]
 	if l := s.layouts[t]; l != nil {
@@ -67,11 +69,11 @@ func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout
 	if !s.denied(err) {
 		return nil, err
 	}
-	l, missing := s.layout(ctx, conn, t) // as an earlier version has created it
+	l, missing := s.layout(ctx, conn, t) // the table may exist from an earlier version
 	if missing != nil && s.verdict(missing).Lost {
 		return nil, missing
 	}
-	if name != loadTable && s.unavailable == nil { // a load needs its records only until it ends
+	if name != loadTable && s.unavailable == nil { // the records of a load are needed only until the load ends
 		s.unavailable = s.withGrant(ctx, conn, l, err)
 	}
 	if missing != nil {
@@ -80,8 +82,9 @@ func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout
 	return l, nil
 }
 
-// withGrant adds the statements that grant the missing privileges to err, the database's refusal to
-// create or change a table of records. l is the table's layout; nil if it does not exist.
+// withGrant adds to err the statements that grant the missing privileges. err is the database's
+// refusal to create or change a table of records. l is the table's layout, or nil if the table
+// does not exist.
 func (s *Sink) withGrant(ctx context.Context, conn Conn, l *Layout, err error) error {
 	if missing := conn.CanWrite(ctx); missing != nil && s.denied(missing) {
 		err = missing
@@ -92,16 +95,17 @@ func (s *Sink) withGrant(ctx context.Context, conn Conn, l *Layout, err error) e
 	return err
 }
 
-// denied reports whether the database refuses err's statement for good.
+// denied reports whether the database permanently refuses the statement that caused err.
 func (s *Sink) denied(err error) bool {
 	v := s.verdict(err)
 	return v.Class == fault.Fatal && !v.Lost
 }
 
-// recordValues are texts and integers by column.
+// recordValues are the values of a row by column: a string or an int64 each.
 type recordValues map[string]any
 
-// recordRow returns a row of one of the engine's tables.
+// recordRow returns a row of one of the engine's tables with the given values. A column without a
+// value is NULL.
 func recordRow(t *schema.Table, v recordValues) (change.Row, error) {
 	image := []byte{'{'}
 	for _, c := range t.Columns {
@@ -127,7 +131,7 @@ func recordRow(t *schema.Table, v recordValues) (change.Row, error) {
 	return change.Row{Image: image, Spans: spans, Op: cdc.Insert}, err
 }
 
-// keysOf returns the rows reduced to their key columns.
+// keysOf returns copies of the rows that have only the key columns, for deletes.
 func keysOf(t *schema.Table, rows ...change.Row) []change.Row {
 	keys := make([]change.Row, len(rows))
 	for i, r := range rows {
@@ -138,24 +142,24 @@ func keysOf(t *schema.Table, rows ...change.Row) []change.Row {
 	return keys
 }
 
-// record is a row of one of the engine's tables, with values by column.
+// record is a row of one of the engine's tables, with access to values by column name.
 type record struct {
 	table *schema.Table
 	row   *change.Row
 }
 
-// text returns the text of a column, "" if it is null.
+// text returns the text of a column, or "" if the column is NULL.
 func (r record) text(column string) string {
 	return string(rawjson.Text(r.row.Value(r.table.Slot([]byte(column)))))
 }
 
-// integer returns the number in a column, 0 if it is null.
+// integer returns the number in a column, or 0 if the column is NULL.
 func (r record) integer(column string) int64 {
 	n, _ := strconv.ParseInt(r.text(column), 10, 64)
 	return n
 }
 
-// formatWriter returns the text of a writer.
+// formatWriter returns the text of a writer in the checkpoint table.
 func formatWriter(w sink.Writer) string {
 	text, _ := json.Marshal(w) // strings and times always encode
 	return string(text)

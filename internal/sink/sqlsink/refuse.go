@@ -13,14 +13,14 @@ import (
 
 // StatementError is the database's error for a statement about one table.
 type StatementError struct {
-	Table string // as the source calls it
+	Table string // the source's name of the table
 	Err   error
 }
 
 func (e *StatementError) Error() string { return e.Err.Error() }
 func (e *StatementError) Unwrap() error { return e.Err }
 
-// About returns err as a *StatementError for the layout's table, nil if err is nil.
+// About returns err as a *StatementError about the layout's table, or nil if err is nil.
 func About(l *Layout, err error) error {
 	if err == nil {
 		return nil
@@ -28,17 +28,18 @@ func About(l *Layout, err error) error {
 	return &StatementError{l.Table.Name, err}
 }
 
-// refused marks err as a *sink.TableError.
+// refused returns err as a *sink.TableError with the class fatal.
 func refused(table string, err error) error {
 	return fault.Mark(fault.Fatal, &sink.TableError{Table: table, Err: err})
 }
 
-// isRefused reports whether err is a *sink.TableError.
+// isRefused reports whether the chain of err contains a *sink.TableError.
 func isRefused(err error) bool { return errors.As(err, new(*sink.TableError)) }
 
-// refuseStatement returns err as a *sink.TableError if the database refuses statements about one
-// table for good, but accepts those about others. again says that the statement has failed before
-// and the catalogue was read again: then a stale catalogue is a refusal for good.
+// refuseStatement returns err as a *sink.TableError if the database permanently refuses
+// statements about one table, but accepts statements about other tables. If again is true, the
+// statement has already failed once and the catalogue has been read again; an error that blames a
+// stale catalogue then also counts as permanent.
 func (s *Sink) refuseStatement(ctx context.Context, conn Conn, err error, again bool) error {
 	about := new(StatementError)
 	if !errors.As(err, &about) || isRefused(err) || s.ownTables[about.Table] != nil {
@@ -51,8 +52,9 @@ func (s *Sink) refuseStatement(ctx context.Context, conn Conn, err error, again 
 	return refused(about.Table, err)
 }
 
-// refuseStep is refuseStatement for a step of t's migration. If eds may not create a table, that
-// concerns all tables of the schema.
+// refuseStep is like refuseStatement, for an error of a step of t's migration. A missing
+// permission to create tables affects all tables of the schema, so it is not a refusal of t
+// alone.
 func (s *Sink) refuseStep(ctx context.Context, conn Conn, t *schema.Table, step Step, err error) error {
 	v := s.verdict(err)
 	switch {
@@ -66,8 +68,8 @@ func (s *Sink) refuseStep(ctx context.Context, conn Conn, t *schema.Table, step 
 	return refused(t.Name, err)
 }
 
-// othersWork reports whether the checkpoint, if there is one, can still be read. Then the database
-// and the schema are fine.
+// othersWork reports whether statements about other tables still work. It tries to read the
+// checkpoint. Before this process has read a checkpoint, it returns true.
 func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
 	if !s.held {
 		return true
@@ -80,8 +82,9 @@ func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
 	return err == nil
 }
 
-// obstacle returns the reason why t cannot be created or written: real is not a table, or it is nil
-// and the table was imported before. Only an import creates a table again that has a snapshot.
+// obstacle returns the reason why t cannot be created or written, or nil. Either another object
+// has the table's name, or real is nil although the table was imported before. Only an import
+// recreates a table that has a snapshot.
 func (s *Sink) obstacle(ctx context.Context, conn Conn, t *schema.Table, real *Table, imports bool) error {
 	if s.isOwn(t) || real != nil && real.Other == "" {
 		return nil
@@ -108,7 +111,7 @@ func notTable(real *Table) error {
 	return fmt.Errorf("%s has the name %q in the database: drop or rename it, then import the table", real.Other, real.Name)
 }
 
-// wasImported reports whether the destination has a snapshot of the table.
+// wasImported reports whether the destination has recorded a snapshot of the table.
 func (s *Sink) wasImported(ctx context.Context, conn Conn, table string) (bool, error) {
 	snapshots, err := s.storedSnapshots(ctx, conn)
 	return slices.ContainsFunc(snapshots, func(snapshot sink.Snapshot) bool { return snapshot.Table == table }), err

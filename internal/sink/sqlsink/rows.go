@@ -12,18 +12,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Bounds of a part of a file, which one transaction stages.
+// Bounds of a part of a file. One transaction stages a part, which ends at either bound.
 const (
 	partRows  = 2000
 	partBytes = 4 << 20
 )
 
-// partSeparator separates the name of a file from the rows of a part, in records.
+// partSeparator separates, in the record of a part, the name of the file from the numbers of the
+// part's rows.
 const partSeparator = "#"
 
-// LoadRows stages the rows of a file in parts. Each part has a record, and is halved if it is
-// refused, until refused gets single rows. A part that an interrupted call has staged is not staged
-// again. At the end, one record of the file replaces those of the parts.
+// LoadRows stages the rows of a file in parts, each with its own record. If the database refuses
+// a part, LoadRows halves the part until it finds the refused rows, and calls refused for each of
+// these. If an earlier call was interrupted, the parts that it staged are not staged again. At
+// the end, one record of the file replaces the records of the parts.
 func (l *tableLoad) LoadRows(
 	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error,
 ) (int64, error) {
@@ -74,7 +76,7 @@ func rowsOf(rows []change.Row) iter.Seq2[*change.Row, error] {
 	}
 }
 
-// joinParts replaces the records of the file's parts by one record of the file.
+// joinParts replaces the records of the file's parts with one record of the file.
 func (l *tableLoad) joinParts(ctx context.Context, file string) error {
 	if l.stage == nil {
 		return lost("the load must start again")

@@ -5,31 +5,31 @@ import (
 	"strings"
 )
 
-// Adjustment is a way to change a value that a column cannot store as it is.
+// Adjustment is a kind of change to a value that a column cannot store unchanged.
 type Adjustment uint8
 
 const (
 	ReplaceNUL       Adjustment = iota // U+0000 becomes U+FFFD
-	ReplaceSurrogate                   // half of a surrogate pair becomes U+FFFD
+	ReplaceSurrogate                   // an unpaired surrogate becomes U+FFFD
 	ReplaceUTF8                        // bytes that are not UTF-8 become U+FFFD
 	CutSecond                          // an instant loses digits of the second
 	DropTime                           // an instant loses the time of day
 	RoundFloat                         // a number becomes the nearest floating-point number
 	RoundDecimal                       // a number is rounded to the decimal places of the column
-	PadText                            // a text of fixed length loses blanks or gets zeros
+	PadText                            // a fixed-length text loses blanks or gets zeros
 	RoundJSON                          // a number inside JSON becomes the nearest floating-point number
 
 	adjustments // the number of adjustments
 )
 
-// ValueRule is a dialect's rule for an adjustment. Metrics count adjusted values by Name.
+// ValueRule is a dialect's rule for an adjustment. Metrics count the adjusted values under Name.
 type ValueRule struct{ Name, Help string }
 
-// ValueRules are the rules of a dialect by Adjustment. A rule without a name is not in use: the
-// dialect stores such values unchanged.
+// ValueRules are a dialect's rules, indexed by Adjustment. A rule with an empty Name is not used:
+// the dialect stores the values that it would adjust unchanged.
 type ValueRules [adjustments]ValueRule
 
-// List returns the rules in use.
+// List returns the rules that are used.
 func (r ValueRules) List() []ValueRule {
 	var list []ValueRule
 	for _, rule := range r {

@@ -16,8 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// rollbackTimeout bounds a rollback and the orderly end of a session. After that the connection is
-// given up.
+// rollbackTimeout is the time limit for a rollback, and for closing a session cleanly. After the
+// limit, the connection is abandoned.
 const rollbackTimeout = 5 * time.Second
 
 // Sink is a SQL destination.
@@ -28,33 +28,34 @@ type Sink struct {
 	log     *slog.Logger
 
 	mu   sync.Mutex // guards all fields below it
-	conn Conn       // nil: not connected
+	conn Conn       // nil if not connected
 
-	tables  map[string]*Table // by real name; nil: known not to exist
+	tables  map[string]*Table // by real name; a nil value means that the table does not exist
 	layouts map[*schema.Table]*Layout
 	refused map[string]bool // widening and relaxing steps that the database does not support
 
-	ownTables  map[string]*schema.Table // the engine's, by name; never changed
+	ownTables  map[string]*schema.Table // the engine's tables by name; never changed
 	watchTicks func() (ticks <-chan time.Time, stop func())
 
-	// If known is set, low is the stored checkpoint, position is the position stored with it, and
-	// states are the stored states.
+	// If known is set, low is the position of the stored checkpoint, states are the stored
+	// states, and position is the position that the tables without a state have reached.
 	position cdc.Position
 	low      cdc.Position
 	states   states
 	known    bool
-	held     bool // only this process may move the checkpoint: another value in the database is an error
-	// unavailable says why the destination keeps no records; nil if it does.
+	held     bool // this process owns the checkpoint, so another value in the database is an error
+	// unavailable is the reason why the destination keeps no records, or nil if it keeps records.
 	unavailable error
-	begun       *records     // as Records read them
-	beginning   int64        // the epoch that Begin takes
-	epoch       int64        // of this process, 0 before Begin
-	generation  int64        // of the stored checkpoint
-	placings    []placing    // found by Records
-	seen        int64        // the latest sign of life
+	begun       *records     // the records that Records has read
+	beginning   int64        // the epoch that Begin will use
+	epoch       int64        // this process's epoch, or 0 before Begin
+	generation  int64        // the stored checkpoint's generation
+	placings    []placing    // pending placings that Records has found
+	seen        int64        // the latest result of signOfLife
 	attempted   cdc.Position // the position of the latest transaction, whose outcome may be unknown
 
-	// numbering is held by a load from the time it gets its generation until it has committed.
+	// numbering is locked by a load from the time that the load gets its generation until it has
+	// committed.
 	numbering sync.Mutex
 	issued    atomic.Int64 // the latest generation of a load
 }
@@ -82,7 +83,7 @@ func Open(ctx context.Context, d Dialect, options Options, env sink.Env) (*Sink,
 	return s, nil
 }
 
-// Close closes the connection.
+// Close records that this process has stopped writing, and closes the connection.
 func (s *Sink) Close(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +97,7 @@ func (s *Sink) Close(ctx context.Context) error {
 	return err
 }
 
-// connection returns the connection. It connects if there is none.
+// connection returns the open connection, or opens one.
 func (s *Sink) connection(ctx context.Context) (Conn, error) {
 	if s.conn != nil {
 		return s.conn, nil
@@ -109,7 +110,7 @@ func (s *Sink) connection(ctx context.Context) (Conn, error) {
 	return conn, nil
 }
 
-// connect opens a connection, and records that the destination grants access.
+// connect opens a connection, and reports to Env.Access that the destination grants access.
 func (s *Sink) connect(ctx context.Context) (Conn, error) {
 	conn, err := s.dialect.Connect(ctx)
 	if err != nil {
@@ -118,16 +119,16 @@ func (s *Sink) connect(ctx context.Context) (Conn, error) {
 	return conn, s.env.Access.Outcome(nil)
 }
 
-// Apply writes the batch and its checkpoint in one transaction. If an earlier attempt has an
-// unknown outcome, the stored checkpoint decides.
+// Apply writes the batch and its checkpoint in one transaction. If the outcome of an earlier
+// attempt is unknown, the stored checkpoint shows whether that attempt was durable.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b, nil) })
 }
 
-// attempt runs do on the connection. It runs do once more if the connection was lost while it was
-// idle, or if the catalogue is stale.
+// attempt runs do on the connection. If the connection was lost while idle, or the catalogue is
+// stale, attempt runs do a second time.
 func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) error) error {
 	for again := false; ; again = true {
 		kept := s.conn != nil
@@ -151,7 +152,7 @@ func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) erro
 	}
 }
 
-// recover makes the sink ready for another attempt after err.
+// recover prepares the sink for another attempt after err, and returns the meaning of err.
 func (s *Sink) recover(ctx context.Context, err error) Verdict {
 	v := s.verdict(err)
 	s.known = false
@@ -167,7 +168,8 @@ func (s *Sink) recover(ctx context.Context, err error) Verdict {
 	return v
 }
 
-// abandon closes a connection that may no longer answer.
+// abandon closes a connection whose server may no longer answer. It waits at most
+// rollbackTimeout.
 func (s *Sink) abandon(ctx context.Context, conn Conn) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
@@ -176,7 +178,7 @@ func (s *Sink) abandon(ctx context.Context, conn Conn) {
 	}
 }
 
-// verdict classifies err.
+// verdict classifies err with Dialect.Classify. A class that err already has takes precedence.
 func (s *Sink) verdict(err error) Verdict {
 	if isRefused(err) {
 		return Verdict{Class: fault.Fatal}
@@ -191,7 +193,7 @@ func (s *Sink) verdict(err error) Verdict {
 	return v
 }
 
-// fail wraps err for the caller with the failed operation and the class.
+// fail returns err for the caller, with the name of the failed operation and with its class.
 func (s *Sink) fail(what string, err error) error {
 	v := s.verdict(err)
 	return s.env.Access.Outcome(&fault.Error{Class: v.Class, RetryAfter: v.RetryAfter, Err: fmt.Errorf("%s: %w", what, err)})
@@ -215,7 +217,8 @@ func (s *Sink) apply(ctx context.Context, conn Conn, b *change.Batch, changed []
 	return s.store(ctx, conn, checkpoints, b, next, changed)
 }
 
-// writes maps the batch's sets onto real tables. It migrates tables that do not match their schema.
+// writes maps the batch's sets onto real tables. It migrates tables that do not have a layout
+// yet.
 func (s *Sink) writes(ctx context.Context, conn Conn, b *change.Batch) ([]*Write, error) {
 	if err := s.ensureLayouts(ctx, conn, b); err != nil {
 		return nil, err
@@ -232,7 +235,8 @@ func (s *Sink) writes(ctx context.Context, conn Conn, b *change.Batch) ([]*Write
 	return writes, nil
 }
 
-// transact runs do in a transaction.
+// transact runs do in a transaction, and commits it. If do or the commit fails, transact rolls
+// back.
 func (s *Sink) transact(ctx context.Context, conn Conn, do func(tx Tx) error) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {
@@ -246,13 +250,13 @@ func (s *Sink) transact(ctx context.Context, conn Conn, do func(tx Tx) error) er
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
-	if failed := tx.Rollback(undo); failed != nil && !s.dialect.Classify(err).Lost { // a lost connection cannot
+	if failed := tx.Rollback(undo); failed != nil && !s.dialect.Classify(err).Lost { // a lost connection cannot roll back
 		return &lostError{err, failed}
 	}
 	return err
 }
 
-// lostError says that a transaction failed with err, and that the rollback failed as well. The
+// lostError says that a transaction failed with err and that its rollback failed, too, so the
 // connection is unusable.
 type lostError struct{ err, rollback error }
 

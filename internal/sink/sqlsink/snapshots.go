@@ -15,16 +15,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// destinationsTable returns the table of the destination's identity, which has one row. "object" is
-// the checkpoint table's id in the database. A restore from a dump changes all ids.
+// destinationsTable returns the table that stores the destination's identity, in one row.
+// "object" is the database's id of the checkpoint table. A restore from a dump changes the ids of
+// all tables.
 func destinationsTable() *schema.Table {
 	return ownTable(destinationTable, []string{"name"}, text("id"), text("version"), text("object"))
 }
 
-// snapshotsTable returns the table of snapshots: one row per table and scope. The scope in the key
-// may be a hash of "detail". "imported" is a Unix time in ms. "stage" and "load" are set for a
-// placing, and null for a snapshot. "object" is the table's id in the database, null if it has
-// none. "applied" and "applied_stored" are Snapshot.Applied.
+// snapshotsTable returns the table of snapshots, which has one row per table and scope. The key
+// column "scope" may contain a hash of the scope; "detail" contains the complete scope.
+// "imported" is a Unix time in ms. "stage" and "load" are set for a placing, and are NULL for a
+// snapshot. "object" is the database's id of the table, or NULL if the table has no id. "applied"
+// and "applied_stored" store Snapshot.Applied.
 func snapshotsTable() *schema.Table {
 	return ownTable(snapshotTable, []string{"target", "scope"},
 		text("clock"), optional("row_count"), optional("generation"), optional("whole"), optional("merged"), text("job"),
@@ -32,7 +34,7 @@ func snapshotsTable() *schema.Table {
 		optional("applied"), optional("applied_stored"))
 }
 
-// readSnapshots returns all rows of the table of snapshots.
+// readSnapshots returns the rows of the table of snapshots, divided into snapshots and placings.
 func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.Snapshot, placings []placing, err error) {
 	for row, err := range conn.Read(ctx, l) {
 		if err != nil {
@@ -61,10 +63,10 @@ func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.
 	return snapshots, placings, nil
 }
 
-// current returns the snapshots whose rows no later load has replaced. Imports that run at the same
-// time do not delete each other's snapshots.
+// current returns the snapshots whose rows were not replaced by a later complete load. The others
+// exist because imports that run at the same time do not delete each other's snapshots.
 func current(snapshots []sink.Snapshot) []sink.Snapshot {
-	complete := make(map[string]int64) // the generation of the latest complete one by table
+	complete := make(map[string]int64) // the generation of each table's latest complete snapshot
 	for _, s := range snapshots {
 		if s.Complete() {
 			complete[s.Table] = max(complete[s.Table], s.Generation)
@@ -104,8 +106,8 @@ func number(b bool) int64 {
 	return 0
 }
 
-// writeSnapshot writes s and deletes its recorded placing, if there is one. If s is complete, it
-// also deletes the table's other snapshots, which are among before.
+// writeSnapshot writes s. It deletes recordedPlacing, unless that is nil. If s is complete, it
+// also deletes the snapshots of the same table that are listed in before.
 func writeSnapshot(
 	ctx context.Context, tx Tx, l *Layout, s sink.Snapshot, before []sink.Snapshot, recordedPlacing *placing,
 ) error {
@@ -135,8 +137,8 @@ func writeSnapshot(
 	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: []change.Row{row}})
 }
 
-// FinishImport marks the snapshots of a whole import, and deletes those of tables that are no
-// longer in the source.
+// FinishImport marks the snapshots of a whole import as Whole. It deletes the snapshots of tables
+// that are no longer in the source.
 func (s *Sink) FinishImport(ctx context.Context, scope sink.Scope, imported, source []string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,22 +182,23 @@ func (s *Sink) FinishImport(ctx context.Context, scope sink.Scope, imported, sou
 	})
 }
 
-// snapshotRecord writes the records of a load besides those of its files.
+// snapshotRecord writes the records that a load makes in addition to the records of its files.
 type snapshotRecord struct {
 	sink                                *Sink
-	checkpoints, destination, snapshots *Layout // of the load's own
-	id                                  string  // of the destination; "": none yet
-	object                              string  // id of the table that gets the rows; "": unknown
+	checkpoints, destination, snapshots *Layout // not shared with other loads
+	id                                  string  // id of the destination, or "" if it has none yet
+	object                              string  // id of the table that gets the rows, or "" if unknown
 	before                              []sink.Snapshot
-	above                               int64          // the latest generation when it was prepared
-	s                                   *sink.Snapshot // to record; nil: none
-	recordedPlacing                     *placing       // nil: none
-	// clock is the clock to record: that of the snapshot which s replaces, if no server has read
-	// from that one.
+	above                               int64          // the latest generation at the time of prepare
+	s                                   *sink.Snapshot // the snapshot to record, or nil
+	recordedPlacing                     *placing       // the recorded placing of s, or nil
+	// clock is the clock to record. It is usually the clock of s. If s replaces the record of an
+	// older snapshot from which no server has read yet, clock is the clock of that snapshot.
 	clock cdc.Timestamp
 }
 
-// snapshotRecord returns the records of a load, nil if the destination keeps none.
+// snapshotRecord returns the snapshotRecord of a load, or nil if the destination keeps no
+// records.
 func (s *Sink) snapshotRecord(ctx context.Context, conn Conn) (*snapshotRecord, error) {
 	found, err := s.readRecords(ctx, conn)
 	if err != nil || s.unavailable != nil {
@@ -216,7 +219,7 @@ func (s *Sink) snapshotRecord(ctx context.Context, conn Conn) (*snapshotRecord, 
 	return r, nil
 }
 
-// prepare reads the records that write depends on, over the load's own session.
+// prepare reads, over the load's session, the records that write depends on.
 func (r *snapshotRecord) prepare(ctx context.Context, conn Conn) error {
 	if r == nil || r.s == nil {
 		return nil
@@ -241,7 +244,8 @@ func (r *snapshotRecord) prepare(ctx context.Context, conn Conn) error {
 	return nil
 }
 
-// holds reports whether the destination has the snapshot of r's job or its placing.
+// holds reports whether the destination has recorded the snapshot of the load's job, or a placing
+// of the given staging table.
 func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bool, error) {
 	l, err := r.sink.readLayout(ctx, conn, r.snapshots.Table)
 	if l == nil || err != nil {
@@ -252,33 +256,34 @@ func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bo
 		slices.ContainsFunc(placings, func(p placing) bool { return p.stage == stage }), err
 }
 
-// sameScope reports whether the record of b replaces that of a, although b does not replace all
-// rows of a.
+// sameScope reports whether a snapshot b replaces the record of a snapshot a, although the rows
+// of b may not replace all rows of a.
 func sameScope(a, b *sink.Snapshot) bool {
 	return a.Table == b.Table && !a.Complete() && !b.Complete() && snapshotValues(*a)["scope"] == snapshotValues(*b)["scope"]
 }
 
-// followed reports whether a server has read the stream from the snapshot.
+// followed reports whether a server has already read the stream from the snapshot s or a later
+// one.
 func followed(s *sink.Snapshot, checkpoints []checkpoint) bool {
 	return slices.ContainsFunc(checkpoints, func(c checkpoint) bool { return c.followed >= s.Generation })
 }
 
-// identify sets the id that the live table will have after Place.
+// identify sets r.object to the id that the live table will have after Place.
 func (r *snapshotRecord) identify(conn Conn, stage, live *Layout, mode sink.LoadMode) {
 	if known, ok := conn.(Identifying); ok && r != nil {
 		r.object = known.PlacedID(stage, live, mode)
 	}
 }
 
-// numbered returns the snapshot with the results of the load and a new generation.
+// numbered returns the snapshot to record, with the number of loaded rows and a new generation.
 func (r *snapshotRecord) numbered(rows int64) sink.Snapshot {
 	s := *r.s
 	s.Rows, s.Clock, s.Generation, s.Object = rows, r.clock, r.sink.issue(r.above), r.object
 	return s
 }
 
-// write records the snapshot with its number of rows, and raises the generation that running
-// servers check.
+// write records the snapshot with its number of rows. It raises the generation of all
+// checkpoints, which running servers check.
 func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	if r == nil || r.s == nil {
 		return nil
@@ -294,8 +299,8 @@ func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	return tx.Raise(ctx, r.checkpoints)
 }
 
-// issue returns a generation above the given one and above all that it has returned before. Imports
-// in several processes at the same time rely on their clocks.
+// issue returns a generation that is higher than above and than all earlier results. For imports
+// in several processes at the same time, it relies on the clocks of their machines.
 func (s *Sink) issue(above int64) int64 {
 	for {
 		latest := s.issued.Load()

@@ -14,19 +14,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// stagePrefix begins the name of every staging table.
+// stagePrefix is the prefix of the names of all staging tables.
 const stagePrefix = "_eds_load_"
 
 // jobDigits is the number of digits at the start of a loadID that identify the job.
 const jobDigits = 8
 
-// StageName returns the name of a job's staging table for a table, before Dialect.Name.
+// StageName returns the name of a job's staging table for the given table. The caller passes the
+// result to Dialect.Name.
 func StageName(job, table string) string { return stageName(jobID(job), table) }
 
 func stageName(id, table string) string { return stagePrefix + id[:jobDigits] + "_" + table }
 
-// StageObjectName returns the name of an object of the given kind that belongs to a staging table.
-// No staging table has such a name.
+// StageObjectName returns the name for an object of the given kind, such as an index, that
+// belongs to a staging table. No staging table has such a name.
 func StageObjectName(kind, stage string) string {
 	return "_eds_" + kind + "_" + strings.TrimPrefix(stage, stagePrefix)
 }
@@ -36,8 +37,9 @@ func jobID(job string) string {
 	return hex.EncodeToString(sum[:])[:jobDigits]
 }
 
-// loadID identifies a job together with the columns and the checks of its staged values. A load
-// does not use rows that were staged for other columns, other checks or another update strategy.
+// loadID returns an id for a job together with the columns and checks of its staging table. A
+// load does not reuse rows that were staged with other columns, other checks or another update
+// strategy.
 func loadID(job string, live *Layout) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q", job)
@@ -50,38 +52,39 @@ func loadID(job string, live *Layout) string {
 	return jobID(job) + hex.EncodeToString(h.Sum(nil))[:32-jobDigits]
 }
 
-// loadsTable returns the record of files that unfinished loads have staged: one row per file,
-// written in the transaction of the file's rows, so that no file is staged twice. "job" is a
-// loadID. "row_count" is the number of rows that the file added to the stage. "staged" is a Unix
-// time in ms; it is null if an earlier version has staged the file.
+// loadsTable returns the table that records which files unfinished loads have staged. It has one
+// row per file, written in the same transaction as the file's rows, so that no file is staged
+// twice. "job" is a loadID. "row_count" is the number of rows that the file added to the staging
+// table. "staged" is a Unix time in ms, or NULL if an earlier version staged the file.
 func loadsTable() *schema.Table {
 	return ownTable(loadTable, []string{"target", "file", "job"}, integer("row_count"), optional("staged"))
 }
 
-// File names in records that are not about files.
+// Placeholder file names, for records that do not describe a file.
 const (
-	// startRecord is the first record of a load. It is written before the staging table is created,
-	// so that every stage has a record.
+	// startRecord is the first record of a load. It is written before the staging table is
+	// created, so every staging table has at least one record.
 	startRecord = "_eds_start"
-	// duplicatesRecord has the number of rows that deduplication has removed, as a negative number.
+	// duplicatesRecord stores the number of rows that deduplication has removed, as a negative
+	// number of rows.
 	duplicatesRecord = "_eds_duplicates"
-	// advancedRecord has the sequence of the latest change that was applied to the stage, instead
-	// of a number of rows.
+	// advancedRecord stores the sequence of the latest change that was applied to the staging
+	// table, in place of a number of rows.
 	advancedRecord = "_eds_advanced"
 )
 
-// abandonedAfter is the time after the latest file of another job's load until that load is
-// deleted.
+// abandonedAfter is the time without a newly staged file after which the load of another job
+// counts as abandoned and is deleted.
 const abandonedAfter = 24 * time.Hour
 
-// otherLoad is the load of the table by another job.
+// otherLoad is the load of the same table by another job.
 type otherLoad struct {
 	records []change.Row
-	latest  time.Time // zero: by an earlier version
+	latest  time.Time // time of the latest file, or zero if an earlier version staged it
 }
 
-// recordsLayout returns the layout of the record of files. The sink's own session creates the table
-// if necessary, so that concurrent loads create it once.
+// recordsLayout returns the layout of the table of staged files. The table is created over the
+// sink's session, so concurrent loads do not try to create it at the same time.
 func (l *tableLoad) recordsLayout(ctx context.Context) (*Layout, error) {
 	s := l.sink
 	s.mu.Lock()
@@ -101,7 +104,7 @@ func (l *tableLoad) recordsLayout(ctx context.Context) (*Layout, error) {
 	return s.newLayout(shared.Table, shared.Real)
 }
 
-// readRecords reads the files of the table that this load and others have staged.
+// readRecords reads which files of the table this load and other loads have staged.
 func (l *tableLoad) readRecords(ctx context.Context) error {
 	l.files, l.recorded, l.others = make(map[string]int64), nil, make(map[string]*otherLoad)
 	t := l.records.Table
@@ -134,7 +137,7 @@ func (l *tableLoad) readRecords(ctx context.Context) error {
 	return nil
 }
 
-// addOther adds a record to those of another job.
+// addOther adds a record to the records of another job's load.
 func (l *tableLoad) addOther(job string, record change.Row, staged int64) {
 	other := l.others[job]
 	if other == nil {
@@ -147,14 +150,15 @@ func (l *tableLoad) addOther(job string, record change.Row, staged int64) {
 	}
 }
 
-// fileRecord returns the record of a file that has added rows to the stage.
+// fileRecord returns the record of a file that added the given number of rows to the staging
+// table.
 func (l *tableLoad) fileRecord(file string, added int64) (change.Row, error) {
 	return recordRow(l.records.Table, recordValues{
 		"target": l.t.Name, "file": file, "job": l.id, "row_count": added, "staged": time.Now().UnixMilli(),
 	})
 }
 
-// record writes the record of a file that has added rows to the stage.
+// record writes the record of a file, as fileRecord returns it, and also returns the record.
 func (l *tableLoad) record(ctx context.Context, tx Tx, file string, added int64) (change.Row, error) {
 	record, err := l.fileRecord(file, added)
 	if err != nil {
@@ -163,7 +167,7 @@ func (l *tableLoad) record(ctx context.Context, tx Tx, file string, added int64)
 	return record, tx.Write(ctx, &Write{Layout: l.records, Upserts: []change.Row{record}})
 }
 
-// startOver drops the stage of the job, and writes its startRecord.
+// startOver drops the job's staging table and writes its startRecord.
 func (l *tableLoad) startOver(ctx context.Context) error {
 	if err := l.forget(ctx); err != nil {
 		return err
@@ -180,8 +184,8 @@ func (l *tableLoad) startOver(ctx context.Context) error {
 	return err
 }
 
-// forgetOld drops the stages and records of abandoned jobs, and the stage of earlier versions,
-// which has no job in its name.
+// forgetOld drops the staging tables of abandoned jobs and deletes their records. It also drops
+// the staging table of earlier versions, which has no job in its name.
 func (l *tableLoad) forgetOld(ctx context.Context) error {
 	name := l.sink.dialect.Name
 	var records []change.Row
@@ -205,7 +209,7 @@ func (l *tableLoad) forgetOld(ctx context.Context) error {
 	})
 }
 
-// forget drops the stage and all records of the job.
+// forget drops the job's staging table and deletes all its records.
 func (l *tableLoad) forget(ctx context.Context) error {
 	err := l.sink.transact(ctx, l.conn, func(tx Tx) error {
 		if err := tx.Drop(ctx, l.stageName()); err != nil {
@@ -220,7 +224,7 @@ func (l *tableLoad) forget(ctx context.Context) error {
 	return err
 }
 
-// forgetFiles deletes the job's records.
+// forgetFiles deletes the job's file records.
 func (l *tableLoad) forgetFiles(ctx context.Context, tx Tx) error {
 	return l.deleteRecords(ctx, tx, l.recorded)
 }

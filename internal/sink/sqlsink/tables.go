@@ -14,20 +14,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Kinds of rows of the table of states.
+// Kinds of rows in the table of states.
 const (
-	stateRow    = "table"    // the state of table "name"
-	positionRow = "position" // the position of filter "name"
+	stateRow    = "table"    // the row has the state of the table in column "name"
+	positionRow = "position" // the row has the position of the filter in column "name"
 )
 
-// statesTable returns the table of the states of tables: one row per table that differs from the
-// checkpoint. "since" and "next" are Unix times in ms.
+// statesTable returns the table of table states. It has one row for each table that is not simply
+// at the checkpoint. "since" and "next" are Unix times in ms.
 //
-// The checkpoint's own position is the lowest of all tables, so that earlier versions, which have
-// no states, read again from there. If a table is behind, a positionRow has the position of the
-// other tables, together with the position of the checkpoint ("low", "low_stored"). If the
-// checkpoint has another position, an earlier version has moved it since, and the positionRow is
-// void.
+// The position in the checkpoint table is the lowest position of all tables, so that earlier
+// versions, which do not know states, start to read from there. If a table is behind, a
+// positionRow stores the position of the remaining tables. It also stores the checkpoint's own
+// position ("low", "low_stored"). If that no longer matches the checkpoint, an earlier version
+// has moved the checkpoint since, and the positionRow is invalid.
 func statesTable() *schema.Table {
 	return ownTable(stateTable, []string{"consumer", "kind", "name"},
 		integer("position"), integer("stored"), optional("low"), optional("low_stored"),
@@ -41,10 +41,11 @@ type states struct {
 	positions map[string]pairedPosition // by filter
 }
 
-// pairedPosition is a position with the lower one of the checkpoint at the time.
+// pairedPosition is the position of the tables that are not behind, together with low, the
+// position of the checkpoint when it was recorded.
 type pairedPosition struct{ position, low cdc.Position }
 
-// readStates reads the rows of the consumer.
+// readStates reads the states and positions of the given consumer.
 func readStates(ctx context.Context, conn Conn, l *Layout, consumer string) (states, error) {
 	all := states{make(map[string]sink.TableState), make(map[string]pairedPosition)}
 	for row, err := range conn.Read(ctx, l) {
@@ -87,7 +88,8 @@ func milliseconds(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// restorePositions gives each checkpoint of the consumer the position of its positionRow.
+// restorePositions sets the position of each checkpoint of the consumer to that of its
+// positionRow, if the positionRow is valid.
 func (all states) restorePositions(rows []checkpoint, consumer string) {
 	for i := range rows {
 		c := &rows[i]
@@ -97,7 +99,8 @@ func (all states) restorePositions(rows []checkpoint, consumer string) {
 	}
 }
 
-// lowest returns the position that earlier versions have to read from.
+// lowest returns the position from which earlier versions must read: the lowest of position at
+// and the positions of tables that are behind.
 func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	for _, t := range tables {
 		if t.State == sink.Behind && t.Applied.Sequence < at.Sequence {
@@ -110,7 +113,7 @@ func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	return at
 }
 
-// writeStates replaces the recorded states, before, by after.
+// writeStates replaces the recorded states, given by before, with the states in after.
 func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after states) error {
 	set := change.Set{Table: l.Table}
 	err := addDifferences(&set, before.tables, after.tables, s.stateRow)
@@ -124,7 +127,8 @@ func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after 
 	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: set.Upserts})
 }
 
-// addDifferences adds the changes from before to after to set.
+// addDifferences adds to set the upserts and deletes that turn the rows of before into the rows
+// of after.
 func addDifferences[V comparable](
 	set *change.Set, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error),
 ) error {
@@ -172,8 +176,8 @@ func (s *Sink) positionRow(t *schema.Table, filter string, p pairedPosition) (ch
 	})
 }
 
-// withChanges returns the states after changes, and the lowest position of all tables. Tables
-// without a state are at position at.
+// withChanges returns the states after the changed states are applied, and the lowest position of
+// all tables. A table without a state is at position at.
 func (s *Sink) withChanges(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
 	after = states{maps.Clone(s.states.tables), maps.Clone(s.states.positions)}
 	if after.tables == nil {
@@ -197,14 +201,14 @@ func (s *Sink) withChanges(changed []sink.TableState, at cdc.Position) (after st
 	return after, low
 }
 
-// ApplyTables is Apply that also records states.
+// ApplyTables is like Apply, but also records the changed states.
 func (s *Sink) ApplyTables(ctx context.Context, b *change.Batch, changed []sink.TableState) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b, changed) })
 }
 
-// Advance applies changes of tables that are behind.
+// Advance applies the changes of b to tables that are behind, and records the changed states.
 func (s *Sink) Advance(ctx context.Context, b *change.Batch, changed []sink.TableState) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,12 +224,12 @@ func (s *Sink) Advance(ctx context.Context, b *change.Batch, changed []sink.Tabl
 	})
 }
 
-// errNoStates says that states cannot be recorded, because the destination keeps no records.
+// errNoStates says that the destination cannot record states, because it keeps no records.
 var errNoStates = errors.New("the destination keeps no records of the states of tables")
 
 // store writes the changes of b, moves the checkpoint to next and records the changed states, in
-// one transaction. It does nothing if the checkpoint and the states show that this is durable
-// already.
+// one transaction. It does nothing if the stored checkpoint and states show that an earlier
+// attempt was durable.
 func (s *Sink) store(ctx context.Context, conn Conn, l *Layout, b *change.Batch, next cdc.Position, changed []sink.TableState) error {
 	after, low := s.withChanges(changed, next)
 	if l != nil && s.position == next && s.recorded(after) {
@@ -268,7 +272,7 @@ func (s *Sink) store(ctx context.Context, conn Conn, l *Layout, b *change.Batch,
 	return nil
 }
 
-// recorded reports whether the destination already has the states.
+// recorded reports whether the destination has already recorded the states in after.
 func (s *Sink) recorded(after states) bool {
 	return maps.Equal(s.states.tables, after.tables) && maps.Equal(s.states.positions, after.positions)
 }

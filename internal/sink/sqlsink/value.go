@@ -11,8 +11,8 @@ import (
 // TimeFormat is the format of instants as text: RFC 3339 in UTC with microseconds.
 const TimeFormat = "2006-01-02T15:04:05.000000Z"
 
-// Raw returns the raw JSON value of the column in row, nil for NULL. It builds the value of a
-// metadata column in scratch, and returns scratch, which may have grown.
+// Raw returns the raw JSON value of the column in row, or nil for NULL. It appends the value of a
+// metadata column to scratch. It returns the possibly reallocated scratch as grown.
 func (t *Target) Raw(row *change.Row, synced time.Time, scratch []byte) (raw, grown []byte) {
 	if t.Slot >= 0 {
 		raw = row.Value(t.Slot)
@@ -41,7 +41,8 @@ func (t *Target) Raw(row *change.Row, synced time.Time, scratch []byte) (raw, gr
 	return scratch[start:len(scratch):len(scratch)], scratch
 }
 
-// OpName returns the value of _eds_op. The rows of a snapshot are inserts.
+// OpName returns the value of the column _eds_op. A row of a snapshot has no operation, and
+// counts as an insert.
 func OpName(op cdc.Op) string {
 	if op == 0 {
 		return cdc.Insert.String()

@@ -9,21 +9,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// A live writer moves its checkpoint at least every sink.CheckEvery, except in a destination that
-// is billed by use.
+// A running writer moves its checkpoint at least every sink.CheckEvery. In a destination that is
+// billed by use, it may do so less often.
 const (
-	watchFor   = 2*sink.CheckEvery + 5*time.Second // how long AwaitWriters watches writers
-	watchEvery = time.Second                       // how often
-	deadAfter  = time.Hour                         // a writer has ended if it is silent for so long
+	watchFor   = 2*sink.CheckEvery + 5*time.Second // time for which AwaitWriters watches writers
+	watchEvery = time.Second                       // interval between two reads of the checkpoints
+	deadAfter  = time.Hour                         // time without a sign of life after which a writer counts as stopped
 )
 
-// watchTicks ticks every watchEvery until it is stopped.
+// watchTicks returns a channel that receives a tick every watchEvery until stop is called.
 func watchTicks() (ticks <-chan time.Time, stop func()) {
 	t := time.NewTicker(watchEvery)
 	return t.C, t.Stop
 }
 
-// AwaitWriters watches the checkpoints of other processes.
+// AwaitWriters watches the checkpoints of other processes for watchFor. It returns a
+// *sink.WriterError if one of them still changes.
 func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
 	return s.withConn(ctx, "find other servers that write to the destination", func(conn Conn) error {
 		l, err := s.readLayout(ctx, conn, s.ownTables[checkpointTable])
@@ -64,7 +65,8 @@ func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
 	})
 }
 
-// writers returns the checkpoints of other processes that may still write changes of this sink.
+// writers returns the checkpoints of other processes that may still write changes that this sink
+// applies, too.
 func (s *Sink) writers(ctx context.Context, conn Conn, l *Layout, own bool) ([]checkpoint, error) {
 	rows, err := readCheckpoints(ctx, conn, l)
 	return slices.DeleteFunc(rows, func(c checkpoint) bool {
@@ -74,7 +76,8 @@ func (s *Sink) writers(ctx context.Context, conn Conn, l *Layout, own bool) ([]c
 	}), err
 }
 
-// concerns reports whether the checkpoint covers changes that this sink applies, too.
+// concerns reports whether the checkpoint covers changes that this sink applies, too. If the
+// checkpoint's filter is unknown, or this sink has no consumer, it returns true.
 func (s *Sink) concerns(c *checkpoint) bool {
 	if s.env.Consumer == "" || !c.known() {
 		return true
