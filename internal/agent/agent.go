@@ -1,5 +1,5 @@
-// Package agent talks to HQ for the worker: it holds sessions, handles HQ's commands, and
-// sends heartbeats, logs and crash reports. In each session it has the reconciler follow
+// Package agent talks to HQ for the worker. It holds sessions, handles HQ's commands, and sends
+// heartbeats, logs and crash reports. During each session it runs the reconciler, which follows
 // the stream.
 package agent
 
@@ -27,36 +27,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// API is HQ's HTTP API. The agent calls it concurrently.
+// API is HQ's HTTP API. Its methods must be safe for concurrent use.
 type API interface {
-	// AwaitSession starts a session and retries until ctx ends, also while another server
-	// with the same id holds one (hq.Conflict). It calls waits before each wait. If ctx ends
-	// after HQ has started the session, it returns the session and no error.
+	// AwaitSession starts a session. It retries until ctx is done, even while another server
+	// with the same id holds a session (hq.Conflict). It calls waits before each wait. If ctx
+	// is done after HQ has started the session, AwaitSession returns the session and no error.
 	AwaitSession(ctx context.Context, start hq.SessionStart, waits func(err error, wait time.Duration)) (hq.Session, error)
-	// EndSession ends a session, after a failure or in good order. It gives up after a while.
+	// EndSession ends a session. The parameter errored reports whether the session ends because
+	// of a failure. EndSession gives up after some time.
 	EndSession(ctx context.Context, session string, errored bool) (hq.SessionEnd, error)
-	// AwaitSessionEnd ends a session in good order and retries until ctx ends.
+	// AwaitSessionEnd ends a session that has not failed. It retries until ctx is done.
 	AwaitSessionEnd(ctx context.Context, session string) error
-	// LogURL returns a URL for the upload of one log of the session.
+	// LogURL returns a URL to which one log file of the session can be uploaded.
 	LogURL(ctx context.Context, session string) (string, error)
-	// Upload uploads a gzipped file and returns its storage path.
+	// Upload uploads a gzipped file and returns the path at which HQ stores it.
 	Upload(ctx context.Context, url string, file io.ReadSeeker) (path string, err error)
 }
 
 // Dialer connects to HQ's NATS.
 type Dialer interface {
-	// Connect retries until ctx ends, except that errRefused is final: NATS does not accept
-	// the credential.
+	// Connect connects, and retries until ctx is done. It does not retry after errRefused,
+	// which means that NATS does not accept the credential.
 	Connect(ctx context.Context, credential hq.Credential, serverID string) (Connection, error)
 }
 
-// Connection is a connection to HQ's NATS, which reconnects by itself until Close.
+// Connection is a connection to HQ's NATS. It reconnects automatically until Close.
 type Connection interface {
-	// NATS returns the connection for the stream.
+	// NATS returns the underlying connection, for the consumer of the stream.
 	NATS() *nats.Conn
 	// OpenControlChannel opens the control channel of a session.
 	OpenControlChannel(session string) (ControlChannel, error)
-	// Denied receives an error if NATS denies a permission that the server needs.
+	// Denied returns a channel. It receives an error if NATS denies a permission that the
+	// server needs.
 	Denied() <-chan error
 	IsConnected() bool
 	IsClosed() bool
@@ -76,8 +78,8 @@ type ControlChannel interface {
 	Close() error
 }
 
-// Reconciler follows the stream and imports. reconciler.Reconciler documents the methods.
-// Calls of Run do not overlap; the other methods are called concurrently.
+// Reconciler follows the stream and imports tables. reconciler.Reconciler documents the
+// methods. Calls of Run do not overlap, but the other methods must be safe for concurrent use.
 type Reconciler interface {
 	Run(due, hard context.Context, s reconciler.Subscription) (gap, err error)
 	Destination() *reconciler.Destination
@@ -94,46 +96,47 @@ type Reconciler interface {
 type Config struct {
 	Options config.Server
 	Version string // of eds
-	// Keyless means that there is no HQ, only its NATS: no session is started.
+	// Keyless means that the agent works without HQ and uses only NATS. It then starts no
+	// sessions at HQ.
 	Keyless    bool
-	Servers    string // addresses of NATS, for the log
+	Servers    string // addresses of the NATS servers, for the log
 	HQ         API
 	NATS       Dialer
 	Reconciler Reconciler
-	// Heartbeat returns the figures of a heartbeat.
+	// Heartbeat returns the current statistics for a heartbeat.
 	Heartbeat func(ctx context.Context) hq.Heartbeat
-	Lookup    sink.Lookup // of the environment, for URLs of destinations
+	Lookup    sink.Lookup // looks up environment variables, for URLs of destinations
 	Registry  prometheus.Registerer
 	Health    *telemetry.Health
 	Logger    *slog.Logger
 
-	// Log is the log file that is sent to HQ; nil: none.
+	// Log is the log file that is sent to HQ, or nil for no log file.
 	Log *telemetry.LogFile
 	// Crashes are crashes of earlier workers that were not reported to HQ yet.
 	Crashes []Crash
-	// FailedUpgrade is an upgrade that was rolled back; nil: none.
+	// FailedUpgrade is an upgrade that was rolled back and must be reported to HQ, or nil.
 	FailedUpgrade *FailedUpgrade
-	// Upgrade installs a version, which the parent process starts once Run has returned
-	// ErrReplaced; nil: this process has no parent that could.
+	// Upgrade installs the given version. The parent process starts that version once Run has
+	// returned ErrReplaced. Upgrade is nil if this process has no parent that can do so.
 	Upgrade func(ctx context.Context, version string) error
-	// SessionBegan is called with the id of each session; may be nil.
+	// SessionBegan is called with the id of each new session. It may be nil.
 	SessionBegan func(id string)
 }
 
-// Agent holds sessions with HQ, one after the other.
+// Agent holds sessions with HQ, one after another.
 type Agent struct {
 	Config
 	logs     *logUploader
 	crashes  *crashReporter
 	commands *prometheus.CounterVec
-	stop     context.CancelCauseFunc // ends Run in good order
-	next     *hqSession              // started before the present session has ended; nil: none
+	stop     context.CancelCauseFunc // shuts Run down cleanly
+	next     *hqSession              // a session that was started to replace the current one, or nil
 
 	mu       sync.Mutex
-	serverID string // in the latest session
+	serverID string // this server's id in the latest session
 }
 
-// New returns an agent. It talks to HQ in Run only.
+// New returns an agent. The agent talks to HQ only while Run runs.
 func New(c Config) *Agent {
 	a := &Agent{
 		Config: c,
@@ -151,7 +154,7 @@ func New(c Config) *Agent {
 	return a
 }
 
-// ServerID returns the id of this server at HQ; "" before the first session.
+// ServerID returns the id of this server at HQ, or "" before the first session.
 func (a *Agent) ServerID() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -164,24 +167,24 @@ func (a *Agent) setServerID(id string) {
 	a.serverID = id
 }
 
-// Reasons to end a session that are not failures.
+// Reasons for the end of a session that are not failures.
 var (
 	errRenew    = errors.New("the session is due to be renewed")
 	errRestart  = errors.New("hq asked for a restart")
 	errShutdown = errors.New("hq asked for a shutdown")
 )
 
-// ErrReplaced says that another version of eds has been installed and takes over.
+// ErrReplaced means that another version of eds has been installed and must be started now.
 var ErrReplaced = errors.New("another version of eds takes this one's place")
 
-// writerWait is the wait before another session if another server writes to the
+// writerWait is the time to wait before the next session if another server writes to the
 // destination.
 const writerWait = 30 * time.Second
 
-// Run holds sessions until soft ends. Then it applies the received changes, ends the
-// session and returns nil. If hard ends, Run stops at once: nothing is lost, as
-// unacknowledged messages come again. After an upgrade it returns ErrReplaced. Any other
-// error needs the operator.
+// Run holds sessions until the context soft is done. It then applies the received changes, ends
+// the session, and returns nil. If the context hard is done, Run stops at once. Nothing is lost
+// then, because NATS redelivers unacknowledged messages. After an upgrade Run returns
+// ErrReplaced. Any other error needs an action of the operator.
 func (a *Agent) Run(soft, hard context.Context) error {
 	soft, a.stop = context.WithCancelCause(soft)
 	defer a.stop(nil)
@@ -203,7 +206,8 @@ func (a *Agent) Run(soft, hard context.Context) error {
 		case errors.As(err, new(*continuity.GapError)):
 			return err
 		case errors.As(err, new(*sink.WriterError)):
-			// The other server continues. This one waits without a session until it ends.
+			// The other server keeps running. This server waits, without a session, until the
+			// other one ends.
 			a.Logger.Error("this server waits for the other one to end", "error", err, "wait", writerWait)
 			_ = retry.Sleep(soft, writerWait)
 			continue
@@ -222,7 +226,7 @@ func (a *Agent) Run(soft, hard context.Context) error {
 	}
 }
 
-// stopped returns the result of Run if its last session has ended with err after soft.
+// stopped returns the result of Run after soft is done and the last session has ended with err.
 func (a *Agent) stopped(soft context.Context, err error) error {
 	failed := failure(soft, err)
 	if failed == nil && !endsInOrder(soft, err) {
@@ -231,14 +235,15 @@ func (a *Agent) stopped(soft context.Context, err error) error {
 	return failed
 }
 
-// endsInOrder reports whether err is the normal end of a session.
+// endsInOrder reports whether err means that a session has ended cleanly.
 func endsInOrder(soft context.Context, err error) bool {
 	return err == nil || errors.Is(err, errRenew) || errors.Is(err, errRestart) ||
 		soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled))
 }
 
-// failure returns err if a session that ended with it has failed, else nil. Once soft has
-// ended, only errors that need the operator count: a running server would retry the others.
+// failure returns err if it means that a session has failed, and nil otherwise. After soft is
+// done, only errors that need an action of the operator count as failures, because a running
+// server would retry after all other errors.
 func failure(soft context.Context, err error) error {
 	switch {
 	case endsInOrder(soft, err):

@@ -12,14 +12,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// handler handles a command.
+// handler handles the commands with one action.
 type handler struct {
-	// slow commands are handled concurrently; the others in the order in which HQ sent them.
+	// slow commands are handled concurrently. Other commands are handled in the order in which
+	// HQ sends them.
 	slow   bool
 	handle func(s *hqSession, ctx context.Context, cmd hq.Command) error
 }
 
-// handlers returns the handlers of HQ's commands by action.
+// handlers returns the handlers of HQ's commands, by action.
 func handlers() map[string]handler {
 	return map[string]handler{
 		"ping":         {handle: (*hqSession).ping},
@@ -44,8 +45,8 @@ const (
 	resultMalformed = "malformed"
 )
 
-// handleCommands handles HQ's commands until ctx ends or the control channel fails, which
-// ends the session.
+// handleCommands handles HQ's commands until ctx is done. If the control channel fails,
+// handleCommands ends the session.
 func (s *hqSession) handleCommands(ctx context.Context) {
 	s.reportFailedUpgrade()
 	known := handlers()
@@ -78,7 +79,7 @@ func (s *hqSession) handleCommands(ctx context.Context) {
 	}
 }
 
-// handleCommand handles one command and counts it.
+// handleCommand handles one command and counts it in the metrics.
 func (s *hqSession) handleCommand(ctx context.Context, h handler, cmd hq.Command) {
 	s.agent.Logger.Info("hq sent a command", "action", cmd.Action)
 	result := resultDone
@@ -93,7 +94,8 @@ func (s *hqSession) outcome(action string, cause error) hq.Outcome {
 	return hq.NewOutcome(s.id, action, cause)
 }
 
-// respond sends the outcome of an action, and returns cause with the error of that.
+// respond sends the outcome of an action to HQ. It returns cause, joined with the error of
+// sending.
 func (s *hqSession) respond(action string, cause error) error {
 	return errors.Join(cause, s.channel.Respond(action, s.outcome(action, cause)))
 }
@@ -119,7 +121,8 @@ func (s *hqSession) unpause(context.Context, hq.Command) error {
 	return s.respond("unpause", s.agent.Reconciler.Pause(false))
 }
 
-// restart ends the session once received changes are applied. closeChannel responds.
+// restart ends the session once the received changes are applied. closeChannel then sends the
+// response.
 func (s *hqSession) restart(context.Context, hq.Command) error {
 	err := s.channel.Acknowledge("restart", "restarting")
 	s.end(errRestart)
@@ -169,10 +172,11 @@ func (s *hqSession) sendLogs(ctx context.Context, _ hq.Command) error {
 	return errors.Join(err, s.channel.Respond("sendlogs", response))
 }
 
-// FailedUpgrade is an upgrade that was rolled back, as the new version did not work.
+// FailedUpgrade is an upgrade that was rolled back because the new version did not work.
 type FailedUpgrade struct{ Version, Reason string }
 
-// reportFailedUpgrade reports a failed upgrade to HQ, once.
+// reportFailedUpgrade reports a failed upgrade to HQ, if there is one. It reports each failed
+// upgrade only once.
 func (s *hqSession) reportFailedUpgrade() {
 	a := s.agent
 	a.mu.Lock()

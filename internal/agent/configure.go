@@ -36,13 +36,13 @@ type driverField struct {
 	Required    bool   `json:"required"`
 }
 
-// driverForm is the form by which HQ configures a destination.
+// driverForm is the form with which HQ's user configures a destination.
 type driverForm struct {
 	Metadata driverMetadata `json:"metadata"`
 	Fields   []driverField  `json:"fields"`
 }
 
-// describeDrivers replies with the forms of all drivers that have one, by URL scheme.
+// describeDrivers replies with the forms of all drivers that have a form, by URL scheme.
 func (s *hqSession) describeDrivers(_ context.Context, cmd hq.Command) error {
 	forms := make(map[string]driverForm)
 	for _, d := range drivers.All() {
@@ -69,14 +69,15 @@ func (s *hqSession) describeDrivers(_ context.Context, cmd hq.Command) error {
 type validation struct {
 	Success   bool   `json:"success"`
 	Message   string `json:"message,omitempty"`
-	Messsage  string `json:"messsage,omitempty"` // HQ reads it under this name
+	Messsage  string `json:"messsage,omitempty"` // the misspelled name under which HQ reads Message
 	SessionID string `json:"sessionId"`
-	URL       string `json:"url,omitempty"` // with its secrets: HQ sends it back to configure
+	URL       string `json:"url,omitempty"` // with secrets, because HQ sends this URL back in the command configure
 
 	FieldErrors []sink.FieldError `json:"field_errors,omitempty"`
 }
 
-// validate replies with the URL for the values of a form, or with the fields that are wrong.
+// validate replies with the destination URL for the values of a form, or with errors for the
+// invalid fields.
 func (s *hqSession) validate(_ context.Context, cmd hq.Command) error {
 	url, wrong, err := destinationURL(cmd)
 	v := validation{Success: err == nil && len(wrong) == 0, SessionID: s.id, URL: url, FieldErrors: wrong}
@@ -93,7 +94,8 @@ func (s *hqSession) validate(_ context.Context, cmd hq.Command) error {
 	return s.channel.Reply(cmd, v)
 }
 
-// destinationURL returns the URL for the values of a form.
+// destinationURL returns the destination URL for the values of a form, or errors for the
+// invalid fields.
 func destinationURL(cmd hq.Command) (string, []sink.FieldError, error) {
 	var data struct {
 		Driver string                     `json:"driver"`
@@ -129,7 +131,8 @@ func destinationURL(cmd hq.Command) (string, []sink.FieldError, error) {
 	return url, wrong, nil
 }
 
-// fieldText returns the value of a field as text; "" if it is absent.
+// fieldText returns the value of a field as text, or "" if the value is missing. If the value
+// is an object or an array, ok is false.
 func fieldText(raw json.RawMessage) (text string, ok bool) {
 	switch {
 	case len(raw) == 0 || string(raw) == "null":
@@ -153,8 +156,8 @@ type configured struct {
 	Backfill  bool   `json:"backfill"`
 }
 
-// configure tests a destination. If it works, configure saves it, and the reconciler
-// follows the stream into it.
+// configure tests a destination. If the test succeeds, configure saves the destination, and the
+// reconciler switches to it.
 func (s *hqSession) configure(ctx context.Context, cmd hq.Command) error {
 	var data struct {
 		URL            string         `json:"url"`
@@ -173,7 +176,8 @@ func (s *hqSession) configure(ctx context.Context, cmd hq.Command) error {
 	return errors.Join(err, s.channel.Reply(cmd, response))
 }
 
-// testTimeout bounds the test of a destination, while the form at HQ waits.
+// testTimeout is the maximum time for the test of a destination. A user waits for the result at
+// HQ's form.
 const testTimeout = time.Minute
 
 func (a *Agent) switchDestination(ctx context.Context, raw, strategy string) (masked string, err error) {
@@ -184,7 +188,7 @@ func (a *Agent) switchDestination(ctx context.Context, raw, strategy string) (ma
 	if err != nil {
 		return "", err
 	}
-	// Only URLs of the operator may read the environment and files.
+	// Only the operator's URLs may refer to environment variables and files.
 	url := config.NewSecret(sink.Literal(raw))
 	d, err := reconciler.ParseForeignDestination(url, update, a.Lookup)
 	if err != nil {

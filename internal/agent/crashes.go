@@ -15,23 +15,23 @@ import (
 
 // Crash is the unexpected end of an earlier worker.
 type Crash struct {
-	Session string // that the worker held; "": none
+	Session string // id of the session that the worker left open, or ""
 	Kind    string // such as "panic"
-	Stderr  string // the end of its standard error
+	Stderr  string // the end of the worker's standard error
 	Forget  func() error
 }
 
-// crashReporter reports crashes to HQ. Its calls do not overlap.
+// crashReporter reports crashes to HQ. Calls of report must not overlap.
 type crashReporter struct {
 	hq      API
 	pending []Crash
 	logger  *slog.Logger
 }
 
-// report reports the pending crashes. It ends the session that a crash left open, without
-// which HQ starts no other session for this server. A crash that left no session open is
-// reported as a log of the given session; "": it stays pending, like a crash whose report
-// fails.
+// report reports the pending crashes. If a crash left a session open, report ends that session,
+// because HQ would not start another session for this server. If a crash left no session open,
+// report uploads it as a log of the given session. If the session is "", such a crash stays
+// pending. A crash also stays pending if its report fails.
 func (r *crashReporter) report(ctx context.Context, session string) {
 	var later []Crash
 	for i, crash := range r.pending {
@@ -60,7 +60,7 @@ func (r *crashReporter) reportCrash(ctx context.Context, crash *Crash, session s
 		}
 		url = end.ErrorURL
 		if err != nil {
-			crash.Session = "" // HQ has forgotten it
+			crash.Session = "" // HQ no longer knows the session
 		}
 	}
 	if crash.Session == "" {

@@ -12,10 +12,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// heartbeatInterval is the interval of heartbeats.
+// heartbeatInterval is the time between two heartbeats.
 const heartbeatInterval = time.Minute
 
-// sendHeartbeats sends a heartbeat at once, and then every minute.
+// sendHeartbeats sends a heartbeat immediately, and then one per heartbeatInterval until ctx is
+// done.
 func (s *hqSession) sendHeartbeats(ctx context.Context) {
 	ticker := time.NewTicker(heartbeatInterval)
 	defer ticker.Stop()
@@ -29,9 +30,9 @@ func (s *hqSession) sendHeartbeats(ctx context.Context) {
 	}
 }
 
-// sendImportOutcomes sends the outcome of each import that HQ requested, in this session or
-// an earlier one. After a crash, or if the connection breaks meanwhile, HQ may receive one
-// twice.
+// sendImportOutcomes sends the outcome of each import that HQ has requested in this session or
+// in an earlier one. HQ may receive an outcome twice if the process crashes or the connection
+// breaks while it is sent.
 func (s *hqSession) sendImportOutcomes(ctx context.Context) {
 	a := s.agent
 	for {
@@ -58,7 +59,7 @@ func (s *hqSession) sendImportOutcome(ctx context.Context, imported state.Import
 		failed = errors.New(imported.Error)
 	}
 	if !s.conn.IsConnected() {
-		return nats.ErrConnectionReconnecting // NATS would buffer it, and another session send it again
+		return nats.ErrConnectionReconnecting // NATS would buffer the message, and another session would send it again
 	}
 	outcome := s.outcome("", failed)
 	if failed == nil {
@@ -67,7 +68,7 @@ func (s *hqSession) sendImportOutcome(ctx context.Context, imported state.Import
 	if err := s.channel.Respond("import", outcome); err != nil {
 		return err
 	}
-	// The session may end meanwhile; the outcome is sent all the same.
+	// The outcome is sent even if the session is ending.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	return s.channel.Flush(ctx)

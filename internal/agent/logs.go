@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// logInterval is the interval at which the log is sent to HQ.
+// logInterval is the time between two uploads of the log.
 const logInterval = time.Hour
 
 var errNoLog = errors.New("this server keeps no log file")
@@ -19,10 +19,10 @@ var errNoLog = errors.New("this server keeps no log file")
 // logUploader sends log files to HQ.
 type logUploader struct {
 	hq     API
-	log    *telemetry.LogFile // nil: none
-	keep   bool               // sent files are renamed, else removed
+	log    *telemetry.LogFile // nil if there is no log file
+	keep   bool               // rename sent files instead of removing them
 	logger *slog.Logger
-	token  chan struct{} // holds a token while no upload runs
+	token  chan struct{} // has one item while no upload runs
 }
 
 func newLogUploader(api API, log *telemetry.LogFile, keep bool, logger *slog.Logger) *logUploader {
@@ -31,7 +31,8 @@ func newLogUploader(api API, log *telemetry.LogFile, keep bool, logger *slog.Log
 	return u
 }
 
-// sendHourly sends the files of earlier runs at once, and then the log every hour.
+// sendHourly immediately sends the finished files of earlier runs. After that, it sends the log
+// every hour until ctx is done.
 func (u *logUploader) sendHourly(ctx context.Context, session string) {
 	if u.log == nil {
 		return
@@ -56,8 +57,8 @@ func (u *logUploader) logFailure(ctx context.Context, err error) {
 	}
 }
 
-// send rotates the log and sends all finished files. It returns the storage path of the
-// newest one.
+// send rotates the log and sends all finished files. It returns HQ's storage path of the newest
+// file.
 func (u *logUploader) send(ctx context.Context, session string) (path string, err error) {
 	if u.log == nil {
 		return "", errNoLog
@@ -73,7 +74,8 @@ func (u *logUploader) sendFinished(ctx context.Context, session string) error {
 	return err
 }
 
-// sendAll sends all finished files, after another upload has ended.
+// sendAll sends all finished files, oldest first. If another upload is running, sendAll waits
+// for its end.
 func (u *logUploader) sendAll(ctx context.Context, session string) (path string, err error) {
 	select {
 	case <-u.token:
@@ -101,7 +103,7 @@ func (u *logUploader) sendAll(ctx context.Context, session string) (path string,
 func (u *logUploader) sendFile(ctx context.Context, url, file string) (path string, err error) {
 	f, err := os.Open(file)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", nil // it was deleted because the log was too large
+		return "", nil // deleted because the log files were too large
 	}
 	if err != nil {
 		return "", fmt.Errorf("send a log: %w", err)
@@ -121,7 +123,7 @@ func (u *logUploader) sendFile(ctx context.Context, url, file string) (path stri
 	return path, nil
 }
 
-// sendOlder sends the finished files at the end of a session.
+// sendOlder sends the finished files at the end of a session. It only logs an error.
 func (u *logUploader) sendOlder(ctx context.Context, session string) {
 	if u.log == nil {
 		return
@@ -131,8 +133,8 @@ func (u *logUploader) sendOlder(ctx context.Context, session string) {
 	}
 }
 
-// sendLast sends the present log at the end of a session, to the URL that HQ gave for it;
-// "": nothing is sent.
+// sendLast sends the current log at the end of a session to the URL that HQ has returned. If
+// that URL is "", sendLast sends nothing.
 func (u *logUploader) sendLast(ctx context.Context, url string) {
 	if u.log == nil || url == "" {
 		return

@@ -16,9 +16,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// NATS is the Dialer of HQ's NATS.
+// NATS connects to HQ's NATS. It implements Dialer.
 type NATS struct {
-	Servers  string // addresses, comma separated
+	Servers  string // addresses of the NATS servers, separated by commas
 	Version  string // of eds
 	Security *hq.Security
 	Health   *telemetry.Health
@@ -37,8 +37,8 @@ func (c *natsConnection) OpenControlChannel(session string) (ControlChannel, err
 	return hq.OpenControlChannel(c.Conn, session)
 }
 
-// Connect implements Dialer. NATS also refuses a credential that has expired: only another
-// session brings a new one.
+// Connect implements Dialer. It also returns errRefused for an expired credential, because only
+// a new session provides a new credential.
 func (n *NATS) Connect(ctx context.Context, credential hq.Credential, serverID string) (Connection, error) {
 	c := &natsConnection{denied: make(chan error, 1)}
 	options := append(n.events(c.denied),
@@ -59,10 +59,10 @@ func (n *NATS) Connect(ctx context.Context, credential hq.Credential, serverID s
 	return c, nil
 }
 
-// events returns the options that report events of a connection: to the log, to health, and
-// denied permissions to denied.
+// events returns options that report the events of a connection to the log and to health. They
+// also send errors about denied permissions to the channel denied.
 func (n *NATS) events(denied chan<- error) []nats.Option {
-	var insecure atomic.Bool // the present server does not use TLS, although it must
+	var insecure atomic.Bool // the last server that was tried does not use TLS, although it must
 	return []nats.Option{
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -89,7 +89,7 @@ func (n *NATS) events(denied chan<- error) []nats.Option {
 			err = fmt.Errorf("nats denies this server a permission that it needs; ask for it to be granted at HQ: %w", err)
 			select {
 			case denied <- fault.Mark(fault.Fatal, err):
-			default: // only the first one ends the session
+			default: // only the first error ends the session
 			}
 		}),
 	}
@@ -97,8 +97,8 @@ func (n *NATS) events(denied chan<- error) []nats.Option {
 
 var errRefused = errors.New("it does not accept the credential of this session")
 
-// refusesCredential reports whether err says that NATS does not accept the credential, or
-// no longer does.
+// refusesCredential reports whether err means that NATS does not accept the credential, or no
+// longer accepts it.
 func refusesCredential(err error) bool {
 	for _, refusal := range []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired} {
 		if errors.Is(err, refusal) {

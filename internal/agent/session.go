@@ -16,39 +16,39 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// closeTimeout bounds each step of an orderly end that depends on another program.
+// closeTimeout is the maximum time for each step of a clean shutdown that depends on another
+// program.
 const closeTimeout = 10 * time.Second
 
-// hqSession is one session with HQ. Its control channel is open from the start, also while
-// the stream is still followed with the credential of the previous session.
+// hqSession is one session with HQ. Its control channel is open from the start, even while the
+// previous session still follows the stream.
 type hqSession struct {
 	agent    *Agent
-	id       string // "": there is no HQ
-	serverID string // as configured, else from the credential
+	id       string // "" without HQ
+	serverID string // the configured id, or else the id in the credential
 	filters  []string
 	conn     Connection
-	channel  ControlChannel // nil: there is no HQ
-	previous *hqSession     // that this one renews; nil: none
+	channel  ControlChannel // nil without HQ
+	previous *hqSession     // the session that this session renews, or nil
 
-	// turn receives true once the session is to follow the stream, false if it is to end
-	// instead. It is buffered.
+	// turn receives true when the session must start to follow the stream, or false when it
+	// must end without having followed the stream. It is buffered.
 	turn    chan bool
 	current chan struct{} // closed after turn has received true
-	done    chan struct{} // closed at the end; then next and err are final
-	next    *hqSession    // that renews this one; nil: none
+	done    chan struct{} // closed at the end of the session; next and err do not change after that
+	next    *hqSession    // the session that renews this session, or nil
 	err     error         // why the session ended
 
 	end     context.CancelCauseFunc // stops following the stream
-	renew   context.CancelCauseFunc // the same, but only to renew the session
+	renew   context.CancelCauseFunc // stops following the stream, but only to renew the session
 	abandon context.CancelCauseFunc // stops applying received changes
-	report  context.CancelFunc      // stops everything that only HQ's present session does
+	report  context.CancelFunc      // stops what only the current session at HQ may do: reports
 
-	reports   sync.WaitGroup // goroutines that report stops
-	importing sync.Mutex     // held while HQ is notified that an import begins or has ended
+	reports   sync.WaitGroup // the goroutines that the function report stops
+	importing sync.Mutex     // held while HQ is notified of the start or end of an import
 }
 
-// holdSession holds one session with HQ, from its start to its end, and returns why it
-// ended.
+// holdSession holds one session with HQ from start to end, and returns the reason of its end.
 func (a *Agent) holdSession(soft, hard context.Context) error {
 	s := a.next
 	if a.next = nil; s == nil {
@@ -64,7 +64,7 @@ func (a *Agent) holdSession(soft, hard context.Context) error {
 	return s.err
 }
 
-// dismissNext ends a session that was started to renew another one, if there is one.
+// dismissNext ends the session that was started to renew another session, if there is one.
 func (a *Agent) dismissNext() {
 	if a.next != nil {
 		a.next.turn <- false
@@ -73,8 +73,8 @@ func (a *Agent) dismissNext() {
 	}
 }
 
-// openSession starts a session and runs it in a goroutine. It retries until ctx ends, and
-// calls waits with the reason before each wait. Soft and hard are those of Run.
+// openSession starts a session and runs it in a goroutine. It retries until ctx is done, and
+// calls waits with the reason before each wait. The contexts soft and hard are those of Run.
 func (a *Agent) openSession(ctx, soft, hard context.Context, previous *hqSession, waits func(error)) (s *hqSession, err error) {
 	started, err := a.startSession(ctx, waits)
 	if err != nil {
@@ -112,8 +112,8 @@ func (a *Agent) openSession(ctx, soft, hard context.Context, previous *hqSession
 	return s, nil
 }
 
-// run runs the session to its end: it handles commands and sends reports at once, and
-// follows the stream once it is the session's turn.
+// run runs the session until its end. It handles commands and sends reports from the start, but
+// follows the stream only once turn receives true.
 func (s *hqSession) run(soft, hard context.Context) {
 	defer close(s.done)
 	term, end := context.WithCancelCause(soft)
@@ -153,13 +153,13 @@ func (s *hqSession) run(soft, hard context.Context) {
 	s.closeChannel(s.err)
 	s.conn.Close()
 	abandon(nil)
-	if s.next == nil { // else the session has ended at HQ
+	if s.next == nil { // otherwise renewInTime has already ended the session at HQ
 		s.agent.endSession(s.id, failure(soft, s.err) != nil)
 	}
 }
 
-// followStream follows the stream until the session ends or is to be renewed. A gap is
-// returned at the end only: another session would find it again.
+// followStream follows the stream until the session ends or must be renewed. It returns a gap
+// only if no renewal or restart follows, because the next session would find the gap again.
 func (s *hqSession) followStream(due, hard context.Context) error {
 	gap, err := s.agent.Reconciler.Run(due, hard, reconciler.Subscription{Conn: s.conn.NATS(), Consumer: s.consumer(), Filters: s.filters})
 	if errors.Is(err, pipeline.ErrAbandoned) && errors.Is(context.Cause(hard), errDrain) {
@@ -172,12 +172,13 @@ func (s *hqSession) followStream(due, hard context.Context) error {
 	return err
 }
 
-// errDrain abandons received changes whose application takes too long after the session's
-// term.
+// errDrain is the cause for abandoning received changes that are not applied in time after the
+// session's term.
 var errDrain = errors.New("the destination takes too long")
 
-// boundDrain bounds for how long received changes are applied after the session's term, by
-// this session and by its previous one. If the server stops, Run's caller decides.
+// boundDrain limits the time for applying received changes after the session's term has ended.
+// The limit also applies to the previous session. If the server is stopping, there is no limit
+// here, because the caller of Run sets one.
 func (s *hqSession) boundDrain(open, soft, term context.Context) {
 	select {
 	case <-term.Done():
@@ -192,7 +193,8 @@ func (s *hqSession) boundDrain(open, soft, term context.Context) {
 	}
 }
 
-// closeChannel sends the last responses and closes the control channel.
+// closeChannel sends the last responses of a session that ended with err, and closes the
+// control channel.
 func (s *hqSession) closeChannel(err error) {
 	if s.channel == nil {
 		return
@@ -210,18 +212,19 @@ func (s *hqSession) closeChannel(err error) {
 	}
 }
 
-// logSendError logs that a message to HQ could not be sent.
+// logSendError logs that a message to HQ could not be sent, unless err is nil.
 func (s *hqSession) logSendError(err error) {
 	if err != nil {
 		s.agent.Logger.Warn("a message to hq could not be sent", "error", err)
 	}
 }
 
-// renewInTime starts the next session after the configured time, while this session still
-// follows the stream. If the previous session has not ended by then, nor within
-// closeTimeout, because its destination does not answer, its unapplied changes are
-// abandoned. Each session follows the stream for a while, so that frequent renewals cannot
-// keep changes from being applied.
+// renewInTime starts the next session once RenewInterval is over. The current session continues
+// to follow the stream until the next one takes over. The previous session may still be
+// applying its changes at that time, because its destination does not answer. After another
+// closeTimeout, renewInTime then abandons the unapplied changes of the previous session. Each
+// session follows the stream for some time before its renewal, so that frequent renewals cannot
+// prevent changes from being applied.
 func (s *hqSession) renewInTime(term, soft, hard context.Context) {
 	interval := s.agent.Options.RenewInterval
 	if retry.Sleep(term, interval) != nil {
@@ -232,7 +235,7 @@ func (s *hqSession) renewInTime(term, soft, hard context.Context) {
 		s.awaitTurn(drained)
 		cancel()
 		if term.Err() != nil {
-			return // boundDrain or Run's caller bounds the drain
+			return // boundDrain or the caller of Run limits the drain
 		}
 		s.previous.abandon(errDrain)
 		s.awaitTurn(term)
@@ -245,11 +248,11 @@ func (s *hqSession) renewInTime(term, soft, hard context.Context) {
 	s.agent.Logger.Info("renewing the session", "session", s.id)
 	s.report()
 	s.reports.Wait()
-	// HQ allows one session for each server.
+	// HQ allows only one session per server.
 	if err := s.agent.HQ.AwaitSessionEnd(term, s.id); err != nil && term.Err() != nil {
 		return
 	}
-	// This session still follows the stream, so health does not change during a wait.
+	// This session still follows the stream, so a wait does not affect health.
 	next, err := s.agent.openSession(term, soft, hard, s, func(error) {})
 	if err != nil {
 		s.renew(err)
@@ -259,7 +262,7 @@ func (s *hqSession) renewInTime(term, soft, hard context.Context) {
 	s.renew(errRenew)
 }
 
-// awaitTurn waits until the session follows the stream or ctx ends.
+// awaitTurn waits until it is the session's turn to follow the stream, or ctx is done.
 func (s *hqSession) awaitTurn(ctx context.Context) {
 	select {
 	case <-s.current:
@@ -267,8 +270,8 @@ func (s *hqSession) awaitTurn(ctx context.Context) {
 	}
 }
 
-// startSession starts a session with HQ. It retries until ctx ends, and calls waits with
-// the reason before each wait.
+// startSession starts a session at HQ. It retries until ctx is done, and calls waits with the
+// reason before each wait. Without HQ it returns a session with an anonymous credential.
 func (a *Agent) startSession(ctx context.Context, waits func(error)) (hq.Session, error) {
 	if a.Keyless {
 		a.Logger.Info("there is no api key; using the local NATS without a session", "servers", hq.Redacted(a.Servers))
@@ -284,7 +287,7 @@ func (a *Agent) startSession(ctx context.Context, waits func(error)) (hq.Session
 		waits(err)
 		if hq.Conflict(err) {
 			a.Logger.Warn("another server runs with this id; waiting for it to end", "server", a.Options.ServerID, "wait", wait)
-			a.crashes.report(ctx, "") // it may have crashed on this machine
+			a.crashes.report(ctx, "") // the other server may have crashed on this machine
 		}
 	})
 	if err != nil {
@@ -297,7 +300,7 @@ func (a *Agent) startSession(ctx context.Context, waits func(error)) (hq.Session
 	return session, nil
 }
 
-// endSession ends the session at HQ and uploads its logs.
+// endSession ends the session at HQ and uploads its logs. It does nothing without HQ.
 func (a *Agent) endSession(id string, errored bool) {
 	if id == "" {
 		return
@@ -314,8 +317,8 @@ func (a *Agent) endSession(id string, errored bool) {
 	a.logs.sendLast(ctx, end.URL)
 }
 
-// companies returns the companies to follow: those that the credential allows, limited to
-// --companyIds.
+// companies returns the ids of the companies to follow: the companies that the credential
+// allows, or those of --companyIds. A company that the credential does not allow is an error.
 func (a *Agent) companies(c hq.Credential) ([]string, error) {
 	allowed, wanted := c.CompanyIDs(), a.Options.CompanyIDs
 	if len(allowed) == 0 {
@@ -337,7 +340,7 @@ func (a *Agent) companies(c hq.Credential) ([]string, error) {
 	return wanted, nil
 }
 
-// consumer returns the name of the durable consumer.
+// consumer returns the name of the durable consumer of the stream.
 func (s *hqSession) consumer() string {
 	name := "eds-" + s.serverID
 	if suffix := s.agent.Options.ConsumerSuffix; suffix != "" {

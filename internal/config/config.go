@@ -1,6 +1,6 @@
 // Package config resolves flags, environment and config.toml into one immutable value per
-// command. A flag takes precedence over the environment, and the environment over the file.
-// Callers pass in the command line and the environment.
+// command. A flag takes precedence over the environment, and the environment takes precedence
+// over the file. Callers pass in the command line and the environment.
 package config
 
 import (
@@ -17,30 +17,32 @@ import (
 	"unicode"
 )
 
-// Lookup returns the value of an environment variable, like os.LookupEnv.
+// Lookup returns the value of an environment variable and whether it is set, like os.LookupEnv.
 type Lookup func(name string) (string, bool)
 
 // UsageError reports an invalid value on the command line or in the environment. The program
 // exits with the code for wrong usage.
 type UsageError struct {
-	Name string // as the user wrote it: "--port", "PORT"
+	Name string // the flag or variable: "--port", "PORT"
 	Err  error
 }
 
 func (e *UsageError) Error() string { return e.Name + ": " + e.Err.Error() }
 func (e *UsageError) Unwrap() error { return e.Err }
 
-// UpdateStrategy decides when a row is written.
+// UpdateStrategy decides when a change of a row is written to the destination.
 type UpdateStrategy string
 
 const (
-	// Standard writes rows in the order of the stream.
+	// Standard writes changes in the order of the stream.
 	Standard UpdateStrategy = "standard"
-	// After writes a whole row only if it is newer than the present one.
+	// After writes a row, with all its columns, only if it is newer than the row at the
+	// destination.
 	After UpdateStrategy = "after"
 )
 
-// ParseUpdateStrategy parses a strategy; "" is Standard.
+// ParseUpdateStrategy parses the name of a strategy, ignoring case. An empty text means
+// Standard.
 func ParseUpdateStrategy(text string) (UpdateStrategy, error) {
 	switch s := UpdateStrategy(strings.ToLower(strings.TrimSpace(text))); s {
 	case "", Standard:
@@ -51,16 +53,16 @@ func ParseUpdateStrategy(text string) (UpdateStrategy, error) {
 	return "", fmt.Errorf("the update strategy must be %q or %q", Standard, After)
 }
 
-// Heal decides which missing or incomplete tables a server imports by itself.
+// Heal decides which missing or incomplete tables a server imports automatically.
 type Heal string
 
 const (
-	HealTables Heal = "tables" // unless all tables are lost
-	HealAll    Heal = "all"    // always
-	HealOff    Heal = "off"    // never
+	HealTables Heal = "tables" // import them, unless all tables are lost
+	HealAll    Heal = "all"    // import them, even if all tables are lost
+	HealOff    Heal = "off"    // import none
 )
 
-// ParseHeal parses a Heal; "" is HealTables.
+// ParseHeal parses the name of a Heal, ignoring case. An empty text means HealTables.
 func ParseHeal(text string) (Heal, error) {
 	switch h := Heal(strings.ToLower(strings.TrimSpace(text))); h {
 	case "":
@@ -73,13 +75,14 @@ func ParseHeal(text string) (Heal, error) {
 
 // Common is the configuration of every command. Treat it as immutable.
 type Common struct {
-	DataDir   string // absolute
+	DataDir   string // absolute path
 	Verbose   bool
 	Silent    bool
 	Timestamp bool
 	LogLabel  string
 	LogFormat LogFormat
-	// CPUProfile is the file for a CPU profile of the whole run; "": none.
+	// CPUProfile is the file to which a CPU profile of the whole run is written, or "" for no
+	// profile.
 	CPUProfile string
 }
 
@@ -98,9 +101,10 @@ const (
 // HQ is the configuration of commands that call HQ. Treat it as immutable.
 type HQ struct {
 	APIKey Secret
-	APIURL string // "": from the key
-	// RequireTLS true refuses HQ's API and NATS without TLS; false refuses only hosts that
-	// have used TLS before; nil also HQ's default hosts.
+	APIURL string // base URL; if "", taken from the key
+	// RequireTLS determines which HQ API and NATS hosts must use TLS: all if it is true, and
+	// only those that have used TLS before if it is false. If it is nil, HQ's default hosts
+	// must use TLS, too.
 	RequireTLS *bool
 }
 
@@ -108,27 +112,28 @@ type HQ struct {
 type Server struct {
 	Common
 	HQ
-	URL             Secret // of the destination; empty until HQ configures one
-	URLGiven        bool   // by the flag, which overrides the file again at the next start
+	URL             Secret // destination URL; empty until HQ configures one
+	URLGiven        bool   // URL comes from the flag, which also overrides the file at the next start
 	UpdateStrategy  UpdateStrategy
-	SchemaValidator string // a directory; "": none
+	SchemaValidator string // directory of JSON Schemas, or "" for no validation
 
-	Host string // "": all interfaces
-	Port int    // 0: any free port
+	Host string // listen address; "" means all interfaces
+	Port int    // 0 means any free port
 
-	Servers        []string // of NATS; nil: the default
-	ServerID       string   // "": from the credential
+	Servers        []string // URLs of NATS servers; nil means the default
+	ServerID       string   // if "", taken from the credential
 	ConsumerSuffix string
 	CompanyIDs     []string
 	KeepLogs       bool
-	Restart        bool // a new consumer starts at the stream's beginning
-	NoRestart      bool // the parent does not start the worker again
+	Restart        bool // a new consumer starts at the beginning of the stream instead of its end
+	NoRestart      bool // the parent process does not restart the worker
 	RenewInterval  time.Duration
 	Heal           Heal
-	// BackfillNewTables reports whether tables that are new at HQ are imported.
+	// BackfillNewTables reports whether tables that are new at HQ are imported. Otherwise only
+	// their changes are followed.
 	BackfillNewTables bool
 
-	// Bounds of unapplied changes; 0: the default.
+	// Bounds for changes that were received and not applied. A zero value means the default.
 	MaxAckPending     int
 	MaxPendingBuffer  int
 	MinPendingLatency time.Duration
@@ -144,8 +149,8 @@ type Import struct {
 	SchemaValidator string
 
 	JobID        string
-	Dir          string // of downloaded files; "": download them
-	DownloadDir  string // "": the data directory
+	Dir          string // directory with export files to load; if "", they are downloaded
+	DownloadDir  string // directory for downloads; "" means the data directory
 	DryRun       bool
 	NoConfirm    bool
 	NoCleanup    bool
@@ -154,15 +159,15 @@ type Import struct {
 	Strict       bool
 	SchemaOnly   bool
 	ValidateOnly bool
-	TimeOffset   time.Time // zero: none
-	Parallel     int       // tables at a time; 1 with --single
+	TimeOffset   time.Time // only rows changed since then; zero means all rows
+	Parallel     int       // number of tables loaded at a time; 1 with --single
 	Single       bool
-	Only         []string // tables; nil: all
+	Only         []string // names of tables; nil means all
 	CompanyIDs   []string
 	LocationIDs  []string
 }
 
-// DefaultPort is the port of health and metrics.
+// DefaultPort is the default TCP port of the health and metrics endpoints.
 const DefaultPort = 8080
 
 func parsePort(text string) (int, error) {
@@ -182,7 +187,7 @@ func parseFormat(text string) (LogFormat, error) {
 }
 
 // ParseAPIURL checks the base URL of HQ's API and returns it without a final slash. The error
-// contains no part of it.
+// contains no part of the URL.
 func ParseAPIURL(raw string) (string, error) {
 	raw = strings.TrimRight(strings.TrimSpace(raw), "/")
 	if raw == "" {
@@ -198,7 +203,7 @@ func ParseAPIURL(raw string) (string, error) {
 	return raw, nil
 }
 
-// parseServers parses the URLs of NATS servers. URLs without a scheme get nats://.
+// parseServers checks the URLs of NATS servers. It adds nats:// to a URL without a scheme.
 func parseServers(raw []string) ([]string, error) {
 	var servers []string
 	for _, s := range raw {
@@ -263,7 +268,7 @@ func checkHost(host string) error {
 	return nil
 }
 
-// list splits at commas and trims. It drops empty and repeated values.
+// list splits the values at commas and trims the parts. It drops empty and repeated parts.
 func list(raw []string) []string {
 	var out []string
 	for _, one := range raw {

@@ -22,14 +22,16 @@ import (
 // FileName is the name of the configuration file in the data directory.
 const FileName = "config.toml"
 
-// File is config.toml. Values that the file lacks are zero. Unknown keys are kept.
+// File is the content of config.toml. Fields whose keys are not in the file are zero. Unknown
+// keys are preserved when the file is written.
 type File struct {
 	Token          Secret // the HQ key
 	ServerID       string
 	URL            Secret // of the destination
 	UpdateStrategy UpdateStrategy
 	KeepLogs       bool
-	// Only the operator writes these. Nil or "": the file does not have them.
+	// Only the operator sets these keys. A field is nil or "" if the file does not have its
+	// key.
 	RequireTLS        *bool
 	Heal              Heal
 	BackfillNewTables *bool
@@ -38,7 +40,7 @@ type File struct {
 	raw string         // the text of the file
 }
 
-// Names of the keys.
+// Names of the known keys.
 const (
 	keyToken          = "token"
 	keyServerID       = "server_id"
@@ -50,11 +52,11 @@ const (
 	keyBackfill       = "backfill_new_tables"
 )
 
-// known are the keys that this version reads.
+// known lists the keys that this version reads.
 var known = []string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs, keyRequireTLS, keyHeal, keyBackfill}
 
-// ReadFile reads the configuration file at path. A missing file is empty. The warnings are for
-// the operator; the file is valid.
+// ReadFile reads the configuration file at path. If the file does not exist, f is empty. The
+// warnings are for the operator, and do not make the file invalid.
 func ReadFile(path string) (f File, warnings []string, err error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,12 +75,12 @@ func ReadFile(path string) (f File, warnings []string, err error) {
 	return f, warnings, nil
 }
 
-// tooOpen reports whether a file with this mode is open to other users. Windows has no such
-// bits.
+// tooOpen reports whether the permission bits give other users access to a file. Windows has no
+// such bits, so tooOpen returns false there.
 func tooOpen(mode fs.FileMode) bool { return runtime.GOOS != "windows" && mode.Perm()&0o077 != 0 }
 
 // ParseFile parses the text of a configuration file. Errors name the line and a remedy. They
-// contain no part of the text, which may be secret.
+// contain no part of the text, because it may be secret.
 func ParseFile(text string) (File, error) {
 	f := File{raw: text}
 	if _, err := toml.Decode(text, &f.all); err != nil {
@@ -132,7 +134,8 @@ func syntaxError(err error) error {
 		e.Position.Line, after)
 }
 
-// take copies the value of key, if there is one, to dst. A boolean may be written as text.
+// take copies the value of key to dst. If the key is missing, dst is unchanged. A boolean may
+// be written as the text "true" or "false".
 func take[T string | bool](all map[string]any, text, key string, dst *T) error {
 	value, ok := all[key]
 	if !ok {
@@ -153,7 +156,8 @@ func take[T string | bool](all map[string]any, text, key string, dst *T) error {
 	return fmt.Errorf("line %d: the value of %s must be %s", lineOf(text, key), key, want)
 }
 
-// lineOf returns the number of the line that sets the top-level key; 0: none.
+// lineOf returns the number of the line that sets the top-level key, counted from 1, or 0 if
+// there is no such line.
 func lineOf(text, key string) int {
 	for i, line := range strings.Split(text, "\n") {
 		if assigns(line, key) {
@@ -180,8 +184,8 @@ func Update(path string, change func(*File)) error {
 	return f.Write(path)
 }
 
-// Write replaces the file at path atomically and durably. Only its owner can read it. Comments,
-// order and unknown keys of the original text stay.
+// Write replaces the file at path atomically and durably. Only the file's owner can read it.
+// Comments, the order of lines and unknown keys of the original text are preserved.
 func (f File) Write(path string) error {
 	next, err := prepare(path)
 	if err != nil {
@@ -191,7 +195,7 @@ func (f File) Write(path string) error {
 	return f.put(path, next)
 }
 
-// put replaces the file at path by next.
+// put writes f to next, and replaces the file at path with it.
 func (f File) put(path string, next *durable.Replacement) error {
 	text, err := f.encode()
 	if err != nil {
@@ -207,8 +211,8 @@ func (f File) put(path string, next *durable.Replacement) error {
 	return nil
 }
 
-// values returns every key with its value: known keys from the fields of f, the others from
-// the original text.
+// values returns every key with its value. Known keys have the values of f's fields, other keys
+// the values of the original text.
 func (f File) values() map[string]any {
 	all := maps.Clone(f.all)
 	if all == nil {
@@ -231,8 +235,8 @@ func (f File) values() map[string]any {
 	return all
 }
 
-// encode returns the text of the file: the original text with the changed lines replaced, or a
-// new text if that has other values.
+// encode returns the text of the file. Normally that is the original text with the changed
+// lines replaced. If the edited text would decode to other values, encode returns a new text.
 func (f File) encode() ([]byte, error) {
 	want := f.values()
 	if edited := f.edit(want); decodesTo(edited, want) {
@@ -255,7 +259,8 @@ func decodesTo(text string, want map[string]any) bool {
 	return err == nil && reflect.DeepEqual(got, want)
 }
 
-// edit replaces, adds and removes the lines of known keys.
+// edit returns the original text, in which it has replaced, added and removed the lines of
+// known keys.
 func (f File) edit(want map[string]any) string {
 	lines := strings.SplitAfter(f.raw, "\n")
 	for _, key := range []string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs} {
@@ -268,7 +273,7 @@ func (f File) edit(want map[string]any) string {
 		if wanted {
 			var b bytes.Buffer
 			if err := toml.NewEncoder(&b).Encode(map[string]any{key: value}); err != nil {
-				return "" // has no values, so that encode writes a new text
+				return "" // this text decodes to no values, so encode creates a new text
 			}
 			line = b.String()
 		}
@@ -282,8 +287,9 @@ func (f File) edit(want map[string]any) string {
 	return strings.Join(lines, "")
 }
 
-// firstTable returns the end of the top-level keys: the index of the header of the first
-// table, before its comments and blank lines.
+// firstTable returns the index of the line at which a new top-level key can be inserted. That
+// line is the header of the first table, or the first of the comments and blank lines above the
+// header.
 func firstTable(lines []string) int {
 	at := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(strings.TrimSpace(l), "[") })
 	if at < 0 {
@@ -298,8 +304,9 @@ func firstTable(lines []string) int {
 	return at
 }
 
-// prepare creates a temporary file to replace the file at path, or the target of a link there.
-// It creates the directory if there is none.
+// prepare creates a temporary file that can replace the file at path. If path is a symbolic
+// link, the temporary file is for the link's target. prepare creates the directory if it does
+// not exist.
 func prepare(path string) (*durable.Replacement, error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -310,19 +317,20 @@ func prepare(path string) (*durable.Replacement, error) {
 	return durable.Prepare(path, "."+filepath.Base(path)+".*")
 }
 
-// reserved is the disk space that Reserve adds to the size of the file, in bytes: many times
-// the size of a key.
+// reserved is the number of bytes of disk space that Reserve reserves beyond the size of the
+// file. It is many times the size of a key.
 const reserved = 64 << 10
 
-// Reservation is a configuration file that is known to be writable, with reserved disk space.
+// Reservation is a configuration file with reserved disk space, for which Reserve has checked
+// that it can be written.
 type Reservation struct {
 	path string
 	next *durable.Replacement
 }
 
-// Reserve makes sure that the file at path can be written, for a caller that is about to get a
-// value that it must not lose. It reserves disk space and, if there is a file, replaces it by
-// a copy of itself. The caller must call Release.
+// Reserve checks that the file at path can be written, for a caller that is about to receive a
+// value that it must not lose. It reserves disk space and, if the file exists, replaces the
+// file with an identical copy. The caller must call Release.
 func Reserve(path string) (*Reservation, error) {
 	f, _, err := ReadFile(path)
 	if err != nil {
@@ -347,7 +355,8 @@ func Reserve(path string) (*Reservation, error) {
 	return r, nil
 }
 
-// Update is like the function Update, for the reserved file. It can be called once.
+// Update is like the function Update, for the reserved file and with the reserved disk space.
+// It can be called only once.
 func (r *Reservation) Update(change func(*File)) error {
 	f, _, err := ReadFile(r.path)
 	if err != nil {
@@ -357,5 +366,5 @@ func (r *Reservation) Update(change func(*File)) error {
 	return f.put(r.path, r.next)
 }
 
-// Release frees the reserved space.
+// Release frees the reserved disk space.
 func (r *Reservation) Release() { r.next.Discard() }

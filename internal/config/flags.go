@@ -15,7 +15,7 @@ const (
 	envPort   = "PORT"
 )
 
-// CommonFlags are the flags of every command.
+// CommonFlags are the flags that every command has.
 type CommonFlags struct {
 	value  Common
 	format string
@@ -36,7 +36,7 @@ func BindCommon(fs *pflag.FlagSet) *CommonFlags {
 	return f
 }
 
-// Resolve returns the values of the flags. A relative data directory is below workingDir.
+// Resolve returns the values of the flags. A relative data directory is relative to workingDir.
 func (f *CommonFlags) Resolve(workingDir string) (Common, error) {
 	var p problems
 	c := f.value
@@ -55,7 +55,7 @@ type HQFlags struct {
 	requireTLS     bool
 }
 
-// BindAPIURL adds --api-url to fs, for commands that call HQ without a key.
+// BindAPIURL adds --api-url and --require-tls to fs, for commands that call HQ without a key.
 func BindAPIURL(fs *pflag.FlagSet) *HQFlags {
 	f := &HQFlags{fs: fs}
 	fs.StringVar(&f.apiURL, "api-url", "", "base `URL` of HQ's API (default: from the key or the code)")
@@ -64,7 +64,7 @@ func BindAPIURL(fs *pflag.FlagSet) *HQFlags {
 	return f
 }
 
-// BindHQ adds --api-url and --api-key to fs.
+// BindHQ adds --api-key and the flags of BindAPIURL to fs.
 func BindHQ(fs *pflag.FlagSet) *HQFlags {
 	f := BindAPIURL(fs)
 	fs.StringVar(&f.apiKey, "api-key", "",
@@ -72,7 +72,8 @@ func BindHQ(fs *pflag.FlagSet) *HQFlags {
 	return f
 }
 
-// Resolve returns the values of the flags, the environment and the file.
+// Resolve returns the configuration for calls to HQ from the flags, the environment and the
+// file.
 func (f *HQFlags) Resolve(env Lookup, file File) (HQ, error) {
 	var p problems
 	hq := HQ{
@@ -86,7 +87,7 @@ func (f *HQFlags) Resolve(env Lookup, file File) (HQ, error) {
 	return hq, p.join()
 }
 
-// destinationFlags are the common flags of import, server and verify.
+// destinationFlags are the flags that import, server and verify have in common.
 type destinationFlags struct {
 	*HQFlags
 	url, schemaValidator string
@@ -128,7 +129,7 @@ type ServerFlags struct {
 	minPendingLatency, maxPendingLatency time.Duration
 }
 
-// BindServer adds the flags of "eds server" to fs, without the common ones.
+// BindServer adds the flags of "eds server" to fs, except for the common flags.
 func BindServer(fs *pflag.FlagSet) *ServerFlags {
 	f := &ServerFlags{destinationFlags: bindDestination(fs)}
 	f.bind(fs)
@@ -156,17 +157,17 @@ func BindServer(fs *pflag.FlagSet) *ServerFlags {
 	return f
 }
 
-// WrapperFlag is one of the flags with which the parent process of the reference server starts
-// the program.
+// WrapperFlag is the name of a flag that the parent process of the reference server always
+// passes to the program.
 const WrapperFlag = "wrapper"
 
-// bindWrapper adds the flags that the parent process of the reference server passes beside the
-// user's. Their values are not used.
+// bindWrapper adds the flags that the parent process of the reference server passes in addition
+// to the user's flags. Their values are ignored.
 func bindWrapper(fs *pflag.FlagSet) {
 	fs.Bool(WrapperFlag, false, "run under the parent process of the reference server")
 	fs.String("parent", "", "`port` of that process")
 	fs.String("log-file-sink", "", "`file` of its log")
-	fs.Lookup("log-file-sink").NoOptDefVal = "true" // it is also passed without a value
+	fs.Lookup("log-file-sink").NoOptDefVal = "true" // the flag is also passed without a value
 	for _, name := range []string{WrapperFlag, "parent", "log-file-sink"} {
 		_ = fs.MarkHidden(name) // fails only for an unknown flag
 	}
@@ -212,7 +213,7 @@ func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, err
 	return s, p.join()
 }
 
-// Bounds of the counts. Both use much memory long before that.
+// Upper bounds of the two counts. Values far below these bounds already use much memory.
 const (
 	maxAckPending    = 1_000_000
 	maxPendingBuffer = 1_000_000
@@ -225,8 +226,8 @@ func (f *ServerFlags) checkCount(name string, n, most int) error {
 	return checkRange(n, 1, most)
 }
 
-// resolvePort returns the port of a flag of either name, else of the environment, else the
-// default.
+// resolvePort returns the port from --port or --health-port if one of them is set. Otherwise it
+// returns the port from the environment, or the default.
 func (f *ServerFlags) resolvePort(p *problems, env Lookup) int {
 	if f.fs.Changed("port") || f.fs.Changed("health-port") {
 		p.check("--port", checkRange(f.port, 0, 65535))
@@ -246,7 +247,7 @@ type ImportFlags struct {
 	only, locationIDs []string
 }
 
-// BindImport adds the flags of "eds import" to fs, without the common ones.
+// BindImport adds the flags of "eds import" to fs, except for the common flags.
 func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	f := &ImportFlags{destinationFlags: bindDestination(fs)}
 	f.bind(fs)
@@ -271,8 +272,8 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	return f
 }
 
-// BindVerify adds the flags of "eds verify" to fs, without the common ones: the flags of an
-// import that select rows.
+// BindVerify adds the flags of "eds verify" to fs, except for the common flags. They are those
+// flags of an import that select rows.
 func BindVerify(fs *pflag.FlagSet) *ImportFlags {
 	f := &ImportFlags{destinationFlags: bindDestination(fs)}
 	f.bind(fs)
@@ -282,7 +283,7 @@ func BindVerify(fs *pflag.FlagSet) *ImportFlags {
 	return f
 }
 
-// ReadOnly reports whether the flags request an import that changes nothing.
+// ReadOnly reports whether the flags request a dry run or a validation, which change nothing.
 func (f *ImportFlags) ReadOnly() bool { return f.value.DryRun || f.value.ValidateOnly }
 
 // Resolve returns the configuration of "eds import".
@@ -314,7 +315,7 @@ func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, err
 		p.check("--"+f.name, checkGiven(flags, f.name, strings.TrimSpace(f.text) == "" && f.values == 0))
 	}
 	if f.fs.Changed("url") && strings.TrimSpace(f.url) == "" {
-		i.URL = Secret{} // not the URL of the file
+		i.URL = Secret{} // an explicitly empty --url does not mean the URL of the file
 	}
 	if i.Dir != "" && i.DownloadDir != "" {
 		p.check("--dir", errors.New("it is for downloaded files, and --download-dir for files to download; leave one out"))

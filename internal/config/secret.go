@@ -5,14 +5,14 @@ import (
 	"log/slog"
 )
 
-// redacted replaces a secret.
+// redacted is the text shown in place of a secret.
 const redacted = "[redacted]"
 
-// Secret is text that only Reveal returns. Every way to format, marshal or log it gives
+// Secret is a text that only Reveal returns. Formatting, marshaling or logging a Secret gives
 // "[redacted]". The zero Secret is empty and gives "".
 type Secret struct {
-	// A pointer: if a Secret is an unexported field, fmt does not call its methods, and prints
-	// an address instead of the text.
+	// text is a pointer because fmt does not call the methods of a Secret in an unexported
+	// field. It then prints an address instead of the secret.
 	text *string
 }
 
@@ -24,7 +24,7 @@ func NewSecret(text string) Secret {
 	return Secret{&text}
 }
 
-// Reveal returns the text.
+// Reveal returns the secret text.
 func (s Secret) Reveal() string {
 	if s.text == nil {
 		return ""
@@ -35,7 +35,7 @@ func (s Secret) Reveal() string {
 // IsZero reports whether the Secret is empty.
 func (s Secret) IsZero() bool { return s.text == nil }
 
-// Equal reports whether both have the same text.
+// Equal reports whether s and other have the same text.
 func (s Secret) Equal(other Secret) bool { return s.Reveal() == other.Reveal() }
 
 func (s Secret) String() string {
@@ -45,21 +45,22 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// GoString redacts %#v.
+// GoString implements fmt.GoStringer. It redacts the secret for %#v.
 func (s Secret) GoString() string { return fmt.Sprintf("config.Secret(%q)", s.String()) }
 
-// Format redacts every other verb.
+// Format implements fmt.Formatter. It redacts the secret for all other verbs.
 func (s Secret) Format(f fmt.State, verb rune) {
 	text := s.String()
 	if verb == 'v' && f.Flag('#') {
 		text = s.GoString()
 	}
-	// The owner of the writer gets the same error.
+	// The caller of fmt gets the same error from the writer.
 	_, _ = f.Write([]byte(text))
 }
 
-// MarshalText redacts text encodings, including JSON.
+// MarshalText implements encoding.TextMarshaler. It redacts the secret in all text encodings,
+// including JSON.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// LogValue redacts structured logs.
+// LogValue implements slog.LogValuer. It redacts the secret in structured logs.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }

@@ -11,8 +11,8 @@ type ReleaseFlags struct{ value Release }
 
 // Release is the configuration of commands that download releases. Treat it as immutable.
 type Release struct {
-	KeyFile string // of the public keys; "": the built-in one
-	URL     string // of the releases, without their versions; "": the default
+	KeyFile string // file with the public keys; "" means the built-in key
+	URL     string // base URL of the releases, without a version; "" means the default
 }
 
 // BindRelease adds the flags of commands that download releases to fs.
@@ -42,7 +42,7 @@ type UpgradeFlags struct {
 	value Upgrade
 }
 
-// BindUpgrade adds the flags of "eds upgrade" to fs, without the common ones.
+// BindUpgrade adds the flags of "eds upgrade" to fs, except for the common flags.
 func BindUpgrade(fs *pflag.FlagSet) *UpgradeFlags {
 	f := &UpgradeFlags{ReleaseFlags: BindRelease(fs)}
 	fs.BoolVar(&f.value.DryRun, "dry-run", false, "print the steps and do nothing")

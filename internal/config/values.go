@@ -19,7 +19,7 @@ func (p *problems) add(err error) {
 	}
 }
 
-// check adds err, unless it is nil, under the name of the flag or variable.
+// check adds a UsageError with the name of the flag or variable, unless err is nil.
 func (p *problems) check(name string, err error) {
 	if err != nil {
 		p.add(&UsageError{name, err})
@@ -28,15 +28,15 @@ func (p *problems) check(name string, err error) {
 
 func (p *problems) join() error { return errors.Join(p.errs...) }
 
-// try parses a value and adds its error.
+// try parses the value in. If parse fails, try adds a UsageError to p.
 func try[In, Out any](p *problems, name string, in In, parse func(In) (Out, error)) Out {
 	out, err := parse(in)
 	p.check(name, err)
 	return out
 }
 
-// checkGiven refuses a flag with an empty value: an unset variable of a script must not mean
-// everything, or the default.
+// checkGiven returns an error if a flag is given with an empty value. An unset variable in a
+// script must not silently mean "everything" or the default.
 func checkGiven(fs *pflag.FlagSet, name string, empty bool) error {
 	if !empty || !fs.Changed(name) {
 		return nil
@@ -66,7 +66,7 @@ func parseTime(text string) (time.Time, error) {
 	return t, nil
 }
 
-// duration is a flag whose error shows how to write a duration.
+// duration is a flag value whose error shows how to write a duration.
 type duration struct{ value *time.Duration }
 
 func durationVar(fs *pflag.FlagSet, value *time.Duration, name string, byDefault time.Duration, usage string) {
@@ -85,7 +85,7 @@ func (d duration) Set(text string) error {
 
 func (d duration) String() string {
 	if d.value == nil || *d.value == 0 {
-		return "" // the help shows no default
+		return "" // so that the help shows no default
 	}
 	text := d.value.String()
 	if whole, ok := strings.CutSuffix(text, "m0s"); ok {
@@ -99,7 +99,7 @@ func (d duration) String() string {
 
 func (d duration) Type() string { return "duration" }
 
-// number is a flag whose error does not mention strconv.
+// number is a flag value whose error does not mention strconv.
 type number struct{ value *int }
 
 func numberVar(fs *pflag.FlagSet, value *int, name string, byDefault int, usage string) {

@@ -17,19 +17,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// responseTimeout bounds how long the server may take to respond. Streams of progress have no
-// such limit.
+// responseTimeout is the maximum time for the server to respond. It does not limit streams of
+// progress.
 const responseTimeout = 10 * time.Second
 
-// Client sends requests to the server that runs with a data directory. An *Error is the
-// server's response. ErrNoServer says that no server runs. ErrConnectionLost says that the
-// server ended meanwhile: it may or may not have handled the request.
+// Client sends requests to the server that runs with a data directory. An error of type *Error
+// is the server's response. ErrNoServer means that no server runs. ErrConnectionLost means that
+// the server ended during the request, and may or may not have handled the request.
 type Client struct {
 	dataDir string
 	http    http.Client
 }
 
-// NewClient returns a client for the server of a data directory. It does not connect.
+// NewClient returns a client for the server that runs with a data directory. It does not
+// connect yet.
 func NewClient(dataDir string) *Client {
 	return &Client{dataDir, http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -46,35 +47,36 @@ func (c *Client) Status(ctx context.Context) (server.Report, error) {
 	return r, c.call(ctx, http.MethodGet, "/status", nil, &r)
 }
 
-// AcceptGap accepts a gap: of one table or, if table is "", of all its tables. It returns
-// their names.
+// AcceptGap accepts the gap with the given id for one table, or for all tables of the gap if
+// table is "". It returns the names of these tables.
 func (c *Client) AcceptGap(ctx context.Context, id, table string) ([]string, error) {
 	var r gapResponse
 	err := c.call(ctx, http.MethodPost, "/accept-gap", gapRequest{id, table}, &r)
 	return r.Tables, err
 }
 
-// Verified reports tables whose rows were found equal to the server. Identity is that of
-// their destination.
+// Verified reports to the server that tables were compared and found equal. The parameter
+// identity is the identity of the compared destination.
 func (c *Client) Verified(ctx context.Context, identity string, v server.Verification) error {
 	return c.call(ctx, http.MethodPost, "/verified", verifiedRequest{identity, v}, new(struct{}))
 }
 
-// CancelImport ends an import. Its tables keep their rows.
+// CancelImport cancels an import. The tables of the import keep their rows.
 func (c *Client) CancelImport(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, importPath(id), nil, new(struct{}))
 }
 
-// Import requests an import, calls accepted with its id, and then watches it like WatchImport.
-// Another call with the same ImportRequest.ID only watches the import.
+// Import requests an import, calls accepted with the import's id, and then watches the import
+// like WatchImport. If an import with the same ImportRequest.ID exists, Import only watches
+// that import.
 func (c *Client) Import(
 	ctx context.Context, q ImportRequest, accepted func(id string), observe snapshot.Observer,
 ) (snapshot.Report, error) {
 	return c.watch(ctx, http.MethodPost, "/import", q, accepted, observe)
 }
 
-// WatchImport calls observe with the progress of an import until it ends, and returns its
-// outcome. If ctx ends, the import continues. If the server ends, the error is
+// WatchImport calls observe with the progress of an import until the import ends, and returns
+// its outcome. If ctx is done, the import continues. If the server ends, the error is
 // ErrConnectionLost, and the next server resumes the import.
 func (c *Client) WatchImport(ctx context.Context, id string, observe snapshot.Observer) (snapshot.Report, error) {
 	return c.watch(ctx, http.MethodGet, importPath(id), nil, func(string) {}, observe)
@@ -119,7 +121,8 @@ func streamError(ctx context.Context, err error) error {
 	return fmt.Errorf("watch the import: %w; eds status says whether it continues", connectionError(err))
 }
 
-// connectionError returns ErrConnectionLost if the server has ended the connection, else err.
+// connectionError returns ErrConnectionLost if err means that the server has ended the
+// connection, and err otherwise.
 func connectionError(err error) error {
 	for _, end := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
 		if errors.Is(err, end) {
@@ -129,7 +132,8 @@ func connectionError(err error) error {
 	return err
 }
 
-// call sends a request and decodes the response.
+// call sends a request, and decodes the response into the value that the parameter into points
+// to.
 func (c *Client) call(ctx context.Context, method, path string, body, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, responseTimeout)
 	defer cancel()
@@ -144,7 +148,7 @@ func (c *Client) call(ctx context.Context, method, path string, body, into any) 
 	return nil
 }
 
-// do sends a request. The response has status 200.
+// do sends a request. It returns a response with status 200, or an error.
 func (c *Client) do(ctx context.Context, method, path string, body any) (*http.Response, error) {
 	var text io.Reader = http.NoBody
 	if body != nil {

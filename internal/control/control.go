@@ -1,6 +1,6 @@
-// Package control lets the operator control the server that runs with a data directory: by
-// HTTP over a socket in that directory, which only its owner can open. Requests and responses
-// are JSON; the progress of an import is a stream of JSON lines.
+// Package control lets the operator control the server that runs with a data directory. It uses
+// HTTP over a socket in that directory, which only the directory's owner can open. Requests and
+// responses are JSON. The progress of an import is a stream of JSON lines.
 //
 //	GET /status            the state of the server
 //	POST /import           begin an import, and watch it
@@ -20,39 +20,41 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// Handler handles requests of the operator. Its methods are called concurrently.
+// Handler handles requests of the operator. Its methods must be safe for concurrent use.
 type Handler interface {
 	// Report returns the state of the server.
 	Report() server.Report
-	// RequestImport requests an import with the given id, a UUID, into the destination with
-	// the given identity; "" is the server's. Another destination is a
-	// *server.OtherDestinationError. If an import with this id exists, it does nothing.
+	// RequestImport requests an import with the given id, a UUID, into the server's
+	// destination. The parameter identity is the identity of the destination that the client
+	// expects, or "" for any. If the server has another destination, the error is a
+	// *server.OtherDestinationError. If an import with this id exists, RequestImport does
+	// nothing.
 	RequestImport(id, identity string, o snapshot.Options) error
-	// WatchImport calls observe with the progress of an import until it ends, and returns
-	// its outcome. If ctx ends, the import continues. A slow observe does not delay the
-	// import: each call is for a table that has changed since the last one.
+	// WatchImport calls observe with the progress of an import until the import ends, and
+	// returns its outcome. If ctx is done, the import continues. A slow observe does not delay
+	// the import: intermediate states of a table are then left out.
 	WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error)
-	// CancelImport ends an import.
+	// CancelImport cancels an import.
 	CancelImport(id string) error
-	// AcceptGap accepts a gap, of one table or, if table is "", of all its tables. It returns
-	// their names.
+	// AcceptGap accepts the gap with the given id for one table, or for all tables of the gap
+	// if table is "". It returns the names of these tables.
 	AcceptGap(id, table string) (tables []string, err error)
-	// Verified ends warnings about tables whose rows were found equal. Its errors are those
-	// of RequestImport.
+	// Verified ends the warnings about tables that were compared and found equal. The parameter
+	// identity and the errors are like those of RequestImport.
 	Verified(identity string, v server.Verification) error
 }
 
-// ErrNoServer says that no server answers for the data directory.
+// ErrNoServer means that no server answers for the data directory.
 var ErrNoServer = errors.New("no server answers")
 
-// ErrConnectionLost says that the server ended or crashed before it responded.
+// ErrConnectionLost means that the server ended or crashed before it responded.
 var ErrConnectionLost = errors.New("the server ended the connection")
 
-// Error is the response to a request that fails.
+// Error is the response to a failed request.
 type Error struct {
 	Message string `json:"error"`
-	// ExitCode is the exit code of the operator's command: 3 if the operator has to change
-	// the request or the configuration, else 1.
+	// ExitCode is the exit code for the operator's command. It is 3 if the operator must change
+	// the request or the configuration, and 1 otherwise.
 	ExitCode int `json:"exitCode"`
 }
 
@@ -60,10 +62,10 @@ func (e *Error) Error() string { return e.Message }
 
 // ImportRequest is the body of POST /import.
 type ImportRequest struct {
-	// ID is a UUID chosen by the client. A request that is sent again after a crash begins no
-	// second import. "": the server chooses the id.
+	// ID is a UUID that the client chooses, so that a request that is repeated after a crash
+	// does not start a second import. If it is "", the server chooses the id.
 	ID string `json:"id,omitempty"`
-	// Destination is the identity of the requested destination; "": the server's.
+	// Destination is the identity of the destination that the client expects, or "" for any.
 	Destination string  `json:"destination,omitempty"`
 	Options     Options `json:"options"`
 }
@@ -78,7 +80,7 @@ type Options struct {
 	NoDelete    bool      `json:"noDelete,omitempty"`
 	AllowEmpty  bool      `json:"allowEmpty,omitempty"`
 	Strict      bool      `json:"strict,omitempty"`
-	Parallel    int       `json:"parallel,omitempty"` // tables at a time; 0: the server decides
+	Parallel    int       `json:"parallel,omitempty"` // number of tables imported at a time; 0 means the server's default
 }
 
 func (o Options) snapshot() snapshot.Options {
@@ -91,12 +93,12 @@ func (o Options) snapshot() snapshot.Options {
 // gapRequest is the body of POST /accept-gap.
 type gapRequest struct {
 	ID    string `json:"id"`
-	Table string `json:"table,omitempty"` // "": all of the gap
+	Table string `json:"table,omitempty"` // "" means all tables of the gap
 }
 
 // verifiedRequest is the body of POST /verified.
 type verifiedRequest struct {
-	Destination string `json:"destination"` // its identity
+	Destination string `json:"destination"` // identity of the compared destination
 	server.Verification
 }
 
@@ -105,17 +107,17 @@ type gapResponse struct {
 	Tables []string `json:"tables"`
 }
 
-// importUpdate is one line in the stream of a watched import: first its id, then progress,
-// at the end the outcome.
+// importUpdate is one line in the stream of a watched import. The first line has the id. The
+// following lines have progress. The last line has the outcome.
 type importUpdate struct {
 	ID       string           `json:"id,omitempty"`
 	Progress *progressUpdate  `json:"progress,omitempty"`
 	Totals   *snapshot.Totals `json:"totals,omitempty"`
 	Report   *importReport    `json:"report,omitempty"`
-	Error    *Error           `json:"error,omitempty"` // with Report: the failures in it
+	Error    *Error           `json:"error,omitempty"` // set with Report, if the import failed
 }
 
-// progressUpdate is snapshot.Progress with its error as text.
+// progressUpdate is a snapshot.Progress whose error is encoded as text.
 type progressUpdate struct {
 	snapshot.Progress
 	Err string `json:",omitempty"`
@@ -130,7 +132,7 @@ func (p *progressUpdate) snapshot() snapshot.Progress {
 	return p.Progress
 }
 
-// importReport is snapshot.Report with errors as text.
+// importReport is a snapshot.Report whose errors are encoded as text.
 type importReport struct {
 	snapshot.Report
 	Tables []importReportTable
@@ -157,7 +159,7 @@ func (r *importReport) snapshot() snapshot.Report {
 	return r.Report
 }
 
-// maskedText returns the text of an error without secrets; "" if the error is nil.
+// maskedText returns the text of err with secrets masked, or "" if err is nil.
 func maskedText(err error) string {
 	if err == nil {
 		return ""
@@ -165,7 +167,8 @@ func maskedText(err error) string {
 	return telemetry.MaskText(err.Error())
 }
 
-// textError is the inverse of maskedText.
+// textError is the inverse of maskedText: it returns an error with the given text, or nil if
+// text is "".
 func textError(text string) error {
 	if text == "" {
 		return nil

@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// maxBody bounds the body of a request in bytes: thousands of ids.
+	// maxBody is the maximum size of a request body in bytes. It suffices for thousands of ids.
 	maxBody = 1 << 20
-	// headerTimeout bounds how long the header of a request may take to arrive.
+	// headerTimeout is the maximum time for the header of a request to arrive.
 	headerTimeout = 5 * time.Second
-	// writeTimeout bounds how long the client may take to read one line of a stream.
+	// writeTimeout is the maximum time for the client to read one line of a stream.
 	writeTimeout = 10 * time.Second
-	// shutdownTimeout bounds how long requests may take to end with the server.
+	// shutdownTimeout is the maximum time for requests to finish when the server ends.
 	shutdownTimeout = 3 * time.Second
 )
 
-// Serve handles requests of the operator until ctx ends, and closes the listener. Imports
-// continue without their watchers.
+// Serve handles requests of the operator until ctx is done, and then closes the listener.
+// Imports continue even if their watchers are disconnected.
 func Serve(ctx context.Context, listener net.Listener, h Handler) error {
 	web := http.Server{
 		Handler: routes(h), BaseContext: func(net.Listener) context.Context { return ctx },
@@ -123,7 +123,8 @@ func (s endpoints) verified(w http.ResponseWriter, r *http.Request) {
 	respond(w, struct{}{})
 }
 
-// decodeRequest decodes the body of a request. If that fails, it sends the error.
+// decodeRequest decodes the body of a request and reports whether that succeeded. After a
+// failure it has already sent the error response.
 func decodeRequest(w http.ResponseWriter, r *http.Request, into any) bool {
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(into)
 	if err != nil {
@@ -148,7 +149,7 @@ const (
 	exitUsage = 3
 )
 
-// newError returns err as a response; nil if err is nil.
+// newError returns err as the response to a failed request, or nil if err is nil.
 func newError(err error) *Error {
 	if err == nil {
 		return nil

@@ -12,10 +12,11 @@ import (
 	"path/filepath"
 )
 
-// maxSocketPath is the longest path of a socket that every system supports, in bytes.
+// maxSocketPath is the maximum length of a socket's path in bytes that every supported system
+// allows.
 const maxSocketPath = 100
 
-// socket returns the path of the socket of the server of a data directory.
+// socket returns the path of the control socket for a data directory.
 func socket(dataDir string) string {
 	path := filepath.Join(dataDir, "eds.sock")
 	if len(path) <= maxSocketPath {
@@ -25,8 +26,9 @@ func socket(dataDir string) string {
 	return filepath.Join(os.TempDir(), "eds-"+hex.EncodeToString(sum[:8])+".sock")
 }
 
-// Listen opens the socket of a data directory, for its owner only. The caller holds the lock
-// of the directory, so an existing socket belonged to a server that has ended.
+// Listen opens the control socket for a data directory, and permits access only to the socket's
+// owner. The caller must hold the lock of the directory. Therefore an existing socket belonged
+// to a server that has ended, and Listen removes it.
 func Listen(ctx context.Context, dataDir string) (net.Listener, error) {
 	path := socket(dataDir)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -30,7 +30,8 @@ func (s endpoints) stream(w http.ResponseWriter, r *http.Request, id string) {
 	}
 }
 
-// updateWriter sends updates to a client, as long as the client reads them.
+// updateWriter sends updates to a client. A write fails if the client has disconnected or does
+// not read.
 type updateWriter struct {
 	response *http.ResponseController
 	encoder  *json.Encoder

@@ -1,14 +1,14 @@
-// Package dlq is the dead-letter queue: the events that can never be applied to a
-// destination, and the rows that an import could not load, kept on disk with the reason
-// until the operator replays or drops them, or the destination has something newer.
+// Package dlq is the dead-letter queue. It keeps events that can never be applied to a
+// destination, and rows that an import could not load, on disk together with the reason. An
+// entry stays until the operator replays or drops it, or the destination has newer data.
 //
-// Each entry is one file of the queue's directory, readable by its owner only: a line of
-// JSON, which is the entry without its payload, then the payload as it came. The file is
-// named after the event's position and the destination, so that names sort in stream order
-// and an event that is rejected twice is kept once; that of a row, after its import, file
-// and line. Its extension is .event, or .superseded once the destination has something
-// newer of each of its rows. A file named index saves reading the others when the queue is
-// opened.
+// Each entry is one file in the queue's directory, which only the file's owner can read. The
+// first line is JSON, with all fields of the entry except its payload. The unchanged payload
+// follows. The file of an event is named after the event's position and the destination.
+// Therefore names sort in stream order, and an event that is rejected twice is kept only once.
+// The file of a row is named after the row's import, file and line. The file's extension is
+// .event. It becomes .superseded once the destination has newer data for each row of the entry.
+// A file named index makes it unnecessary to read all other files when the queue is opened.
 package dlq
 
 import (
@@ -26,63 +26,67 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// State says what an entry means for the destination.
+// State describes whether the destination has the data of an entry.
 type State string
 
-// The states.
+// States of entries.
 const (
-	// Waiting: the destination lacks the entry. If later changes have written one of its
-	// two rows, it lacks the other part.
+	// Waiting means that the destination lacks the data of the entry. If the entry moves a row
+	// to another key and later changes have written one of the two keys, the destination lacks
+	// the other part.
 	Waiting State = "waiting"
-	// Superseded: the destination has a later state of each row of the entry.
+	// Superseded means that the destination has newer data for each row of the entry.
 	Superseded State = "superseded"
-	// Unknown: the destination lacks the entry, or has a later state of its rows. No key
-	// could be read, or it is not known which of its rows was changed since.
+	// Unknown means that the destination either lacks the data of the entry or has newer data
+	// for its rows. Either no key could be read from the entry, or it is not known which of its
+	// rows has changed since.
 	Unknown State = "unknown"
 )
 
-// Entry is one rejected event, or one row of an import, which has no position and whose
-// payload is the INSERT that stands for it, or its line if that is no row.
+// Entry is one rejected event, or one row that an import could not load. The entry of a row has
+// no sequence. Its payload is the INSERT event for the row, or the line of the file if that
+// line is not a row.
 type Entry struct {
-	ID        string    `json:"-"` // names the entry: 12 hexadecimal digits
+	ID        string    `json:"-"` // identifies the entry; 12 hexadecimal digits
 	State     State     `json:"-"`
 	Sequence  uint64    `json:"sequence"`
-	Stored    int64     `json:"stored"` // nanoseconds since 1970
+	Stored    int64     `json:"stored"` // time at which the stream stored the event, in nanoseconds since 1970
 	Subject   string    `json:"subject"`
-	Table     string    `json:"table,omitempty"`     // "" where the event could not be decoded
-	Operation string    `json:"operation,omitempty"` // likewise
+	Table     string    `json:"table,omitempty"`     // "" if the event could not be decoded
+	Operation string    `json:"operation,omitempty"` // "" if the event could not be decoded
 	EventID   string    `json:"eventId,omitempty"`
-	Stage     string    `json:"stage"` // what rejected it: decode, schema, apply, import
+	Stage     string    `json:"stage"` // stage that rejected the entry: decode, schema, apply or import
 	Reason    string    `json:"reason"`
-	Time      time.Time `json:"time"` // of the rejection
+	Time      time.Time `json:"time"` // time of the rejection
 	Encoding  string    `json:"encoding,omitempty"`
-	Size      int       `json:"size"` // of the payload, in bytes
-	Payload   []byte    `json:"-"`    // filled by Show and Replay, not by List
-	// Destination is the identity of the one that lacks it; "" in entries of versions that
-	// did not record it: these are of every destination.
+	Size      int       `json:"size"` // size of the payload in bytes
+	Payload   []byte    `json:"-"`    // set by Show, Read and Replay, but not by List
+	// Destination is the identity of the destination that lacks the entry. It is "" in entries
+	// of older versions, which did not record it. Such an entry counts for every destination.
 	Destination string `json:"destination,omitempty"`
-	// Clock is the event's commit time; zero if it is not known.
+	// Clock is the event's commit time, or zero if unknown.
 	Clock cdc.Timestamp `json:"clock,omitzero"`
 
-	// Keys and Rows are those of change.LetterKeys. Without keys the entry may concern any
+	// Keys and Rows are the results of change.LetterKeys. An entry without keys may concern any
 	// row of its table.
 	Keys []string   `json:"keys"`
 	Rows [][]string `json:"rows,omitempty"`
-	// Changed are those of the keys whose rows the destination has in a later state.
+	// Changed lists those keys for whose rows the destination has newer data.
 	Changed []string `json:"changed,omitempty"`
 
-	// Of the row of an import only:
-	Job  string `json:"job,omitempty"` // the export that it comes from
+	// Set only for a row of an import:
+	Job  string `json:"job,omitempty"` // id of the export job that the row comes from
 	File string `json:"file,omitempty"`
-	Line int64  `json:"line,omitempty"` // of the file, from 1
+	Line int64  `json:"line,omitempty"` // line number in the file, from 1
 
-	name string // of its file, without the extension
+	name string // name of the entry's file, without the extension
 }
 
-// Position returns the event's place in the stream.
+// Position returns the event's position in the stream.
 func (e *Entry) Position() cdc.Position { return cdc.Position{Sequence: e.Sequence, Stored: e.Stored} }
 
-// judge returns the state of an entry whose file is not marked.
+// judge returns the state of an entry that is not marked as superseded by the extension of its
+// file.
 func (e *Entry) judge() State {
 	unchanged := func(row []string) bool {
 		return !slices.ContainsFunc(row, func(key string) bool { return slices.Contains(e.Changed, key) })
@@ -105,12 +109,13 @@ func (e *Entry) knows(key string) bool {
 	return slices.ContainsFunc(e.Rows, func(row []string) bool { return slices.Contains(row, key) })
 }
 
-// of reports whether the entry is one of the destination with the given identity.
+// of reports whether the entry belongs to the destination with the given identity. An empty
+// identity stands for every destination, on either side.
 func (e *Entry) of(destination string) bool {
 	return destination == "" || e.Destination == "" || e.Destination == destination
 }
 
-// ErrNotFound says that the queue has no entry of the given id.
+// ErrNotFound means that the queue has no entry with the given id.
 var ErrNotFound = errors.New("no such entry in the dead-letter queue")
 
 const (
@@ -118,33 +123,36 @@ const (
 	superseded = ".superseded"
 )
 
-// Queue is a dead-letter queue. It is safe for concurrent use. Other processes
-// may list, show and drop entries of its directory meanwhile.
+// Queue is a dead-letter queue. It is safe for concurrent use. At the same time other processes
+// may list, show and drop entries in its directory.
 type Queue struct {
-	// Limits bound the queue. They are DefaultLimits unless changed before its use.
+	// Limits are the limits of the queue. The caller may change them from DefaultLimits before
+	// the first use.
 	Limits Limits
 
 	dir   string
-	live  atomic.Int64 // how many entries are not superseded, read without the lock
-	keyed atomic.Int64 // how many of these have keys, likewise
-	// newest is the highest sequence of an entry that is or was not superseded.
+	live  atomic.Int64 // number of entries that are not superseded; read without mu
+	keyed atomic.Int64 // number of those entries that have keys; read without mu
+	// newest is the highest sequence of all entries that are not superseded, or were not when
+	// they were added.
 	newest atomic.Uint64
 	mu     sync.Mutex
-	// entries are all entries, by name, without what only their files have.
+	// entries has a summary of each entry by name. A summary lacks the fields that only the
+	// entry's file has.
 	entries map[string]*Entry
-	// rows are the entries that are not superseded, by the rows that they may concern.
+	// rows has the entries that are not superseded, by the rows that they may concern.
 	rows   map[row]map[*Entry]struct{}
-	counts map[string]Counts // by destination
-	tables map[string]int    // how many of rows are of each table
-	bytes  int64             // on the disk
-	seen   time.Time         // when the directory last changed, as refresh has seen it
-	lines  int               // of the index
+	counts map[string]Counts // by identity of the destination
+	tables map[string]int    // number of entries in rows for each table
+	bytes  int64             // disk space of all entries
+	seen   time.Time         // modification time of the directory that the last scan saw, or zero
+	lines  int               // number of lines of the index file
 }
 
-// row is a row that an entry may concern.
+// row identifies a row that an entry may concern.
 type row struct{ table, key string }
 
-// Open opens the queue in dir, which it makes where it is missing.
+// Open opens the queue in the directory dir, and creates the directory if it does not exist.
 func Open(dir string) (*Queue, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the dead-letter queue: %w", err)
@@ -156,7 +164,8 @@ func Open(dir string) (*Queue, error) {
 	return q, nil
 }
 
-// Look returns the queue in dir for listing, showing and dropping only. Nothing is made.
+// Look returns the queue in the directory dir, for listing, showing and dropping entries only.
+// It creates nothing.
 func Look(dir string) *Queue {
 	return &Queue{
 		dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[row]map[*Entry]struct{}),
@@ -164,7 +173,7 @@ func Look(dir string) *Queue {
 	}
 }
 
-// sweep removes the temporary files of a process that died.
+// sweep removes temporary files that an ended process has left behind.
 func (q *Queue) sweep() error {
 	left, err := filepath.Glob(filepath.Join(q.dir, temporary+"*"))
 	if err != nil {
@@ -178,7 +187,7 @@ func (q *Queue) sweep() error {
 	return nil
 }
 
-// enter records an entry that is on disk. The lock is held.
+// enter adds an entry that is on disk to the queue's memory. The caller holds mu.
 func (q *Queue) enter(e *Entry) {
 	q.leave(e.name)
 	q.entries[e.name] = e
@@ -201,7 +210,7 @@ func (q *Queue) enter(e *Entry) {
 	}
 }
 
-// leave forgets an entry. The lock is held.
+// leave removes an entry from the queue's memory. The caller holds mu.
 func (q *Queue) leave(name string) {
 	e := q.entries[name]
 	if e == nil {
@@ -227,16 +236,18 @@ func (q *Queue) leave(name string) {
 	}
 }
 
-// nameOf names the entry of the event at p that a destination lacks.
+// nameOf returns the name of the entry for the event at p that the destination lacks.
 func nameOf(p cdc.Position, destination string) string {
 	return positionName(p) + "-" + digest(destination)
 }
 
-// positionName is the name in versions that did not record the destination.
+// positionName returns the name of the entry for the event at p in versions that did not record
+// the destination.
 func positionName(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence, p.Stored) }
 
-// Put adds an entry. When it returns nil the entry is durable. An entry of the same
-// position and destination is replaced. It returns ErrFull if the queue has no room.
+// Put adds the entry of an event. The entry is durable when Put returns nil. It replaces an
+// existing entry with the same position and destination. Put returns ErrFull if the queue has
+// no room.
 func (q *Queue) Put(e Entry) error {
 	e.name = nameOf(e.Position(), e.Destination)
 	return q.put(e)
@@ -245,7 +256,7 @@ func (q *Queue) Put(e Entry) error {
 func (q *Queue) put(e Entry) error {
 	e.Size, e.State = len(e.Payload), e.judge()
 	if e.Keys == nil {
-		e.Keys = []string{} // they are known to be none
+		e.Keys = []string{} // known to have no keys, as opposed to null in older versions
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -269,17 +280,18 @@ func removeFile(path string) error {
 	return nil
 }
 
-// Empty reports whether no entry waits or is unknown.
+// Empty reports whether the queue has only superseded entries, or none.
 func (q *Queue) Empty() bool { return q.live.Load() == 0 }
 
-// Counts is how many entries a destination lacks, or may lack. Elsewhere are those that
-// other destinations lack.
+// Counts has the numbers of entries that one destination lacks (Waiting), or may lack
+// (Unknown). Elsewhere is the number of entries that other destinations lack or may lack.
 type Counts struct{ Waiting, Unknown, Elsewhere int }
 
-// Lacks returns how many of the destination's there are.
+// Lacks returns the number of entries that the destination lacks or may lack.
 func (c Counts) Lacks() int { return c.Waiting + c.Unknown }
 
-// Count returns what the destination with the given identity lacks.
+// Count returns the counts for the destination with the given identity. An empty identity
+// stands for all destinations.
 func (q *Queue) Count(destination string) Counts {
 	if q.Empty() {
 		return Counts{}
@@ -297,7 +309,8 @@ func (q *Queue) Count(destination string) Counts {
 	return c
 }
 
-// count adds n to the count of entries like e. The lock is held.
+// count adds n to the count of entries that have the destination and state of e. The caller
+// holds mu.
 func (q *Queue) count(e *Entry, n int) {
 	c := q.counts[e.Destination]
 	switch e.State {
@@ -312,19 +325,19 @@ func (q *Queue) count(e *Entry, n int) {
 	q.live.Add(int64(n))
 }
 
-// Bytes returns how much of the disk the queue takes.
+// Bytes returns the disk space that the queue occupies, in bytes.
 func (q *Queue) Bytes() int64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.bytes
 }
 
-// Concerns reports whether a change of the table at p may supersede an entry.
+// Concerns reports whether a change of the table at position p may supersede an entry.
 func (q *Queue) Concerns(table string, p cdc.Position) bool {
 	switch {
 	case q.Empty():
 		return false
-	case p.Sequence <= q.newest.Load(): // it may be one
+	case p.Sequence <= q.newest.Load(): // the event may itself be an entry
 		return true
 	case q.keyed.Load() == 0:
 		return false
@@ -334,10 +347,10 @@ func (q *Queue) Concerns(table string, p cdc.Position) bool {
 	return q.tables[table] > 0
 }
 
-// Supersede records, durably, that the destination has the rows with the given keys as of
-// p, or as of an event that is itself an entry: entries of earlier positions need not be
-// applied to these rows, nor that of p at all. If the event at p is rejected again, Put must
-// follow.
+// Supersede records durably that the destination will have the data of the event at p in the
+// rows with the given keys. From then on, entries for older events need not be applied to these
+// rows. If the event at p is itself an entry, that entry is superseded entirely. If the event
+// is then rejected again, the caller must call Put.
 func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Position) error {
 	if !q.Concerns(table, p) {
 		return nil
@@ -357,8 +370,8 @@ func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Positi
 			return fmt.Errorf("mark an entry of the dead-letter queue: %w", err)
 		}
 	}
-	// The event itself may have been an entry: changes are read again, and one that was
-	// refused may be accepted.
+	// The event itself may have been an entry, because events are redelivered, and an event
+	// that was rejected before may now be accepted.
 	for _, name := range []string{nameOf(p, destination), positionName(p)} {
 		if own := q.entries[name]; own != nil && own.State != Superseded {
 			if err := q.mark(own); err != nil {
@@ -369,8 +382,8 @@ func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Positi
 	return nil
 }
 
-// Delivered records, durably, that the part of an entry that concerns the rows with the
-// given keys was applied.
+// Delivered records durably that the entry at p was applied to the rows with the given keys.
+// The entry's other rows are still missing at the destination.
 func (q *Queue) Delivered(destination string, p cdc.Position, keys []string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -384,9 +397,9 @@ func (q *Queue) Delivered(destination string, p cdc.Position, keys []string) err
 	return nil
 }
 
-// changed records that rows of an entry have changed since. The keys are all of one change:
-// if one is known to be of a row of the entry, others that only may be do not count. The
-// lock is held.
+// changed records that rows of the entry e have changed since the entry was rejected. The keys
+// must all be keys of one change. If some keys certainly belong to rows of the entry, changed
+// ignores the keys that only may belong to one. The caller holds mu.
 func (q *Queue) changed(e *Entry, keys []string) error {
 	certain := slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return !e.knows(key) })
 	if len(certain) > 0 {
@@ -405,7 +418,7 @@ func (q *Queue) changed(e *Entry, keys []string) error {
 	if err != nil {
 		return err
 	}
-	if whole.Stage == stageDamaged { // meanwhile; its rest stays
+	if whole.Stage == stageDamaged { // damaged since it was read; keep the rest of the file
 		whole = whole.summary()
 		q.enter(&whole)
 		return nil
@@ -414,7 +427,7 @@ func (q *Queue) changed(e *Entry, keys []string) error {
 	return q.write(&whole)
 }
 
-// mark renames the files of entries, so that they are superseded. The lock is held.
+// mark marks entries as superseded by renaming their files. The caller holds mu.
 func (q *Queue) mark(entries ...*Entry) error {
 	for _, e := range entries {
 		err := os.Rename(q.path(e.name, live), q.path(e.name, superseded))
@@ -435,12 +448,12 @@ func (q *Queue) mark(entries ...*Entry) error {
 	return durable.SyncDir(q.dir)
 }
 
-// older reports whether the event at a came before the one at b. A recreated stream has
-// lower sequences, though its events are newer.
+// older reports whether the event at a precedes the event at b. The events of a recreated
+// stream have lower sequences, although they are newer. Therefore the times are compared, too.
 func older(a, b cdc.Position) bool { return a.Sequence < b.Sequence || a.Stored < b.Stored }
 
-// remove deletes an entry, whether or not another process has marked it meanwhile. The lock
-// is held.
+// remove deletes the file of an entry, even if another process has marked the entry as
+// superseded in the meantime. The caller holds mu.
 func (q *Queue) remove(e *Entry) error {
 	for _, extension := range []string{live, superseded} {
 		if err := removeFile(q.path(e.name, extension)); err != nil {
@@ -451,7 +464,8 @@ func (q *Queue) remove(e *Entry) error {
 	return nil
 }
 
-// removeAll deletes entries, durably, and returns how many. The lock is held.
+// removeAll deletes entries durably, and returns the number of deleted entries. The caller
+// holds mu.
 func (q *Queue) removeAll(entries []*Entry) (n int, err error) {
 	for _, e := range entries {
 		if err := q.remove(e); err != nil {

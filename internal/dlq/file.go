@@ -17,12 +17,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// temporary begins the name of a file that is being written.
+// temporary is the name prefix of files that are being written.
 const temporary = ".writing-"
 
 func (q *Queue) path(name, extension string) string { return filepath.Join(q.dir, name+extension) }
 
-// write makes e's file: whole and durable, or not at all. The lock is held.
+// write writes the file of e durably and atomically. The caller holds mu.
 func (q *Queue) write(e *Entry) error {
 	header, err := json.Marshal(e)
 	if err != nil {
@@ -45,24 +45,26 @@ func (q *Queue) write(e *Entry) error {
 	return nil
 }
 
-// stageDamaged marks an entry whose file does not say what it is.
+// stageDamaged is the Stage of an entry whose file cannot be decoded.
 const stageDamaged = "damaged"
 
-// damaged is what the name of a file tells.
+// damaged returns an entry for a file that cannot be decoded. Its position comes from the
+// file's name.
 func damaged(name, reason string) Entry {
 	e := Entry{Stage: stageDamaged, Reason: reason}
-	_, _ = fmt.Sscanf(name, "%020d-%019d", &e.Sequence, &e.Stored) // what it can't tell stays 0
+	_, _ = fmt.Sscanf(name, "%020d-%019d", &e.Sequence, &e.Stored) // fields that are missing in the name stay 0
 	return e
 }
 
-// read reads the file called name, its payload only if asked to. If there is such a file,
-// but it cannot be read, the entry says so: it must not vanish, nor keep others from being
-// read. The error is fs.ErrNotExist.
+// read reads the entry in the file called name, with its payload only if the parameter payload
+// is true. If the file exists but cannot be read, read returns an entry with stageDamaged. Such
+// a file must neither disappear from the list nor block the reading of other files. The only
+// error is fs.ErrNotExist.
 func (q *Queue) read(name string, payload bool) (Entry, error) {
 	path := filepath.Join(q.dir, name)
 	info, err := os.Lstat(path)
 	switch {
-	case err == nil && !info.Mode().IsRegular(): // another kind may block, or have no end
+	case err == nil && !info.Mode().IsRegular(): // reading another kind of file may block or never end
 		err = errors.New("it is no regular file")
 	case err == nil:
 		var e Entry
@@ -112,7 +114,7 @@ func readEntry(path, name string, payload bool) (Entry, error) {
 	return e, nil
 }
 
-// identify fills in what the name of the file tells.
+// identify sets the fields that follow from the file's name: the entry's name, id and state.
 func (e *Entry) identify(name string) {
 	e.name = entryName(name)
 	e.ID = idOf(e.name)
@@ -121,14 +123,14 @@ func (e *Entry) identify(name string) {
 	}
 }
 
-// entryName returns the name of a file without its extension.
+// entryName returns the file name name without its extension.
 func entryName(name string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(name, superseded), live)
 }
 
-// keysOf returns the keys of an entry whose file does not tell them as this version does.
-// Those that earlier versions wrote are of another form, which does not compare with the
-// keys of changes that are applied, or do not tell which row each is of.
+// keysOf returns the keys and rows of an entry whose file was written by an older version. The
+// keys in that file either have a form that does not match the keys of applied changes, or are
+// not assigned to rows. keysOf reads new keys from the payload.
 func keysOf(e *Entry) ([]string, [][]string) {
 	var event cdc.Event
 	if e.Stage == stageDamaged || cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding) != nil {
@@ -138,7 +140,7 @@ func keysOf(e *Entry) ([]string, [][]string) {
 	return append([]string{}, keys...), rows
 }
 
-// names returns the files of the queue in stream order.
+// names returns the file names of the queue's entries in stream order.
 func (q *Queue) names() ([]string, error) {
 	dir, err := os.Open(q.dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -156,7 +158,8 @@ func (q *Queue) names() ([]string, error) {
 		return strings.HasPrefix(name, temporary) || !strings.HasSuffix(name, live) && !strings.HasSuffix(name, superseded)
 	})
 	slices.Sort(names)
-	// After a power cut an entry may have both files. Then it was put again, and live, which
-	// comes first, counts.
+	// After a power cut an entry may have a file with either extension. In that case the entry
+	// was put again after it was superseded, so the file with the extension .event counts. It
+	// sorts first.
 	return slices.CompactFunc(names, func(a, b string) bool { return entryName(a) == entryName(b) }), nil
 }

@@ -13,17 +13,17 @@ import (
 	"time"
 )
 
-// The index is a file of one line of JSON per entry, the last one of an entry counting.
-// It only saves time: an entry that it does not have, or whose file has changed since, is
-// read from its file.
+// indexName is the name of the index, a file with one line of JSON per entry. If an entry has
+// several lines, the last one counts. The index only saves time: an entry that is missing in
+// the index, or whose file has changed since, is read from its own file.
 const indexName = "index"
 
-// timeResolution is how far the times of two changes of a directory are apart at least, if
-// they differ.
+// timeResolution is the coarsest resolution of a directory's modification time. Two changes
+// within this time may leave the same modification time.
 const timeResolution = 2 * time.Second
 
-// indexed is a line of the index: an entry without what only its file has, and by what it
-// is known that the file is still the same.
+// indexed is a line of the index. It has the summary of an entry, and the size and modification
+// time by which a change of the entry's file is detected.
 type indexed struct {
 	Name     string    `json:"name"`
 	FileSize int64     `json:"fileSize"`
@@ -31,7 +31,7 @@ type indexed struct {
 	Entry    Entry     `json:"entry"`
 }
 
-// summary returns the entry without what only its file has.
+// summary returns a copy of the entry without the fields that only its file has.
 func (e *Entry) summary() Entry {
 	kept := *e
 	kept.Subject, kept.Operation, kept.EventID, kept.Reason, kept.Encoding = "", "", "", "", ""
@@ -41,7 +41,8 @@ func (e *Entry) summary() Entry {
 
 func (q *Queue) indexPath() string { return filepath.Join(q.dir, indexName) }
 
-// load reads the queue's directory: the index, and the files that are not in it.
+// load fills the queue's memory from its directory. It uses the index, and reads the files that
+// are not in the index.
 func (q *Queue) load() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -50,7 +51,7 @@ func (q *Queue) load() error {
 	if err := q.scan(known); err != nil {
 		return err
 	}
-	// The files are the truth, and the next Open can do without an index.
+	// Errors are ignored, because Open can do without an index.
 	if len(q.entries) == 0 {
 		_ = os.Remove(q.indexPath())
 	} else if lines > 2*len(q.entries) || len(known) < len(q.entries) {
@@ -59,14 +60,15 @@ func (q *Queue) load() error {
 	return nil
 }
 
-// Refresh finds what other processes have added to the directory or removed from it.
+// Refresh updates the queue's memory with the changes that other processes have made to the
+// directory.
 func (q *Queue) Refresh() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.refresh()
 }
 
-// refresh is Refresh. The lock is held.
+// refresh implements Refresh. The caller holds mu.
 func (q *Queue) refresh() error {
 	info, err := os.Stat(q.dir)
 	if err != nil {
@@ -78,7 +80,8 @@ func (q *Queue) refresh() error {
 	return q.scan(nil)
 }
 
-// scan makes the entries what the directory has. The lock is held.
+// scan updates the queue's entries to match the files of the directory. The map known is the
+// index. The caller holds mu.
 func (q *Queue) scan(known map[string]indexed) error {
 	info, err := os.Stat(q.dir)
 	if err != nil {
@@ -97,7 +100,7 @@ func (q *Queue) scan(known map[string]indexed) error {
 			continue
 		}
 		if e, err = q.find(name, known); errors.Is(err, fs.ErrNotExist) {
-			continue // dropped meanwhile
+			continue // dropped since the directory was read
 		}
 		if err != nil {
 			return err
@@ -109,13 +112,14 @@ func (q *Queue) scan(known map[string]indexed) error {
 			q.leave(name)
 		}
 	}
-	if q.seen = info.ModTime(); time.Since(q.seen) < timeResolution { // another change may have the same time
+	if q.seen = info.ModTime(); time.Since(q.seen) < timeResolution { // another change may leave the same time
 		q.seen = time.Time{}
 	}
 	return nil
 }
 
-// find returns an entry by the index if it tells, else by its file.
+// find returns the summary of the entry in the file called name. It takes the summary from the
+// index if that is up to date, and from the file otherwise.
 func (q *Queue) find(name string, known map[string]indexed) (Entry, error) {
 	var e Entry
 	e.identify(name)
@@ -133,7 +137,7 @@ func (q *Queue) find(name string, known map[string]indexed) (Entry, error) {
 	return e.summary(), err
 }
 
-// readIndex returns the index, by name, and how many lines it has.
+// readIndex returns the lines of the index by entry name, and the number of lines.
 func (q *Queue) readIndex() (map[string]indexed, int) {
 	if info, err := os.Lstat(q.indexPath()); err == nil && !info.Mode().IsRegular() { // another kind may block, or have no end
 		_ = os.Remove(q.indexPath())
@@ -158,8 +162,8 @@ func (q *Queue) readIndex() (map[string]indexed, int) {
 	}
 }
 
-// line returns the line of the index of an entry. A damaged one has none: its file may be
-// restored, with its size and time.
+// line returns the index line for an entry, or an error. A damaged entry gets no line, because
+// its file may be restored with the same size and time.
 func (q *Queue) line(e *Entry) ([]byte, error) {
 	if e.Stage == stageDamaged {
 		return nil, errors.New("the entry is damaged")
@@ -176,7 +180,8 @@ func (q *Queue) line(e *Entry) ([]byte, error) {
 	return append(text, '\n'), err
 }
 
-// note appends an entry to the index. If that fails, it is read from its file.
+// note appends a line for an entry to the index. It ignores errors: an entry without a line is
+// read from its file.
 func (q *Queue) note(e *Entry) {
 	text, err := q.line(e)
 	if err != nil {
@@ -193,16 +198,17 @@ func (q *Queue) note(e *Entry) {
 	}
 }
 
-// spareLines is how many lines of entries that are gone the index has in any case.
+// spareLines is the number of outdated lines that the index may always have before it is
+// rewritten.
 const spareLines = 1000
 
-// writeIndex rewrites the index of all entries.
+// writeIndex rewrites the index with one line for each entry.
 func (q *Queue) writeIndex() error {
 	var all bytes.Buffer
 	for _, e := range q.entries {
 		text, err := q.line(e)
 		if err == nil {
-			_, _ = all.Write(text) // into memory
+			_, _ = all.Write(text) // cannot fail
 		}
 	}
 	f, err := os.CreateTemp(q.dir, temporary+"*")
@@ -217,13 +223,15 @@ func (q *Queue) writeIndex() error {
 	return os.Rename(f.Name(), q.indexPath())
 }
 
-// digits is how many digits an id has: of a million entries two rarely have the same.
+// digits is the length of an id in hexadecimal digits. Even among a million entries, two ids
+// are rarely equal.
 const digits = 12
 
-// idOf returns the id of the entry whose file has the given name.
+// idOf returns the id of the entry with the given name.
 func idOf(name string) string { return hash(name)[:digits] }
 
-// Short returns how many digits of the ids tell the entries apart, at least six.
+// Short returns the number of leading digits that distinguish the ids of all entries. It is at
+// least 6.
 func (q *Queue) Short() (int, error) {
 	names, err := q.names()
 	if err != nil {

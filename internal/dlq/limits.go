@@ -12,32 +12,33 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Limits bound a queue.
+// Limits are the limits of a queue.
 type Limits struct {
-	// Bytes is how much of the disk it takes, each file at least 4 KiB.
+	// Bytes is the maximum disk space of the queue in bytes. Each file counts as at least 4
+	// KiB.
 	Bytes int64
-	// Age is for how long an entry is kept that is not superseded, SupersededAge for how
-	// long one that is.
+	// Age is the time after its rejection for which an entry is kept. SupersededAge is the same
+	// for a superseded entry.
 	Age, SupersededAge time.Duration
 }
 
-// DefaultLimits are those of a queue unless changed.
+// DefaultLimits are the limits of a new Queue.
 var DefaultLimits = Limits{Bytes: 256 << 20, Age: 90 * 24 * time.Hour, SupersededAge: 7 * 24 * time.Hour}
 
-// ErrFull says that the queue has no room for another entry.
+// ErrFull means that the queue has no room for another entry.
 var ErrFull = fault.Mark(fault.Fatal, errors.New("the dead-letter queue is full; see: eds dlq list, and replay or drop entries"))
 
-// block is what a file takes of the disk at least, in bytes.
+// block is the smallest amount of disk space that a file occupies, in bytes.
 const block = 4096
 
-// headerSize is about what the first line of a file takes, in bytes.
+// headerSize is an estimate for the size of the first line of a file, in bytes.
 const headerSize = 1024
 
-// space returns how much of the disk an entry takes, in bytes.
+// space returns the disk space that the entry occupies, in bytes.
 func (e *Entry) space() int64 { return (int64(e.Size) + headerSize + block - 1) / block * block }
 
-// makeRoom deletes superseded entries, the oldest first, until there is room for e. The
-// lock is held.
+// makeRoom deletes superseded entries, oldest first, until there is room for e. It returns
+// ErrFull if there are too few. The caller holds mu.
 func (q *Queue) makeRoom(e *Entry) error {
 	gone, ok := q.room(e)
 	if !ok {
@@ -53,8 +54,8 @@ func (q *Queue) makeRoom(e *Entry) error {
 	return err
 }
 
-// room returns the entries whose deletion makes room for e, if there is or may be any. The
-// lock is held.
+// room returns the superseded entries that must be deleted to make room for e, and whether this
+// suffices. The caller holds mu.
 func (q *Queue) room(e *Entry) (gone []*Entry, ok bool) {
 	need := e.space()
 	if was := q.entries[e.name]; was != nil {
@@ -73,8 +74,8 @@ func (q *Queue) room(e *Entry) (gone []*Entry, ok bool) {
 	return gone, room >= need
 }
 
-// supersededByAge returns the superseded entries, those that were rejected first coming
-// first. The lock is held.
+// supersededByAge returns the superseded entries in the order of their rejection. The caller
+// holds mu.
 func (q *Queue) supersededByAge() []*Entry {
 	var all []*Entry
 	for _, e := range q.entries {
@@ -86,7 +87,7 @@ func (q *Queue) supersededByAge() []*Entry {
 	return all
 }
 
-// DropSuperseded deletes the superseded entries that are too old.
+// DropSuperseded deletes the superseded entries that are older than Limits.SupersededAge.
 func (q *Queue) DropSuperseded(now time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -100,8 +101,9 @@ func (q *Queue) DropSuperseded(now time.Time) error {
 	return err
 }
 
-// Expired returns the tables, sorted, of entries that the destination lacks or may lack and
-// that are too old. DropExpired deletes these once it is recorded that the tables lack them.
+// Expired returns the sorted names of the tables that have expired entries. An entry is expired
+// if it is older than Limits.Age and the destination lacks it or may lack it. Once the caller
+// has recorded that these tables lack data, it calls DropExpired.
 func (q *Queue) Expired(destination string, now time.Time) []string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -118,7 +120,7 @@ func (q *Queue) expired(e *Entry, destination string, now time.Time) bool {
 	return e.State != Superseded && now.Sub(e.Time) >= q.Limits.Age && e.of(destination)
 }
 
-// DropExpired deletes the entries of the tables at the destination that are too old.
+// DropExpired deletes the expired entries of the given tables for the destination.
 func (q *Queue) DropExpired(destination string, tables []string, now time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -132,12 +134,13 @@ func (q *Queue) DropExpired(destination string, tables []string, now time.Time) 
 	return err
 }
 
-// storeDelay bounds for how long a change may have been committed when its message is
-// stored in the stream, and how far the clocks of the two may be apart.
+// storeDelay is the maximum time from the commit of a change until the stream stores it,
+// including the difference between the two clocks.
 const storeDelay = 15 * time.Minute
 
-// Replaced records that an import has replaced every row of the table at the destination,
-// with a snapshot that shows clock: entries of earlier changes are superseded.
+// Replaced records that an import has replaced all rows of the table at the destination. The
+// parameter clock is the time of the import's snapshot. Entries of changes up to that time are
+// superseded.
 func (q *Queue) Replaced(destination, table string, clock cdc.Timestamp) error {
 	if q.Empty() || clock.IsZero() {
 		return nil
@@ -149,7 +152,8 @@ func (q *Queue) Replaced(destination, table string, clock cdc.Timestamp) error {
 		if e.State == Superseded || e.Table != table || e.Stage == StageImport || !e.of(destination) {
 			continue
 		}
-		// What is stored was committed before; when, is not known of what cannot be read.
+		// If an entry has no commit time, the stored time gives a bound for it: a change is
+		// committed before it is stored.
 		shown := e.Clock.IsZero() && cdc.At(time.Unix(0, e.Stored).Add(storeDelay)).Compare(clock) <= 0
 		if shown || !e.Clock.IsZero() && e.Clock.Compare(clock) <= 0 {
 			replaced = append(replaced, e)

@@ -13,17 +13,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Filter chooses entries. A zero field chooses all.
+// Filter selects entries. An empty field selects all entries.
 type Filter struct {
-	IDs       []string // whole, or their leading digits
+	IDs       []string // complete ids, or leading digits of ids
 	Table     string
 	Operation string
 	Stage     string
-	Since     time.Time // rejected then or later
-	Until     time.Time // rejected before
+	Since     time.Time // rejected at this time or later
+	Until     time.Time // rejected before this time
 	State     State
-	// Destination leaves out the entries of other destinations than the one of this
-	// identity.
+	// Destination is the identity of a destination. The entries of other destinations are not
+	// selected.
 	Destination string
 }
 
@@ -41,16 +41,16 @@ func (f *Filter) match(e *Entry) bool {
 	return e.of(f.Destination) && f.names(e)
 }
 
-// names reports whether the filter's ids choose e, as far as these are concerned.
+// names reports whether the filter's ids select e. It ignores the other fields of the filter.
 func (f *Filter) names(e *Entry) bool {
 	return len(f.IDs) == 0 || slices.ContainsFunc(f.IDs, func(id string) bool { return strings.HasPrefix(e.ID, strings.ToLower(id)) })
 }
 
-// List yields the entries that f chooses, in stream order, without their
-// payloads. It holds the names of the queue's files in memory, and one entry.
+// List yields the entries that f selects, in stream order and without their payloads. It holds
+// one entry and the names of all files in memory.
 func (q *Queue) List(f Filter) iter.Seq2[Entry, error] { return q.each(f, false) }
 
-// Read is List with the payloads.
+// Read is like List, but yields the entries with their payloads.
 func (q *Queue) Read(f Filter) iter.Seq2[Entry, error] { return q.each(f, true) }
 
 func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
@@ -66,7 +66,7 @@ func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
 				continue
 			}
 			e, err := q.read(name, payload)
-			if err != nil || !f.match(&e) { // it was dropped or superseded meanwhile, or is not chosen
+			if err != nil || !f.match(&e) { // dropped or superseded since, or not selected
 				continue
 			}
 			if !yield(e, nil) {
@@ -76,8 +76,8 @@ func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
 	}
 }
 
-// Show returns the entry of the given id, or of the only one that begins so,
-// with its payload.
+// Show returns an entry with its payload. The parameter id is the entry's id or its leading
+// digits. It is an error if several ids start with them.
 func (q *Queue) Show(id string) (Entry, error) {
 	if id == "" {
 		return Entry{}, ErrNotFound
@@ -100,7 +100,7 @@ func (q *Queue) Show(id string) (Entry, error) {
 	return Entry{}, ErrNotFound
 }
 
-// Drop removes the entries that f chooses and returns how many there were.
+// Drop deletes the entries that f selects, and returns the number of deleted entries.
 func (q *Queue) Drop(f Filter) (int, error) {
 	var all []*Entry
 	for e, err := range q.List(f) {
@@ -118,26 +118,27 @@ func (q *Queue) Drop(f Filter) (int, error) {
 	return n, nil
 }
 
-// Replayed counts what a replay did.
+// Replayed has the numbers of entries that a replay has handled.
 type Replayed struct {
-	Applied    int // and removed from the queue
-	Superseded int // left, because the destination has something newer
-	Unknown    int // left, because it is not known what the destination has of their rows
-	Rejected   int // left, because they were rejected again
+	Applied    int // applied to the destination and removed from the queue
+	Superseded int // kept, because the destination has newer data
+	Unknown    int // kept, because it is not known what data the destination has for their rows
+	Rejected   int // kept, because they were rejected again
 }
 
-// ErrSuperseded says that an entry must not be applied, because the destination
-// holds a newer state of its row.
+// ErrSuperseded means that an entry must not be applied, because the destination has newer data
+// for its row.
 var ErrSuperseded = errors.New("the destination holds a newer state of the row")
 
-// Replay calls apply with each entry that f chooses, in stream order and with its payload.
-// Apply leaves alone the rows that Entry.Changed names. An entry that apply takes is
-// removed. One that it rejects as poison stays, with the new reason, and so does one for
-// which it returns ErrSuperseded. Any other error ends the replay.
-// Entries that are not waiting are passed over, unless force is set, or those of unknown
-// rows are chosen by their ids: applying them could put an old row over a newer one.
+// Replay calls apply with each entry that f selects, in stream order and with its payload. The
+// function apply must not change the rows that Entry.Changed names. If apply returns nil, the
+// entry is removed. If apply returns a fault.Poison error, the entry is kept with the new
+// reason. If apply returns ErrSuperseded, the entry is kept and marked as superseded. Any other
+// error ends the replay. Replay skips superseded and unknown entries, because they could
+// replace a newer row with an older one. If force is true, it skips neither. Unknown entries
+// are also applied if f selects entries by their ids.
 //
-// Nothing else may apply changes to the destination meanwhile.
+// No other process may apply changes to the destination during a replay.
 func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx context.Context, e Entry) error) (Replayed, error) {
 	var done Replayed
 	for e, err := range q.each(f, true) {
@@ -177,8 +178,8 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 	return done, nil
 }
 
-// applied removes e, which the destination has. Before that it keeps older entries of its
-// rows from being replayed later.
+// applied removes e after it was applied. Before that it marks older entries of the same rows,
+// so that they are not replayed later.
 func (q *Queue) applied(e *Entry, destination string) error {
 	if err := q.Supersede(destination, e.Table, e.Keys, e.Position()); err != nil {
 		return err
@@ -189,7 +190,7 @@ func (q *Queue) applied(e *Entry, destination string) error {
 	return err
 }
 
-// supersede keeps e from being replayed later.
+// supersede marks e as superseded, so that it is not replayed later.
 func (q *Queue) supersede(e *Entry) error {
 	if e.State == Superseded {
 		return nil
@@ -200,7 +201,7 @@ func (q *Queue) supersede(e *Entry) error {
 }
 
 func (q *Queue) rejectedAgain(e *Entry, reason error) error {
-	if e.State == Superseded { // a forced replay changes nothing about that
+	if e.State == Superseded { // a forced replay does not change a superseded entry
 		return nil
 	}
 	e.Reason = reason.Error()

@@ -7,20 +7,20 @@ import (
 	"strings"
 )
 
-// StageImport marks the entry of a row that an import could not load.
+// StageImport is the Stage of an entry for a row that an import could not load.
 const StageImport = "import"
 
-// rowPrefix begins the id of a row's entry.
+// rowPrefix is the prefix of the names of all entries for rows.
 const rowPrefix = "row-"
 
-// Import is the import of one table, some of whose rows are entries.
+// Import identifies the import of one table, for the entries of rows that it could not load.
 type Import struct {
-	Destination string // its identity
+	Destination string // identity of the destination
 	Table       string
-	Job         string // the export that the rows come from
+	Job         string // id of the export job that the rows come from
 }
 
-// table begins the ids of all entries of rows of the table at the destination.
+// table returns the common name prefix of all entries for rows of the table at the destination.
 func (i Import) table() string { return rowPrefix + digest(i.Destination, i.Table) + "-" }
 
 func (i Import) job() string { return i.table() + digest(i.Job) + "-" }
@@ -34,26 +34,27 @@ func hash(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// PutRow adds the entry of the row that is in a line of a file of the import. When it
-// returns nil the entry is durable. An entry of the same line is replaced.
+// PutRow adds the entry for the row in a line of the import's file. The entry is durable when
+// PutRow returns nil. It replaces an existing entry for the same line. PutRow returns ErrFull
+// if the queue has no room.
 func (q *Queue) PutRow(i Import, file string, line int64, e Entry) error {
 	e.name = fmt.Sprintf("%s%010d", i.file(file), line)
 	e.Destination, e.Table, e.Job, e.File, e.Line, e.Stage = i.Destination, i.Table, i.Job, file, line, StageImport
 	return q.put(e)
 }
 
-// CountRows returns how many entries of rows the import has.
+// CountRows returns the number of entries for rows of the import.
 func (q *Queue) CountRows(i Import) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.named(i.job(), ""))
 }
 
-// DropFile removes the entries of the rows of a file, which is about to be loaded again.
+// DropFile deletes the entries for the rows of a file that will be loaded again or is damaged.
 func (q *Queue) DropFile(i Import, file string) error { return q.dropRows(i.file(file), "") }
 
-// DropEarlier removes the entries of rows of other imports of the table: i has replaced
-// all of its rows.
+// DropEarlier deletes the entries for rows of other imports of the table, because the import i
+// has replaced all rows of the table.
 func (q *Queue) DropEarlier(i Import) error { return q.dropRows(i.table(), i.job()) }
 
 func (q *Queue) dropRows(prefix, except string) error {
@@ -65,8 +66,8 @@ func (q *Queue) dropRows(prefix, except string) error {
 	return nil
 }
 
-// named returns the entries whose name begins with prefix, and not with except unless that
-// is "". The lock is held.
+// named returns the entries whose names have the given prefix, but not the prefix except. If
+// except is "", no entry is excluded. The caller holds mu.
 func (q *Queue) named(prefix, except string) []*Entry {
 	var entries []*Entry
 	for name, e := range q.entries {

@@ -1,5 +1,5 @@
-// Package doctor checks everything that eds needs, and reports for each check whether it works
-// and what to do if it does not.
+// Package doctor checks everything that eds needs. For each check it reports whether the
+// checked part works, and a remedy if it does not.
 package doctor
 
 import (
@@ -26,15 +26,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
-// Result is the outcome of a check.
+// Result is the result of a check.
 type Result string
 
-// The outcomes.
+// Results of checks.
 const (
 	OK      Result = "ok"
-	Warning Result = "warning" // it works, but may stop working
+	Warning Result = "warning" // works, but may stop working
 	Failed  Result = "failed"
-	Skipped Result = "skipped" // an earlier check that it needs failed
+	Skipped Result = "skipped" // not checked, because an earlier check failed
 )
 
 // Check is the outcome of one check.
@@ -42,31 +42,31 @@ type Check struct {
 	Name   string `json:"name"`
 	Result Result `json:"result"`
 	Found  string `json:"found"`
-	Do     string `json:"do,omitempty"` // the remedy
+	Do     string `json:"do,omitempty"` // remedy, for the operator
 }
 
-// Config is the configuration to check.
+// Config is the configuration that Run checks.
 type Config struct {
 	Options config.Server
 	Build   build.Info
 	Lookup  sink.Lookup
 	Logger  *slog.Logger
-	// Running means that a server uses the data directory and holds a session, which another
-	// session would end. Warnings are those of the server.
+	// Running means that a server runs with the data directory. It holds a session with HQ,
+	// which another session would end. Warnings are the warnings that this server reports.
 	Running  bool
 	Warnings []telemetry.Reason
-	// Problem is the error of the configuration; nil: none.
+	// Problem is the error from reading the configuration file, or nil.
 	Problem error
 }
 
 const (
-	// littleDisk is the free disk space below which there is a warning, in bytes.
+	// littleDisk is the free disk space in bytes below which a check warns.
 	littleDisk = 1 << 30
-	// soon is the remaining validity of a key below which there is a warning.
+	// soon is the remaining validity of a key below which a check warns.
 	soon = 14 * 24 * time.Hour
-	// skewed is the difference between clocks above which there is a warning.
+	// skewed is the difference between two clocks above which a check warns.
 	skewed = time.Minute
-	// patience bounds each check that depends on another machine.
+	// patience is the maximum time for each check that depends on another machine.
 	patience = 30 * time.Second
 )
 
@@ -78,13 +78,14 @@ type doctor struct {
 	key      hq.Key
 	client   *hq.Client // nil until there is a key
 	security *hq.Security
-	insecure map[string]string // warnings about connections, by peer
+	insecure map[string]string // warnings about insecure connections, by peer
 	apiURL   string
 	reached  bool // HQ has answered
 }
 
-// Run makes every check in the order of their dependencies, and reports each outcome at once.
-// Like the server, it remembers which hosts use TLS. It leaves nothing else behind.
+// Run performs all checks in the order of their dependencies, and calls report with each
+// outcome immediately. Like a server, Run records which hosts use TLS. It leaves nothing else
+// behind.
 func Run(ctx context.Context, c Config, report func(Check)) {
 	d := &doctor{Config: c, report: report, insecure: make(map[string]string)}
 	for _, w := range c.Warnings {
@@ -202,7 +203,7 @@ func (d *doctor) apiKey() {
 	}
 }
 
-// api fetches the schemas from HQ, for which HQ requires a key.
+// api fetches the schemas from HQ, which also shows whether HQ accepts the key.
 func (d *doctor) api(ctx context.Context) {
 	const name, schemas = "HQ", "schema"
 	if d.client == nil {
@@ -238,7 +239,8 @@ func (d *doctor) api(ctx context.Context) {
 	}
 }
 
-// forgetful is a cache of schemas that stores nothing: only the server may write its cache.
+// forgetful is a cache of schemas that stores nothing, because only a server may write to the
+// cache in the data directory.
 type forgetful struct{}
 
 func (forgetful) LoadSchema(string, string) (json.RawMessage, bool, error) { return nil, false, nil }
@@ -258,7 +260,7 @@ func (d *doctor) clock() {
 	d.say(name, OK, "it agrees with HQ's", "")
 }
 
-// nats starts a session, because only a session has a credential, and ends it.
+// nats starts a session, connects to NATS with the session's credential, and ends the session.
 func (d *doctor) nats(ctx context.Context) {
 	const name = "NATS"
 	switch {
@@ -317,7 +319,7 @@ func (d *doctor) nats(ctx context.Context) {
 // encrypt is the remedy for a connection without TLS.
 const encrypt = "have its owner set up TLS, then write require_tls = true into config.toml to require it"
 
-// destination opens the destination and probes it: it creates, writes and drops a table.
+// destination opens and probes the destination. The probe creates, writes and drops a table.
 func (d *doctor) destination(ctx context.Context) {
 	const name = "destination"
 	raw := d.Options.URL.Reveal()

@@ -13,12 +13,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// optionTables matches the tables of options in a page, with the names of the drivers that have
-// them.
+// optionTables matches the option tables in a page. The comment before a table names the drivers
+// that have the options.
 var optionTables = regexp.MustCompile(`(?s)(<!-- options of ([a-z0-9 -]+); written by: make golden -->\n)(.*?)(<!-- end of options -->)`)
 
-// optionTable returns the table of the options of the named drivers. An option that several
-// have is listed once.
+// optionTable returns the table of the options of the named drivers. It lists an option that
+// several drivers have only once.
 func optionTable(t *testing.T, names []string) string {
 	var b strings.Builder
 	b.WriteString("\n| option | default | meaning |\n|---|---|---|\n")

@@ -15,17 +15,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// builtin has the drivers of the builtin_<name>.go files, which add them before main begins.
+// builtin holds the linked drivers. The init functions of the builtin_<name>.go files add them
+// before main starts.
 var builtin []sink.Driver
 
-// All returns every driver, by name.
+// All returns all linked drivers, sorted by name.
 func All() []sink.Driver {
 	return slices.SortedFunc(slices.Values(builtin), func(a, b sink.Driver) int { return cmp.Compare(a.Name, b.Name) })
 }
 
 var scheme = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,31}$`)
 
-// Find returns the driver of the given name or URL scheme.
+// Find returns the driver with the given name or URL scheme. For an unknown name it returns a Fatal
+// error with a hint.
 func Find(name string) (sink.Driver, error) {
 	name = strings.ToLower(name)
 	if name == "" {
@@ -42,13 +44,14 @@ func Find(name string) (sink.Driver, error) {
 	if best := sink.Nearest(name, known); best != "" {
 		hint = fmt.Sprintf("did you mean %q?", best)
 	}
-	if !scheme.MatchString(name) { // a whole URL, say
+	if !scheme.MatchString(name) { // it may be a whole URL with secrets
 		return sink.Driver{}, fault.Mark(fault.Fatal, errors.New("no driver has such a name; "+hint))
 	}
 	return sink.Driver{}, fault.Mark(fault.Fatal, fmt.Errorf("no driver for the scheme %q; %s", name, hint))
 }
 
-// Parse reads a destination's URL and finds its driver.
+// Parse parses a destination URL, expands its placeholders, and finds its driver. The function
+// lookup returns the values of the variables that placeholders name.
 func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 	target, err := sink.ParseURL(raw, lookup)
 	if err != nil {
@@ -58,8 +61,8 @@ func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 	return d, target, err
 }
 
-// Expander returns a function that expands the placeholders of raw again, for sink.NewAccess. Each
-// result must pass check, if check is not nil.
+// Expander returns a function that expands the placeholders of raw again, for use with
+// sink.NewAccess. If check is not nil, each result must pass it.
 func Expander(raw string, lookup sink.Lookup, check func(sink.Driver, *url.URL) error) func() (*url.URL, error) {
 	return func() (*url.URL, error) {
 		d, target, err := Parse(raw, lookup)
@@ -70,8 +73,8 @@ func Expander(raw string, lookup sink.Lookup, check func(sink.Driver, *url.URL) 
 	}
 }
 
-// MaskURL returns raw without its secrets, fit for a log and for HQ; see sink.MaskURL. If no
-// driver has its scheme, all options are masked.
+// MaskURL returns raw with its secrets masked, so that logs and HQ may show it; see sink.MaskURL.
+// If no driver has the URL's scheme, all options are masked.
 func MaskURL(raw string) string {
 	d, err := Find(sink.Scheme(raw))
 	if err != nil {
@@ -80,10 +83,11 @@ func MaskURL(raw string) string {
 	return sink.MaskURL(raw, d)
 }
 
-// Identity returns the identity of the destination that raw names, masked or not.
+// Identity returns the identity of the destination that raw names. The secrets of raw may be
+// masked.
 func Identity(raw string, lookup sink.Lookup) (string, error) {
 	d, target, err := Parse(raw, lookup)
-	if fault.Of(err) == fault.Refused { // an identity does not depend on the secret in an unreadable file
+	if fault.Of(err) == fault.Refused { // an identity needs no secrets from files
 		d, target, err = Parse(sink.WithoutFiles(raw), lookup)
 	}
 	if err != nil {
@@ -92,7 +96,9 @@ func Identity(raw string, lookup sink.Lookup) (string, error) {
 	return d.Identity(target), nil
 }
 
-// Open connects to the destination that raw names, and resolves what its sink can do.
+// Open connects to the destination that raw names, and determines the capabilities of its sink. If
+// env.Access is nil, Open sets it to a new sink.Access, which expands the placeholders of raw
+// again.
 func Open(ctx context.Context, raw string, lookup sink.Lookup, env sink.Env) (sink.Driver, *sink.Opened, error) {
 	env.Lookup = lookup
 	if env.Access == nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// guidePart is a code block of the guide that belongs to a file.
+// guidePart matches a code block of the guide that is the content of a file.
 var guidePart = regexp.MustCompile("(?ms)^<!-- (\\w+\\.go) -->\n```go\n(.*?)^```$")
 
 // TestGuide_DriverPassesTheConformanceSuite compiles the destination of docs/adding-a-destination.md
@@ -34,7 +34,8 @@ func TestGuide_DriverPassesTheConformanceSuite(t *testing.T) {
 	if diff := cmp.Diff([]string{"clickhouse.go", "clickhouse_test.go"}, slices.Sorted(maps.Keys(files))); diff != "" {
 		t.Fatal(diff)
 	}
-	// The overlay puts the files into a package of the module without writing there.
+	// The overlay adds the files to the module as a package, without writing to the module's
+	// directory.
 	overlay := struct{ Replace map[string]string }{make(map[string]string)}
 	temp := t.TempDir()
 	for name, code := range files {

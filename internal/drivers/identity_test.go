@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/drivers"
 )
 
-// identities are, by driver, groups of URLs that name one destination each.
+// identities holds groups of URLs by driver. The URLs of a group name the same destination.
 var identities = map[string][][]string{
 	"postgres": {
 		{
@@ -60,7 +60,7 @@ var identities = map[string][][]string{
 			"sqlite://WD/link/sh%6Fp.db", "sqlite:///${DIR}/real/shop.db",
 		},
 		{"sqlite://WD/real/other.db"},
-		{"sqlite://WD/away/shop.db", "sqlite://WD/nowhere/below/shop.db"}, // a link to nothing
+		{"sqlite://WD/away/shop.db", "sqlite://WD/nowhere/below/shop.db"}, // away is a link to a missing directory
 	},
 	"file": {
 		{"file://WD/real", "file://WD/real/", "file://real", "file://./link?format=ndjson", "file://WD/link/."},

@@ -20,10 +20,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// target is a URL of a driver at which nothing answers.
+// target is a URL of a driver at which no server answers.
 type target struct {
 	url  string
-	more []string // URLs with a secret for {}
+	more []string // URLs in which a secret replaces {}
 }
 
 var targets = map[string]target{
@@ -72,10 +72,11 @@ var targets = map[string]target{
 	},
 }
 
-// needles are what the values are made of; errors hold none of them.
+// needles are parts of all secret values. No error may contain them.
 var needles = []string{"hunter2", "4815162"}
 
-// secrets are values that options, users, passwords and paths do not have.
+// secrets returns invalid values for options, users, passwords and paths. Each value, or the file
+// that it names, contains a needle.
 func secrets(t *testing.T) []string {
 	file := filepath.Join(t.TempDir(), "secret")
 	text := "hunter2\n-----BEGIN hunter2-----\naHVudGVyMg==\n-----END hunter2-----\n[hunter2]\nhost=hunter2\n"
@@ -90,7 +91,7 @@ func secrets(t *testing.T) []string {
 	}
 }
 
-// fails opens a destination and returns every error on the way.
+// fails opens a destination and returns the text of all errors.
 func fails(t *testing.T, raw string, lookup sink.Lookup) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -108,7 +109,7 @@ func fails(t *testing.T, raw string, lookup sink.Lookup) string {
 	return text
 }
 
-// holds reports whether text holds anything of the secrets.
+// holds reports whether text contains a part of a secret.
 func holds(text string) bool {
 	return slices.ContainsFunc(needles, func(needle string) bool { return strings.Contains(strings.ToLower(text), needle) })
 }
@@ -152,7 +153,7 @@ func TestErrors_HoldNoValueOfTheURL(t *testing.T) {
 			for _, value := range values {
 				names := []string{"unknown", "SharedAccessKey"}
 				for _, o := range d.Options {
-					if o.Name != "host" && o.Name != "failoverpartner" { // errors name the host
+					if o.Name != "host" && o.Name != "failoverpartner" { // errors may name the host
 						names = append(append(names, o.Name), o.Aliases...)
 					}
 				}
@@ -173,7 +174,7 @@ func TestErrors_HoldNoValueOfTheURL(t *testing.T) {
 				host.Path, host.RawPath = "/"+value, ""
 				try("user "+value, user.String())
 				try("password "+value, password.String())
-				if d.Name != "file" && d.Name != "sqlite" { // they name their path, as the others name their host
+				if d.Name != "file" && d.Name != "sqlite" { // errors of these two may name the path
 					try("path "+value, path.String())
 					try("path "+value, host.String())
 				}
@@ -194,7 +195,7 @@ func TestErrors_HoldNoValueOfTheURL(t *testing.T) {
 	}
 }
 
-// needs are options without which another one is not looked at.
+// needs holds, by option, the other options without which the driver ignores the option.
 var needs = map[string]map[string]string{
 	"tls-ca": {"tls": "true"}, "tls-cert": {"tls": "true", "tls-key": "/nonexistent"},
 	"tls-key": {"tls": "true", "tls-cert": "/nonexistent"},
@@ -228,8 +229,8 @@ func TestFieldErrors_HoldNoValue(t *testing.T) {
 	}
 }
 
-// TestErrors_HoldNothingOfTheAWSConfiguration has the AWS SDK read an environment
-// and profiles that cannot be used.
+// TestErrors_HoldNothingOfTheAWSConfiguration makes the AWS SDK read an environment and profiles
+// that are invalid.
 func TestErrors_HoldNothingOfTheAWSConfiguration(t *testing.T) {
 	const profiles = `
 [profile role]
@@ -265,14 +266,14 @@ hunter2
 	}
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
-			t.Setenv(name, "") // so that it comes back
+			t.Setenv(name, "") // restores the variable at the end of the test
 			os.Unsetenv(name)
 		}
 	}
 	t.Setenv("AWS_CONFIG_FILE", file)
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
-	t.Setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1") // of every service
+	t.Setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1") // for all services
 	const base = "s3://127.0.0.1:1/bucket/prefix?max-retries=0"
 	try := func(what, raw string) {
 		t.Helper()

@@ -17,16 +17,17 @@ import (
 )
 
 const (
-	// stallTimeout is how long a download may receive nothing.
+	// stallTimeout is the time without received data after which a download is aborted.
 	stallTimeout = time.Minute
-	// fetchAttempts is how often a download is started at most.
+	// fetchAttempts is the maximum number of attempts for a download.
 	fetchAttempts = 4
 	maxRedirects  = 5
-	// reportEvery is how many bytes a download receives between two reports to the observer.
+	// reportEvery is the number of received bytes after which a download reports its progress
+	// again.
 	reportEvery = 1 << 20
 )
 
-// fetcher downloads files.
+// fetcher downloads the files of releases over HTTP.
 type fetcher struct {
 	http    *http.Client
 	agent   string
@@ -59,7 +60,8 @@ func newFetcher(o Options) fetcher {
 	}
 }
 
-// newTransport returns a transport with fixed settings, independent of the default one.
+// newTransport returns a transport with fixed settings. It shares no state with
+// http.DefaultTransport.
 func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
@@ -70,13 +72,14 @@ func newTransport() *http.Transport {
 	}
 }
 
-// get downloads address, at most limit bytes, into file.
+// get downloads the file at the URL address into file. A file with more than limit bytes is an
+// error. The name is for errors and progress reports.
 func (f *fetcher) get(ctx context.Context, name, address string, limit int64, file *os.File) error {
 	return f.retry(ctx, "download "+name, func() error { return f.attempt(ctx, name, address, limit, file) })
 }
 
-// retry calls fn until it succeeds, at most fetchAttempts times. It does not retry a fatal
-// error.
+// retry calls fn until it succeeds, returns a fatal error, or has been called fetchAttempts
+// times.
 func (f *fetcher) retry(ctx context.Context, operation string, fn func() error) error {
 	err := retry.Do(ctx, retry.Policy{
 		Backoff: f.backoff, Attempts: fetchAttempts, Retryable: func(err error) bool { return fault.Of(err) != fault.Fatal },
@@ -90,7 +93,8 @@ func (f *fetcher) retry(ctx context.Context, operation string, fn func() error) 
 	return nil
 }
 
-// attempt makes the request once. Errors that no other attempt can fix are fatal.
+// attempt makes the request once, and overwrites file with the response body. It marks an error
+// as fatal if another attempt would fail in the same way.
 func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64, file *os.File) error {
 	if err := errors.Join(file.Truncate(0), rewind(file)); err != nil {
 		return fault.Mark(fault.Fatal, err)
@@ -116,7 +120,7 @@ func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64
 	n, err := io.Copy(file, body)
 	switch {
 	case err != nil && errors.As(err, new(*os.PathError)):
-		return fault.Mark(fault.Fatal, err) // of the disk
+		return fault.Mark(fault.Fatal, err) // writing to the file failed
 	case err != nil:
 		return withoutURL(ctx, err)
 	case n > limit:
@@ -126,7 +130,8 @@ func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64
 	return nil
 }
 
-// location returns the target of the redirect at address, "" if there is none.
+// location returns the target of the redirect at the URL address, or "" if the server does not
+// redirect.
 func (f *fetcher) location(ctx context.Context, address string) (to string, err error) {
 	client := *f.http
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -147,22 +152,22 @@ func (f *fetcher) location(ctx context.Context, address string) (to string, err 
 	return to, err
 }
 
-// watched returns a context that ends if the timer is not reset for f.stall. The reader
-// resets it whenever it receives data.
+// watched returns a context that is canceled once the returned timer has not been reset for
+// f.stall. The caller resets the timer whenever it receives data.
 func (f *fetcher) watched(ctx context.Context) (context.Context, *time.Timer, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stalled := time.AfterFunc(f.stall, func() { cancel(fmt.Errorf("no data came for %v", f.stall)) })
 	return ctx, stalled, func() { stalled.Stop(); cancel(nil) }
 }
 
-// send sends a request.
+// send sends a request and returns the response. Its errors contain no URL.
 func (f *fetcher) send(ctx context.Context, client *http.Client, method, address string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, errors.New("its address is not a url"))
 	}
 	request.Header.Set("User-Agent", f.agent)
-	request.Header.Set("Accept-Encoding", "identity") // the file as it was signed
+	request.Header.Set("Accept-Encoding", "identity") // so that the body is the file that was signed
 	answer, err := client.Do(request)
 	if err != nil {
 		return nil, withoutURL(ctx, err)
@@ -179,7 +184,7 @@ func tooLarge(limit int64) error {
 	return fault.Mark(fault.Fatal, fmt.Errorf("it is larger than %d bytes, the bound for releases", limit))
 }
 
-// refusal returns the error in an answer, or nil.
+// refusal returns an error if the response has a status other than 200, or nil.
 func refusal(answer *http.Response) error {
 	switch code := answer.StatusCode; {
 	case code == http.StatusOK:
@@ -193,8 +198,8 @@ func refusal(answer *http.Response) error {
 	}
 }
 
-// withoutURL returns err, or the cause of ctx, without the URL: after a redirect it may
-// contain credentials.
+// withoutURL returns err without the request's URL, which may contain credentials after a
+// redirect. If ctx is done, withoutURL returns the cause of ctx instead.
 func withoutURL(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -205,7 +210,7 @@ func withoutURL(ctx context.Context, err error) error {
 	return err
 }
 
-// meter counts the bytes that are read.
+// meter is a reader that counts the bytes read from r and reports its progress.
 type meter struct {
 	r                     io.Reader
 	done, total, reported int64

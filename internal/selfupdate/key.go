@@ -15,29 +15,29 @@ import (
 	"github.com/ProtonMail/gopenpgp/v3/crypto"
 )
 
-// Reasons to refuse a signature. Each has another remedy.
+// Reasons to refuse a signature. Each reason has a different remedy.
 var (
-	// ErrUnknownKey: no trusted key made the signature.
+	// ErrUnknownKey means that no trusted key made the signature.
 	ErrUnknownKey = errors.New("the archive is signed by a key that this program does not trust")
-	// ErrExpiredKey: a trusted key made it, and has expired.
+	// ErrExpiredKey means that a trusted key made the signature, but has expired.
 	ErrExpiredKey = errors.New("the archive is signed by a key that has expired")
-	// ErrRevokedKey: a trusted key made it, and was revoked.
+	// ErrRevokedKey means that a trusted key made the signature, but was revoked.
 	ErrRevokedKey = errors.New("the archive is signed by a key that was revoked")
-	// ErrBadSignature: a trusted key made it, for other data.
+	// ErrBadSignature means that the signature is unusable, or does not match the archive.
 	ErrBadSignature = errors.New("the signature is not of this archive")
 )
 
-// shopmonkeyKey is the public key of releases.
+// shopmonkeyKey is the built-in public key that signs releases, in PGP armor.
 //
 //go:embed key.asc
 var shopmonkeyKey string
 
-// ownKey replaces the built-in key in private builds: base64 of the key file, set by the
-// linker.
+// ownKey is the base64 of a key file that replaces the built-in key, or "". The linker sets it
+// in private builds.
 var ownKey string
 
-// PublicKey returns the built-in key in PGP armor, or the key that replaces it in a private
-// build.
+// PublicKey returns the built-in key in PGP armor. In a private build it returns the content of
+// the key file that replaces the built-in key.
 func PublicKey() (string, error) {
 	if ownKey == "" {
 		return shopmonkeyKey, nil
@@ -49,12 +49,12 @@ func PublicKey() (string, error) {
 	return string(text), nil
 }
 
-// Keys are the trusted public keys of releases.
+// Keys are the public keys that are trusted to sign releases.
 type Keys struct{ ring *crypto.KeyRing }
 
 const armorBegin = "-----BEGIN PGP"
 
-// ParseKeys reads public keys, one or more, armored or binary.
+// ParseKeys reads one or more public keys, armored or binary. It refuses private keys.
 func ParseKeys(text []byte) (*Keys, error) {
 	ring, err := readRing(text)
 	if err != nil || ring.CountEntities() == 0 {
@@ -85,7 +85,8 @@ func readRing(text []byte) (*crypto.KeyRing, error) {
 	return crypto.NewKeyRingFromBinary(binary)
 }
 
-// Fingerprints returns the keys' fingerprints, in groups of four like gpg.
+// Fingerprints returns the fingerprint of each key in hexadecimal, in groups of four digits as
+// gpg prints them.
 func (k *Keys) Fingerprints() []string {
 	var all []string
 	for _, key := range k.ring.GetKeys() {
@@ -102,8 +103,9 @@ func fingerprint(key *crypto.Key) string {
 	return strings.Join(groups, " ")
 }
 
-// verify checks a detached signature, armored or binary, of the archive. One signature by
-// one key that is valid now suffices.
+// verify checks a detached signature of the archive. The signature may be armored or binary. If
+// there are several signatures, one suffices that is made by a trusted key and valid at the
+// time now.
 func (k *Keys) verify(archive io.Reader, signature []byte, now time.Time) error {
 	handle, err := crypto.PGP().Verify().VerificationKeys(k.ring).VerifyTime(now.Unix()).New()
 	if err != nil {
@@ -137,7 +139,8 @@ func (k *Keys) verify(archive io.Reader, signature []byte, now time.Time) error 
 // onlyReader hides all methods of a reader except Read.
 type onlyReader struct{ io.Reader }
 
-// worst returns the most informative problem: that of a trusted key, if there is one.
+// worst returns the most informative problem. That is the first problem with a trusted key, or
+// else the first problem.
 func worst(problems []error) error {
 	for _, p := range problems {
 		if !errors.Is(p, ErrUnknownKey) {
@@ -147,7 +150,7 @@ func worst(problems []error) error {
 	return problems[0]
 }
 
-// check returns the reason to refuse a signature, or nil.
+// check returns the reason to refuse the signature s, or nil if the signature is good.
 func (k *Keys) check(s *crypto.VerifiedSignature, now time.Time) error {
 	if s.Signature == nil || s.Signature.IssuerKeyId == nil {
 		return fmt.Errorf("%w: it does not name its key", ErrBadSignature)
@@ -173,14 +176,16 @@ func (k *Keys) check(s *crypto.VerifiedSignature, now time.Time) error {
 	if s.SignatureError != nil {
 		return fmt.Errorf("%w: one of them was changed or damaged on its way", ErrBadSignature)
 	}
-	// A text signature would also match other line endings.
+	// A signature of type text ignores differences in line endings, so that it would also match
+	// a changed archive.
 	if s.Signature.SigType != 0 {
 		return fmt.Errorf("%w: it is a signature of text", ErrBadSignature)
 	}
 	return nil
 }
 
-// find returns the key with an id, or with a subkey of that id.
+// find returns the key that has the given id, or has a subkey with that id. It returns nil if
+// there is no such key.
 func (k *Keys) find(id uint64) *crypto.Key {
 	for _, key := range k.ring.GetKeys() {
 		entity := key.GetEntity()

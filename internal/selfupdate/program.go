@@ -19,7 +19,7 @@ import (
 )
 
 // askVersion runs "<program> version" with an empty environment in an empty directory, and
-// returns the version that it prints.
+// returns the version that the program prints.
 func (u *Updater) askVersion(ctx context.Context, program string) (string, error) {
 	dir, err := os.MkdirTemp(filepath.Dir(program), u.scratchPattern())
 	if err != nil {
@@ -39,8 +39,9 @@ func (u *Updater) askVersion(ctx context.Context, program string) (string, error
 	return version, nil
 }
 
-// run runs the program and returns its output. It retries while the file is open for
-// writing: a process that was forked during the write keeps it open until it calls exec.
+// run runs "<program> version" in dir and returns its output. It retries while the program's
+// file is open for writing: a process that was forked while the file was written keeps it open
+// until that process calls exec.
 func (u *Updater) run(ctx context.Context, program, dir string) (output string, err error) {
 	err = retry.Do(ctx, retry.Policy{
 		Backoff:   retry.Backoff{Min: 10 * time.Millisecond, Max: time.Second},
@@ -57,7 +58,7 @@ func (u *Updater) runOnce(ctx context.Context, program, dir string) (string, err
 	cmd := exec.CommandContext(ctx, program, "version")
 	cmd.Env, cmd.Dir = []string{}, dir
 	cmd.Stdout, cmd.Stderr = out, errs
-	cmd.WaitDelay = time.Second // for a child that keeps the output open
+	cmd.WaitDelay = time.Second // the limit if a child process keeps the output open
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
@@ -69,7 +70,7 @@ func (u *Updater) runOnce(ctx context.Context, program, dir string) (string, err
 	return out.String(), err
 }
 
-// head keeps the beginning of the output.
+// head is a writer that keeps the first bytes of the output, and discards the rest.
 type head struct {
 	bytes.Buffer
 	left int64
@@ -82,7 +83,7 @@ func (h *head) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sumFile returns the SHA-256 of a file.
+// sumFile returns the SHA-256 of the file at path, in hexadecimal.
 func sumFile(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// DefaultReleases is the base URL of releases; each is below its version.
+// DefaultReleases is the base URL of releases. The files of a release are at this URL, followed
+// by "/v" and the version.
 const DefaultReleases = "https://github.com/shopmonkeyus/eds/releases/download"
 
 const signatureSuffix = ".sig"
@@ -46,8 +47,8 @@ func (p Platform) Program() string {
 	return "eds"
 }
 
-// Archive returns the name of a release's archive: the capitalised system, and the
-// architecture in the form of uname -m.
+// Archive returns the file name of a release's archive. It contains the capitalized name of the
+// operating system, and the architecture as uname -m prints it.
 func (p Platform) Archive() string {
 	arch, suffix := p.Arch, ".tar.gz"
 	if arch == "amd64" {
@@ -63,7 +64,7 @@ func (u *Updater) archiveURL(version string, p Platform) string {
 	return u.o.Releases + "/v" + version + "/" + p.Archive()
 }
 
-// page returns the URL of the releases page, or "".
+// page returns the URL of the web page that lists the releases, or "" if it is unknown.
 func (u *Updater) page() string {
 	if page, ok := strings.CutSuffix(u.o.Releases, "/download"); ok {
 		return page
@@ -71,9 +72,9 @@ func (u *Updater) page() string {
 	return ""
 }
 
-// Newest returns the version of the newest release according to the releases page. That
-// answer is not signed: an attacker who controls the page could name a release that is not
-// the newest, but none that is older than the running one.
+// Newest returns the version of the newest release, according to the releases page. This
+// information is not signed. An attacker who controls the page could name a release that is not
+// the newest. But Plan refuses releases that are older than the running version.
 func (u *Updater) Newest(ctx context.Context) (string, error) {
 	page := u.page()
 	if page == "" {
@@ -84,7 +85,7 @@ func (u *Updater) Newest(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// As in .../releases/tag/v1.2.3
+	// The target of the redirect looks like .../releases/tag/v1.2.3.
 	_, tag, _ := strings.Cut(to, "/releases/tag/")
 	version, err := ParseVersion(tag)
 	if err != nil {
@@ -93,8 +94,9 @@ func (u *Updater) Newest(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-// releasesURL checks the base URL of releases. Downloads are verified, but requests must
-// not be visible on the network.
+// releasesURL checks the base URL of releases, and returns it without a final slash. It
+// requires https, except for this machine. Downloads are verified in any case, but requests
+// must not be visible on the network.
 func releasesURL(raw string) (string, error) {
 	raw = strings.TrimRight(strings.TrimSpace(raw), "/")
 	if raw == "" {
@@ -112,7 +114,7 @@ func releasesURL(raw string) (string, error) {
 	return raw, nil
 }
 
-// private reports whether requests to u are invisible on the network.
+// private reports whether requests to u cannot be read on the network.
 func private(u *url.URL) bool {
 	return u.Scheme == "https" || u.Scheme == "http" && loopback(u.Hostname())
 }
@@ -122,19 +124,20 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// ParseVersion reads a version like 1.2.3, v1.2.3 or 1.2.3-rc.1, and returns it
-// without the v.
+// ParseVersion reads a version like 1.2.3, v1.2.3 or 1.2.3-rc.1, and returns it without the
+// leading v.
 func ParseVersion(text string) (string, error) {
 	v := "v" + strings.TrimPrefix(strings.TrimSpace(text), "v")
-	// Releases have neither short forms nor build metadata, which has no order.
+	// Releases use neither short forms like 1.2 nor build metadata, which would leave the order
+	// of versions undefined.
 	if len(v) > 100 || !semver.IsValid(v) || semver.Canonical(v) != v {
 		return "", fmt.Errorf("%.60q is not a version; want one like 1.2.3 or 1.2.3-rc.1", text)
 	}
 	return v[1:], nil
 }
 
-// compare checks that a version is newer than the running one. If downgrades are allowed,
-// it reports whether the version is older.
+// compare returns an error if the version is not newer than the running one, unless downgrades
+// are allowed. It also reports whether the version is older than the running one.
 func (u *Updater) compare(version string) (older bool, err error) {
 	running := "v" + strings.TrimPrefix(u.o.Version, "v")
 	if !semver.IsValid(running) {

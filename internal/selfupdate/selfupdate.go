@@ -1,19 +1,20 @@
-// Package selfupdate replaces the running program with another version, so that after any
-// failure the program on disk starts.
+// Package selfupdate replaces the running program with another version. After any failure, the
+// program on disk is complete and can be started.
 //
 // # From a release to the disk
 //
-// Updater.Stage downloads the archive of a release and its detached PGP signature
-// into a new directory beside the program, verifies the signature, only then unpacks the
-// one file that it expects, and runs that file to check its version. Until then the
-// running program is untouched. Staged.Swap keeps the old program with the suffix ".old"
-// and renames the new one into its place.
+// Updater.Stage downloads the archive of a release and its detached PGP signature into a new
+// directory beside the program. It verifies the signature. Only then it unpacks the expected
+// file from the archive, and runs that file to check its version. Stage does not touch the
+// running program. Staged.Swap keeps the old program with the suffix ".old", and renames the
+// new program to the installed name.
 //
 // # Probation
 //
-// A program that prints its version may still fail. So Swap writes a journal beside the
-// program, with the suffix ".upgrade", which puts the new program on probation. Each start,
-// before and after a power cut, calls Updater.Recover for the state:
+// A program that prints its version may still fail in other ways. Therefore Swap writes a
+// journal, which puts the new program on probation. The journal is a file beside the program,
+// with the suffix ".upgrade". Each start, even after a power cut, calls Updater.Recover, which
+// returns the state:
 //
 //	Settled    there is no journal, or an outdated one was removed
 //	Probation  the installed program is the new one, on probation
@@ -28,34 +29,35 @@
 //	   |      Commit        v
 //	   +---------------- Reverted
 //
-// Commit only removes the journal. After Reverted it means that the reason was reported.
-// Updater.Attempt is Recover that counts the starts of a program on probation, and rolls
-// back after too many.
+// Commit only removes the journal. In the state Reverted, Commit means that the reason was
+// reported. Updater.Attempt calls Recover, but also counts the starts of a program on
+// probation, and rolls back after too many starts.
 //
 // A server that upgrades calls Stage and Swap, starts the installed program, watches it, and
-// commits or rolls back; after either, the installed program has to run, the server's own
-// process included. A server that starts calls Attempt; on Probation it continues to watch,
-// on Reverted it reports, then commits. It runs even if one of these fails: the installed
-// program is complete.
+// calls Commit or Rollback. After either call every process must run the installed program,
+// including the server's own process. A starting server calls Attempt. In the state Probation
+// it continues to watch the program. In the state Reverted it reports the reason, then calls
+// Commit. The server runs even if one of these calls fails, because the installed program is
+// complete.
 //
 // # Power cuts
 //
-// The state follows from the disk, not only from the journal: the journal has the checksums
-// of both programs, and the installed one is compared with them. After each step of Swap
-// and Rollback a complete program is installed:
+// The state depends on the programs on disk, not only on the journal. The journal has the
+// checksums of both programs, and Recover compares them with the checksum of the installed
+// program. After each step of Swap and Rollback a complete program is installed:
 //
 //	Swap      journal written   old installed: Recover drops the journal
-//	          old kept          the same
+//	          old kept          old installed: Recover drops the journal
 //	          new installed     Probation
 //	Rollback  reason written    new installed: Recover restores the old one
 //	          old installed     Reverted
 //
-// Windows does not allow replacing a running program, so it is renamed first. A power cut
-// between the two renames leaves the old program only under its second name; Recover, run
-// from there, restores it.
+// Windows does not allow replacing a running program, so the old program is renamed first.
+// After a power cut between the two renames, only the name with the suffix ".old" exists. If
+// the operator runs that file, Recover restores the installed name.
 //
-// If the installed program is neither of the two, another installation has replaced it:
-// Recover drops the journal.
+// If the installed program is neither of the two programs, another installation has replaced
+// it, and Recover removes the journal.
 package selfupdate
 
 import (
@@ -71,25 +73,27 @@ import (
 
 // Errors that a caller may want to distinguish.
 var (
-	// ErrContainer: the program runs in a container.
+	// ErrContainer means that the program runs in a container.
 	ErrContainer = errors.New("a container is upgraded by its image")
-	// ErrNotWritable: the program's directory cannot be written.
+	// ErrNotWritable means that no files can be created in the program's directory.
 	ErrNotWritable = errors.New("the directory of the program is not writable")
-	// ErrCurrent: the requested version is the running one.
+	// ErrCurrent means that the requested version is the running one.
 	ErrCurrent = errors.New("this version runs already")
-	// ErrDowngrade: the requested version is older than the running one.
+	// ErrDowngrade means that the requested version is older than the running one.
 	ErrDowngrade = errors.New("this version is older than the running one")
-	// ErrIncomparable: the running build has no version to compare with.
+	// ErrIncomparable means that the running program was built without a version.
 	ErrIncomparable = errors.New("a build without a version cannot be compared")
-	// ErrOnProbation: an earlier upgrade is on probation.
+	// ErrOnProbation means that an earlier upgrade is still on probation.
 	ErrOnProbation = errors.New("an earlier upgrade is on probation")
-	// ErrNoRelease: the release does not exist, or not for this platform.
+	// ErrNoRelease means that the release does not exist, or has no archive for the platform.
 	ErrNoRelease = errors.New("there is no such release")
-	// ErrNoNewest: the releases page does not name the newest release.
+	// ErrNoNewest means that the releases page does not name the newest release.
 	ErrNoNewest = errors.New("give the version, as in 1.2.3")
-	// ErrWrongVersion: the program in an archive has another version than the archive.
+	// ErrWrongVersion means that the program in an archive prints a version other than the
+	// requested one.
 	ErrWrongVersion = errors.New("the archive contains another version")
-	// ErrNoOld: there is no old program to go back to.
+	// ErrNoOld means that the replaced program does not exist or was changed, so that a
+	// rollback is impossible.
 	ErrNoOld = errors.New("there is no old program to go back to")
 )
 
@@ -97,52 +101,55 @@ var (
 type Options struct {
 	// Executable is the path of the program to replace. Symbolic links are followed.
 	Executable string
-	// Version is the running version.
+	// Version is the version of the running program.
 	Version string
-	// Platform is the program's platform; the zero Platform means this one.
+	// Platform is the program's platform. The zero Platform means ThisPlatform.
 	Platform Platform
-	// Keys are the public keys of releases.
+	// Keys are the public keys that are trusted to sign releases. They are required.
 	Keys *Keys
-	// Releases is the base URL of releases; "" means DefaultReleases. It is https, or http
-	// on this machine.
+	// Releases is the base URL of releases, or "" for DefaultReleases. Its scheme must be
+	// https, except for a server on this machine.
 	Releases string
-	// AllowDowngrade accepts an older version, and the running one.
+	// AllowDowngrade allows upgrades to an older version, and to the running one.
 	AllowDowngrade bool
-	// HTTP makes the requests; nil means a client that uses the proxy settings
-	// of the environment. New replaces its rules for redirects.
+	// HTTP makes the requests. If it is nil, New creates a client that uses the proxy settings
+	// of the environment. The client's CheckRedirect is not used.
 	HTTP *http.Client
-	// Lookup finds environment variables, Exists reports whether a file exists. They
-	// detect a container. nil finds nothing.
+	// Lookup returns an environment variable, and Exists reports whether a file exists. They
+	// are used to detect a container. If one of them is nil, it finds nothing.
 	Lookup func(name string) (string, bool)
 	Exists func(path string) bool
-	// Observe is called at each step and during downloads, serially; may be nil.
+	// Observe is called at each step and during downloads, by one goroutine at a time. It may
+	// be nil.
 	Observe func(Progress)
-	// Logger gets a line for each repeated attempt.
+	// Logger receives a record for each failed attempt that is retried.
 	Logger *slog.Logger
 }
 
 // Progress is the current step of an Updater.
 type Progress struct {
 	Doing string // "download eds_Linux_x86_64.tar.gz", "verify the signature"
-	// Done and Total count the bytes of a download; both are 0 for other steps, and Total
-	// is 0 if the server does not announce it.
+	// Done and Total count the bytes of a download. Both are 0 for other steps. Total is 0 if
+	// the server does not announce the size.
 	Done, Total int64
 }
 
 // Updater replaces one program. It is not safe for concurrent use.
 type Updater struct {
 	o      Options
-	target string // the program, links resolved
+	target string // path of the program, with symbolic links resolved
 	bounds bounds
 	fetch  fetcher
-	// renameFirst: a running program must be renamed before another can take its name.
+	// renameFirst is set if a running program must be renamed before another file can get its
+	// name.
 	renameFirst bool
-	// step runs one change of the disk; tests put power cuts around it.
+	// step performs one change of the disk. Tests replace step to simulate power cuts before
+	// and after a change.
 	step func(name string, change func() error) error
 	now  func() time.Time
 }
 
-// New returns an Updater. It touches nothing.
+// New returns an Updater. It changes nothing on disk.
 func New(o Options) (*Updater, error) {
 	if o.Platform == (Platform{}) {
 		o.Platform = ThisPlatform()
@@ -182,11 +189,11 @@ func New(o Options) (*Updater, error) {
 	return u, nil
 }
 
-// bounds limit the disk space and memory for an archive, in bytes.
+// bounds are limits for the download and use of an archive, in bytes except for patience.
 type bounds struct {
 	signature, archive int64
-	program            int64 // the program itself
-	unpacked           int64 // everything in an archive
+	program            int64 // size of the program
+	unpacked           int64 // total size of the files in an archive
 	answer             int64 // output of "eds version"
 	patience           time.Duration
 }
@@ -198,30 +205,30 @@ func defaultBounds() bounds {
 	}
 }
 
-// Target returns the path of the program, links resolved.
+// Target returns the path of the program, with symbolic links resolved.
 func (u *Updater) Target() string { return u.target }
 
-// Old returns the path of the replaced program.
+// Old returns the path at which Swap keeps the replaced program.
 func (u *Updater) Old() string { return u.target + ".old" }
 
 func (u *Updater) journalPath() string { return u.target + ".upgrade" }
 
 func (u *Updater) dir() string { return filepath.Dir(u.target) }
 
-// Plan has the steps of an upgrade.
+// Plan describes an upgrade.
 type Plan struct {
 	From, To     string // versions
 	Archive      string // URL
 	Signature    string // URL
-	Program, Old string // paths: the program, and its copy of the old version
+	Program, Old string // path of the program, and path at which the old version is kept
 	Downgrade    bool
 	Signers      []string // fingerprints
-	Page         string   // the page that lists releases, "" if unknown
+	Page         string   // URL of the page that lists releases, or "" if unknown
 }
 
-// Plan checks, without the network, whether the program may be upgraded to a version: it
-// runs in no container, the directory is writable, no other upgrade is on probation, and
-// the version is newer.
+// Plan checks without network access whether the program may be upgraded to a version. The
+// program must not run in a container, its directory must be writable, no other upgrade may be
+// on probation, and the version must be newer.
 func (u *Updater) Plan(version string) (Plan, error) {
 	version, err := ParseVersion(version)
 	if err != nil {
@@ -253,11 +260,11 @@ func (u *Updater) Plan(version string) (Plan, error) {
 	}, nil
 }
 
-// allowContainer is a variable that, set to "true", declares that this container keeps its
-// disk, as those of LXC and systemd-nspawn do.
+// allowContainer is the name of an environment variable. The value "true" declares that this
+// container keeps its disk, as the containers of LXC and systemd-nspawn do.
 const allowContainer = "EDS_UPGRADE_IN_CONTAINER"
 
-// container returns the evidence that this is a container, or "".
+// container returns the evidence that the program runs in a container, or "".
 func (u *Updater) container() string {
 	if keeps, _ := u.o.Lookup(allowContainer); keeps == "true" {
 		return ""
@@ -275,7 +282,7 @@ func (u *Updater) container() string {
 	return ""
 }
 
-// writable checks that files can be created and renamed beside the program.
+// writable checks that files can be created in the program's directory.
 func (u *Updater) writable() error {
 	probe, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {
@@ -288,7 +295,8 @@ func (u *Updater) writable() error {
 	return nil
 }
 
-// cause returns the cause of an error, without the path of a temporary file.
+// cause returns the cause of an error, without the path that an os.PathError contains. That
+// path may be the path of a temporary file.
 func cause(err error) error {
 	if path := new(os.PathError); errors.As(err, &path) {
 		return path.Err
@@ -296,5 +304,5 @@ func cause(err error) error {
 	return err
 }
 
-// scratchPattern matches the temporary directories of upgrades.
+// scratchPattern returns the name pattern of an upgrade's temporary files and directories.
 func (u *Updater) scratchPattern() string { return "." + filepath.Base(u.target) + "-upgrade-*" }

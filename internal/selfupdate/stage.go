@@ -11,7 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Staged is a verified program beside the installed one, ready to swap.
+// Staged is a verified program that Stage has unpacked beside the installed one. Swap can
+// install it.
 type Staged struct {
 	obtained
 	u    *Updater
@@ -21,11 +22,12 @@ type Staged struct {
 // Plan returns what Swap will do.
 func (s *Staged) Plan() Plan { return s.plan }
 
-// Discard removes the staged program. After Swap it has no effect.
+// Discard removes the staged program. It has no effect after a successful Swap.
 func (s *Staged) Discard() error { return os.RemoveAll(s.dir) }
 
-// Stage downloads a version, verifies it, unpacks it and checks the version that it prints.
-// It does not touch the running program. The caller swaps or discards the result.
+// Stage downloads a version, verifies it, unpacks it, and checks the version that the program
+// prints. It does not touch the running program. The caller must call Swap or Discard on the
+// result.
 func (u *Updater) Stage(ctx context.Context, version string) (*Staged, error) {
 	plan, err := u.Plan(version)
 	if err != nil {
@@ -47,9 +49,9 @@ func (u *Updater) Stage(ctx context.Context, version string) (*Staged, error) {
 	return s, nil
 }
 
-// Download writes the verified program of a release, for any platform, to path, and replaces
-// an existing file. If the program is for this platform, Download runs it to check its
-// version.
+// Download downloads a release for the platform p, verifies it, and writes its program to path.
+// It replaces an existing file. If p is this platform, Download also runs the program to check
+// its version.
 func (u *Updater) Download(ctx context.Context, version string, p Platform, path string) error {
 	version, err := ParseVersion(version)
 	if err != nil {
@@ -58,7 +60,7 @@ func (u *Updater) Download(ctx context.Context, version string, p Platform, path
 	if err := p.Check(); err != nil {
 		return err
 	}
-	// Absolute, because the program runs in another directory.
+	// The path must be absolute, because the program runs in another directory.
 	if path, err = filepath.Abs(path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -76,13 +78,14 @@ func (u *Updater) Download(ctx context.Context, version string, p Platform, path
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// obtained is a verified program in a directory of its own.
+// obtained is a verified program in a separate temporary directory.
 type obtained struct {
 	dir, program string
-	sum          string // SHA-256
+	sum          string // SHA-256 of the program, in hexadecimal
 }
 
-// obtain creates a directory in parent with a verified program in it.
+// obtain creates a temporary directory in parent, and writes the verified program of a release
+// to it.
 func (u *Updater) obtain(ctx context.Context, version string, p Platform, parent string) (obtained, error) {
 	defer u.fetch.http.CloseIdleConnections()
 	dir, err := os.MkdirTemp(parent, u.scratchPattern())
@@ -96,13 +99,14 @@ func (u *Updater) obtain(ctx context.Context, version string, p Platform, parent
 	return o, nil
 }
 
-// fill writes the program of a release to o.program, and returns its checksum.
+// fill downloads and verifies a release, writes its program to o.program, and returns the
+// program's checksum.
 func (u *Updater) fill(ctx context.Context, version string, p Platform, o obtained) (string, error) {
 	archive, err := os.Create(filepath.Join(o.dir, p.Archive()))
 	if err != nil {
 		return "", fmt.Errorf("download a release: %w", err)
 	}
-	// One open file throughout, so that the unpacked archive is the verified one.
+	// The archive stays open throughout, so that the unpacked archive is the verified one.
 	defer archive.Close()
 	if err := u.download(ctx, version, p, archive); err != nil {
 		return "", err
@@ -126,7 +130,7 @@ func (u *Updater) fill(ctx context.Context, version string, p Platform, o obtain
 	return unpack.sum, nil
 }
 
-// download fetches an archive and verifies it.
+// download downloads an archive and its signature, and verifies the archive.
 func (u *Updater) download(ctx context.Context, version string, p Platform, archive *os.File) error {
 	address, name := u.archiveURL(version, p), p.Archive()
 	signature, err := os.Create(archive.Name() + signatureSuffix)
@@ -134,7 +138,8 @@ func (u *Updater) download(ctx context.Context, version string, p Platform, arch
 		return fmt.Errorf("download a release: %w", err)
 	}
 	defer signature.Close()
-	// The signature first, because it is small: if the release does not exist, this fails fast.
+	// Download the signature first, because it is small: if the release does not exist, this
+	// fails fast.
 	err = u.fetch.get(ctx, name+signatureSuffix, address+signatureSuffix, u.bounds.signature, signature)
 	if err == nil {
 		err = u.fetch.get(ctx, name, address, u.bounds.archive, archive)
@@ -162,15 +167,15 @@ func (u *Updater) download(ctx context.Context, version string, p Platform, arch
 	return nil
 }
 
-// staleAfter is the age at which a temporary directory belongs to no running upgrade.
+// staleAfter is the age from which a temporary directory is considered abandoned.
 const staleAfter = 24 * time.Hour
 
-// sweep removes the temporary directories of upgrades that were killed. It ignores those
-// that cannot be removed, such as a running program on Windows.
+// sweep removes abandoned temporary directories of earlier upgrades. It ignores a directory
+// that cannot be removed, for example because it contains a running program on Windows.
 func (u *Updater) sweep() {
 	left, err := filepath.Glob(filepath.Join(u.dir(), u.scratchPattern()))
 	if err != nil {
-		return // the directory's own name is a bad pattern
+		return // the path of the directory is not a valid pattern
 	}
 	for _, path := range left {
 		info, err := os.Lstat(path)

@@ -13,15 +13,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// State is the state of an upgrade.
+// State is the state of the last upgrade.
 type State uint8
 
 const (
-	// Settled: no upgrade is under way.
+	// Settled means that no upgrade is in progress.
 	Settled State = iota
-	// Probation: the new program is installed, on probation.
+	// Probation means that the new program is installed and on probation.
 	Probation
-	// Reverted: the old program is installed again, and that was not reported yet.
+	// Reverted means that the old program is installed again, and that the rollback was not
+	// reported yet.
 	Reverted
 )
 
@@ -40,35 +41,36 @@ func (s State) String() string {
 type Status struct {
 	State    State
 	From, To string    // versions
-	Began    time.Time // of the swap
+	Began    time.Time // time of the swap
 	Attempts int       // starts of the new program that Attempt has counted
-	Reason   string    // of the rollback
+	Reason   string    // reason of the rollback, or ""
 }
 
-// upgradeJournal is the content of the file that records an upgrade. Older and newer versions must
-// be able to read its format.
+// upgradeJournal is the content of the journal, the file that records an upgrade. Older and
+// newer versions of the program must be able to read it.
 type upgradeJournal struct {
 	From     string    `json:"from"`
 	To       string    `json:"to"`
 	FromSum  string    `json:"fromSum"` // SHA-256 of the replaced program
-	ToSum    string    `json:"toSum"`   // and of the new one
+	ToSum    string    `json:"toSum"`   // SHA-256 of the new program
 	Began    time.Time `json:"began"`
 	Attempts int       `json:"attempts,omitempty"`
-	Reason   string    `json:"reason,omitempty"` // of a rollback; "" if there is none
+	Reason   string    `json:"reason,omitempty"` // reason of a rollback, or "" if no rollback has begun
 }
 
 func (j *upgradeJournal) status(s State) Status {
 	return Status{State: s, From: j.From, To: j.To, Began: j.Began, Attempts: j.Attempts, Reason: j.Reason}
 }
 
-// phase follows from the journal and the installed program.
+// phase is the progress of an upgrade or rollback, derived from the journal and the installed
+// program.
 type phase uint8
 
 const (
 	noJournal   phase = iota
-	outdated          // the old program is installed, or an unknown one
+	outdated          // the old program or an unknown one is installed
 	onProbation       // the new program is installed
-	goingBack         // the new program is installed, and a rollback was begun
+	goingBack         // the new program is installed, and a rollback has begun
 	wentBack          // the old program is installed again
 	missing           // no program is installed
 )
@@ -95,7 +97,7 @@ func (u *Updater) phase() (phase, *upgradeJournal, error) {
 }
 
 // Status returns the state of the last upgrade, and changes nothing. If a power cut has
-// interrupted it, that is the state after Recover.
+// interrupted the upgrade, Status returns the state that Recover would lead to.
 func (u *Updater) Status() (Status, error) {
 	p, j, err := u.phase()
 	if err != nil {
@@ -110,8 +112,8 @@ func (u *Updater) Status() (Status, error) {
 	return Status{}, nil
 }
 
-// Recover completes an upgrade or rollback that a power cut has interrupted, and returns its
-// state. A server calls it when it starts.
+// Recover completes an upgrade or rollback that a power cut has interrupted, and returns the
+// resulting state. A server calls it when it starts.
 func (u *Updater) Recover() (Status, error) {
 	p, j, err := u.phase()
 	if err != nil {
@@ -138,9 +140,10 @@ func (u *Updater) Recover() (Status, error) {
 	return Status{}, nil
 }
 
-// Attempt is Recover for a server that starts. On probation it durably counts the start, and
-// rolls back if there were more than most without a Commit. So it catches a program that
-// always ends before its probation can fail.
+// Attempt calls Recover for a starting server. If a program is on probation, Attempt also
+// counts the start durably. It rolls back if the count of starts without a Commit exceeds the
+// parameter most. This handles a program that always ends before the server can decide that its
+// probation has failed.
 func (u *Updater) Attempt(ctx context.Context, most int) (Status, error) {
 	status, err := u.Recover()
 	if err != nil || status.State != Probation {
@@ -163,8 +166,8 @@ func (u *Updater) Attempt(ctx context.Context, most int) (Status, error) {
 	return u.Status()
 }
 
-// Commit only removes the journal: the new program has passed its probation, or the
-// rollback was reported.
+// Commit only removes the journal. The new program has passed its probation, or its rollback
+// was reported.
 func (u *Updater) Commit() error {
 	err := os.Remove(u.journalPath())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -179,11 +182,11 @@ func (u *Updater) Commit() error {
 	return nil
 }
 
-// maxJournal bounds the journal, in bytes.
+// maxJournal is the maximum size of the journal, in bytes.
 const maxJournal = 64 << 10
 
-// readJournal returns the journal, nil if there is none. A damaged journal counts as none:
-// the installed program is complete in any case.
+// readJournal returns the journal, or nil if there is no journal. It also returns nil for a
+// damaged journal, because the installed program is complete in any case.
 func (u *Updater) readJournal() (*upgradeJournal, error) {
 	f, err := os.Open(u.journalPath())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -205,8 +208,8 @@ func (u *Updater) readJournal() (*upgradeJournal, error) {
 	return j, nil
 }
 
-// writeJournal replaces the journal atomically. Every user may read it, because the server
-// may run as another user.
+// writeJournal replaces the journal atomically. All users may read it, because the server may
+// run as a user other than the operator.
 func (u *Updater) writeJournal(j upgradeJournal) error {
 	text, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Swap installs the staged program, on probation, and keeps the old one. If it fails, the
-// old one is still installed.
+// Swap installs the staged program, puts it on probation, and keeps the old program. If Swap
+// fails, the old program is still installed.
 func (s *Staged) Swap() error {
 	u := s.u
 	status, err := u.Recover()
@@ -37,7 +37,7 @@ func (s *Staged) Swap() error {
 	return s.Discard()
 }
 
-// undo reverts a swap that has failed.
+// undo reverts a failed swap.
 func (u *Updater) undo() error {
 	p, j, err := u.phase()
 	if err == nil && p == onProbation {
@@ -49,7 +49,7 @@ func (u *Updater) undo() error {
 	return err
 }
 
-// replace keeps the installed program under its second name, and installs another.
+// replace keeps the installed program under the path of Old, and installs the given program.
 func (u *Updater) replace(program string) error {
 	keep := u.linkOld
 	if u.renameFirst {
@@ -68,7 +68,7 @@ func (u *Updater) install(program string) error {
 	return u.step("make the names durable", func() error { return durable.SyncDir(u.dir()) })
 }
 
-// linkOld gives the installed program a second name.
+// linkOld gives the installed program a second name: the path of Old.
 func (u *Updater) linkOld() error {
 	dir, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {
@@ -85,7 +85,8 @@ func (u *Updater) linkOld() error {
 	return u.step("make the old program durable", func() error { return durable.SyncDir(u.dir()) })
 }
 
-// renameOld renames the installed program. Until the next step, none is installed.
+// renameOld renames the installed program to the path of Old. Until the new program is
+// installed, no program has the installed name.
 func (u *Updater) renameOld() error {
 	if err := u.step("free the name", func() error { return u.moveAway(u.Old()) }); err != nil {
 		return err
@@ -93,8 +94,9 @@ func (u *Updater) renameOld() error {
 	return u.step("rename the old program", func() error { return os.Rename(u.target, u.Old()) })
 }
 
-// moveAway frees a name, even that of a running program, which cannot be removed. sweep
-// removes the file later.
+// moveAway frees the name path by moving the file into a temporary directory. This also works
+// for a running program, which cannot be removed on Windows. In that case a later sweep removes
+// the file.
 func (u *Updater) moveAway(path string) error {
 	dir, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {
@@ -108,7 +110,8 @@ func (u *Updater) moveAway(path string) error {
 	return err
 }
 
-// linkOrCopy makes to a hard link to the file from, or else a copy.
+// linkOrCopy creates the path to as a hard link to the file at the path from. If no link can be
+// created, it copies the file.
 func linkOrCopy(from, to string) error {
 	if os.Link(from, to) == nil {
 		return nil
@@ -133,9 +136,9 @@ func copyProgram(in io.Reader, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// Rollback restores the old program, and records the reason. It ends a probation; without
-// one it goes back to the program before the last upgrade, after checking the version that
-// it prints. The state is then Reverted.
+// Rollback restores the old program, and records the reason. If an upgrade is on probation,
+// Rollback ends the probation. Otherwise it restores the program from before the last upgrade,
+// but first checks that this program prints its version. The state is then Reverted.
 func (u *Updater) Rollback(ctx context.Context, reason string) error {
 	status, err := u.Recover()
 	if err != nil {
@@ -168,7 +171,8 @@ func (u *Updater) Rollback(ctx context.Context, reason string) error {
 	return u.restore(j)
 }
 
-// settledJournal returns a journal for the rollback of an upgrade that is settled.
+// settledJournal returns a new journal, for the rollback of an upgrade whose journal was
+// already removed.
 func (u *Updater) settledJournal(ctx context.Context) (*upgradeJournal, error) {
 	version, err := u.askVersion(ctx, u.Old())
 	if err != nil {
@@ -187,7 +191,7 @@ func (u *Updater) settledJournal(ctx context.Context) (*upgradeJournal, error) {
 	return j, nil
 }
 
-// restore installs the old program, and keeps it under its second name too.
+// restore installs the old program, and also keeps it at the path of Old.
 func (u *Updater) restore(j *upgradeJournal) (err error) {
 	defer func() {
 		if err != nil {

@@ -16,16 +16,16 @@ import (
 	"strings"
 )
 
-// unpacker extracts one file from an archive and checks all entries. It refuses an archive
-// with an entry that no release has.
+// unpacker extracts one file from an archive. It checks all entries, and refuses an archive
+// with an entry that no release would contain.
 type unpacker struct {
 	bounds
-	want string // the name of the one file
-	to   string // its target path
-	sum  string // its SHA-256, once it is written
+	want string // name of the file to extract
+	to   string // path to extract the file to
+	sum  string // SHA-256 of the file in hexadecimal, or "" until the file is written
 }
 
-// unpack extracts the program from an archive. The archive's name determines its format.
+// unpack extracts the file from the archive, whose name determines its format.
 func (u *unpacker) unpack(archive *os.File) error {
 	take := u.tar
 	if strings.HasSuffix(archive.Name(), ".zip") {
@@ -53,7 +53,7 @@ func (u *unpacker) tar(archive *os.File) error {
 	for {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			// Read on to the end, where gzip's checksum is.
+			// Read to the end of the archive, because gzip's checksum is there.
 			_, err = io.Copy(io.Discard, plain)
 			return err
 		}
@@ -92,7 +92,7 @@ func (u *unpacker) zip(archive *os.File) error {
 	return nil
 }
 
-// entry checks an entry, and extracts it if it is the program.
+// entry checks an entry of the archive, and extracts it if it is the wanted file.
 func (u *unpacker) entry(name string, mode os.FileMode, size int64, content io.Reader) error {
 	switch {
 	case !filepath.IsLocal(filepath.FromSlash(name)) || strings.Contains(name, `\`):
@@ -113,7 +113,7 @@ func (u *unpacker) entry(name string, mode os.FileMode, size int64, content io.R
 	return u.take(content)
 }
 
-// take writes the program, durably.
+// take writes the file durably and sets its checksum.
 func (u *unpacker) take(content io.Reader) (err error) {
 	f, err := os.OpenFile(u.to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
 	if err != nil {
@@ -130,7 +130,7 @@ func (u *unpacker) take(content io.Reader) (err error) {
 
 var errBomb = errors.New("refused, because it unpacks to more than the bound for releases")
 
-// bounded fails if more bytes are read than left.
+// bounded is a reader that fails if more than left bytes are read.
 type bounded struct {
 	r    io.Reader
 	left int64

@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// heartbeat returns the figures that the agent sends to HQ.
+// heartbeat returns the server's current statistics, which the agent sends to HQ.
 func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 	status := s.Status()
 	h := hq.Heartbeat{
@@ -26,10 +26,10 @@ func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 		},
 	}
 	h.Server.Tables, h.Server.TablesNotOK = tableStats(s.reconciler.TableStates())
-	if h.Server.State == "" { // the stream was not followed yet
+	if h.Server.State == "" { // before the stream is followed for the first time
 		h.Server.State = string(s.Health.Report().Status)
 	}
-	// Figures that the machine does not provide stay zero.
+	// Statistics that the machine does not provide stay zero.
 	if memory, err := mem.VirtualMemoryWithContext(ctx); err == nil {
 		h.Stats.Memory = memory
 	}

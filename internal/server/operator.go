@@ -8,9 +8,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// OtherDestinationError says that a request is for another destination than the server's.
+// OtherDestinationError means that a request names a destination other than the server's.
 type OtherDestinationError struct {
-	Destination string // the server's, masked
+	Destination string // URL of the server's destination, with secrets masked
 }
 
 func (e *OtherDestinationError) Error() string {
@@ -18,9 +18,10 @@ func (e *OtherDestinationError) Error() string {
 		"leave --url out to import there, or name another data directory with --data-dir", e.Destination)
 }
 
-// RequestImport requests an import for the operator, with a unique id, into the destination
-// with the given identity; "" is the server's. Another destination is an
-// *OtherDestinationError. If an import with this id exists, RequestImport does nothing.
+// RequestImport requests an import for the operator, with a unique id. The parameter identity
+// is the identity of the destination that the operator expects, or "" for any. If the server
+// has another destination, the error is an *OtherDestinationError. If an import with this id
+// exists, RequestImport does nothing.
 func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
 	if err := s.checkDestination(identity); err != nil {
 		return err
@@ -29,25 +30,27 @@ func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
 	return err
 }
 
-// WatchImport calls observe with the progress of an import until it ends, and returns its
-// outcome. If ctx ends, the import continues.
+// WatchImport calls observe with the progress of an import until the import ends, and returns
+// its outcome. If ctx is done, the import continues.
 func (s *Server) WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
 	return s.reconciler.WatchImport(ctx, id, observe)
 }
 
-// CancelImport ends an import; its tables keep their rows.
+// CancelImport cancels an import. The tables of the import keep their rows.
 func (s *Server) CancelImport(id string) error { return s.reconciler.CancelImport(id) }
 
-// AcceptGap accepts that tables are incomplete: one table of a gap or, if table is "", all
-// of them. It returns their names.
+// AcceptGap accepts that tables are incomplete because of the gap with the given id. If table
+// is "", it does so for all tables of the gap, otherwise for one table. It returns the names of
+// these tables.
 func (s *Server) AcceptGap(id, table string) ([]string, error) {
 	return s.reconciler.AcceptGap(id, table)
 }
 
-// Verification names the tables that were found equal.
+// Verification names tables that were compared and found equal.
 type Verification = reconciler.Verification
 
-// Verified ends warnings about tables of the destination with the given identity.
+// Verified ends the warnings about tables that were found equal. If identity is not the
+// identity of the server's destination, the error is an *OtherDestinationError.
 func (s *Server) Verified(identity string, v Verification) error {
 	if err := s.checkDestination(identity); err != nil {
 		return err
@@ -56,8 +59,8 @@ func (s *Server) Verified(identity string, v Verification) error {
 	return nil
 }
 
-// checkDestination returns an *OtherDestinationError unless identity is "" or that of the
-// server's destination.
+// checkDestination returns an *OtherDestinationError if the server has a destination and the
+// parameter identity is neither "" nor that destination's identity.
 func (s *Server) checkDestination(identity string) error {
 	if d := s.reconciler.Destination(); d != nil && identity != "" && identity != d.Identity {
 		return &OtherDestinationError{d.Masked}

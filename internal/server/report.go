@@ -6,35 +6,36 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// Report is the state of a running server. Its JSON is stable, because programs read it.
+// Report is the state of a running server. Its JSON format is stable, because other programs
+// read it.
 type Report struct {
 	Version     string           `json:"version"`
 	PID         int              `json:"pid"`
 	Started     time.Time        `json:"started"`
 	ServerID    string           `json:"serverId,omitempty"`
-	Destination string           `json:"destination,omitempty"` // masked
+	Destination string           `json:"destination,omitempty"` // URL with secrets masked
 	Health      telemetry.Report `json:"health"`
 
 	State       string    `json:"state"`
-	Reason      string    `json:"reason,omitempty"` // why it waits or is paused
+	Reason      string    `json:"reason,omitempty"` // why the server waits or is paused
 	Since       time.Time `json:"since,omitzero"`
 	Import      string    `json:"import,omitempty"`   // progress of a running import
-	ImportID    string    `json:"importId,omitempty"` // of a running or requested import
-	LagSeconds  *float64  `json:"lagSeconds"`         // age of the oldest received change that is not durable; null: not known
+	ImportID    string    `json:"importId,omitempty"` // id of the running or requested import
+	LagSeconds  *float64  `json:"lagSeconds"`         // age of the oldest received change that is not durable; null if unknown
 	Rate        float64   `json:"rate"`               // applied events per second
-	Pending     *uint64   `json:"pending"`            // events in the stream that are not acknowledged; null: not known
-	Applied     uint64    `json:"applied"`            // events, since the server began
+	Pending     *uint64   `json:"pending"`            // number of events in the stream that are not acknowledged; null if unknown
+	Applied     uint64    `json:"applied"`            // number of events since the server was started
 	Skipped     uint64    `json:"skipped"`
 	Rejected    uint64    `json:"rejected"`
-	DeadLetters int       `json:"deadLetters"`          // that are not superseded, so that the destination lacks them
+	DeadLetters int       `json:"deadLetters"`          // dead letters that are not superseded: the destination lacks them
 	DeadUnknown int       `json:"deadLettersUnknown"`   // those of DeadLetters whose rows are unknown
-	DeadOthers  int       `json:"deadLettersElsewhere"` // of other destinations
+	DeadOthers  int       `json:"deadLettersElsewhere"` // dead letters of other destinations
 	LastApplied time.Time `json:"lastApplied,omitzero"`
-	LastChange  time.Time `json:"lastChange,omitzero"` // by the source's clock
+	LastChange  time.Time `json:"lastChange,omitzero"` // commit time, by the source's clock
 	LastError   string    `json:"lastError,omitempty"`
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 
-	// Tables holds the tables that were imported or changed, or are not ok, by name.
+	// Tables has the state of each table that was imported or changed, or is not ok, by name.
 	Tables map[string]TableReport `json:"tables"`
 }
 
@@ -61,7 +62,8 @@ func (s *Server) Report() Report {
 	return r
 }
 
-// known returns value; nil if it is not known.
+// known returns a pointer to value, or nil if the parameter is says that the value is not
+// known.
 func known[T any](is bool, value T) *T {
 	if !is {
 		return nil

@@ -1,5 +1,5 @@
-// Package server composes the worker: the agent that talks to HQ, the reconciler that
-// follows the stream into the destination, and the reports about both.
+// Package server assembles the worker from its parts: the agent that talks to HQ, the
+// reconciler that applies the stream to the destination, and the reports about both.
 package server
 
 import (
@@ -35,33 +35,34 @@ type Config struct {
 	Options  config.Server
 	Build    build.Info
 	State    *state.Dir
-	Lookup   sink.Lookup // of the environment, for the placeholders of the destination's URL
+	Lookup   sink.Lookup // looks up environment variables, for placeholders in the destination's URL
 	Registry prometheus.Registerer
 	Health   *telemetry.Health
 	Logger   *slog.Logger
 
-	// PID of the process, for reports.
+	// PID is the id of this process, for reports.
 	PID int
-	// Log is the file that Logger writes, which the agent sends to HQ; nil: none.
+	// Log is the file that Logger writes to and the agent sends to HQ, or nil for no file.
 	Log *telemetry.LogFile
-	// Crashes, FailedUpgrade, Upgrade and SessionBegan are those of agent.Config.
+	// Crashes, FailedUpgrade, Upgrade and SessionBegan are passed to agent.Config unchanged.
 	Crashes       []agent.Crash
 	FailedUpgrade *agent.FailedUpgrade
 	Upgrade       func(ctx context.Context, version string) error
 	SessionBegan  func(id string)
-	// Probation reports whether this version is on probation; nil: it is not.
+	// Probation reports whether the running version is on probation. If Probation is nil, it is
+	// not.
 	Probation func() bool
-	// Beat is called every few seconds while the server works; may be nil.
+	// Beat is called every few seconds while the server works. It may be nil.
 	Beat func()
 }
 
-// Server follows the stream into one destination.
+// Server applies the changes of the stream to one destination.
 type Server struct {
 	Config
 	client     *hq.Client
 	security   *hq.Security // of the connections to HQ
 	apiURL     string
-	keyless    bool // there is no HQ, only its NATS
+	keyless    bool // the server works without HQ and uses only NATS
 	dead       *dlq.Queue
 	metrics    *pipeline.Metrics
 	began      time.Time
@@ -69,8 +70,8 @@ type Server struct {
 	reconciler *reconciler.Reconciler
 }
 
-// New checks the configuration, without connecting to anything. Errors are for the
-// operator who wrote it.
+// New checks the configuration and returns a Server, without connecting to HQ, NATS or the
+// destination. Errors are for the operator.
 func New(c Config) (*Server, error) {
 	s := &Server{Config: c, began: time.Now()}
 	if err := s.openClient(); err != nil {
@@ -94,7 +95,7 @@ func New(c Config) (*Server, error) {
 	return s, nil
 }
 
-// openReconciler creates the reconciler, and opens the dead-letter queue that it fills.
+// openReconciler creates the reconciler, and opens the dead-letter queue for it.
 func (s *Server) openReconciler() (err error) {
 	o := &s.Options
 	var destination *reconciler.Destination
@@ -132,11 +133,13 @@ func (s *Server) openReconciler() (err error) {
 	return err
 }
 
-// silentServer is the key of the NATS server that does not answer consumer resets.
+// silentServer is the key of a value in the state directory. The value is the NATS server that
+// does not answer requests to reset a consumer.
 const silentServer = "nats-without-reset"
 
-// NeedsEnrolment reports whether HQ does not know the server yet: there is no API key, and
-// no NATS on this machine that works without one.
+// NeedsEnrolment reports whether the server must enrol at HQ before it can start. That is the
+// case if there is no API key, and no NATS server on this machine, which would work without a
+// key.
 func NeedsEnrolment(o config.Server) bool { return o.APIKey.IsZero() && !localNATS(o) }
 
 // openClient creates the client of HQ.
@@ -163,8 +166,8 @@ func (s *Server) openClient() error {
 	return nil
 }
 
-// localNATS reports whether all configured NATS servers are on this machine, so that they
-// may be used without a key.
+// localNATS reports whether all NATS servers are on this machine. Such servers may be used
+// without a key.
 func localNATS(o config.Server) bool {
 	if len(o.Servers) == 0 {
 		return o.APIURL != "" && hq.Local(o.APIURL)
@@ -177,13 +180,13 @@ func localNATS(o config.Server) bool {
 	return true
 }
 
-// servers returns the addresses of NATS, comma separated.
+// servers returns the addresses of the NATS servers, separated by commas.
 func (s *Server) servers() string { return hq.Servers(strings.Join(s.Options.Servers, ","), s.apiURL) }
 
-// Run follows the stream until soft ends. Then it applies the received changes, ends the
-// session with HQ and returns nil. If hard ends, Run stops at once: nothing is lost, as
-// unacknowledged messages come again. After an upgrade it returns agent.ErrReplaced. Any
-// other error needs the operator.
+// Run follows the stream until the context soft is done. It then applies the received changes,
+// ends the session with HQ, and returns nil. If the context hard is done, Run stops at once.
+// Nothing is lost then, because NATS redelivers unacknowledged messages. After an upgrade Run
+// returns agent.ErrReplaced. Any other error needs an action of the operator.
 func (s *Server) Run(soft, hard context.Context) error {
 	defer s.client.Close()
 	defer s.reconciler.Close()

@@ -11,15 +11,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// TableReport is the state of one table, with the changes applied to it since the server began.
+// TableReport is the state of one table, with statistics of the changes applied since the
+// server was started.
 type TableReport struct {
 	telemetry.TableState
-	// AppliedTo is the last message that was applied to a table that is not ok; AppliedAt is
-	// when the stream stored it.
+	// AppliedTo is the stream sequence of the last message that was applied to a table that is
+	// not ok. AppliedAt is the time at which the stream stored this message.
 	AppliedTo uint64    `json:"appliedTo,omitempty"`
 	AppliedAt time.Time `json:"appliedAt,omitzero"`
-	// Attempts counts failed attempts to repair the table; Next is the earliest time of the
-	// next one.
+	// Attempts is the number of failed attempts to repair the table. Next is the earliest time
+	// of the next attempt.
 	Attempts int       `json:"attempts,omitempty"`
 	Next     time.Time `json:"next,omitzero"`
 
@@ -27,11 +28,10 @@ type TableReport struct {
 	Updates     uint64    `json:"updates"`
 	Deletes     uint64    `json:"deletes"`
 	LastApplied time.Time `json:"lastApplied,omitzero"`
-	LastChange  time.Time `json:"lastChange,omitzero"` // by the source's clock
+	LastChange  time.Time `json:"lastChange,omitzero"` // commit time, by the source's clock
 }
 
-// tables returns reports on all known tables by name: those that were imported or changed,
-// and those that are not ok.
+// tables returns reports by name on all tables that were imported or changed, or are not ok.
 func (s *Server) tables(status pipeline.Status) map[string]TableReport {
 	var imported []string
 	if d := s.reconciler.Destination(); d != nil {
@@ -64,7 +64,7 @@ func tableReports(imported []string, changed map[string]pipeline.TableStatus, no
 	return all
 }
 
-// describe adds the state of a table that is not ok.
+// describe adds the state s of a table that is not ok to the report.
 func (t *TableReport) describe(s *sink.TableState) {
 	t.TableState = telemetry.TableState{
 		State: string(s.State), Cause: string(s.Cause), Reason: telemetry.MaskText(s.Reason), Since: s.Since.UTC(),
@@ -76,7 +76,7 @@ func (t *TableReport) describe(s *sink.TableState) {
 	}
 }
 
-// needsOperator reports whether the table stays as it is until the operator acts.
+// needsOperator reports whether only the operator can repair the table.
 func needsOperator(s *sink.TableState) bool {
 	switch s.State {
 	case sink.Missing:
@@ -88,7 +88,7 @@ func needsOperator(s *sink.TableState) bool {
 	}
 }
 
-// tableStates returns the states of all tables, for health.
+// tableStates returns the states of all known tables by name, for health reports.
 func (s *Server) tableStates() map[string]telemetry.TableState {
 	all := make(map[string]telemetry.TableState)
 	for name, t := range s.tables(s.Status()) {
@@ -97,10 +97,12 @@ func (s *Server) tableStates() map[string]telemetry.TableState {
 	return all
 }
 
-// mostTables bounds the tables in a heartbeat, as HQ bounds the size of a message.
+// mostTables is the maximum number of tables in a heartbeat. The limit exists because HQ limits
+// the size of a message.
 const mostTables = 100
 
-// tableStats returns the tables of a heartbeat, at most mostTables, and the number of all.
+// tableStats returns at most mostTables tables for a heartbeat, and the number of all tables in
+// states.
 func tableStats(states []sink.TableState) (listed []hq.TableStats, all int) {
 	for i := range states[:min(len(states), mostTables)] {
 		s := &states[i]

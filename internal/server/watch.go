@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	// watchInterval is the interval at which health is updated from the pipeline.
+	// watchInterval is the interval at which watch updates health.
 	watchInterval = 5 * time.Second
-	// patience is how long the pipeline may wait before the server is unhealthy.
+	// patience is the time after which a waiting pipeline makes the server unhealthy.
 	patience = 30 * time.Second
 )
 
-// watch updates health from the pipelines and the dead letters until ctx ends.
+// watch updates health from the pipelines and the dead-letter queue until ctx is done.
 func (s *Server) watch(ctx context.Context) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
@@ -50,7 +50,8 @@ func (s *Server) watchPipelines(main, lane pipeline.Status) {
 	s.Health.Warn("behind", warning)
 }
 
-// overdue returns the reason why a pipeline has waited for too long; "": it has not.
+// overdue returns the reason for which a pipeline waits, if it has waited for longer than
+// patience, or "".
 func overdue(status pipeline.Status) string {
 	if status.State != pipeline.Waiting || time.Since(status.Since) <= patience {
 		return ""
@@ -58,8 +59,8 @@ func overdue(status pipeline.Status) string {
 	return status.Reason
 }
 
-// watchDeadLetters updates health from the dead-letter queue, after it has read entries that
-// another process dropped and has dropped superseded ones.
+// watchDeadLetters updates health from the dead-letter queue. Before that it refreshes the
+// queue, because another process may have dropped entries, and drops old superseded entries.
 func (s *Server) watchDeadLetters(now time.Time) {
 	broken := ""
 	if err := cmp.Or(s.dead.Refresh(), s.dead.DropSuperseded(now)); err != nil {
@@ -83,7 +84,8 @@ func (s *Server) watchDeadLetters(now time.Time) {
 	s.Health.Warn("dead letters", warning)
 }
 
-// deadLetters counts the dead letters of the destination.
+// deadLetters counts the dead letters of the server's destination. Without a destination it
+// counts all dead letters.
 func (s *Server) deadLetters() dlq.Counts {
 	if d := s.reconciler.Destination(); d != nil {
 		return s.dead.Count(d.Identity)
@@ -91,5 +93,6 @@ func (s *Server) deadLetters() dlq.Counts {
 	return s.dead.Count("")
 }
 
-// Status returns the state of the pipeline. Its counts cover all sessions.
+// Status returns the state of the main pipeline. Its counts cover all sessions since the server
+// was started.
 func (s *Server) Status() pipeline.Status { return s.reconciler.Status() }

@@ -9,19 +9,20 @@ import (
 	"time"
 )
 
-// leftOpen is how long to read the output of a worker that has ended, if another process
-// keeps it open.
+// leftOpen is the time for which the parent still reads a dead worker's output, if another
+// process keeps the pipe open.
 const leftOpen = 3 * time.Second
 
 // child is the parent's view of a worker.
 type child struct {
 	pid     int
 	reports <-chan report
-	ended   <-chan exit // sends once, after all messages of the worker were read
+	ended   <-chan exit // sends once, after all of the worker's messages were read
 
-	// All three return at once and may be called at any time, even after the end.
+	// The functions return at once, and may be called at any time, even after the worker has
+	// ended.
 	stop func() // requests a shutdown
-	quit func() // makes it write its goroutines and end, if the system supports that
+	quit func() // makes the worker write its goroutines and end, if the system supports that
 	kill func()
 }
 
@@ -29,12 +30,12 @@ type child struct {
 type exit struct {
 	code    int    // -1 after a signal
 	signal  string // the name of the signal, or ""
-	starved bool   // memory ran out meanwhile, and the system killed a process
+	starved bool   // memory ran out while the worker ran, and the system killed a process
 	message string
 	stderr  string
 }
 
-// start starts the program at path as a worker, and sends it s.
+// start starts the program at path as a worker, and sends s to it.
 func (c Config) start(path string, s Start) (*child, error) {
 	first, err := encode(startMessage{Type: typeStart, Start: s})
 	if err != nil {
@@ -86,7 +87,7 @@ func (c Config) start(path string, s Start) (*child, error) {
 	}, nil
 }
 
-// exitOf returns how a process ended.
+// exitOf returns the exit code and signal of an ended process.
 func exitOf(state *os.ProcessState) exit {
 	if state == nil {
 		return exit{code: -1}
@@ -94,8 +95,9 @@ func exitOf(state *os.ProcessState) exit {
 	return exit{code: state.ExitCode(), signal: signalOf(state)}
 }
 
-// receiver returns the handler of a worker's standard output. Lines that are not messages
-// were printed by mistake, and go to other, like the worker's standard error.
+// receiver returns the handler for the lines of a worker's standard output. It sends messages
+// to reports, until gone is closed. A line that is not a message was printed by mistake; the
+// handler writes it to other, the destination of the worker's standard error.
 func receiver(reports chan<- report, gone <-chan struct{}, other io.Writer, logger *slog.Logger) func([]byte, bool) {
 	foreign := 0
 	return func(text []byte, cut bool) {

@@ -6,9 +6,9 @@ import (
 	"strconv"
 )
 
-// memoryKills returns the number of processes that the system has killed since its start
-// because memory ran out, of the machine or of a control group. It is 0 if the system does
-// not report it; only Linux does.
+// memoryKills returns the number of processes that the system has killed since it was started,
+// because the machine or a control group ran out of memory. It returns 0 on systems other than
+// Linux, which do not report the number.
 func memoryKills() int64 {
 	text, err := os.ReadFile("/proc/vmstat")
 	if err != nil {

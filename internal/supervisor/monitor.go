@@ -5,23 +5,25 @@ import (
 	"time"
 )
 
-// silentTicks is how many ticks without a message make a hang. A ticker never queues more
-// than one tick, so time in which the parent itself did not run does not count.
+// silentTicks is the number of ticks without a message after which a worker counts as hung. A
+// ticker queues at most one tick, so times in which the parent itself did not run are not
+// counted.
 const silentTicks = 8
 
-// monitor follows one worker to its end.
+// monitor watches one worker until its process ends.
 type monitor struct {
 	*supervisor
 	child *child
 	end   ending
 
 	silent  int         // ticks since the last message
-	readyAt time.Time   // when it was ready
+	readyAt time.Time   // when the worker became ready
 	passed  *time.Timer // the next deadline of the probation
-	force   *time.Timer // kills a worker that has not written its goroutines in time
+	force   *time.Timer // kills a hung or late worker that does not end in time
 }
 
-// follow returns once the worker has ended and all of its messages were read.
+// follow handles the worker's messages and deadlines. It returns once the worker has ended and
+// all of its messages were read.
 func (w *monitor) follow(ctx context.Context) {
 	ticks := time.NewTicker(w.Limits.Hang / silentTicks)
 	defer ticks.Stop()
@@ -41,7 +43,7 @@ func (w *monitor) follow(ctx context.Context) {
 			return
 		case <-stop:
 			stop, w.end.stopped = nil, true
-			w.passed.Stop() // the operator ends it
+			w.passed.Stop() // the operator stops the worker, so the probation has no deadline
 			w.Logger.Info("the server shuts down once it has applied all received changes; a second signal ends it at once")
 			w.child.stop()
 		case <-kill:
@@ -63,7 +65,7 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
-// handle handles a message.
+// handle handles a message of the worker.
 func (w *monitor) handle(r report) {
 	w.silent = 0
 	switch r.Type {
@@ -75,7 +77,7 @@ func (w *monitor) handle(r report) {
 		w.Logger.Info("the worker requests an upgrade", "version", r.Version)
 		w.end.upgrade = &r
 	case typeExiting:
-		w.Logger.Info("the worker ends", "code", r.Code) // it has logged why
+		w.Logger.Info("the worker ends", "code", r.Code) // the worker has logged the reason
 		w.end.exiting = &r
 		w.child.stop() // closes the worker's input
 	}
@@ -93,7 +95,7 @@ func (w *monitor) ready() {
 	}
 }
 
-// tick counts the worker's silence.
+// tick counts the ticks without a message, and ends a worker that hangs.
 func (w *monitor) tick() {
 	w.silent++
 	if w.silent > silentTicks && !w.end.hung && !w.end.late {
@@ -103,8 +105,8 @@ func (w *monitor) tick() {
 	}
 }
 
-// checkProbation is called when an upgraded worker must be ready, and when it has run for
-// long enough.
+// checkProbation is called when the time to become ready is over, and again when a ready worker
+// has run for long enough.
 func (w *monitor) checkProbation() {
 	switch {
 	case w.end.hung || w.end.late:
@@ -117,13 +119,14 @@ func (w *monitor) checkProbation() {
 	}
 }
 
-// dumpAndEnd makes the worker write its goroutines and end.
+// dumpAndEnd makes the worker write its goroutines to standard error and end. It kills the
+// worker after Limits.Quit.
 func (w *monitor) dumpAndEnd() {
 	w.child.quit()
 	w.force.Reset(w.Limits.Quit)
 }
 
-// close records how the worker ended.
+// close records the exit of the worker in w.end.
 func (w *monitor) close(x exit) {
 	w.end.code, w.end.signal, w.end.starved = x.code, x.signal, x.starved
 	w.end.stderr, w.end.message = x.stderr, x.message

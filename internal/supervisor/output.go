@@ -7,20 +7,21 @@ import (
 	"sync"
 )
 
-// maxStderr bounds the part of a worker's standard error that is kept, maxMessage the line
-// with the cause, in bytes.
+// Bounds in bytes: maxStderr of the end of a worker's standard error that is kept, maxMessage
+// of the line that reports a fatal error.
 const (
 	maxStderr  = 64 << 10
 	maxMessage = 1 << 10
 )
 
-// output forwards a worker's output and keeps the end of it. Write never fails, because an
-// error would end the worker's output. It is safe for concurrent use.
+// output forwards a worker's output to another writer, and keeps the last maxStderr bytes.
+// Write never fails, because an error would cut off the worker's output. It is safe for
+// concurrent use.
 type output struct {
-	writing sync.Mutex // serializes writes to to
+	writing sync.Mutex // held during each write to the field to
 	to      io.Writer
 
-	// mu is never held during a write to to, which can block for ever.
+	// mu is never held during a write to the field to, because that write can block forever.
 	mu      sync.Mutex
 	kept    []byte
 	message string
@@ -51,8 +52,8 @@ func (o *output) keep(p []byte) {
 	}
 }
 
-// inspect keeps the last line with which Go's runtime begins the report of a fatal error.
-// The rest of the report may be longer than maxStderr.
+// inspect stores the last line that starts a fatal error report of Go's runtime. That line has
+// to be stored separately, because the report may be longer than maxStderr.
 func (o *output) inspect(text []byte, _ bool) {
 	for _, beginning := range []string{"panic: ", "fatal error: "} {
 		if bytes.HasPrefix(text, []byte(beginning)) {
@@ -64,8 +65,9 @@ func (o *output) inspect(text []byte, _ bool) {
 	}
 }
 
-// runtimeSignal returns the signal's name in a line like "SIGSEGV: segmentation violation",
-// by which Go's runtime, with exit code 2, reports a fatal signal; "" for other lines.
+// runtimeSignal returns the signal's name if message looks like "SIGSEGV: segmentation
+// violation", or "". Go's runtime reports a fatal signal with such a line, and exits with code
+// 2.
 func runtimeSignal(message string) string {
 	name, _, ok := strings.Cut(message, ": ")
 	if !ok || !strings.HasPrefix(name, "SIG") || strings.ContainsFunc(name, func(r rune) bool { return r < 'A' || r > 'Z' }) {
@@ -74,7 +76,8 @@ func runtimeSignal(message string) string {
 	return name
 }
 
-// tail returns the end of the output, and the runtime's message in it.
+// tail returns the end of the output, and the last line that starts a fatal error report, or
+// "".
 func (o *output) tail() (text, message string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

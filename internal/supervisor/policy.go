@@ -15,14 +15,14 @@ type Kind string
 const (
 	KindPanic  Kind = "panic"  // a panic, or an error that the runtime calls fatal
 	KindSignal Kind = "signal" // a signal other than SIGKILL
-	KindKilled Kind = "killed" // SIGKILL: out of memory, or by hand
+	KindKilled Kind = "killed" // SIGKILL: memory ran out, or the operator killed the worker
 	KindHang   Kind = "hang"   // no sign of life for too long
 	KindExit   Kind = "exit"   // any other exit that was not announced
-	KindStart  Kind = "start"  // it could not be started; leaves no tombstone
+	KindStart  Kind = "start"  // the worker could not be started; writes no tombstone
 )
 
-// codePanic is the exit code of Go's runtime after a panic, and after a signal that it
-// reported on standard error.
+// codePanic is the exit code with which Go's runtime ends the process after a panic or a fatal
+// signal.
 const codePanic = 2
 
 // ending describes the end of one worker.
@@ -30,7 +30,7 @@ type ending struct {
 	pid     int
 	started time.Time
 	ran     time.Duration
-	failure error // it never started
+	failure error // why the worker could not be started, or nil
 
 	code    int    // the exit code, or -1
 	signal  string // the name of the signal that ended it, or ""
@@ -40,17 +40,18 @@ type ending struct {
 
 	ready   bool
 	healthy time.Duration // how long it was ready
-	exiting *report       // its announcement of the end
-	session string        // the session that it left open
-	upgrade *report       // the upgrade that it requested
+	exiting *report       // the worker's announcement of its end, or nil
+	session string        // the session that the worker left open, or ""
+	upgrade *report       // the upgrade that the worker requested, or nil
 
-	stopped bool // it was asked to shut down
-	killed  bool // it was killed on request
-	hung    bool // it was ended because it gave no sign of life
-	late    bool // it was ended because it was not ready in time
+	stopped bool // the worker was asked to shut down
+	killed  bool // the worker was killed on request
+	hung    bool // the worker was ended because it gave no sign of life
+	late    bool // the worker was ended because it was not ready in time
 }
 
-// announced reports whether the worker ended as it had announced.
+// announced reports whether the worker announced its end, and then exited with the announced
+// code.
 func (e ending) announced() bool {
 	if e.exiting == nil || e.signal != "" || e.exiting.Code != e.code {
 		return false
@@ -62,7 +63,7 @@ func (e ending) announced() bool {
 	return false
 }
 
-// kind returns the kind of a crash; "" for an expected end.
+// kind returns the kind of the crash, or "" if the worker ended as expected.
 func (e ending) kind() Kind {
 	switch {
 	case e.failure != nil:
@@ -82,7 +83,7 @@ func (e ending) kind() Kind {
 	}
 }
 
-// describe returns how the worker ended, as a sentence about "it".
+// describe returns a sentence about how the worker ended, in which "it" is the worker.
 func (e ending) describe(l Limits) string {
 	switch {
 	case e.failure != nil:
@@ -117,7 +118,8 @@ func (e ending) announcement() string {
 	return text
 }
 
-// decision is the consequence of a worker's end: the end of Run, or a restart after a wait.
+// decision is the reaction to a worker's end. If final is true, Run returns code and err.
+// Otherwise it starts another worker after wait.
 type decision struct {
 	final bool
 	code  int
@@ -127,17 +129,18 @@ type decision struct {
 
 func end(code int, err error) decision { return decision{final: true, code: code, err: err} }
 
-// policy decides the consequences of the workers' ends, in their order.
+// policy decides whether the program ends or starts another worker after the end of a worker.
+// decide must be called for the workers in the order in which they ended.
 type policy struct {
 	limits    Limits
 	noRestart bool
-	crash     string // where tombstones are
+	crash     string // the directory of the tombstones
 	backoff   retry.Backoff
-	started   bool // a worker could be started
-	crashes   int  // in a row, without healthy minutes between them
+	started   bool // at least one worker could be started
+	crashes   int  // number of crashes since the last worker that was healthy for long enough
 }
 
-// decide returns the consequence of a worker's end.
+// decide returns the decision after the end e of a worker.
 func (p *policy) decide(e ending) decision {
 	first := !p.started
 	p.started = p.started || e.failure == nil
@@ -166,7 +169,7 @@ func (p *policy) decide(e ending) decision {
 	return decision{wait: p.backoff.Next(nil)}
 }
 
-// expected returns the consequence of an end that was announced or requested.
+// expected returns the decision after an end that was announced or requested.
 func (p *policy) expected(e ending) decision {
 	switch {
 	case e.code != CodeRestart:
@@ -181,8 +184,8 @@ func (p *policy) expected(e ending) decision {
 	}
 }
 
-// rolledBack returns the consequence of a crash whose upgrade was rolled back. It does not
-// count as a crash of the old binary.
+// rolledBack returns the decision after a crash whose upgrade was rolled back. The crash does
+// not count against the old binary.
 func (p *policy) rolledBack(e ending) decision {
 	p.started = true
 	if p.noRestart {

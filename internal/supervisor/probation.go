@@ -5,27 +5,27 @@ import (
 	"fmt"
 )
 
-// Note tells a worker about events before its start.
+// Note informs the next worker about an event before its start.
 type Note struct {
 	Upgrade *Upgraded `json:"upgrade,omitempty"`
 }
 
-// Upgraded is the outcome of an upgrade, for the worker that runs after it: the new
-// version, or the old one if the upgrade has failed.
+// Upgraded is the outcome of an upgrade, for the worker that runs after it.
 type Upgraded struct {
 	Version string `json:"version"`
-	Before  string `json:"-"` // the version that it replaced; only for the parent
+	Before  string `json:"-"` // the replaced version; not sent to the worker
 	Failed  bool   `json:"failed,omitempty"`
-	Reason  string `json:"reason,omitempty"` // of the failure
+	Reason  string `json:"reason,omitempty"` // why the upgrade failed, or ""
 }
 
 // upgrade is an upgrade on probation.
 type upgrade struct {
 	version string
-	before  string // the version that it replaced
+	before  string // the replaced version
 }
 
-// failsProbation reports whether an upgrade whose worker ended like this has failed.
+// failsProbation reports whether the end e of an upgraded worker means that the upgrade has
+// failed.
 func (e ending) failsProbation() bool {
 	switch {
 	case e.stopped || e.killed:
@@ -39,8 +39,8 @@ func (e ending) failsProbation() bool {
 	}
 }
 
-// resume continues an upgrade that this process has not begun: a power cut interrupted it,
-// or the worker crashed after the swap.
+// resume continues an upgrade that is recorded on disk, but is not on probation in this
+// process. An earlier process began that upgrade, or its last outcome could not be recorded.
 func (s *supervisor) resume() {
 	if s.Upgrader == nil || s.probation != nil || s.unreported {
 		return
@@ -63,8 +63,8 @@ func (s *supervisor) begin(version, before string) {
 	s.note = Note{Upgrade: &Upgraded{Version: version}}
 }
 
-// beginUpgrade swaps the binary, as the worker that ended has requested. If that fails, the
-// next worker gets the reason.
+// beginUpgrade swaps the binary, as requested by the ended worker. If the swap fails, the next
+// worker is informed of the reason.
 func (s *supervisor) beginUpgrade(e ending) {
 	version := e.upgrade.Version
 	if err := s.swap(e); err != nil {
@@ -90,7 +90,8 @@ func (s *supervisor) swap(e ending) error {
 	return nil
 }
 
-// rollBack restores the old binary after e, and reports whether that worked.
+// rollBack restores the old binary after the end e of the upgraded worker, and reports whether
+// the old binary was restored.
 func (s *supervisor) rollBack(e ending) bool {
 	err := s.Upgrader.Rollback(e.describe(s.Limits))
 	if errors.Is(err, ErrSettled) {
@@ -113,7 +114,8 @@ func (s *supervisor) upgradeFailed(version, reason string) {
 	s.note = Note{Upgrade: &Upgraded{Version: version, Failed: true, Reason: reason}}
 }
 
-// reported is called once a worker that got the note is ready.
+// reported is called when a worker becomes ready. That worker has received the note, so the
+// note is cleared.
 func (s *supervisor) reported() {
 	s.note = Note{}
 	if !s.unreported {
@@ -125,8 +127,8 @@ func (s *supervisor) reported() {
 	}
 }
 
-// confirm ends the probation. If that cannot be recorded, the next worker starts with a new
-// probation, which is harmless.
+// confirm ends the probation successfully. If the new state cannot be recorded, the next worker
+// starts with a new probation, which is harmless.
 func (s *supervisor) confirm() {
 	version := s.probation.version
 	s.probation = nil

@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// ownGroup puts a worker into a process group of its own, which an interrupt at the
-// terminal does not reach.
+// ownGroup puts a worker into a separate process group, so that an interrupt at the terminal
+// does not reach the worker.
 func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 // quit makes Go's runtime write all goroutines to standard error, and end.
@@ -56,13 +56,13 @@ func signalOf(state *os.ProcessState) string {
 	}
 }
 
-// IgnoreBrokenPipes makes a write to a closed standard output or error fail, instead of
-// ending the process. The worker needs that to shut down in order after its parent has
-// ended; the parent, to outlive the reader of its log.
+// IgnoreBrokenPipes makes a write to a closed standard output or standard error fail, instead
+// of ending the process. The worker needs this to shut down cleanly after its parent has ended.
+// The parent needs this to keep running after the reader of its log has ended.
 func IgnoreBrokenPipes() { signal.Ignore(syscall.SIGPIPE) }
 
-// parentGone returns a function that reports whether the parent process has ended. Unix
-// then gives its children another parent.
+// parentGone returns a function that reports whether the parent process has ended. When a
+// parent ends, Unix assigns its children another parent.
 func parentGone() func() bool {
 	parent := os.Getppid()
 	return func() bool { return os.Getppid() != parent }

@@ -5,13 +5,13 @@ import (
 	"syscall"
 )
 
-// ownGroup puts a worker into a process group of its own, which an interrupt of
-// the console does not reach.
+// ownGroup puts a worker into a separate process group, so that an interrupt at the console
+// does not reach the worker.
 func ownGroup() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{CreationFlags: syscall.CREATE_NEW_PROCESS_GROUP}
 }
 
-// quit ends a process. Windows cannot make it write its goroutines.
+// quit ends the process. Windows cannot make a process write its goroutines.
 func quit(p *os.Process) error { return p.Kill() }
 
 // signalOf returns "": Windows has no signals that end processes.

@@ -1,21 +1,22 @@
 // Package supervisor implements both processes of eds server: a small parent, and the
 // worker that does all the work.
 //
-// The parent, Run, starts the worker, watches it, restarts it with growing waits after a
-// crash, and swaps its binary on an upgrade. It knows nothing about the worker's tasks, so
-// that it is small and rarely crashes.
+// The parent calls Run, which starts the worker, watches it, restarts it with growing waits
+// after a crash, and swaps the binary on an upgrade. The parent knows nothing about the
+// worker's tasks. This keeps the parent small, and makes its crashes rare.
 //
-// The worker, which calls Attach, is the same executable with a hidden subcommand. It gets
-// the flags of eds server over its standard input, never on its command line, because they
-// may contain secrets. The end of that input means that the parent has ended or requests a
-// shutdown: the worker finishes its work, calls Exiting, and ends. On its standard output
-// it reports its state to the parent. Messages are JSON, one per line, in both directions.
-// After an upgrade the two may have different versions, so members and types are only ever
-// added, and both ignore unknown ones.
+// The worker calls Attach. It is the same executable, started with a hidden subcommand. It
+// receives the flags of eds server over its standard input, never on its command line, because
+// the flags may contain secrets. The end of that input means that the parent has ended or
+// requests a shutdown: the worker then finishes its work, calls Exiting, and ends. On its
+// standard output the worker reports its state to the parent. Messages are JSON, one per line,
+// in both directions. After an upgrade, parent and worker may have different versions.
+// Therefore members and message types are never removed, and both processes ignore unknown
+// ones.
 //
-// The worker has a process group of its own: an interrupt at the terminal reaches only the
-// parent. If a signal reaches the worker directly, from a service manager that signals
-// every process, it means the same as the end of the input, and counts once.
+// The worker has its own process group, so that an interrupt at the terminal reaches only the
+// parent. A service manager may also signal the worker directly. Such a signal means the same
+// as the end of the input, and the two together count once.
 package supervisor
 
 import (
@@ -34,7 +35,7 @@ import (
 // Exit codes of the worker.
 const (
 	CodeOK      = 0 // an orderly end
-	CodeError   = 1 // it cannot continue, and has logged why
+	CodeError   = 1 // the worker cannot continue, and has logged why
 	CodeUsage   = 3 // wrong usage, or a destination that fails its test
 	CodeRestart = 4 // start another worker
 )
@@ -48,32 +49,33 @@ type Config struct {
 	Terminal   bool     // Stderr is a terminal
 	Env        []string // the worker's environment; nil is the parent's
 	Dir        string   // the data directory; its subdirectory crash has the tombstones
-	Version    string   // of the program, for tombstones
+	Version    string   // the program's version, for tombstones
 
 	// Stderr receives the worker's standard error.
 	Stderr io.Writer
-	// Redact removes secrets from the texts of a tombstone; nil removes nothing.
+	// Redact removes secrets from the texts of a tombstone. If it is nil, nothing is removed.
 	Redact func(string) string
 
-	// Kill ends the worker at once when it is closed or receives a value.
+	// When Kill is closed or receives a value, Run ends the worker at once.
 	Kill <-chan struct{}
-	// NoRestart returns after the first unexpected end of the worker.
+	// NoRestart makes Run return after the first unexpected end of a worker.
 	NoRestart bool
 	Upgrader  Upgrader // nil if the binary cannot be replaced
 	Logger    *slog.Logger
 	Limits    Limits
 }
 
-// Limits are the times and counts of Run. Zero values stand for the defaults below.
+// Limits are the times and counts of Run. A zero value means the default that the field's
+// comment gives.
 type Limits struct {
-	Hang       time.Duration // a worker without a sign of life for this long hangs: 2 min
-	Quit       time.Duration // such a worker's time to write its goroutines: 10 s
-	BackoffMin time.Duration // the wait before the first restart: 1 s
-	BackoffMax time.Duration // the longest wait: 1 min
-	Crashes    int           // crashes in a row that are followed by a restart: 5
-	Healthy    time.Duration // a worker that was ready for this long resets that count: 10 min
-	Ready      time.Duration // an upgraded worker's time to be ready: 1 min
-	Stable     time.Duration // how long it then has to run: 5 min
+	Hang       time.Duration // a worker is hung after this long without a sign of life; 2 min
+	Quit       time.Duration // time for a hung worker to write its goroutines; 10 s
+	BackoffMin time.Duration // wait before the first restart; 1 s
+	BackoffMax time.Duration // longest wait before a restart; 1 min
+	Crashes    int           // number of successive crashes after which Run still restarts the worker; 5
+	Healthy    time.Duration // a worker that was ready for this long resets the count of crashes; 10 min
+	Ready      time.Duration // time for an upgraded worker to become ready; 1 min
+	Stable     time.Duration // time for which a ready upgraded worker must then run; 5 min
 }
 
 func (l Limits) withDefaults() Limits {
@@ -95,40 +97,42 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
-// Upgrader replaces the program's binary. Calls are serial, and no worker starts or ends
-// meanwhile. After each method, and after a power cut at any moment, there is a binary that
-// can be started.
+// Upgrader replaces the program's binary. Run calls one method at a time, and starts or ends no
+// worker during a call. After each call, and after a power cut at any moment, a binary is
+// installed that can be started.
 type Upgrader interface {
-	// Swap replaces the program with the binary at staged and keeps the old one. The new
-	// binary is then on probation. After an error the old one is installed, not on
-	// probation.
+	// Swap replaces the program with the binary at the path staged, and keeps the old binary.
+	// The new binary is then on probation. After an error the old binary is still installed,
+	// and is not on probation.
 	Swap(staged string) error
-	// Rollback restores the old binary and records the reason. If the operator has ended
-	// the probation, it does nothing and returns ErrSettled.
+	// Rollback restores the old binary and records the reason. If the operator has already
+	// ended the probation, Rollback does nothing and returns ErrSettled.
 	Rollback(reason string) error
-	// Commit ends the probation: the new binary works, or its rollback was reported.
+	// Commit marks the last upgrade as settled. It is called when the new binary has passed its
+	// probation, or when the rollback was reported.
 	Commit() error
-	// Status returns the state of the last upgrade, even of one from before this process
-	// started: nil if it is settled, a failed one if it was rolled back without a Commit,
-	// otherwise one on probation. Run calls it before each start of a worker.
+	// Status returns the state of the last upgrade, which may have begun before this process
+	// started. It returns nil if the upgrade is settled. If the upgrade was rolled back and
+	// Commit was not called since, Failed is set. Otherwise the upgrade is on probation. Run
+	// calls Status before each start of a worker.
 	Status() *Upgraded
 }
 
 // ErrSettled reports that no upgrade is on probation.
 var ErrSettled = errors.New("the upgrade is no longer on probation")
 
-// Run starts and restarts the worker until it ends for good, and returns the exit code for
-// the program. The error is nil if the worker itself has logged the reason of its end. A
-// second Run with the same data directory is an error.
+// Run starts the worker, and restarts it when necessary. It returns the exit code for the
+// program when no further restart follows. The error is nil if the worker itself has logged the
+// reason of its end. Run fails if another Run uses the same data directory.
 //
-// When ctx ends, Run asks the worker to shut down in order, which may take any time. Kill
-// ends the worker at once. No worker is left when Run returns.
+// When ctx is done, Run asks the worker to shut down cleanly, which may take any time. Kill
+// ends the worker at once. No worker is running when Run returns.
 //
-// If a worker announced its end and exited with that code, Run does not restart it, except
-// after CodeRestart, at once. After any other end Run writes a tombstone and restarts the
-// worker after a jittered, growing wait, until there were too many crashes without ten
-// healthy minutes between them. Run makes a worker without a sign of life write its
-// goroutines, and ends it.
+// If a worker announces its end and exits with the announced code, Run returns, except that
+// after CodeRestart it restarts the worker at once. After any other end, Run writes a
+// tombstone, and restarts the worker after a jittered, growing wait. Run gives up after more
+// than Limits.Crashes crashes without Limits.Healthy of health in between. If a worker gives no
+// sign of life, Run makes it write its goroutines, and ends it.
 func Run(ctx context.Context, c Config) (int, error) {
 	parent, err := lockParent(ctx, c.Dir)
 	if err != nil {
@@ -140,8 +144,8 @@ func Run(ctx context.Context, c Config) (int, error) {
 	return newSupervisor(c).loop(ctx)
 }
 
-// AwaitParent waits until the parent process has ended, and returns true; false if ctx ends
-// first.
+// AwaitParent waits until the parent process has ended, and returns true. If ctx is done first,
+// it returns false.
 func AwaitParent(ctx context.Context) bool {
 	gone := parentGone()
 	ticker := time.NewTicker(probeEvery) // no system notifies a process of its parent's end
@@ -156,10 +160,10 @@ func AwaitParent(ctx context.Context) bool {
 	return true
 }
 
-// lockParent makes this process the only parent with a data directory, until the returned
-// file is closed: a second parent's worker would fail, and roll back an upgrade on
-// probation. If the directory cannot be locked, the file is nil, and the worker will report
-// the problem.
+// lockParent makes this process the only parent that uses a data directory, until the returned
+// file is closed. A second parent's worker would fail, and would cause the rollback of an
+// upgrade on probation. If the directory cannot be locked, both results are nil, and the worker
+// will report the problem.
 func lockParent(ctx context.Context, dir string) (*os.File, error) {
 	if err := os.MkdirAll(crashDir(dir), 0o700); err != nil {
 		return nil, nil
@@ -187,7 +191,7 @@ func lockParent(ctx context.Context, dir string) (*os.File, error) {
 	}
 }
 
-// lockParent tries a few times, because Running holds the lock for a moment.
+// lockParent retries for lockTimeout, because a call of Running holds the lock for a moment.
 const (
 	lockTimeout = time.Second
 	lockTries   = 10
@@ -195,7 +199,8 @@ const (
 
 func parentLock(dir string) string { return filepath.Join(crashDir(dir), ".parent") }
 
-// Running reports whether a Run uses a data directory, even while it has no ready worker.
+// Running reports whether a process runs Run with the data directory dir, even if its worker is
+// not ready.
 func Running(dir string) bool {
 	if _, err := os.Stat(parentLock(dir)); err != nil {
 		return false
@@ -214,9 +219,9 @@ type supervisor struct {
 	policy policy
 	// probation is the upgrade on probation, or nil.
 	probation *upgrade
-	note      Note // for the next worker, until one was ready
-	// unreported is set while note has an upgrade that was rolled back, which stays on disk
-	// until a worker was ready.
+	note      Note // for the next worker; cleared once a worker that got it is ready
+	// unreported is set while note describes a rolled-back upgrade. The record of that upgrade
+	// stays on disk until a worker that got the note is ready.
 	unreported bool
 	wait       time.Duration
 }
@@ -238,7 +243,7 @@ func newSupervisor(c Config) *supervisor {
 	}}
 }
 
-// loop is Run.
+// loop implements Run, once the data directory is locked.
 func (s *supervisor) loop(ctx context.Context) (int, error) {
 	for s.pause(ctx, s.wait) {
 		s.resume()
@@ -251,7 +256,8 @@ func (s *supervisor) loop(ctx context.Context) (int, error) {
 	return CodeOK, nil
 }
 
-// pause waits before the next start. It returns false if there must be none.
+// pause waits before the next start of a worker. It returns false if no worker may be started,
+// because ctx is done or Kill was used.
 func (s *supervisor) pause(ctx context.Context, wait time.Duration) bool {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -264,7 +270,7 @@ func (s *supervisor) pause(ctx context.Context, wait time.Duration) bool {
 	return false
 }
 
-// run starts one worker and watches it to its end.
+// run starts one worker and watches it until it ends.
 func (s *supervisor) run(ctx context.Context) ending {
 	path, err := s.Executable()
 	if err != nil {
@@ -283,7 +289,8 @@ func (s *supervisor) run(ctx context.Context) ending {
 	return w.end
 }
 
-// decide returns the consequence of a worker's end.
+// decide returns the decision after the end e of a worker. It also rolls back a failed upgrade,
+// and begins a requested one.
 func (s *supervisor) decide(e ending) decision {
 	if s.probation != nil && e.failsProbation() && s.rollBack(e) {
 		return s.policy.rolledBack(e)

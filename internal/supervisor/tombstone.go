@@ -15,21 +15,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// Bounds of the tombstones that are kept until a worker reports them.
+// Bounds for the unreported tombstones that are kept: their number and total size.
 const (
 	maxTombstones     = 20
 	maxTombstoneBytes = 4 << 20
 )
 
-// unfinished is the prefix of tombstone files that were not completed.
+// unfinished is the name prefix of temporary files, which become tombstones once they are
+// complete.
 const unfinished = ".unfinished-"
 
-// crashDir returns the directory of tombstones in a data directory.
+// crashDir returns the directory of the tombstones in the data directory.
 func crashDir(data string) string { return filepath.Join(data, "crash") }
 
-// Tombstone describes a crash of a worker. The next worker reports it.
+// Tombstone describes a crash of a worker. The next worker reports it to HQ.
 type Tombstone struct {
-	Time     time.Time `json:"time"` // when it ended
+	Time     time.Time `json:"time"` // when the worker ended
 	Version  string    `json:"version,omitempty"`
 	PID      int       `json:"pid"`
 	Kind     Kind      `json:"kind"`
@@ -37,15 +38,15 @@ type Tombstone struct {
 	Signal   string    `json:"signal,omitempty"`
 	Ran      Duration  `json:"ran"`
 	Ready    bool      `json:"ready"`             // whether the worker was ever ready
-	Session  string    `json:"session,omitempty"` // that it left open
-	Reason   string    `json:"reason"`            // in words
+	Session  string    `json:"session,omitempty"` // session that the worker left open
+	Reason   string    `json:"reason"`            // how the worker ended, in words
 	Message  string    `json:"message,omitempty"` // the first line of the runtime's report
 	Stderr   string    `json:"stderr"`            // at most the last 64 KiB
 
 	path string
 }
 
-// Duration is a time.Duration that is written as "1m2.5s".
+// Duration is a time.Duration that is encoded as text like "1m2.5s".
 type Duration time.Duration
 
 // MarshalText implements encoding.TextMarshaler.
@@ -58,7 +59,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return err
 }
 
-// Remove deletes the tombstone's file. It is no error if the file does not exist.
+// Remove deletes the tombstone's file. It succeeds if the file does not exist.
 func (t Tombstone) Remove() error {
 	if err := os.Remove(t.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove a tombstone: %w", err)
@@ -66,8 +67,8 @@ func (t Tombstone) Remove() error {
 	return nil
 }
 
-// Tombstones returns the tombstones in the data directory dir, the oldest first. It returns
-// the others together with an error if some cannot be read.
+// Tombstones returns the tombstones in the data directory dir, oldest first. If some cannot be
+// read, it returns the readable ones and an error.
 func Tombstones(dir string) ([]Tombstone, error) {
 	names, err := tombstoneNames(crashDir(dir))
 	if err != nil {
@@ -93,7 +94,7 @@ func Tombstones(dir string) ([]Tombstone, error) {
 	return stones, errors.Join(problems...)
 }
 
-// tombstoneNames returns the names of the tombstones in dir, the oldest first.
+// tombstoneNames returns the file names of the tombstones in dir, oldest first.
 func tombstoneNames(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir) // in the order of their names, which begin with the time
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -108,7 +109,8 @@ func tombstoneNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// writeTombstone writes a tombstone. A failure must not block the restart of the worker.
+// writeTombstone writes a tombstone for the end e. It only logs a failure, which must not block
+// the restart of the worker.
 func (s *supervisor) writeTombstone(e ending, kind Kind) {
 	t := Tombstone{
 		Time: time.Now().UTC(), Version: s.Version, PID: e.pid, Kind: kind, ExitCode: e.code, Signal: e.signal,
@@ -123,7 +125,8 @@ func (s *supervisor) writeTombstone(e ending, kind Kind) {
 	s.Logger.Error("a tombstone was written", "pid", e.pid, "kind", kind, "path", path)
 }
 
-// write writes t to dir atomically, and removes old tombstones.
+// write writes t to a file in dir atomically, removes old tombstones, and returns the file's
+// path.
 func (t Tombstone) write(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
@@ -143,13 +146,15 @@ func (t Tombstone) write(dir string) (string, error) {
 	return path, removeOld(dir, t.name())
 }
 
-// name begins with the time, so that the order of names is that of tombstones.
+// name returns the file name of t. It begins with the time, so that sorting by name sorts by
+// time.
 func (t Tombstone) name() string {
 	return fmt.Sprintf("%s-%d.json", t.Time.Format("20060102T150405.000000000Z"), t.PID)
 }
 
-// removeOld removes the oldest tombstones in dir beyond the bounds, but never the one named
-// newest, and files that a power cut has left unfinished.
+// removeOld removes unfinished files that a power cut has left behind. It also removes the
+// oldest tombstones in dir until the others are within the bounds, but never the file named
+// newest.
 func removeOld(dir, newest string) error {
 	leavings, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Types of messages. The worker gets typeStart, once; the parent all others.
+// Types of messages. The parent sends typeStart once; the worker sends all others.
 const (
 	typeStart     = "start"
 	typeReady     = "ready"
@@ -16,7 +16,7 @@ const (
 	typeExiting   = "exiting"
 )
 
-// maxLine bounds a message to the parent, maxStart the message to the worker, in bytes.
+// Bounds in bytes: maxLine of a message to the parent, maxStart of the message to the worker.
 const (
 	maxLine  = 64 << 10
 	maxStart = 4 << 20
@@ -24,7 +24,7 @@ const (
 
 // Start is the parent's message to a worker.
 type Start struct {
-	Args     []string `json:"args"`               // of eds server
+	Args     []string `json:"args"`               // command-line arguments of eds server
 	Terminal bool     `json:"terminal,omitempty"` // a terminal shows the worker's standard error
 	Note     Note     `json:"note"`
 }
@@ -35,18 +35,18 @@ type startMessage struct {
 	Start
 }
 
-// report is a message of the worker. Its members depend on its type.
+// report is a message of the worker. Type determines which other fields are set.
 type report struct {
 	Type    string `json:"type"`
-	Session string `json:"session,omitempty"` // session: the open one, or ""
+	Session string `json:"session,omitempty"` // session: the open session, or ""
 	Version string `json:"version,omitempty"` // upgrade
 	Staged  string `json:"staged,omitempty"`  // upgrade: the path of the new binary
 	Code    int    `json:"code,omitempty"`    // exiting
 	Reason  string `json:"reason,omitempty"`  // exiting
 }
 
-// encode returns a message as a line. It starts with a line break, to end a line that a
-// library may have printed; the parent ignores empty lines.
+// encode returns a message as a line. A line break precedes the message, to terminate text that
+// a library may have printed. The parent ignores empty lines.
 func encode(message any) ([]byte, error) {
 	text, err := json.Marshal(message)
 	if err != nil {
@@ -55,7 +55,7 @@ func encode(message any) ([]byte, error) {
 	return append(append([]byte{'\n'}, text...), '\n'), nil
 }
 
-// parse returns the message in a line.
+// parse decodes a line, and reports whether it is a message.
 func parse(text []byte) (report, bool) {
 	var r report
 	if err := json.Unmarshal(text, &r); err != nil || r.Type == "" {
@@ -64,8 +64,9 @@ func parse(text []byte) (report, bool) {
 	return r, true
 }
 
-// lineSplitter is a writer that calls handle with each line. It truncates lines to max
-// bytes, and then sets cut. Write never fails. It is safe for concurrent use.
+// lineSplitter is a writer that calls handle with each nonempty line. It truncates lines to max
+// bytes, and calls handle with cut = true for a truncated one. Write never fails. It is safe
+// for concurrent use.
 type lineSplitter struct {
 	max    int
 	handle func(text []byte, cut bool)

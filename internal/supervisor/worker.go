@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// patience is how long the worker waits for a parent that does not read, such as one that
-// is stopped in a debugger.
+// patience is how long the worker waits for a parent that does not read. A parent may, for
+// example, be stopped in a debugger.
 const patience = 5 * time.Second
 
-// probeEvery is how often the worker checks that its parent is alive, after the parent has
-// closed its end.
+// probeEvery is the interval at which a worker checks whether its parent is alive, after its
+// standard input has ended.
 const probeEvery = time.Second
 
-// Worker is the worker's connection to its parent. Its methods are safe for concurrent use,
-// and none waits longer than a few seconds for the parent.
+// Worker is the worker's connection to its parent. Its methods are safe for concurrent use, and
+// wait at most a few seconds for the parent.
 type Worker struct {
 	stdin  io.Reader
 	stdout io.Writer
@@ -38,20 +38,20 @@ type Worker struct {
 	next outbox
 }
 
-// outbox has the messages to be written: at most one of each type, the latest, so that it
-// is bounded and loses nothing that matters.
+// outbox has the messages to be written. It keeps only the latest message of each type. This
+// bounds it, and loses nothing that matters.
 type outbox struct {
 	ready, beat bool
 	session     *string
 	upgrade     *report
 	exiting     *report
-	written     []chan<- error // receive the result once all of that is written
+	written     []chan<- error // receive the result of writing the other fields
 }
 
-// Attach connects a worker to its parent: it reads the parent's message from stdin, and
-// reports to the parent on stdout, which the worker must not use otherwise. The worker must
-// have called IgnoreBrokenPipes. It should call Beat at least every 30 s, from code that
-// does not run if the worker hangs.
+// Attach connects a worker to its parent. It reads the parent's message from stdin, and reports
+// to the parent on stdout, which the worker must not use otherwise. The worker must call
+// IgnoreBrokenPipes first. It should call Beat at least every 30 s, from code that stops
+// running if the worker hangs.
 func Attach(stdin io.Reader, stdout io.Writer) (*Worker, Start, error) {
 	in := bufio.NewReaderSize(io.LimitReader(stdin, maxStart), 4<<10)
 	start, err := readStart(in)
@@ -88,31 +88,34 @@ func readStart(in *bufio.Reader) (Start, error) {
 	}
 	var m startMessage
 	if err := json.Unmarshal(text, &m); err != nil || m.Type != typeStart {
-		return Start{}, errors.New("read the start message: it has another format") // its text may contain secrets
+		return Start{}, errors.New("read the start message: it has another format") // err may quote the message, which may contain secrets
 	}
 	return m.Start, nil
 }
 
-// Done is closed when the worker must shut down: the parent requests it, or has ended.
+// Done returns a channel that is closed when the worker must shut down, because the parent
+// requests that or has ended.
 func (w *Worker) Done() <-chan struct{} { return w.gone }
 
-// Orphaned is closed when the parent has ended, soon after Done.
+// Orphaned returns a channel that is closed when the parent has ended. It is closed soon after
+// that of Done.
 func (w *Worker) Orphaned() <-chan struct{} { return w.orphaned }
 
-// Ready reports that the worker is at work. It returns once the parent can read it, or
-// cannot be reached.
+// Ready reports to the parent that the worker is at work. It returns once the message is
+// written or the parent cannot be reached.
 func (w *Worker) Ready() { _ = w.deliver(func(o *outbox) { o.ready = true }) }
 
-// Beat is a sign of life. It never waits.
+// Beat sends a sign of life to the parent. It never blocks.
 func (w *Worker) Beat() { w.post(func(o *outbox) { o.beat = true }) }
 
-// Session reports the open session, "" if there is none, so that the next worker can end it
-// if this one crashes. It returns once the parent can read it, or cannot be reached.
+// Session reports the id of the open session to the parent, or "" if no session is open. If
+// this worker crashes, the next worker can then end the session. Session returns once the
+// message is written or the parent cannot be reached.
 func (w *Worker) Session(id string) { _ = w.deliver(func(o *outbox) { o.session = &id }) }
 
-// Upgrade asks the parent to replace the program with the binary at staged, which has the
-// given version. The parent swaps it once the worker has ended with CodeRestart. After an
-// error the parent may not have received the request.
+// Upgrade asks the parent to replace the program with the binary at the path staged, which has
+// the given version. The parent replaces it once the worker has ended with CodeRestart. If
+// Upgrade returns an error, it is unknown whether the parent has received the request.
 func (w *Worker) Upgrade(version, staged string) error {
 	if version == "" || staged == "" {
 		return errors.New("request an upgrade: no version or binary")
@@ -124,18 +127,19 @@ func (w *Worker) Upgrade(version, staged string) error {
 	return nil
 }
 
-// Exiting announces the worker's end with code, and the reason for the operator. It must be
-// the last message. It returns once the parent can read it, or cannot be reached.
+// Exiting announces to the parent that the worker will end with code, and gives the reason for
+// the operator. It must be the last message. Exiting returns once the message is written or the
+// parent cannot be reached.
 func (w *Worker) Exiting(code int, reason string) {
 	_ = w.deliver(func(o *outbox) { o.exiting = &report{Type: typeExiting, Code: code, Reason: reason} })
 }
 
-// Close ends the connection. It waits for its goroutines, but at most a few seconds for a
-// parent that does not read.
+// Close closes the connection. It waits until all messages are written, but only a few seconds
+// for a parent that does not read.
 func (w *Worker) Close() {
 	w.close()
 	if c, ok := w.stdin.(io.Closer); ok {
-		_ = c.Close() // ends the read; if a file cannot be polled, the parent ends it after Exiting
+		_ = c.Close() // unblocks read; if the file does not support that, the parent closes the other end after Exiting
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -145,13 +149,13 @@ func (w *Worker) Close() {
 	}
 }
 
-// read waits for the end of the parent's messages. It ignores all after the first.
+// read waits for the end of the parent's messages. It discards all messages after the first.
 func (w *Worker) read() {
 	defer w.leave()
 	_, _ = io.Copy(io.Discard, w.stdin)
 }
 
-// post adds to the outbox.
+// post lets put add a message to the outbox, and wakes write.
 func (w *Worker) post(put func(*outbox)) {
 	w.mu.Lock()
 	put(&w.next)
@@ -162,7 +166,7 @@ func (w *Worker) post(put func(*outbox)) {
 	}
 }
 
-// deliver adds to the outbox and waits until it is written.
+// deliver lets put add a message to the outbox, and waits until the message is written.
 func (w *Worker) deliver(put func(*outbox)) error {
 	written := make(chan error, 1)
 	w.post(func(o *outbox) {
@@ -181,8 +185,8 @@ func (w *Worker) deliver(put func(*outbox)) error {
 	}
 }
 
-// write empties the outbox until Close. After the end of the parent's messages it also
-// checks regularly that the parent still reads.
+// write sends the messages in the outbox, until Close is called. After the worker's standard
+// input has ended, it also checks regularly that the parent still reads.
 func (w *Worker) write() {
 	ticker := time.NewTicker(probeEvery)
 	ticker.Stop()
@@ -205,17 +209,17 @@ func (w *Worker) write() {
 	}
 }
 
-// probe writes an empty line, which the parent ignores. After Close, which also ends the
-// reading, it writes nothing.
+// probe checks that the parent reads, by writing an empty line, which the parent ignores. After
+// Close it writes nothing, because Close also ends the standard input.
 func (w *Worker) probe() {
 	select {
 	case <-w.quit:
 	default:
-		_ = w.put([]byte{'\n'}) // its failure closes Orphaned
+		_ = w.put([]byte{'\n'}) // if the write fails, put closes the channel of Orphaned
 	}
 }
 
-// put writes to the parent. If that fails, the parent has ended.
+// put writes to the parent. A failed write means that the parent has ended.
 func (w *Worker) put(text []byte) error {
 	_, err := w.stdout.Write(text)
 	if err != nil {
@@ -236,7 +240,7 @@ func (w *Worker) empty() {
 	}
 }
 
-// messages returns the messages of the outbox in the order in which they are sent.
+// messages returns the messages of the outbox in the order in which they must be sent.
 func (o outbox) messages() []report {
 	var all []report
 	if o.session != nil {

@@ -13,18 +13,19 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// finishedFile is a log file that is no longer written.
+// finishedFile is a rotated log file, to which nothing is written any more.
 type finishedFile struct {
 	path string
 	name string // LogFileOptions.Name
-	when string // the time in its name; sorts chronologically
+	when string // the time in the file's name; sorts chronologically
 	size int64
 }
 
 var finishedPattern = regexp.MustCompile(`^(.+)-(\d{8}T\d{6}\.\d{9}Z)\.log(\.gz)?$`)
 
-// SentName returns the path under which a finished file is kept after it was sent. Finished
-// no longer returns the file, but its size still counts.
+// SentName returns the path to which a finished file must be renamed if it is kept after it was
+// sent. Finished no longer returns such a file, but the file's size still counts toward
+// MaxTotal.
 func SentName(path string) string {
 	dir, file := filepath.Split(path)
 	m := finishedPattern.FindStringSubmatch(file)
@@ -34,7 +35,7 @@ func SentName(path string) string {
 	return dir + m[1] + ".sent" + file[len(m[1]):]
 }
 
-// finishedFiles returns the finished files of every name in dir, oldest first.
+// finishedFiles returns the finished files in dir for all log names, oldest first.
 func finishedFiles(dir string) ([]finishedFile, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -48,7 +49,7 @@ func finishedFiles(dir string) ([]finishedFile, error) {
 		}
 		info, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // deleted meanwhile
+			continue // deleted since the directory was read
 		}
 		if err != nil {
 			return nil, err
@@ -59,8 +60,8 @@ func finishedFiles(dir string) ([]finishedFile, error) {
 	return finished, nil
 }
 
-// compressFinished compresses the uncompressed finished files of name in dir, also those of an
-// earlier run.
+// compressFinished compresses the finished files in dir for the given log name that are not
+// compressed yet. Some of them may be from an earlier run.
 func compressFinished(dir, name string) error {
 	finished, err := finishedFiles(dir)
 	if err != nil {
@@ -74,7 +75,8 @@ func compressFinished(dir, name string) error {
 	return err
 }
 
-// compress replaces path by path.gz, atomically.
+// compress replaces the file at path with a compressed file at path + ".gz". A power cut leaves
+// at least one complete file.
 func compress(path string) (err error) {
 	in, err := os.Open(path)
 	if err != nil {
@@ -107,8 +109,8 @@ func compress(path string) (err error) {
 	return os.Remove(path)
 }
 
-// prune deletes the oldest finished files in dir until the rest have at most bound bytes. It
-// returns the number of deleted files and bytes.
+// prune deletes the oldest finished files in dir until the remaining files have at most bound
+// bytes. It returns the number of deleted files and their total size in bytes.
 func prune(dir string, bound int64) (files int, bytes int64) {
 	finished, err := finishedFiles(dir)
 	if err != nil {

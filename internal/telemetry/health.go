@@ -25,16 +25,17 @@ type Reason struct {
 	Since     time.Time `json:"since"`
 }
 
-// Report is the state at one moment. Warnings do not affect Status.
+// Report is the state of the program at one moment. Warnings do not affect Status.
 type Report struct {
 	Status   Status   `json:"status"`
 	Reasons  []Reason `json:"reasons"`  // never nil
 	Warnings []Reason `json:"warnings"` // never nil
-	// Tables holds the tables that are not ok, by name.
+	// Tables has the tables that are not ok, by name.
 	Tables map[string]TableState `json:"tables,omitempty"`
 }
 
-// Health collects failures and warnings by condition. It is safe for concurrent use.
+// Health collects the failures and warnings of a program by condition. It is safe for
+// concurrent use.
 type Health struct {
 	mu       sync.Mutex
 	now      func() time.Time
@@ -42,7 +43,7 @@ type Health struct {
 	stopping bool
 	failing  map[string]Reason
 	warnings map[string]Reason
-	tables   func() map[string]TableState // nil: no states are known
+	tables   func() map[string]TableState // nil if the states of tables are unknown
 }
 
 // NewHealth returns the Health of a starting program.
@@ -50,8 +51,8 @@ func NewHealth() *Health {
 	return &Health{now: time.Now, failing: make(map[string]Reason), warnings: make(map[string]Reason)}
 }
 
-// Set records that the named condition, such as "destination", fails with err; nil: it no
-// longer fails. Secrets in err are masked.
+// Set records that the named condition, such as "destination", fails with err. If err is nil,
+// the condition no longer fails. Secrets in err are masked.
 func (h *Health) Set(condition string, err error) {
 	text := ""
 	if err != nil {
@@ -60,8 +61,8 @@ func (h *Health) Set(condition string, err error) {
 	h.record(h.failing, condition, text)
 }
 
-// Warn records a warning about the named condition; "": there is none any more. Secrets in
-// the warning are masked.
+// Warn records a warning about the named condition. An empty warning removes the condition's
+// warning. Secrets in the warning are masked.
 func (h *Health) Warn(condition, warning string) { h.record(h.warnings, condition, warning) }
 
 func (h *Health) record(reasons map[string]Reason, condition, message string) {
@@ -78,7 +79,7 @@ func (h *Health) record(reasons map[string]Reason, condition, message string) {
 	reasons[condition] = Reason{condition, MaskText(message), since}
 }
 
-// Ready records that the program has started.
+// Ready records that the program has started, so that its status can become OK.
 func (h *Health) Ready() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -92,7 +93,7 @@ func (h *Health) ShutDown() {
 	h.stopping = true
 }
 
-// Report returns the present state, with reasons and warnings sorted by condition.
+// Report returns the current state. Reasons and warnings are sorted by condition.
 func (h *Health) Report() Report { return h.report(h.readTables()) }
 
 func (h *Health) report(tables map[string]TableState) Report {

@@ -20,22 +20,22 @@ import (
 
 // HTTPOptions configure an HTTPServer.
 type HTTPOptions struct {
-	Host    string // "": all interfaces
-	Port    int    // 0: any free port
+	Host    string // listen address; "" means all interfaces
+	Port    int    // 0 means any free port
 	Health  *Health
 	Metrics prometheus.Gatherer
 	Build   build.Info
 	Logger  *slog.Logger
 }
 
-// HTTPServer serves health and metrics. It is read-only.
+// HTTPServer serves health and metrics over HTTP. Clients cannot change anything.
 type HTTPServer struct {
 	listener net.Listener
 	server   http.Server
 }
 
-// Listen opens the port, so that a port in use is an error at once. The port stays open until
-// Run ends or Close is called.
+// Listen opens the port, so that a port that is already in use is reported immediately. The
+// port stays open until Run returns or Close is called.
 func Listen(ctx context.Context, o HTTPOptions) (*HTTPServer, error) {
 	var config net.ListenConfig
 	address := net.JoinHostPort(o.Host, strconv.Itoa(o.Port))
@@ -64,10 +64,11 @@ func Listen(ctx context.Context, o HTTPOptions) (*HTTPServer, error) {
 // Addr returns the address of the listener.
 func (s *HTTPServer) Addr() *net.TCPAddr { return s.listener.Addr().(*net.TCPAddr) }
 
-// shutdownTimeout bounds how long requests may take to finish at the end.
+// shutdownTimeout is the maximum time for requests to finish after Run's context is done.
 const shutdownTimeout = 3 * time.Second
 
-// Run serves until ctx ends, waits for open requests, and closes the port.
+// Run serves requests until ctx is done. It then waits up to shutdownTimeout for open requests,
+// and closes the port.
 func (s *HTTPServer) Run(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- s.server.Serve(s.listener) }()
@@ -86,7 +87,7 @@ func (s *HTTPServer) Run(ctx context.Context) error {
 	return err
 }
 
-// Close closes the port of a server that is not run.
+// Close closes the port of a server on which Run is not called.
 func (s *HTTPServer) Close() error { return s.listener.Close() }
 
 func newHandler(o HTTPOptions) http.Handler {

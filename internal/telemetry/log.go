@@ -8,21 +8,21 @@ import (
 
 // LogOptions configure a logger.
 type LogOptions struct {
-	Console io.Writer // one write at a time
+	Console io.Writer // receives one write at a time
 	JSON    bool      // one JSON object per line instead of text
-	Color   bool      // text only: with terminal colours
-	Time    bool      // text only: begin each line with the time
+	Color   bool      // with terminal colors; for text only
+	Time    bool      // start each line with the time; for text only
 
 	Verbose bool   // include debug records
-	Silent  bool   // the console gets errors only, even with Verbose
-	Label   string // of every record; "": none
+	Silent  bool   // write only errors to the console, even if Verbose is set
+	Label   string // label of every record; "" for none
 
-	// File gets every record as JSON; nil: none. Each write is one whole line, and writes do
-	// not overlap.
+	// File receives every record as JSON, or is nil. Each write is one complete line, and
+	// writes do not overlap.
 	File io.Writer
 }
 
-// NewLogger returns a logger that redacts records before it writes them.
+// NewLogger returns a logger that masks secrets in records before it writes them.
 func NewLogger(o LogOptions) *slog.Logger {
 	level := slog.LevelInfo
 	if o.Verbose {
@@ -48,8 +48,8 @@ func NewLogger(o LogOptions) *slog.Logger {
 	return logger
 }
 
-// newJSONHandler returns a handler that writes each record as a line of JSON, with durations
-// as text such as 1.5s.
+// newJSONHandler returns a handler that writes each record as one line of JSON. It writes
+// durations as text, such as "1.5s".
 func newJSONHandler(w io.Writer, level slog.Level) slog.Handler {
 	return slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
 		if a.Value.Kind() == slog.KindDuration {

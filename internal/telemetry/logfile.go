@@ -17,52 +17,52 @@ import (
 // LogFileOptions configure a log file. Zero values mean the defaults.
 type LogFileOptions struct {
 	Dir      string        // created if missing
-	Name     string        // the file is <Dir>/<Name>.log; one process per name
-	MaxBytes int64         // of the file before it is rotated; default 32 MiB
-	MaxAge   time.Duration // of the file before it is rotated; default 1 h
-	MaxTotal int64         // of all finished files in Dir, in bytes; default 512 MiB
+	Name     string        // the file is <Dir>/<Name>.log; only one process may use a name
+	MaxBytes int64         // size at which the file is rotated; default 32 MiB
+	MaxAge   time.Duration // age at which the file is rotated; default 1 h
+	MaxTotal int64         // maximum size of all finished files in Dir, in bytes; default 512 MiB
 	Now      func() time.Time
 }
 
-// LogFile is a log file that is rotated by size and age. A finished file is named
-// <Name>-<UTC time of its end>.log, and is compressed in the background to .log.gz. If the
-// finished files exceed their bound, the oldest are deleted. A record reports deleted files,
-// and records that were lost on a full disk, as soon as it can be written. Only the owner can
-// read the files.
+// LogFile is a log file that is rotated by size and age. A finished file is named <Name>-<UTC
+// time of its end>.log. It is compressed in the background to a file with the suffix .log.gz.
+// If the finished files exceed their limit, the oldest are deleted. If files were deleted, or
+// records were lost because the disk was full, LogFile writes a record about that as soon as it
+// can. Only the files' owner can read them.
 //
 // It is safe for concurrent use.
 type LogFile struct {
 	o    LogFileOptions
 	path string
-	self slog.Handler // writes to the file itself; used with mu held
+	self slog.Handler // writes records to this file; the caller holds mu
 
 	mu      sync.Mutex
-	file    logTarget // nil once closed, and after a failure to open a new one
+	file    logTarget // nil after Close, and if no new file could be opened
 	size    int64
 	began   time.Time
-	retryAt time.Time // of a failed rotation
+	retryAt time.Time // earliest time to retry a failed rotation
 	closed  bool
 	torn    bool  // the file ends in the middle of a line
-	lost    int   // failed writes that no record reports yet
-	dropped int   // deleted files that no record reports yet
-	freed   int64 // their bytes
+	lost    int   // number of failed writes that are not reported yet
+	dropped int   // number of deleted files that are not reported yet
+	freed   int64 // total size of those deleted files
 
-	finish     chan struct{} // wakes the compressor; closed by Close
+	finish     chan struct{} // requests a round of the compressor; closed by Close
 	idle       sync.Cond     // signalled after each round of the compressor; under mu
-	rounds     int           // requested rounds
+	rounds     int           // number of requested rounds
 	roundsDone int
 	ended      chan struct{}
 }
 
-// logTarget is the file that is written; tests replace it.
+// logTarget is the open log file. Tests replace it.
 type logTarget interface {
 	Write(p []byte) (int, error)
 	Stat() (fs.FileInfo, error)
 	Close() error
 }
 
-// OpenLogFile opens the file. It continues the file of an earlier run, unless that is too old
-// or too large.
+// OpenLogFile opens the log file. It appends to the file of an earlier run. Write rotates that
+// file first if it is too old or too large.
 func OpenLogFile(o LogFileOptions) (*LogFile, error) {
 	o = withDefaults(o)
 	f := &LogFile{o: o, path: filepath.Join(o.Dir, o.Name+".log"), finish: make(chan struct{}, 1), ended: make(chan struct{})}
@@ -107,7 +107,7 @@ func openFile(path string) (logTarget, error) {
 	return file, err
 }
 
-// open opens the current file to append to it. The caller holds mu, or no other caller exists.
+// open opens the current file for appending. The caller holds mu, or has not shared f yet.
 func (f *LogFile) open() error {
 	file, err := openFile(f.path)
 	if err != nil {
@@ -124,7 +124,7 @@ func (f *LogFile) open() error {
 	return nil
 }
 
-// Write appends p, one or more whole lines, to the file.
+// Write appends p to the file. p must be one or more complete lines.
 func (f *LogFile) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -133,7 +133,7 @@ func (f *LogFile) Write(p []byte) (int, error) {
 	}
 	if f.due(len(p)) {
 		if _, err := f.rotate(); err != nil {
-			// A large file is better than none.
+			// If the rotation fails, continue with the large file.
 			f.retryAt = f.o.Now().Add(time.Minute)
 		}
 	}
@@ -145,14 +145,14 @@ func (f *LogFile) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// due reports whether the file is to be rotated before n more bytes.
+// due reports whether the file must be rotated before n more bytes are written.
 func (f *LogFile) due(n int) bool {
 	now := f.o.Now()
 	return f.size > 0 && now.After(f.retryAt) && (f.size+int64(n) > f.o.MaxBytes || now.Sub(f.began) >= f.o.MaxAge)
 }
 
-// append writes lines to the current file. If an earlier attempt to open the file failed, it
-// tries again. The caller holds mu.
+// append writes lines to the current file. If the file could not be opened earlier, append
+// tries to open it again. The caller holds mu.
 func (f *LogFile) append(p []byte) (int, error) {
 	if f.file == nil {
 		if err := f.open(); err != nil {
@@ -171,13 +171,13 @@ func (f *LogFile) append(p []byte) (int, error) {
 	return n, err
 }
 
-// unlocked writes to the file for a caller that holds mu.
+// unlocked is a writer to the file for code that already holds mu.
 type unlocked struct{ f *LogFile }
 
 func (u unlocked) Write(p []byte) (int, error) { return u.f.append(p) }
 
-// reportLosses writes records about lost records and deleted files. If that fails, it is tried
-// again later. The caller holds mu.
+// reportLosses writes records about lost records and deleted files. If writing fails, the next
+// call tries again. The caller holds mu.
 func (f *LogFile) reportLosses() {
 	warn := func(message string, args ...any) bool {
 		record := slog.NewRecord(f.o.Now(), slog.LevelWarn, message, 0)
@@ -193,11 +193,12 @@ func (f *LogFile) reportLosses() {
 	}
 }
 
-// nameTime is the layout of the time in a finished file's name. Names sort chronologically.
+// nameTime is the layout of the time in the name of a finished file. With this layout, names
+// sort chronologically.
 const nameTime = "20060102T150405.000000000Z"
 
-// rotate ends the current file and begins another one. It returns the name of the finished
-// file before compression. The caller holds mu.
+// rotate closes the current file, renames it, and opens a new one. It returns the path of the
+// finished file before compression. The caller holds mu.
 func (f *LogFile) rotate() (string, error) {
 	if f.file != nil {
 		file := f.file
@@ -217,7 +218,9 @@ func (f *LogFile) rotate() (string, error) {
 	return finished, nil
 }
 
-// finishedName returns an unused name: a clock may be coarse or be set back.
+// finishedName returns an unused path for a finished file. Without the check for existing
+// files, a coarse clock or a clock that was set back could lead to a path that is already in
+// use.
 func (f *LogFile) finishedName() string {
 	for t := f.o.Now().UTC(); ; t = t.Add(1) {
 		name := filepath.Join(f.o.Dir, f.o.Name+"-"+t.Format(nameTime)+".log")
@@ -232,7 +235,8 @@ func (f *LogFile) finishedName() string {
 	}
 }
 
-// Rotate finishes the current file, waits for its compression, and returns its path.
+// Rotate finishes the current file, waits until it is compressed, and returns the path of the
+// compressed file.
 func (f *LogFile) Rotate(ctx context.Context) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -264,7 +268,8 @@ func (f *LogFile) wake() {
 	}
 }
 
-// awaitRound waits until the compressor has done all requested rounds. The caller holds mu.
+// awaitRound waits until the compressor has completed all rounds that are requested so far, or
+// ctx is done. The caller holds mu.
 func (f *LogFile) awaitRound(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		f.mu.Lock()
@@ -281,7 +286,7 @@ func (f *LogFile) awaitRound(ctx context.Context) error {
 	return nil
 }
 
-// compressor compresses and prunes finished files after each rotation, until Close.
+// compressor compresses and prunes finished files after each rotation. It runs until Close.
 func (f *LogFile) compressor() {
 	defer close(f.ended)
 	for range f.finish {
@@ -301,7 +306,7 @@ func (f *LogFile) compressor() {
 	}
 }
 
-// Finished returns the paths of the compressed files of this name, oldest first.
+// Finished returns the paths of the compressed files with this log's name, oldest first.
 func (f *LogFile) Finished() ([]string, error) {
 	finished, err := finishedFiles(f.o.Dir)
 	if err != nil {
@@ -316,7 +321,7 @@ func (f *LogFile) Finished() ([]string, error) {
 	return paths, nil
 }
 
-// Close waits for the compressor and closes the file. The next run continues it.
+// Close waits for the compressor and closes the file. The next run appends to the file.
 func (f *LogFile) Close() error {
 	f.mu.Lock()
 	if f.closed {

@@ -7,8 +7,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/build"
 )
 
-// NewRegistry returns a registry with the metrics of the process, of the Go
-// runtime, of health, and eds_build_info.
+// NewRegistry returns a registry with metrics of the process, the Go runtime and h, and with
+// the metric eds_build_info.
 func NewRegistry(b build.Info, h *Health) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -34,8 +34,8 @@ func (h *Health) Describe(descs chan<- *prometheus.Desc) {
 	descs <- tablesDesc
 }
 
-// Collect implements prometheus.Collector: one eds_health_condition per reason and
-// warning, and the states of tables.
+// Collect implements prometheus.Collector. It sends one eds_health_condition for each reason
+// and each warning, and the metrics of tables.
 func (h *Health) Collect(metrics chan<- prometheus.Metric) {
 	tables := h.readTables()
 	report := h.report(tables)

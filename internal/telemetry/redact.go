@@ -9,20 +9,21 @@ import (
 	"strings"
 )
 
-// mask replaces a secret.
+// mask is the text that replaces a secret.
 const mask = "***"
 
 // Redact returns a handler that masks secrets in records before it passes them to next. It is
-// the last line of defence: no code should log a secret.
+// the last line of defense: no code should log a secret.
 //
 // It masks text whose key names a secret (password, token, secret, seed, credential,
-// authorization, ...). In any text it masks passwords and secret options of URLs, JSON Web
-// Tokens and NATS seeds. Values of other types are masked by their key only.
+// authorization, ...). In all other text it masks passwords and secret options of URLs, JSON
+// Web Tokens, NATS seeds, and the credentials of HTTP authorization headers. Values of types
+// that it does not know are masked only if their key names a secret.
 func Redact(next slog.Handler) slog.Handler { return redactor{next: next} }
 
 type redactor struct {
 	next   slog.Handler
-	secret bool // the name of an open group names a secret
+	secret bool // an open group has a name that names a secret
 }
 
 func (h redactor) Enabled(ctx context.Context, level slog.Level) bool {
@@ -67,7 +68,7 @@ func redactAttr(a slog.Attr, secret bool) slog.Attr {
 		return slog.String(a.Key, maskString(value.String(), secret))
 	case slog.KindAny:
 		return slog.Any(a.Key, maskAny(value.Any(), secret))
-	default: // numbers, booleans and times are no secrets
+	default: // numbers, booleans and times are never secret
 		return slog.Attr{Key: a.Key, Value: value}
 	}
 }
@@ -121,8 +122,8 @@ func maskAny(value any, secret bool) any {
 }
 
 var (
-	// The text between :// and the last @ before a space or quote: a password may contain
-	// unescaped characters.
+	// userInfo matches from :// to the last @ before a space or quote, because a password may
+	// contain unescaped characters.
 	userInfo = regexp.MustCompile("://[^\\s\"'`<>]*@")
 	option   = regexp.MustCompile("(?i)([?&;][^=&;?\\s\"'`]*(?:pass|secret|token|key|credential|sas|sig)[^=&;\\s\"'`]*=)[^&;\\s\"'`]+")
 	jwt      = regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)?`)
@@ -130,7 +131,7 @@ var (
 	bearer   = regexp.MustCompile(`(?i)\b(bearer|basic) +[A-Za-z0-9+/=._~-]{8,}`)
 )
 
-// MaskText masks the secrets in text that have a known form.
+// MaskText returns text in which all secrets of a known form are masked.
 func MaskText(text string) string {
 	if strings.Contains(text, "://") {
 		text = userInfo.ReplaceAllStringFunc(text, func(match string) string {

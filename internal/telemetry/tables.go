@@ -10,20 +10,22 @@ import (
 type TableState struct {
 	// State is "ok", "behind", "missing" or "incomplete".
 	State   string    `json:"state"`
-	Cause   string    `json:"cause,omitempty"`   // of a state that is not ok; a short constant
-	Reason  string    `json:"reason,omitempty"`  // the cause as a sentence
-	Since   time.Time `json:"since,omitzero"`    // when it was first not ok
-	Command string    `json:"command,omitempty"` // repairs the table; "": eds repairs it by itself
-	// Gap is the id of the gap that makes the table incomplete, for eds accept-gap.
+	Cause   string    `json:"cause,omitempty"`   // cause of a state that is not ok, as a short constant
+	Reason  string    `json:"reason,omitempty"`  // the cause in words
+	Since   time.Time `json:"since,omitzero"`    // time since which the table is not ok
+	Command string    `json:"command,omitempty"` // command that repairs the table; "" if eds repairs it automatically
+	// Gap is the id of the gap that makes the table incomplete. It is the argument of eds
+	// accept-gap.
 	Gap string `json:"gap,omitempty"`
 	// Accepted reports whether the operator has accepted that the table is incomplete.
 	Accepted bool `json:"accepted,omitempty"`
-	// Lost reports whether the table stays as it is until the operator acts, and the operator
-	// has not accepted that.
+	// Lost reports whether only the operator can repair the table, and has not accepted its
+	// state.
 	Lost bool `json:"-"`
 }
 
-// label returns the state for metrics, so that alerts can leave out accepted tables.
+// label returns the state for metrics. Accepted tables get a separate state, so that alerts can
+// exclude them.
 func (s TableState) label() string {
 	if s.Accepted {
 		return "accepted"
@@ -31,15 +33,15 @@ func (s TableState) label() string {
 	return s.State
 }
 
-// ReadTables makes Report read the states of all tables, by name, from read. It is called
-// for each report, concurrently, and must not call methods of h.
+// ReadTables sets the function from which Report reads the states of all tables, by name. The
+// function read is called concurrently, once for each report. It must not call methods of h.
 func (h *Health) ReadTables(read func() map[string]TableState) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tables = read
 }
 
-// readTables returns the states of all tables, their reasons masked.
+// readTables returns the states of all tables, with secrets in their reasons masked.
 func (h *Health) readTables() map[string]TableState {
 	h.mu.Lock()
 	read := h.tables
@@ -55,7 +57,7 @@ func (h *Health) readTables() map[string]TableState {
 	return all
 }
 
-// notOK returns the tables that are not ok; nil: none.
+// notOK returns the tables that are not ok, or nil if all are ok.
 func notOK(all map[string]TableState) map[string]TableState {
 	var some map[string]TableState
 	for name, s := range all {
@@ -70,7 +72,8 @@ func notOK(all map[string]TableState) map[string]TableState {
 	return some
 }
 
-// allLost returns the reason for bad health if every table is lost.
+// allLost reports whether there are tables and all of them are lost. If so, it returns the
+// reason why the program is unhealthy.
 func allLost(all map[string]TableState) (Reason, bool) {
 	r := Reason{Condition: "tables"}
 	for _, s := range all {
@@ -86,8 +89,8 @@ func allLost(all map[string]TableState) (Reason, bool) {
 	return r, len(all) > 0
 }
 
-// collectTables sends one eds_table_state for each table that is not ok, and the number of
-// tables in each state.
+// collectTables sends one eds_table_state for each table that is not ok, and one eds_tables
+// with the number of tables for each state.
 func collectTables(all map[string]TableState, metrics chan<- prometheus.Metric) {
 	counts := map[string]int{"ok": 0, "behind": 0, "missing": 0, "incomplete": 0, "accepted": 0}
 	for name, s := range all {

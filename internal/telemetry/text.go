@@ -19,14 +19,15 @@ import (
 //
 //	INFO  snapshot loaded  table=order rows=1200 took=1.2s
 //
-// No record can break its line or send an escape sequence to a terminal.
+// Control characters are escaped, so that a record cannot span several lines or send escape
+// sequences to a terminal.
 type textHandler struct {
 	out    *lockedWriter
 	level  slog.Leveler
 	color  bool
 	time   bool
-	prefix string // of keys: the open groups, each with a dot
-	fixed  []byte // attributes of WithAttrs, formatted
+	prefix string // prefix of keys: the names of the open groups, each followed by a dot
+	fixed  []byte // formatted attributes of WithAttrs
 }
 
 type lockedWriter struct {
@@ -60,7 +61,8 @@ func (h *textHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &c
 }
 
-// timeLayout has a fixed width, local time, and milliseconds to see the order of records.
+// timeLayout formats the local time with a fixed width. It includes milliseconds, which show
+// the order of records.
 const timeLayout = "2006-01-02 15:04:05.000"
 
 func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
@@ -86,7 +88,7 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// Colours, as SGR parameters.
+// Colors, as parameters of SGR escape sequences.
 const (
 	faint  = "2"
 	red    = "31"
@@ -102,7 +104,7 @@ func (h *textHandler) paint(dst []byte, colour, text string) []byte {
 	return append(append(append(dst, "\x1b["+colour+"m"...), text...), "\x1b[0m"...)
 }
 
-// appendLevel appends the name of the level, padded to a fixed width.
+// appendLevel appends the name of the level and pads it to a fixed width.
 func (h *textHandler) appendLevel(dst []byte, level slog.Level) []byte {
 	colour := faint
 	switch {

@@ -36,7 +36,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// links returns the names of the drivers' build tags, without use_.
+// links returns the names of the drivers that have a build tag. The tag is use_ and the name.
 func links(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, "internal/drivers/builtin_*.go"))
@@ -79,12 +79,13 @@ func destinations(t *testing.T, tags string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// With the race detector: the build cache has most packages from the tests.
+	// Build with the race detector, because then most packages are in the build cache from the
+	// tests.
 	run(t, "go", "build", "-race", "-ldflags", "-s -w -linkmode=internal", "-tags", tags, "-o", program, "./test/builds/destinations")
 	return strings.Fields(run(t, program))
 }
 
-// libraries are the large dependencies, and the driver that needs each.
+// libraries maps the path prefixes of large dependencies to the driver that needs the dependency.
 var libraries = map[string]string{
 	"github.com/jackc/pgx/":         "postgres",
 	"modernc.org/sqlite":            "sqlite",
@@ -96,14 +97,15 @@ var libraries = map[string]string{
 	"github.com/aws/aws-sdk-go-v2/": "s3",
 }
 
-// shared are libraries of one driver that the client of another needs too.
+// shared holds the libraries of one driver that another driver's client needs, too, by that other
+// driver.
 var shared = map[string]map[string]bool{
-	"kafka":     {"github.com/aws/aws-sdk-go-v2/": true},                                     // credentials for Amazon MSK
-	"snowflake": {"github.com/aws/aws-sdk-go-v2/": true, "github.com/Azure/azure-sdk": true}, // its stages are in S3 or Azure
-	"sqlserver": {"github.com/Azure/azure-sdk": true},                                        // Entra ID
+	"kafka":     {"github.com/aws/aws-sdk-go-v2/": true},                                     // for credentials of Amazon MSK
+	"snowflake": {"github.com/aws/aws-sdk-go-v2/": true, "github.com/Azure/azure-sdk": true}, // for stages in S3 or Azure
+	"sqlserver": {"github.com/Azure/azure-sdk": true},                                        // for Entra ID
 }
 
-// helpers are packages beside the drivers, and the drivers that use them.
+// helpers maps packages below internal/drivers that are not drivers to the drivers that use them.
 var helpers = map[string][]string{"awscredentials": {"kafka", "s3"}}
 
 func TestCustomBuild_HoldsOneDriver(t *testing.T) {
@@ -150,8 +152,8 @@ func TestCustomBuild_HoldsDevHQOnlyWithItsTag(t *testing.T) {
 	}
 }
 
-// checkPackages checks that with holds only packages that bare holds or that the driver link
-// depends on.
+// checkPackages checks the packages of the build with, which links only the driver link. Each must
+// be a package of the build bare, which links no driver, or a dependency of that driver.
 func checkPackages(t *testing.T, link string, bare, with build) {
 	t.Helper()
 	allowed, hasDriver, found := maps.Clone(bare.packages), false, make(map[string]bool)

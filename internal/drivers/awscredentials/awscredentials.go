@@ -1,4 +1,4 @@
-// Package awscredentials describes why the AWS SDK finds no credentials.
+// Package awscredentials explains why the AWS SDK cannot find or use credentials.
 package awscredentials
 
 import (
@@ -16,10 +16,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// ChainError returns an error of the SDK's chain of credentials with its class and a text that
-// says what to do. A failure of the network is transient; a machine outside AWS never has an
-// instance's role. remedy says how to give credentials otherwise, as an imperative. The error
-// leaves out texts of services, which may hold secrets.
+// ChainError returns an error of the AWS SDK's credential chain with its fault class and a text
+// that says what to do. Network failures are transient, except for a failure to reach the EC2
+// metadata service: outside AWS, a machine never has an instance role, so ChainError returns
+// NotFound. The parameter remedy is an imperative that names another way to give credentials. The
+// text quotes nothing from services, which may contain secrets.
 func ChainError(err error, remedy string) error {
 	var operation *smithy.OperationError
 	var api smithy.APIError
@@ -30,7 +31,7 @@ func ChainError(err error, remedy string) error {
 	case errors.As(err, &api):
 		return fault.Mark(fault.Refused, fmt.Errorf("find AWS credentials: %s answers %s; "+
 			"correct the profile, the role, or the role's trust policy", serviceOf(operation), api.ErrorCode()))
-	case errors.As(err, new(*fs.PathError)): // its cause looks like a network's
+	case errors.As(err, new(*fs.PathError)): // it looks like a net.Error, too
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		cause := fault.Innermost(err)
 		if e := new(url.Error); errors.As(err, &e) {
@@ -42,8 +43,8 @@ func ChainError(err error, remedy string) error {
 		reason(err), remedy))
 }
 
-// reason returns the reason why the SDK cannot use a source of credentials. Its own texts may
-// quote values of the environment, a profile or the URL.
+// reason returns a description of the source of credentials that the SDK cannot use. It does not
+// quote the SDK's text, which may contain values of the environment, a profile or the URL.
 func reason(err error) string {
 	var file *fs.PathError
 	var exit *exec.ExitError
@@ -58,7 +59,8 @@ func reason(err error) string {
 	return "a value of the environment, a profile or the url cannot be used"
 }
 
-// NotFound returns the error if there are no credentials at all.
+// NotFound returns a Refused error for a machine that has no AWS credentials. The parameter remedy
+// is as in ChainError.
 func NotFound(remedy string) error {
 	return fault.Mark(fault.Refused, fmt.Errorf("there are no AWS credentials: %s, "+
 		"or give the AWS SDK some in the environment, a profile or a role", remedy))

@@ -14,9 +14,9 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// BenchmarkApply writes batches to a hub that discards them, and by turns the same events, built
-// beforehand, in the same messages with the client library alone. It reports both rates and their
-// ratio.
+// BenchmarkApply measures the sink and the client library alone, in alternation, with a hub that
+// discards the events. The client library sends the same events in the same messages, which are
+// built in advance. The benchmark reports both rates and their ratio.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		for _, rows := range []int{5000, 100} {
@@ -54,7 +54,7 @@ func benchmark(b *testing.B, columns, rows int) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	sinktest.Apply(b, s, apply) // now both are connected
+	sinktest.Apply(b, s, apply) // from here on, both are connected
 	sendBare(b, client, queues, made)
 	var eds, bare time.Duration
 	for b.Loop() {

@@ -12,20 +12,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// config is a parsed URL.
+// config is a parsed destination URL.
 type config struct {
 	connectionString
 	name       *encode.Route
-	credential azcore.TokenCredential // nil: the shared access key
+	credential azcore.TokenCredential // nil if the shared access key is used
 	properties bool
 	inFlight   int
 	dial       dialer
-	tls        *tls.Config // nil: the system's authorities
+	tls        *tls.Config // nil to trust the system's authorities
 	patience   time.Duration
-	renew      func() (config, error) // nil: the config stays as it is
+	renew      func() (config, error) // parses the URL again; nil if the config never changes
 }
 
-// now returns the config with the current secrets and certificates.
+// now returns the config with the current secrets and certificates, which may have been rotated.
 func (c *config) now() (config, error) {
 	if c.renew == nil {
 		return *c, nil
@@ -36,7 +36,7 @@ func (c *config) now() (config, error) {
 const errShape = "the eventhub url should read " +
 	"eventhub://example.servicebus.windows.net/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub"
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads a destination URL. Its errors contain no secrets of the URL.
 func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 	var c config
 	v, err := sink.ParseOptions(target, options)
@@ -49,7 +49,7 @@ func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 	if lookup == nil {
 		lookup = func(string) (string, bool) { return "", false }
 	}
-	// A ; may come before the first /, and / is a digit of keys.
+	// Host and Path must be joined: the first / may come after a ;, and a key may contain a /.
 	if c.connectionString, err = parseConnection(target.Host + target.Path); err != nil {
 		return c, err
 	}
@@ -69,10 +69,12 @@ func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 	return c, c.parseAuth(v, lookup)
 }
 
-// maxInFlight is more than the number of messages that Event Hubs keeps waiting on a link.
+// maxInFlight is the maximum of option in-flight. Event Hubs keeps fewer messages than that waiting
+// on a link.
 const maxInFlight = 1000
 
-// parseTransport reads how the namespace is reached.
+// parseTransport reads the options that say how to connect to the namespace: transport, proxy and
+// tls-ca.
 func (c *config) parseTransport(v sink.Values, lookup sink.Lookup) error {
 	if v.Given("tls-ca") {
 		if c.emulator {

@@ -12,21 +12,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// connectionString has the parts of a connection string.
+// connectionString holds the parts of an Azure connection string.
 type connectionString struct {
 	host     string // host, or host:port
 	keyName  string
 	key      string
 	hub      string
-	emulator bool // plain AMQP
+	emulator bool // the server is the emulator, which speaks AMQP without TLS
 }
 
-// pairNames lists the names that a connection string may use.
+// pairNames lists the names of the Name=value parts that a connection string may have.
 var pairNames = []string{"Endpoint", "SharedAccessKeyName", "SharedAccessKey", "EntityPath", "UseDevelopmentEmulator"}
 
-// parseConnection reads a connection string, with or without Endpoint=sb:// in front:
-// host/;Name=value;Name=value. host/hub may replace EntityPath=hub. Errors contain none of its
-// secrets.
+// parseConnection reads a connection string of the form host/;Name=value;Name=value. The prefix
+// Endpoint=sb:// is optional. A hub may also be given as host/hub instead of EntityPath=hub. Errors
+// contain no secrets of the connection string.
 func parseConnection(text string) (connectionString, error) {
 	var c connectionString
 	if !strings.Contains(text, ";") {
@@ -97,7 +97,8 @@ func (c *connectionString) set(name, value string) error {
 	case "SharedAccessKeyName":
 		c.keyName = value
 	case "SharedAccessKey":
-		// Base64 has no blank: a tool that decoded the URL as a form turned a + into one.
+		// Base64 has no blanks. A tool that decoded the URL as a form has turned each + into a
+		// blank.
 		c.key = strings.ReplaceAll(value, " ", "+")
 	case "EntityPath":
 		c.hub = strings.Trim(value, "/")
@@ -113,7 +114,8 @@ func (c *connectionString) set(name, value string) error {
 
 var escape = regexp.MustCompile(`%[0-9A-Fa-f]{2}`)
 
-// unescape undoes a second percent-encoding. No valid value contains one.
+// unescape decodes value if it is percent-encoded, as in a URL that was encoded twice. A valid
+// value never contains a percent-encoding.
 func unescape(value string) string {
 	if !escape.MatchString(value) {
 		return value
@@ -124,7 +126,8 @@ func unescape(value string) string {
 	return value
 }
 
-// check rejects a host that cannot be a namespace, and half of a key pair.
+// check rejects a host that cannot be a namespace. It also rejects a key name without a key, and a
+// key without a key name.
 func (c *connectionString) check() error {
 	name, port := c.host, ""
 	if strings.Contains(c.host, ":") {
@@ -155,7 +158,8 @@ func notInHost(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune("/@?#%\\\"<>^`{|}$,'!()*;=&+~", r)
 }
 
-// forHub returns the connection string for a hub in the form that Azure's clients expect.
+// forHub returns the connection string in the form that Azure's clients expect, with hub as its
+// EntityPath.
 func (c *connectionString) forHub(hub string) string {
 	text := "Endpoint=sb://" + c.host + "/;SharedAccessKeyName=" + c.keyName + ";SharedAccessKey=" + c.key + ";EntityPath=" + hub
 	if c.emulator {

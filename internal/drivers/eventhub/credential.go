@@ -15,7 +15,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// parseAuth reads how eds authenticates to Event Hubs.
+// parseAuth reads the options that say how eds authenticates to Event Hubs.
 func (c *config) parseAuth(v sink.Values, lookup sink.Lookup) error {
 	auth := v.Text("auth")
 	if auth == "sas" {
@@ -39,13 +39,14 @@ func (c *config) parseAuth(v sink.Values, lookup sink.Lookup) error {
 	return c.parseIdentity(auth, v, lookup)
 }
 
-// identity holds the credentials that eds presents to Entra ID.
+// identity holds the values from which eds creates an Entra ID credential. An empty value was not
+// given.
 type identity struct {
 	tenant, client string
 	secret         string
-	certificate    string // path of a file
-	password       string // of the certificate
-	tokenFile      string
+	certificate    string // path of a PEM or PKCS#12 file
+	password       string // password of the certificate file
+	tokenFile      string // path of a file with a federated token, as Kubernetes mounts it
 }
 
 // identityOf reads the identity from the URL and the environment.
@@ -67,7 +68,7 @@ func identityOf(v sink.Values, lookup sink.Lookup) identity {
 func (c *config) parseIdentity(auth string, v sink.Values, lookup sink.Lookup) error {
 	id := identityOf(v, lookup)
 	if auth == "managed-identity" {
-		id.client = v.Text("client-id") // the variable names an application
+		id.client = v.Text("client-id") // AZURE_CLIENT_ID is an application's
 	}
 	need := func(pairs ...string) error {
 		for i := 0; i < len(pairs); i += 2 {
@@ -96,7 +97,7 @@ func (c *config) parseIdentity(auth string, v sink.Values, lookup sink.Lookup) e
 	return nil
 }
 
-// credential returns a credential that requests tokens. It makes no request yet.
+// credential returns the credential of the kind that auth names. Creating it sends no request.
 func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.TokenCredential, error) {
 	switch auth {
 	case "managed-identity":
@@ -133,24 +134,24 @@ func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.Toke
 	}
 }
 
-// lazyCredential creates a credential when the first token is requested. It is safe for concurrent
-// use.
+// lazyCredential creates the credential when the first token is requested. It is safe for
+// concurrent use.
 type lazyCredential struct {
 	make func() (azcore.TokenCredential, error)
 
 	mu   sync.Mutex
-	made azcore.TokenCredential // nil: none yet
+	made azcore.TokenCredential // nil until the first token request
 }
 
 func newLazyCredential(make func() (azcore.TokenCredential, error)) azcore.TokenCredential {
 	return &lazyCredential{make: make}
 }
 
-// tokenTimeout bounds a token request to Entra ID or to the machine's own service: the client sets
-// no bound.
+// tokenTimeout bounds a token request to Entra ID or to the machine's identity service. The Azure
+// client itself sets no bound.
 const tokenTimeout = time.Minute
 
-// GetToken returns a token, which the credential caches until it expires.
+// GetToken returns a token. The credential caches the token until it expires.
 func (l *lazyCredential) GetToken(ctx context.Context, o policy.TokenRequestOptions) (azcore.AccessToken, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

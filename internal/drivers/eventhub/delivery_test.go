@@ -25,7 +25,7 @@ func TestApply_StoresEventsOnceInRowOrder(t *testing.T) {
 	}
 }
 
-// TestApply_ResendsOnlyTheRefusedMessage throttles the namespace in the middle of a batch.
+// TestApply_ResendsOnlyTheRefusedMessage throttles the namespace while a batch is being sent.
 func TestApply_ResendsOnlyTheRefusedMessage(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
@@ -43,7 +43,7 @@ func TestApply_ResendsOnlyTheRefusedMessage(t *testing.T) {
 			!strings.Contains(err.Error(), "server-busy, TrackingId:xyz_G1") || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("throttled: %v, after %v: %v", fault.Of(err), fault.RetryAfter(err), err)
 		}
-		// A caller may retry a part of the batch, and then the rest.
+		// A caller may retry a part of the batch first, and the remaining events afterwards.
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, first, first+10))
 		sinktest.Apply(t, s, sinktest.NumberedBatch(t, first+11, first+29))
 		if after := hub.Counts(t); after.Links != before.Links {
@@ -138,8 +138,8 @@ func TestApply_LosesNothingInALongOutage(t *testing.T) {
 	}
 }
 
-// TestApply_GivesUpOnASilentNamespace: one message is never answered, then the whole connection
-// stalls.
+// TestApply_GivesUpOnASilentNamespace first leaves one message unanswered. Then it stalls the whole
+// connection.
 func TestApply_GivesUpOnASilentNamespace(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
@@ -219,8 +219,8 @@ func TestApply_SplitsEventsOfARowIntoMessages(t *testing.T) {
 	}
 }
 
-// TestApply_SendsOneMessagePerKeyAtATime sends many messages of each of three keys to a hub that
-// answers only once it holds three.
+// TestApply_SendsOneMessagePerKeyAtATime sends many messages with three keys to a hub that answers
+// only after it has received three messages.
 func TestApply_SendsOneMessagePerKeyAtATime(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{Max: 4000})

@@ -24,8 +24,8 @@ import (
 
 var errClosed = errors.New("the sink is closed")
 
-// serviceError is an error that Event Hubs returned. Its text holds the condition's name and the
-// tracking id for support, and none of the service's own words.
+// serviceError is an error that Event Hubs returned. Its text contains the condition's name and the
+// tracking id for Azure support. It quotes nothing else from the service.
 type serviceError struct {
 	text  string
 	cause error
@@ -41,7 +41,7 @@ const (
 	hintMissing = "the hub does not exist; create it, or correct EntityPath="
 )
 
-// fatal lists the conditions that only the operator can fix.
+// fatal maps each condition that only the operator can fix to a hint.
 var fatal = map[amqp.ErrCond]string{
 	amqp.ErrCondUnauthorizedAccess:  hintUnauthorized,
 	amqp.ErrCondNotFound:            hintMissing,
@@ -50,7 +50,7 @@ var fatal = map[amqp.ErrCond]string{
 	amqp.ErrCondNotAllowed:          "the hub does not allow that; check that it is an event hub, and its status",
 }
 
-// poison lists the conditions that concern the content of an event.
+// poison maps each condition that concerns the content of an event to a hint.
 var poison = map[amqp.ErrCond]string{
 	amqp.ErrCondMessageSizeExceeded:       hintTooLarge,
 	"com.microsoft:argument-error":        "Event Hubs refuses the event",
@@ -61,22 +61,24 @@ var poison = map[amqp.ErrCond]string{
 const hintTooLarge = "the event is larger than Event Hubs accepts in the namespace's tier; raise the tier, or the hub's maximum message " +
 	"size, and start eds again"
 
-// busy is the condition of a throttled namespace, which asks for some seconds of quiet.
+// busy is the condition of a throttled namespace. The service asks clients to wait some seconds;
+// eds waits busyPause.
 const (
 	busy      = amqp.ErrCond("com.microsoft:server-busy")
 	busyPause = 4 * time.Second
 )
 
-// quoted matches the service's condition in the text of a client error that hides its cause. The
-// client writes one if it does not know the condition, and reconnects.
+// quoted matches a condition in the text of a client error that does not wrap its cause. The client
+// returns such an error for a condition that it does not know, and then reconnects.
 var quoted = regexp.MustCompile(`^(?:\([a-z]+\): )?\*Error\{Condition: ([a-z0-9:._-]+),`)
 
-// conditionOf returns the condition that the service named in its reply to a message, or "".
+// conditionOf returns the condition in the service's reply to a message, or "" if err is not such a
+// reply.
 func conditionOf(err error) amqp.ErrCond {
 	var condition *amqp.Error
 	var link *amqp.LinkError
 	if errors.As(err, &link) {
-		return "" // the end of a link is no reply
+		return "" // a link that ended is not a reply to a message
 	}
 	if errors.As(err, &condition) {
 		return condition.Condition
@@ -87,23 +89,24 @@ func conditionOf(err error) amqp.ErrCond {
 	return ""
 }
 
-// failed matches the status of a $cbs reply in such a text.
+// failed matches the status of a $cbs reply (the reply to a token) in the text of a client error
+// that does not wrap its cause.
 var failed = regexp.MustCompile(`^(?:\([a-z]+\): )?rpc: failed, status code ([0-9]{3}) `)
 
-// statusOf returns the status of a $cbs reply, or 0.
+// statusOf returns the HTTP-like status of a $cbs reply, or 0 if err is not such a reply.
 func statusOf(err error) int {
 	var status interface{ RPCCode() int }
 	if errors.As(err, &status) {
 		return status.RPCCode()
 	}
 	if named := failed.FindStringSubmatch(err.Error()); named != nil {
-		code, _ := strconv.Atoi(named[1]) // three digits
+		code, _ := strconv.Atoi(named[1]) // always valid: named[1] has three digits
 		return code
 	}
 	return 0
 }
 
-// refused reports whether err concerns one message and leaves its link open.
+// refused reports whether err rejects only one message and leaves its link open.
 func refused(err error) bool {
 	condition := conditionOf(err)
 	return condition == busy || poison[condition] != "" || errors.Is(err, azeventhubs.ErrEventDataTooLarge)
@@ -115,8 +118,9 @@ func missing(err error) bool {
 	return errors.As(err, &condition) && condition.Condition == amqp.ErrCondNotFound || err != nil && statusOf(err) == http.StatusNotFound
 }
 
-// classify gives an error of the client its class, and a text that says what to do. The text quotes
-// nothing of the service's own, which could hold anything.
+// classify returns a client error with its fault class and a text that says what to do. The text
+// quotes nothing from the service except names, codes and the tracking id, because other parts of a
+// reply could contain anything.
 func (s *hubSession) classify(err error) error {
 	if err == nil {
 		return nil
@@ -165,7 +169,7 @@ func classifyCondition(e *amqp.Error) error {
 	return &serviceError{"Event Hubs answers " + string(e.Condition) + tracking(e), e}
 }
 
-// classifyStatus classifies a $cbs reply to a token.
+// classifyStatus classifies the rejection of a token by the status code of the $cbs reply.
 func classifyStatus(err error, code int) error {
 	named := fmt.Sprintf(" (status %d%s)", code, tracking(err))
 	switch code {
@@ -177,7 +181,8 @@ func classifyStatus(err error, code int) error {
 	return &serviceError{"Event Hubs does not accept the token now" + named, err}
 }
 
-// classifyLoss describes a failed dial or a lost connection.
+// classifyLoss describes a failed dial or a lost connection. It returns a Refused error if only the
+// operator can fix the cause.
 func (s *hubSession) classifyLoss(err error) error {
 	cause := s.lastDialError()
 	if cause == nil {
@@ -195,7 +200,7 @@ func (s *hubSession) classifyLoss(err error) error {
 	return fmt.Errorf("connect to %s: %w", s.host, cause)
 }
 
-// tlsHint returns the remedy for an error of TLS, or "" for any other error.
+// tlsHint returns the remedy for a TLS error, or "" for any other error.
 func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError
@@ -217,7 +222,8 @@ func tlsHint(err error) string {
 
 var trackingID = regexp.MustCompile(`TrackingId:[A-Za-z0-9_-]{1,80}`)
 
-// tracking returns the service's tracking id, which support asks for, or "".
+// tracking returns the service's tracking id in err, with a comma before it, or "" if there is
+// none. Azure support asks for the id.
 func tracking(err error) string {
 	if id := trackingID.FindString(err.Error()); id != "" {
 		return ", " + id
@@ -225,8 +231,8 @@ func tracking(err error) string {
 	return ""
 }
 
-// identityError is an error of an Entra ID credential. Its cause may quote the reply to a token
-// request, so Error leaves it out.
+// identityError is an error of an Entra ID credential. The wrapped error may quote the reply to a
+// token request, so Error does not include it.
 type identityError struct {
 	err    error
 	unmade bool // the credential could not be created
@@ -239,10 +245,10 @@ func (e *identityError) Unwrap() error { return e.err }
 
 var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 
-// classify gives the error its class. The operator has to act on a refusal by Entra ID. An outage
-// is retried.
+// classify returns the error with its fault class. If Entra ID refuses the identity, the operator
+// has to act, so the class is Refused. An outage is retried.
 func (e *identityError) classify() error {
-	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // its cause resembles a network error
+	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // it looks like a net.Error, too
 		return fault.Mark(fault.Refused, &serviceError{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
 	}
 	if network := net.Error(nil); errors.As(e.err, &network) || errors.Is(e.err, context.Canceled) {
@@ -264,7 +270,8 @@ func (e *identityError) classify() error {
 	return &serviceError{"Entra ID gives no token now" + named, e.err}
 }
 
-// firstLine returns the first line of an error's text, without the path of a file system error.
+// firstLine returns the first line of an error's text. It leaves out the path of a file system
+// error.
 func firstLine(err error) string {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		err = e.Err

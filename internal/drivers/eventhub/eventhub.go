@@ -28,8 +28,9 @@ func Driver() sink.Driver {
 	}
 }
 
-// borrows returns the credential of this machine that target sends to a namespace: a token of
-// Entra ID is valid for all namespaces.
+// borrows returns the part of target by which a sink would send a credential of this machine to the
+// destination, or "" if there is none. A token of Entra ID is valid for all namespaces, so only the
+// operator's own URL may use one.
 func borrows(target *url.URL) string {
 	if auth := target.Query().Get("auth"); auth != "" && auth != "sas" {
 		return "an auth of Entra ID"
@@ -120,7 +121,7 @@ var fields = []sink.Field{
 	},
 }
 
-// buildURL builds a URL from the values of the driver's fields.
+// buildURL builds a destination URL from the values of the driver's fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	const field = "Connection String"
 	refuse := func(why string) (string, []sink.FieldError) {
@@ -143,7 +144,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return c.url(), nil
 }
 
-// url returns a URL of the connection.
+// url returns the destination URL for the connection string.
 func (c *connectionString) url() string {
 	escape := func(text string) string {
 		return strings.NewReplacer("%", "%25", ";", "%3B", "?", "%3F", "#", "%23", " ", "%20", "{", "%7B", "}", "%7D").Replace(text)
@@ -156,7 +157,7 @@ func (c *connectionString) url() string {
 	return text
 }
 
-// open connects, and checks that changes can be written.
+// open connects to the namespace and checks that eds may send events.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	read := func(target *url.URL) (config, error) { return parse(target, env.Lookup) }
@@ -167,7 +168,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	c.renew = func() (config, error) { return sink.Renew(env.Access, target, read) }
 	s := newSink(c, env)
 	if err := s.Probe(ctx); err != nil {
-		_ = s.Close(ctx) // nothing was written
+		_ = s.Close(ctx) // eds has written nothing, so a failed close loses nothing
 		return nil, err
 	}
 	return s, nil

@@ -15,7 +15,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// namespace is the server of all tests. Each test creates its own hubs there.
+// namespace is the server that all tests share. Each test creates its own hubs in it.
 var namespace *peer.Namespace
 
 func TestMain(m *testing.M) {
@@ -44,7 +44,7 @@ func newHub(t testing.TB, s peer.Settings) *peer.Hub {
 	return namespace.Make(t, fmt.Sprintf("hub-%d", hubs.Add(1)), s)
 }
 
-// urlAt returns the URL of a hub that is reached at an address.
+// urlAt returns the destination URL of a hub, with address as its host.
 func urlAt(address, hub, query string) string {
 	return "eventhub://" + address + "/;SharedAccessKeyName=" + peer.KeyName + ";SharedAccessKey=" + peer.Key + ";EntityPath=" + hub +
 		";UseDevelopmentEmulator=true" + query
@@ -72,7 +72,8 @@ func mustOpen(t testing.TB, raw string) *Sink {
 	return s
 }
 
-// rows returns the ids of the changes in a hub, by partition key, in order.
+// rows returns the ids of the changes in a hub, by partition key. The changes of a key are in
+// stored order.
 func rows(t testing.TB, hub *peer.Hub) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
@@ -87,8 +88,8 @@ func rows(t testing.TB, hub *peer.Hub) map[string][]string {
 	return all
 }
 
-// wantOnce checks that a hub holds the numbered events from first to last, each once, in the order
-// of their row.
+// wantOnce checks that a hub stores each of the numbered events from first to last exactly once.
+// The events of a row must be in order.
 func wantOnce(t testing.TB, hub *peer.Hub, first, last int) {
 	t.Helper()
 	wantRows(t, rows(t, hub), first, last)
@@ -111,7 +112,7 @@ func wantRows(t testing.TB, got map[string][]string, first, last int) {
 	}
 }
 
-// wantInOrder checks the same, but permits duplicates.
+// wantInOrder is like wantOnce, but permits duplicates.
 func wantInOrder(t testing.TB, hub *peer.Hub, first, last int) {
 	t.Helper()
 	got := rows(t, hub)

@@ -10,10 +10,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxHub is the length of a hub's name that Azure allows.
+// maxHub is the maximum length of a hub's name that Azure allows, in characters.
 const maxHub = 256
 
-// parseHub reads a hub's name, or a template of names.
+// parseHub reads a hub's name, or a template that yields the hub's name for each change.
 func parseHub(text string) (*encode.Route, error) {
 	switch {
 	case text == "":
@@ -21,7 +21,7 @@ func parseHub(text string) (*encode.Route, error) {
 	case strings.Contains(text, "/"):
 		return nil, errors.New("the hub has a slash in its name, which Event Hubs does not allow; use . or - instead")
 	case encode.IsTemplate(text):
-	case strings.Contains(text, "="): // it may be half a secret
+	case strings.Contains(text, "="): // text may contain a secret; do not quote it
 		return nil, errors.New("the hub's name has a = in it; write ; between the parts of a connection string")
 	case legal(text) != text:
 		return nil, fmt.Errorf("a hub's name consists of letters, digits and . _ -, "+
@@ -30,7 +30,8 @@ func parseHub(text string) (*encode.Route, error) {
 	return encode.ParseRoute("hub", text, legal)
 }
 
-// destinationOf returns the namespace and the hub.
+// destinationOf returns the identity of the destination: the namespace and the hub, without
+// credentials.
 func destinationOf(target *url.URL) string {
 	c, err := parseConnection(target.Host + target.Path)
 	if err != nil {
@@ -43,8 +44,8 @@ func destinationOf(target *url.URL) string {
 	return sink.JoinIdentity("eventhub", sink.HostsIdentity(c.host, "5671"), hub, nil)
 }
 
-// legal returns a name that Azure accepts: _ replaces other bytes, 0 is added at an end that is
-// not a letter or digit, and a name that is too long is cut and ends in a hash.
+// legal turns name into a name that Azure accepts. It replaces each invalid byte with _, and adds a
+// 0 to an end that is not a letter or digit. If the name is too long, it is cut and ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

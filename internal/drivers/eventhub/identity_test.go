@@ -11,7 +11,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 )
 
-// TestIdentity_ErrorsHoldNoValue creates credentials from unusable values. None of them reaches
+// TestIdentity_ErrorsHoldNoValue creates credentials from invalid values. It sends no request to
 // Entra ID.
 func TestIdentity_ErrorsHoldNoValue(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")

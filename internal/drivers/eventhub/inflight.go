@@ -13,17 +13,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// keyQueue holds the events of a batch for one hub and one partition key, in order. Its messages
-// are sent one after the other.
+// keyQueue holds the events of a batch that have the same hub and the same partition key, in stream
+// order. Its messages are sent one at a time.
 type keyQueue struct {
 	hub, key string
-	plain    bool // the key ends in the row's id
+	plain    bool // key is the uncut partition key of the protocol, which ends in the row's id
 	events   []*cdc.Event
-	accepted int // the first events that Event Hubs has accepted
+	accepted int // number of events, from the first, that Event Hubs has accepted
 }
 
-// keyQueues sorts events into queues, in the order of their first events. It skips events that
-// Event Hubs has already accepted. An error is about one event.
+// keyQueues groups events into queues. The queues are in the order of their first events. Events
+// that Event Hubs has already accepted are left out. An error concerns a single event.
 func (s *Sink) keyQueues(events []*cdc.Event) ([]*keyQueue, error) {
 	s.scratch.list = s.scratch.list[:0]
 	byID := s.scratch.byID
@@ -53,16 +53,16 @@ func (s *Sink) keyQueues(events []*cdc.Event) ([]*keyQueue, error) {
 	return s.scratch.list, nil
 }
 
-// queueID identifies a queue of a batch.
+// queueID identifies a queue within a batch.
 type queueID struct{ hub, key string }
 
-// scratch is memory that the next batch reuses. The zero value is ready.
+// scratch is memory that is reused from batch to batch. The zero value is ready to use.
 type scratch struct {
 	list []*keyQueue
 	byID map[queueID]*keyQueue
 
 	mu      sync.Mutex
-	writers []*messageWriter // unused ones
+	writers []*messageWriter // writers that are not in use
 }
 
 // clear drops the references to the caller's events.
@@ -89,23 +89,23 @@ func (s *scratch) putWriter(w *messageWriter) {
 	s.writers = append(s.writers, w)
 }
 
-// inFlightBatch sends one batch.
+// inFlightBatch is one batch being sent.
 type inFlightBatch struct {
 	sink    *Sink
 	session *hubSession
 	queues  []*keyQueue
-	// intact reports, after an error, that the session is still usable.
+	// intact reports, after send has failed, whether the session is known to be usable.
 	intact bool
 
 	mu   sync.Mutex
-	next int // index of the next queue to send
+	next int // index into queues of the next queue to send
 	err  error
-	// soft reports that err only rejects a message.
+	// soft reports whether every error so far rejected a single message and left its link open.
 	soft bool
 }
 
-// send sends all queues, several at a time. It returns once each sent message is accepted, or its
-// outcome unknown.
+// send sends all queues, several at a time. It returns once every sent message has been accepted or
+// has returned an error.
 func (f *inFlightBatch) send(ctx context.Context) error {
 	if err := f.ready(ctx); err != nil {
 		return err
@@ -123,14 +123,14 @@ func (f *inFlightBatch) send(ctx context.Context) error {
 			}
 		})
 	}
-	// After a failure too: messages in flight may still be accepted.
+	// Wait even after a failure, because messages in flight may still be accepted.
 	group.Wait()
 	f.intact = f.soft
 	return f.err
 }
 
-// ready opens the links of the batch's hubs one after the other, so that a failure is reported
-// once.
+// ready opens the links to the batch's hubs, one at a time, so that a connection failure is
+// reported only once.
 func (f *inFlightBatch) ready(ctx context.Context) error {
 	seen := make(map[string]bool)
 	for _, q := range f.queues {
@@ -146,7 +146,7 @@ func (f *inFlightBatch) ready(ctx context.Context) error {
 	return nil
 }
 
-// take returns the next queue, or nil if no more are to be sent.
+// take returns the next queue, or nil if none is left or the batch has failed.
 func (f *inFlightBatch) take() *keyQueue {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -157,7 +157,8 @@ func (f *inFlightBatch) take() *keyQueue {
 	return f.queues[f.next-1]
 }
 
-// fail stops new messages. Those in flight continue.
+// fail records err, which concerns queue q, so that no more messages are sent. Messages in flight
+// continue.
 func (f *inFlightBatch) fail(err error, q *keyQueue) {
 	soft := refused(err)
 	err = fmt.Errorf("hub %q: %w", q.hub, f.session.classify(err))
@@ -173,7 +174,8 @@ func (f *inFlightBatch) failed() bool {
 	return f.err != nil
 }
 
-// sendQueue sends a queue in as few messages as possible.
+// sendQueue sends the unaccepted events of a queue in as few messages as possible. After the first
+// message it stops if the batch has failed elsewhere.
 func (f *inFlightBatch) sendQueue(ctx context.Context, q *keyQueue, w *messageWriter) error {
 	client, err := f.session.client(q.hub)
 	if err != nil {
@@ -192,7 +194,7 @@ func (f *inFlightBatch) sendQueue(ctx context.Context, q *keyQueue, w *messageWr
 			event, replaced := w.write(q, n, n == q.accepted)
 			err := batch.AddAMQPAnnotatedMessage(event, nil)
 			if errors.Is(err, azeventhubs.ErrEventDataTooLarge) && n > q.accepted {
-				break // it starts the next message
+				break // event n starts the next message
 			}
 			if err != nil {
 				return err
@@ -210,21 +212,22 @@ func (f *inFlightBatch) sendQueue(ctx context.Context, q *keyQueue, w *messageWr
 	return nil
 }
 
-// adjusted counts an event whose bytes were replaced.
+// adjusted counts an event whose invalid UTF-8 was replaced.
 func (s *Sink) adjusted(e *cdc.Event) {
 	s.counting.Lock()
 	defer s.counting.Unlock()
 	s.env.Adjusted(e.Table, "", "invalid-utf8")
 }
 
-// failedEvents records, for each event of failed batches, whether Event Hubs accepted it. The zero
-// value is empty.
+// failedEvents records, for each event of a failed batch, whether Event Hubs accepted the event.
+// The zero value is empty.
 type failedEvents struct {
-	seed   maphash.Seed
+	seed maphash.Seed
+	// events maps each recorded event to whether it was accepted. It is nil if nothing is recorded.
 	events map[fingerprint]bool
 }
 
-// fingerprint identifies an event.
+// fingerprint identifies an event by its position in the stream and a hash of its payload.
 type fingerprint struct {
 	sequence uint64
 	payload  uint64
@@ -239,7 +242,8 @@ func (r *failedEvents) accepted(e *cdc.Event) bool {
 	return r.events != nil && r.events[r.fingerprint(e)]
 }
 
-// record remembers the outcome of the queues' events.
+// record records which events of the queues were accepted. It records nothing if nothing has ever
+// been accepted.
 func (r *failedEvents) record(queues []*keyQueue) {
 	none := !slices.ContainsFunc(queues, func(q *keyQueue) bool { return q.accepted > 0 })
 	if r.events == nil && none {
@@ -256,8 +260,8 @@ func (r *failedEvents) record(queues []*keyQueue) {
 	}
 }
 
-// forget drops the events of a batch that has succeeded. If one of them is not recorded, the caller
-// has moved on to another batch, and forget drops all.
+// forget removes the events of a batch that has succeeded. If one of these events is not recorded,
+// the caller has moved on to another batch, so forget removes all records.
 func (r *failedEvents) forget(events []*cdc.Event) {
 	if r.events == nil {
 		return

@@ -13,11 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxPartitionKey is the longest partition key that Event Hubs allows, in UTF-16 code units.
+// maxPartitionKey is the maximum length of a partition key that Event Hubs allows, in UTF-16 code
+// units.
 const maxPartitionKey = 128
 
-// partitionKey returns the event's partition key. A key that is too long is cut and ends in a hash
-// of the whole. If plain is true, the key is the protocol's own and ends in the row's id.
+// partitionKey returns the event's partition key. If plain is true, key is the unchanged key of the
+// protocol, which ends in the row's id. A key that is too long is cut and ends in a hash of the
+// whole key.
 func partitionKey(e *cdc.Event) (key string, plain bool) {
 	raw := encode.PartitionKey(e)
 	key = clean(raw)
@@ -43,8 +45,8 @@ func utf16Length(text string) int {
 	return n
 }
 
-// clean returns text as AMQP can carry it: U+FFFD replaces each byte that is not UTF-8, as in an
-// event's body.
+// clean returns text as valid UTF-8, which AMQP requires. Like the body of an event, the result has
+// U+FFFD for each invalid byte.
 func clean(text string) string {
 	if utf8.ValidString(text) {
 		return text
@@ -56,15 +58,17 @@ func clean(text string) string {
 	return b.String()
 }
 
-// messageWriter builds events, one at a time. Each is valid until the next one is built.
+// messageWriter builds the client's events, one at a time. Each event is valid until the next one
+// is built.
 type messageWriter struct {
-	all      bool // all properties, not only objectId
+	all      bool // write all properties, not only objectId
 	event    azeventhubs.AMQPAnnotatedMessage
-	rest     map[string]any    // properties of events after the first of a message
-	previous [3]cachedProperty // table, version and row, which seldom change
+	rest     map[string]any    // reused for every event of a message except the first
+	previous [3]cachedProperty // of row id, table and version, which seldom change
 }
 
-// cachedProperty is a string and its value as a property.
+// cachedProperty is the string that was last written for a property, and the property value made
+// from it.
 type cachedProperty struct {
 	plain    string
 	property any
@@ -81,12 +85,13 @@ func newMessageWriter(all bool) *messageWriter {
 	return w
 }
 
-// operations maps each operation to its property value.
+// operations maps each operation to the value of the property eds-operation.
 var operations = map[cdc.Op]any{cdc.Insert: cdc.Insert.String(), cdc.Update: cdc.Update.String(), cdc.Delete: cdc.Delete.String()}
 
-// write returns the message event for the nth event of a queue. replaced reports that invalid UTF-8
-// was replaced. The client keeps the properties of a message's first event until it is sent, but
-// not its body.
+// write returns the client's event for event n of queue l. The parameter first says whether the
+// event is the first of its message. The result replaced reports whether invalid UTF-8 was
+// replaced. The client keeps the properties of a message's first event until the message is sent,
+// so they are not reused. It does not keep the body.
 func (w *messageWriter) write(l *keyQueue, n int, first bool) (out *azeventhubs.AMQPAnnotatedMessage, replaced bool) {
 	e := l.events[n]
 	w.event.Body.Data[0], replaced = encode.Text(e)
@@ -106,11 +111,12 @@ func (w *messageWriter) write(l *keyQueue, n int, first bool) (out *azeventhubs.
 	return &w.event, replaced
 }
 
-// release drops references to the caller's event.
+// release drops the references to the caller's event.
 func (w *messageWriter) release() {
 	w.event.Body.Data[0], w.event.ApplicationProperties = nil, nil
 }
 
+// of returns the property value for plain.
 func (t *cachedProperty) of(plain string) any {
 	if t.plain != plain {
 		*t = cachedProperty{plain, clean(plain)}
@@ -118,8 +124,8 @@ func (t *cachedProperty) of(plain string) any {
 	return t.property
 }
 
-// rowID returns the row's id of an event of the queue. In a plain partition key it follows three
-// names and three dots.
+// rowID returns the row's id for event e of the queue. A plain partition key has table, company and
+// location, each followed by a dot, before the row's id.
 func (l *keyQueue) rowID(e *cdc.Event) string {
 	if !l.plain {
 		return e.RowID()

@@ -13,7 +13,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// story returns changes of every kind.
+// story returns a sequence of changes of every kind.
 func story(t testing.TB) []*cdc.Event {
 	t.Helper()
 	var events []*cdc.Event
@@ -39,7 +39,7 @@ func story(t testing.TB) []*cdc.Event {
 	return events
 }
 
-// show writes events as text, by partition key.
+// show formats events as text, sorted by partition key.
 func show(events []peer.Event) string {
 	slices.SortStableFunc(events, func(a, b peer.Event) int { return strings.Compare(a.Key, b.Key) })
 	var b strings.Builder
@@ -61,8 +61,8 @@ func TestApply_WritesGoldenMessages(t *testing.T) {
 	}
 }
 
-// TestPartitionKey_HonoursAzuresLimit: at most 128 UTF-16 code units. A longer key becomes a
-// shorter one that is unique per row.
+// TestPartitionKey_HonoursAzuresLimit checks keys around the limit of 128 UTF-16 code units. A
+// longer key must be shortened to a key that is still unique per row.
 func TestPartitionKey_HonoursAzuresLimit(t *testing.T) {
 	key := func(row string) string {
 		key, _ := partitionKey(&cdc.Event{Table: "t", Key: []byte(`["` + row + `"]`)})

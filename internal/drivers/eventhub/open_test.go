@@ -18,7 +18,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// TestOpen_RejectsBadURLs: each error says what to change. No case connects to Azure.
+// TestOpen_RejectsBadURLs checks that each error says what to change. It does not connect to Azure.
 func TestOpen_RejectsBadURLs(t *testing.T) {
 	notPEM := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(notPEM, []byte("x"), 0o600); err != nil {
@@ -77,8 +77,8 @@ func TestOpen_RejectsBadURLs(t *testing.T) {
 	}
 }
 
-// TestParseConnection_AcceptsAnyEscaping: keys are base64 with + / and =, and may have passed
-// through forms, shells and other tools.
+// TestParseConnection_AcceptsAnyEscaping checks keys, which are base64 with + / and =, after they
+// have passed through forms, shells and other tools.
 func TestParseConnection_AcceptsAnyEscaping(t *testing.T) {
 	want := connectionString{host: "ns.servicebus.windows.net", keyName: "Root Manage", key: "ab+/cd+/+efg==", hub: "hub-1"}
 	for _, raw := range []string{
@@ -116,7 +116,7 @@ func TestParseConnection_AcceptsAnyEscaping(t *testing.T) {
 
 func TestURLOf_ReadsPortalConnectionStrings(t *testing.T) {
 	const rest = ";SharedAccessKeyName=n;SharedAccessKey=a+/b=="
-	for text, want := range map[string]string{ // a URL, or an error
+	for text, want := range map[string]string{ // the result is a URL or an error
 		"Endpoint=sb://ns.servicebus.windows.net/" + rest + ";EntityPath=hub": "eventhub://ns.servicebus.windows.net/" + rest +
 			";EntityPath=hub",
 		" EntityPath=hub" + rest + ";Endpoint=sb://ns.servicebus.windows.net ": "eventhub://ns.servicebus.windows.net/" + rest +
@@ -145,7 +145,7 @@ func TestURLOf_ReadsPortalConnectionStrings(t *testing.T) {
 	}
 }
 
-// TestMaskURL_HidesTheKey: masked URLs appear in logs and at HQ.
+// TestMaskURL_HidesTheKey matters because masked URLs appear in logs and in HQ.
 func TestMaskURL_HidesTheKey(t *testing.T) {
 	for _, raw := range []string{
 		"eventhub://ns.x.net/;SharedAccessKeyName=n;SharedAccessKey=SECRET/SECRET==;EntityPath=h?transport=websockets",
@@ -232,7 +232,7 @@ func FuzzURL(f *testing.F) {
 		if c.key == "" || strings.ContainsAny(c.key+c.keyName, "%") {
 			return
 		}
-		// c.url() parses to the same connection.
+		// Parsing c.url() must return the same connection.
 		u, err := url.Parse(c.url())
 		if err != nil {
 			t.Fatalf("the url of %q does not parse: %v", text, err)

@@ -12,12 +12,13 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// outage is how long the namespace is down.
+// outage is the time for which the namespace is down.
 const outage = 10 * time.Minute
 
-// TestApply_SurvivesAnOutageOfTenMinutes kills a namespace that keeps its events on disk in the middle
-// of a batch, retries the batch until it is back, as the pipeline does, and reads everything. Run
-// it alone: go test -tags outage -run TenMinutes -timeout 20m.
+// TestApply_SurvivesAnOutageOfTenMinutes kills a namespace, which keeps its events on disk, while a
+// batch is being sent. Like the pipeline, the test retries the batch until the namespace is
+// available again. Then it reads all events. Run this test alone: go test -tags outage -run
+// TenMinutes -timeout 20m.
 func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	before, err := peer.StartAt("127.0.0.1:0", log)
@@ -27,7 +28,7 @@ func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 	hub := before.Make(t, "hub", peer.Settings{})
 	s := mustOpen(t, urlAt(before.Addr, hub.Name, ""))
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
-	hub.Fail(t, peer.Fault{Kind: "die", After: 1, Times: 1}) // it takes one of three rows
+	hub.Fail(t, peer.Fault{Kind: "die", After: 1, Times: 1}) // it accepts one of three messages
 
 	applied := make(chan error, 1)
 	go func() {

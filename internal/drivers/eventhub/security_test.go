@@ -34,7 +34,8 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// issue writes a self-signed certificate for localhost, and its key.
+// issue writes a self-signed certificate for localhost and its key to files, and returns their
+// paths.
 func issue(t testing.TB) (certificate, key string) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -66,7 +67,8 @@ func writePEM(t testing.TB, kind string, der []byte) string {
 	return path
 }
 
-// secureAddress starts a TLS port for localhost. It returns the address and the certificate's file.
+// secureAddress adds a TLS listener for localhost to the namespace. It returns the address and the
+// path of the certificate.
 func secureAddress(t testing.TB) (address, certificate string) {
 	t.Helper()
 	certificate, key := issue(t)
@@ -118,7 +120,8 @@ func TestApply_OverWebSockets(t *testing.T) {
 	}
 }
 
-// TestApply_OverWebSocketsUsesTheProxy that proxy= names.
+// TestApply_OverWebSocketsUsesTheProxy checks that connections go through the proxy that option
+// proxy names.
 func TestApply_OverWebSocketsUsesTheProxy(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})
@@ -137,7 +140,7 @@ func TestApply_OverWebSocketsUsesTheProxy(t *testing.T) {
 	wantOnce(t, hub, 1, 3)
 	mu.Lock()
 	defer mu.Unlock()
-	if asked != 2 { // to probe, and to send
+	if asked != 2 { // one connection to probe and one to send
 		t.Errorf("the proxy was asked %d times", asked)
 	}
 }
@@ -174,10 +177,10 @@ func TestParseProxy_HonoursTheEnvironment(t *testing.T) {
 	}
 }
 
-// entra fakes Entra ID for clients with a secret, a certificate or a federated token.
+// entra is a fake of Entra ID for clients with a secret, a certificate or a federated token.
 type entra struct {
 	token  string
-	status int // of replies to token requests; 0: 200
+	status int // status of replies to token requests; 0 means 200
 	err    error
 	forms  []url.Values
 }
@@ -323,7 +326,8 @@ func clientCertificate(t testing.TB) string {
 	return path
 }
 
-// TestCredentials_AreCreatedOnFirstUse: a credential that cannot be created is reported only then.
+// TestCredentials_AreCreatedOnFirstUse checks that an unusable credential is reported on first use,
+// not earlier.
 func TestCredentials_AreCreatedOnFirstUse(t *testing.T) {
 	environment := func(name string) (string, bool) {
 		value, ok := map[string]string{"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_CERTIFICATE_PATH": "/nope"}[name]

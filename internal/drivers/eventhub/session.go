@@ -14,11 +14,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// hubSession holds the connections to the namespace, one for each hub that was written to. Its
-// methods except close may be called concurrently.
+// hubSession holds the connections to the namespace, one for each hub that the session has written
+// to. All methods except close may be called concurrently.
 type hubSession struct {
 	*config
-	progress atomic.Int64 // counts acknowledgements and large writes
+	progress atomic.Int64 // number of acknowledgements and large writes so far
 
 	mu      sync.Mutex
 	clients map[string]*azeventhubs.ProducerClient // by hub
@@ -31,7 +31,8 @@ func newHubSession(c *config) *hubSession {
 	return &hubSession{config: c, clients: make(map[string]*azeventhubs.ProducerClient), conns: make(map[net.Conn]struct{})}
 }
 
-// client returns the client of a hub. It connects on first use.
+// client returns the client of a hub. The first call for a hub creates the client, which connects
+// when it is first used.
 func (s *hubSession) client(hub string) (*azeventhubs.ProducerClient, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -42,7 +43,7 @@ func (s *hubSession) client(hub string) (*azeventhubs.ProducerClient, error) {
 		return client, nil
 	}
 	client, err := s.newClient(hub)
-	if err != nil { // its text may quote the connection string
+	if err != nil { // the text of err may quote the connection string
 		return nil, fault.Mark(fault.Refused, errors.New("the client rejects the connection string; copy it from the portal again"))
 	}
 	s.clients[hub] = client
@@ -63,8 +64,8 @@ func (s *hubSession) newClient(hub string) (*azeventhubs.ProducerClient, error) 
 	return azeventhubs.NewProducerClientFromConnectionString(s.forHub(hub), "", options)
 }
 
-// connect dials the namespace and tracks the connection. It carries AMQP, although the client calls
-// it a WebSocket.
+// connect dials the namespace and tracks the connection. The client calls the connection a
+// WebSocket, but it may be any connection that carries AMQP.
 func (s *hubSession) connect(ctx context.Context, _ azeventhubs.WebSocketConnParams) (net.Conn, error) {
 	now, err := s.now()
 	var conn net.Conn
@@ -85,16 +86,19 @@ func (s *hubSession) connect(ctx context.Context, _ azeventhubs.WebSocketConnPar
 	return &trackedConn{Conn: conn, session: s}, nil
 }
 
-// trackedConn is a connection that the session closes if it is still open at the end.
+// trackedConn is a connection that the session closes when the session ends, if the client has not
+// closed it by then.
 type trackedConn struct {
 	net.Conn
 	session *hubSession
 }
 
-// leastWrite is smaller than a message and larger than a keep-alive frame.
+// leastWrite is the size in bytes from which a write counts as progress. It is smaller than any
+// message and larger than a keep-alive frame.
 const leastWrite = 256
 
-// Write counts as progress: a large message takes time.
+// Write writes p. A large write counts as progress, because the acknowledgement of a large message
+// may take longer than the patience.
 func (t *trackedConn) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
 	if n >= leastWrite {
@@ -110,7 +114,7 @@ func (t *trackedConn) Close() error {
 	return t.Conn.Close()
 }
 
-// openLink checks that the hub accepts a link, without writing anything.
+// openLink checks that the hub accepts a link. It writes nothing to the hub.
 func (s *hubSession) openLink(ctx context.Context, hub string) error {
 	client, err := s.client(hub)
 	if err != nil {
@@ -120,17 +124,19 @@ func (s *hubSession) openLink(ctx context.Context, hub string) error {
 	if err != nil {
 		return s.classify(err)
 	}
-	if err := batch.AddEventData(new(azeventhubs.EventData), nil); err != nil { // else every event would seem too large
+	// A link without a size limit would make every event seem too large.
+	if err := batch.AddEventData(new(azeventhubs.EventData), nil); err != nil {
 		return fault.Mark(fault.Fatal, errors.New("the server does not say how large a message may be; check that it is Event Hubs"))
 	}
 	return nil
 }
 
-// closeTimeout bounds how long the peer may take to close its links.
+// closeTimeout is the maximum time that the peer may take to close its links.
 const closeTimeout = 2 * time.Second
 
-// close ends the session: gracefully, or at once if it is broken. Sent and unacknowledged events
-// stay unknown; nothing more is sent.
+// close ends the session. If polite is true, it first closes the links in an orderly way; otherwise
+// it closes the connections at once. Nothing more is sent, and the outcome of unacknowledged events
+// stays unknown.
 func (s *hubSession) close(polite bool) {
 	s.mu.Lock()
 	s.closed = true
@@ -139,14 +145,14 @@ func (s *hubSession) close(polite bool) {
 	if !polite {
 		s.cut()
 	}
-	// A write that the peer does not read would block longer than the context.
+	// If the peer does not read, a write may block beyond the end of the context.
 	late := time.AfterFunc(closeTimeout, s.cut)
 	defer late.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var group sync.WaitGroup
 	for _, client := range clients {
-		group.Go(func() { _ = client.Close(ctx) }) // the outcome changes nothing
+		group.Go(func() { _ = client.Close(ctx) }) // an error changes nothing
 	}
 	group.Wait()
 	s.cut()
@@ -170,7 +176,8 @@ func (s *hubSession) lastDialError() error {
 
 var errSilent = errors.New("nothing was acknowledged")
 
-// withPatience calls f with a context that ends if nothing moves for the whole patience.
+// withPatience calls f with a context that is cancelled once there has been no progress for the
+// whole patience.
 func (s *hubSession) withPatience(ctx context.Context, f func(ctx context.Context) error) error {
 	withPatience, cancel := context.WithCancelCause(ctx)
 	var watchProgress sync.WaitGroup
@@ -190,9 +197,10 @@ func (s *hubSession) withPatience(ctx context.Context, f func(ctx context.Contex
 	return err
 }
 
-// watchProgress cancels the context if nothing moves for the whole patience.
+// watchProgress calls cancel once there has been no progress for the whole patience. It returns
+// when ctx is done.
 func (s *hubSession) watchProgress(ctx context.Context, cancel context.CancelCauseFunc) {
-	const looks = 4 // per patience
+	const looks = 4 // number of checks during the patience
 	ticker := time.NewTicker(s.patience / looks)
 	defer ticker.Stop()
 	last, quiet := s.progress.Load(), 0

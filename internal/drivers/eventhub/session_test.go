@@ -14,7 +14,7 @@ import (
 	peer "github.com/shopmonkeyus/eds/internal/testing/peers/eventhub"
 )
 
-// TestSession_PatienceEndsOnlyAtAStandstill: slow progress is never cut off.
+// TestSession_PatienceEndsOnlyAtAStandstill checks that slow progress is never interrupted.
 func TestSession_PatienceEndsOnlyAtAStandstill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newHubSession(&config{patience: time.Second})
@@ -49,7 +49,7 @@ func TestClassify_NamesAnUnknownHost(t *testing.T) {
 	}
 }
 
-// TestClose_CutsAStalledConnection after closeTimeout.
+// TestClose_CutsAStalledConnection checks that close cuts the connection after closeTimeout.
 func TestClose_CutsAStalledConnection(t *testing.T) {
 	t.Parallel()
 	hub := newHub(t, peer.Settings{})

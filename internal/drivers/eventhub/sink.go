@@ -18,15 +18,15 @@ type Sink struct {
 	env    sink.Env
 	loader encode.Loader
 
-	mu           sync.Mutex // held by calls that send
+	mu           sync.Mutex // held by Apply and Probe
 	failedEvents failedEvents
 	scratch      scratch
 
-	counting sync.Mutex // held while env.Adjusted is called
+	counting sync.Mutex // serializes calls of env.Adjusted
 
 	state   sync.Mutex
 	closed  bool
-	session *hubSession // nil: none is open
+	session *hubSession // nil if no session is open
 }
 
 var _ sink.Sink = (*Sink)(nil)
@@ -37,7 +37,7 @@ func newSink(c config, env sink.Env) *Sink {
 	return s
 }
 
-// current returns the open session, or opens one.
+// current returns the open session. If none is open, it creates one.
 func (s *Sink) current() (*hubSession, error) {
 	s.state.Lock()
 	defer s.state.Unlock()
@@ -54,17 +54,17 @@ func (s *Sink) current() (*hubSession, error) {
 	return s.session, nil
 }
 
-// newSession returns a session with the current secrets.
+// newSession creates a session with the current secrets.
 func (s *Sink) newSession() (*hubSession, error) {
 	now, err := s.now()
 	if err != nil {
 		return nil, err
 	}
-	now.renew = s.renew // for its connections
+	now.renew = s.renew // each new connection reads the secrets again
 	return newHubSession(&now), nil
 }
 
-// drop closes a broken session.
+// drop closes a broken session at once. The next call of current creates another session.
 func (s *Sink) drop(old *hubSession) {
 	s.state.Lock()
 	if s.session == old {
@@ -74,9 +74,9 @@ func (s *Sink) drop(old *hubSession) {
 	old.close(false)
 }
 
-// Apply sends the batch's events and waits until Event Hubs has accepted every one. If the batch
-// fails, Apply remembers the accepted events and does not send them again when the batch, or a part
-// of it, is retried.
+// Apply sends the batch's events and waits until Event Hubs has accepted all of them. If the batch
+// fails, Apply remembers which events were accepted. When the batch or a part of it is retried,
+// Apply does not send those events again.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +91,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 }
 
 func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
-	defer s.scratch.clear() // the events are the caller's
+	defer s.scratch.clear() // the events belong to the caller
 	queues, err := s.keyQueues(b.Events)
 	if err != nil {
 		return err
@@ -113,8 +113,9 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 	return err
 }
 
-// Probe checks that the namespace answers, accepts the credentials, and lets eds send to the hub,
-// if there is only one.
+// Probe checks that the namespace answers, accepts the credentials, and lets eds send to the hub.
+// If the hub depends on the change, Probe connects to anyHub instead, and ignores that this hub
+// does not exist.
 func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,20 +130,22 @@ func (s *Sink) Probe(ctx context.Context) error {
 	err = session.withPatience(ctx, func(ctx context.Context) error { return session.openLink(ctx, hub) })
 	session.close(err == nil)
 	if !fixed && missing(err) {
-		err = nil // this answer proves that the credentials are accepted
+		err = nil // "not found" proves that the namespace has accepted the credentials
 	}
 	return s.env.Access.Outcome(err)
 }
 
-// anyHub is probed if the hubs' names depend on the changes. It need not exist.
+// anyHub is the hub that Probe connects to if the hubs' names depend on the changes. The hub need
+// not exist.
 const anyHub = "eds"
 
-// BeginLoad begins the load of one table.
+// BeginLoad begins the load of one table. The load sends each row as an event.
 func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close ends the connections. It makes no promise about unacknowledged events.
+// Close closes the connections. Events that are unacknowledged by then may or may not have been
+// accepted.
 func (s *Sink) Close(context.Context) error {
 	s.state.Lock()
 	s.closed = true
@@ -155,7 +158,8 @@ func (s *Sink) Close(context.Context) error {
 	return nil
 }
 
-// worse returns the error with the more severe class.
+// worse returns the error of the more severe class, or a if both have the same class. Either error
+// may be nil.
 func worse(a, b error) error {
 	if a == nil || b != nil && fault.Of(b) > fault.Of(a) {
 		return b

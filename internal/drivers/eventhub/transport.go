@@ -17,16 +17,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// dialer opens a connection to the namespace that carries AMQP.
+// dialer opens a connection that carries AMQP to the namespace.
 type dialer func(ctx context.Context) (net.Conn, error)
 
-// Ports of AMQP, with TLS and without.
+// Ports of AMQP with TLS and without TLS.
 const (
 	securePort = "5671"
 	plainPort  = "5672"
 )
 
-// overTCP returns a dialer for the namespace's AMQP port.
+// overTCP returns a dialer for the namespace's AMQP port, with TLS unless the namespace is the
+// emulator.
 func (c *config) overTCP() dialer {
 	port := securePort
 	if c.emulator {
@@ -44,20 +45,20 @@ func (c *config) overTCP() dialer {
 	return func(ctx context.Context) (net.Conn, error) { return secure.DialContext(ctx, "tcp", address) }
 }
 
-// dialTimeout bounds how long a connection may take to open.
+// dialTimeout is the maximum time to open a connection.
 const dialTimeout = 10 * time.Second
 
-// overWebSockets returns a dialer for the namespace's HTTPS port.
+// overWebSockets returns a dialer that carries AMQP over a WebSocket to the namespace's HTTPS port.
 func (c *config) overWebSockets(proxy proxyFunc) dialer {
 	scheme := "wss://"
 	if c.emulator {
-		scheme = "ws://" // it has no certificate
+		scheme = "ws://" // the emulator has no certificate
 	}
 	address := scheme + c.host + "/$servicebus/websocket"
 	return func(ctx context.Context) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
-		// The transport gives up the connection, so it keeps no idle one.
+		// The WebSocket takes the connection over, so no idle connection stays in the transport.
 		transport := &http.Transport{Proxy: proxy, TLSClientConfig: c.tls.Clone()}
 		conn, answer, err := websocket.Dial(ctx, address, &websocket.DialOptions{
 			Subprotocols: []string{"amqp"},
@@ -69,15 +70,16 @@ func (c *config) overWebSockets(proxy proxyFunc) dialer {
 			}
 			return nil, fmt.Errorf("open a WebSocket: %w", err)
 		}
-		conn.SetReadLimit(-1) // AMQP has limits of its own
+		conn.SetReadLimit(-1) // no limit, because AMQP limits its frames itself
 		return websocket.NetConn(context.Background(), conn, websocket.MessageBinary), nil
 	}
 }
 
-// proxyFunc returns the proxy for a request's URL; nil: none.
+// proxyFunc returns the proxy for a request, or nil if the request needs no proxy.
 type proxyFunc func(*http.Request) (*url.URL, error)
 
-// parseProxy reads the option proxy, or the environment's proxies.
+// parseProxy reads the option proxy. If the option is empty, the proxies of the environment apply.
+// If it is "none", parseProxy returns nil.
 func parseProxy(option string, lookup sink.Lookup) (proxyFunc, error) {
 	switch option {
 	case "":
@@ -96,7 +98,8 @@ func parseProxy(option string, lookup sink.Lookup) (proxyFunc, error) {
 	return http.ProxyURL(u), nil
 }
 
-// environmentProxy returns a proxyFunc that follows HTTPS_PROXY and NO_PROXY.
+// environmentProxy returns a proxyFunc that follows HTTPS_PROXY and NO_PROXY, in upper or lower
+// case.
 func environmentProxy(lookup sink.Lookup) proxyFunc {
 	first := func(names ...string) string {
 		for _, name := range names {
@@ -109,7 +112,7 @@ func environmentProxy(lookup sink.Lookup) proxyFunc {
 	config := httpproxy.Config{HTTPSProxy: first("HTTPS_PROXY", "https_proxy"), NoProxy: first("NO_PROXY", "no_proxy")}
 	choose := config.ProxyFunc()
 	return func(r *http.Request) (*url.URL, error) {
-		u := *r.URL // a WebSocket's scheme, while proxies are configured for HTTP
+		u := *r.URL // its scheme is ws or wss, but proxies are chosen by http or https
 		u.Scheme = strings.Replace(u.Scheme, "ws", "http", 1)
 		return choose(&u)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// BenchmarkApply writes batches of events of 20 columns to a real disk.
+// BenchmarkApply writes batches of events with 20 columns to a real disk.
 func BenchmarkApply(b *testing.B) {
 	for _, c := range []struct {
 		query string

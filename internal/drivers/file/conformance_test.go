@@ -39,7 +39,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// tree lists a directory's content.
+// tree returns a listing of a directory's content, as text.
 func tree(t testing.TB, dir string) string {
 	t.Helper()
 	var all []string
@@ -53,7 +53,7 @@ func tree(t testing.TB, dir string) string {
 	return strings.Join(all, "\n")
 }
 
-// openFaulty opens the destination on a disk that can break.
+// openFaulty opens the destination on a disk that the test can make fail.
 func openFaulty(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 	t.Helper()
 	d, err := openDisk(directory(t, raw))
@@ -83,8 +83,8 @@ func parsed(t testing.TB, raw string) config {
 
 func directory(t testing.TB, raw string) string { return parsed(t, raw).directory }
 
-// history reads all events of a destination's directory: NDJSON files in their order, single-event
-// files by clock.
+// history reads all events in a destination's directory. NDJSON files are in the order of their
+// names, single-event files in the order of the events' clocks.
 func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	var all []sinktest.Stored
@@ -102,15 +102,15 @@ func history(t testing.TB, raw string) []sinktest.Stored {
 		case !holdsMany(a.Place):
 			return clockOf(t, a).Compare(clockOf(t, b))
 		case imported(a) != imported(b):
-			return imported(b) - imported(a) // the snapshot comes before the stream
+			return imported(b) - imported(a) // imported rows come before changes of the stream
 		default:
-			return 0 // ordered by file name, then by line
+			return 0 // already in the order of file names and lines
 		}
 	})
 	return all
 }
 
-// holdsMany reports whether a file of this name contains many events.
+// holdsMany reports whether a file with the given name contains many events.
 func holdsMany(name string) bool {
 	return strings.Contains(name, ".ndjson") || strings.Contains(name, ".parquet")
 }
@@ -131,7 +131,7 @@ type storedFile struct {
 	text []byte
 }
 
-// files returns the files that a consumer finds, by name, without eds's own.
+// files returns the files that a consumer finds, sorted by name. It omits the private files of eds.
 func files(t testing.TB, dir string) []storedFile {
 	t.Helper()
 	var all []storedFile
@@ -153,7 +153,7 @@ func files(t testing.TB, dir string) []storedFile {
 	return all
 }
 
-// expand returns a file's content, one event per line.
+// expand returns the content of a file as JSON, one event per line.
 func expand(t testing.TB, f storedFile) []byte {
 	t.Helper()
 	if !strings.HasSuffix(f.name, ".parquet") {

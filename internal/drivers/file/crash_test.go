@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// event returns the nth event of a stream over two tables.
+// event returns the nth event of a stream with two tables.
 func event(t testing.TB, n int) *cdc.Event {
 	t.Helper()
 	payload := fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"%s","key":["k%d"],"companyId":"c","after":{"id":"k%d","n":%d},`+
@@ -31,7 +31,8 @@ func event(t testing.TB, n int) *cdc.Event {
 	return e
 }
 
-// batch returns a batch of the events from first to last, without those that the position covers.
+// batch returns a batch of the events from first to last. It omits events that the position after
+// covers.
 func batch(t testing.TB, after cdc.Position, first, last int) *change.Batch {
 	t.Helper()
 	var b change.Builder
@@ -54,8 +55,8 @@ func mustOpen(t testing.TB, d disk, query string) sink.Sink {
 	return s
 }
 
-// sequences returns the events in the files, by table, in the order of names and lines. Parquet
-// files may be passed as they are.
+// sequences returns the ids of the events in the files by table, in the order of names and lines.
+// It accepts Parquet files, too.
 func sequences(t testing.TB, files map[string]string) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
@@ -81,8 +82,9 @@ func sequences(t testing.TB, files map[string]string) map[string][]string {
 	return all
 }
 
-// TestCrash_LosesNothingAcknowledged cuts the power before and after every call that three batches
-// make. It starts again from the checkpoint, or from an earlier event if there is none.
+// TestCrash_LosesNothingAcknowledged simulates a power cut before and after every disk call of
+// three batches. After each, it continues from the checkpoint, or from an earlier event if the sink
+// has no checkpoint.
 func TestCrash_LosesNothingAcknowledged(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&roll-rows=3", "?format=parquet&compress=none"} {
 		t.Run(query, func(t *testing.T) {
@@ -97,11 +99,12 @@ func TestCrash_LosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
-// batches has the first and last event of each of three batches, and of one after the crash.
+// batches holds the numbers of the first and the last event of four batches. The test writes the
+// last batch after the crash.
 var batches = [][2]int{{1, 4}, {5, 6}, {7, 13}, {14, 17}}
 
-// writeBatches applies all batches but the last until one fails. It returns the number of
-// acknowledged ones.
+// writeBatches applies the batches before the last one, starting with number from, until one fails.
+// It returns the number of acknowledged batches.
 func writeBatches(t testing.TB, s sink.Sink, from int) int {
 	t.Helper()
 	for i, b := range batches[from : len(batches)-1] {
@@ -123,7 +126,7 @@ func crashAt(t *testing.T, query string, n int, mode sinktest.Mode) {
 	memory = memory.crash()
 	s = mustOpen(t, memory, query)
 	var at cdc.Position
-	replayed := max(0, acknowledged-1) // the last acknowledged batch is redelivered
+	replayed := max(0, acknowledged-1) // redeliver the last acknowledged batch
 	if c, ok := s.(sink.Checkpointer); ok {
 		var err error
 		if at, err = c.Checkpoint(t.Context()); err != nil {
@@ -133,7 +136,7 @@ func crashAt(t *testing.T, query string, n int, mode sinktest.Mode) {
 			t.Errorf("%s %d: the checkpoint is %d, %d was acknowledged", mode, n, at.Sequence, batches[acknowledged-1][1])
 		}
 	} else if acknowledged > 0 {
-		// All acknowledged events must be there without a replay.
+		// All acknowledged events must be in the files before any batch is replayed.
 		want := sequencesUpTo(batches[acknowledged-1][1])
 		for table, ids := range want {
 			got := sequences(t, memory.files())[table]
@@ -143,7 +146,7 @@ func crashAt(t *testing.T, query string, n int, mode sinktest.Mode) {
 		}
 	}
 	for _, b := range batches[replayed:] {
-		// The replayed batches have other boundaries.
+		// The replayed batches have different boundaries.
 		for first := b[0]; first <= b[1]; first += 2 {
 			again := batch(t, at, first, min(first+1, b[1]))
 			if len(again.Events) == 0 {
@@ -168,8 +171,8 @@ func sequencesUpTo(last int) map[string][]string {
 	return want
 }
 
-// TestFullDisk_ShowsNoHalfFile: whichever call fails for lack of space, consumers see the same
-// files as before.
+// TestFullDisk_ShowsNoHalfFile checks that consumers see the same files as before, no matter which
+// call fails for lack of space.
 func TestFullDisk_ShowsNoHalfFile(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=ndjson&compress=zstd", "?format=parquet"} {
 		t.Run(query, func(t *testing.T) {
@@ -187,7 +190,7 @@ func TestFullDisk_ShowsNoHalfFile(t *testing.T) {
 					if n == 0 {
 						t.Fatal("a full disk caused no error")
 					}
-					return // the batch makes fewer calls
+					return // the batch has finished in fewer calls
 				}
 				if fault.Of(err) != fault.Transient || !errors.Is(err, syscall.ENOSPC) {
 					t.Errorf("call %d: the error is %v: %v", n, fault.Of(err), err)
@@ -203,7 +206,7 @@ func TestFullDisk_ShowsNoHalfFile(t *testing.T) {
 	}
 }
 
-// fullDisk fails only the calls that need space.
+// fullDisk is a disk on which only calls that need space fail.
 type fullDisk struct{ *faultyDisk }
 
 func (d *fullDisk) rename(from, to string) error         { return d.disk.rename(from, to) }

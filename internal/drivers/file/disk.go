@@ -15,23 +15,24 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// disk is the part of a file system that the sinks use. Names are relative to the destination's
-// directory, with slashes, and cannot leave it. Its methods are safe for concurrent use. Only
-// synced data must survive a crash: a file's content after its Sync, its name after syncDir of its
-// directory.
+// disk is the part of a file system that the sinks use. Names are slash-separated paths relative to
+// the destination's directory, and cannot lead out of it. The methods are safe for concurrent use.
+// A crash may lose anything that is not synced: the content of a file is durable after Sync of the
+// file, and its name after syncDir of its directory.
 type disk interface {
-	// ensure creates the directory if it is missing, reopens it if its path now names another one,
-	// and reports whether it did either.
+	// ensure creates the directory if it is missing. If its path now leads to another directory,
+	// ensure opens that one. The result replaced reports whether ensure did either.
 	ensure() (replaced bool, err error)
 	// exists reports whether the directory exists.
 	exists() (bool, error)
-	// probeDir returns nil if the directory exists, else a disk in a new temporary directory where
-	// it would be created. end removes that one.
+	// If the directory does not exist, probeDir creates a temporary directory in its nearest
+	// existing parent and returns it as d. The function end removes the temporary directory. If the
+	// directory exists, d and end are nil.
 	probeDir() (d disk, end func() error, err error)
-	create(name string) (file, error) // must not exist yet
-	open(name string) (file, error)   // for writing; must exist
-	rename(from, to string) error     // replaces a file
-	remove(name string) error         // a file or an empty directory
+	create(name string) (file, error) // the file must not exist yet
+	open(name string) (file, error)   // opens an existing file for writing
+	rename(from, to string) error     // replaces an existing file named to
+	remove(name string) error         // removes a file or an empty directory
 	mkdir(name string) error
 	syncDir(name string) error
 	stat(name string) (fs.FileInfo, error)
@@ -40,7 +41,7 @@ type disk interface {
 	close() error
 }
 
-// file is an open file. It is used by one goroutine at a time.
+// file is an open file. Only one goroutine uses it at a time.
 type file interface {
 	Write(p []byte) (int, error)
 	WriteAt(p []byte, offset int64) (int, error)
@@ -49,14 +50,16 @@ type file interface {
 	Close() error
 }
 
-// rootDisk is a real directory. No name and no symbolic link leads out of it.
+// rootDisk is a disk in a real directory. Neither names nor symbolic links can lead out of the
+// directory.
 type rootDisk struct {
 	path string
 	mu   sync.RWMutex // held for writing while root is replaced
-	root *os.Root     // nil: the directory does not exist yet
+	root *os.Root     // nil if the directory does not exist yet
 }
 
-// openDisk opens the directory if it exists. It creates none.
+// openDisk opens the directory at path. If the directory does not exist, openDisk does not create
+// it.
 func openDisk(path string) (*rootDisk, error) {
 	d := &rootDisk{path: path}
 	above, err := durable.Existing(path)
@@ -69,8 +72,8 @@ func openDisk(path string) (*rootDisk, error) {
 	return d, nil
 }
 
-// ensure reopens the directory if it was removed and created again, or if a file system was mounted
-// over it.
+// ensure creates the directory if it has never been opened. It opens the directory again if it was
+// removed and created again, or if a file system was mounted over it.
 func (d *rootDisk) ensure() (replaced bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -86,7 +89,7 @@ func (d *rootDisk) ensure() (replaced bool, err error) {
 	}
 	root, err := openDirectory(d.path)
 	if err != nil {
-		return true, fault.Mark(fault.Transient, err) // it has worked before
+		return true, fault.Mark(fault.Transient, err) // opened before, so the error may pass
 	}
 	d.root.Close()
 	d.root = root
@@ -154,8 +157,8 @@ func (d *rootDisk) mkdir(name string) error {
 	return d.root.Mkdir(name, 0o755)
 }
 
-// syncDir makes the names in a directory durable. Windows does so on its own and has no call for
-// it.
+// syncDir makes the names in a directory durable. On Windows it does nothing: Windows makes names
+// durable by itself and has no call to sync a directory.
 func (d *rootDisk) syncDir(name string) error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -213,8 +216,9 @@ func compareNames(a, b string) int {
 	return 0
 }
 
-// classifyOpen gives the error of opening the directory its class: the operator has to fix a path
-// that leads through a file; anything else is retried.
+// classifyOpen returns an error of opening the directory with its fault class. The class is Fatal
+// for a path that only the operator can fix, for example one that leads through a file. Other
+// errors are transient.
 func classifyOpen(path string, err error) error {
 	class := fault.Transient
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) || errors.Is(err, syscall.EEXIST) {
@@ -223,7 +227,7 @@ func classifyOpen(path string, err error) error {
 	return fault.Mark(class, fmt.Errorf("open directory %s: %w", path, withoutNames(err)))
 }
 
-// withoutNames returns err without file names, which contain keys of rows.
+// withoutNames returns err without the names of files, because these may contain keys of rows.
 func withoutNames(err error) error {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		return fmt.Errorf("%s: %w", e.Op, e.Err)
@@ -234,7 +238,7 @@ func withoutNames(err error) error {
 	return err
 }
 
-// parents returns the directories that lead to name, from the top.
+// parents returns the directories above name, from the top down, without ".".
 func parents(name string) []string {
 	var all []string
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {

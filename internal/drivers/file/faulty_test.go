@@ -10,15 +10,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// faultyDisk is a disk whose calls can fail, as on a full disk.
+// faultyDisk is a disk whose calls can be made to fail, as on a full disk.
 type faultyDisk struct {
 	disk
-	err error // error of a broken call
+	err error // error that failing calls return
 
 	mu           sync.Mutex
 	steps, limit int
 	mode         sinktest.Mode
-	log          []string // of calls
+	log          []string // names of the calls so far
 }
 
 func newFaultyDisk(d disk) *faultyDisk { return &faultyDisk{disk: d, err: syscall.ENOSPC} }
@@ -37,7 +37,7 @@ func (d *faultyDisk) Break(n int, mode sinktest.Mode) {
 
 func (d *faultyDisk) Repair() { d.Break(0, "") }
 
-// call counts and runs a call, or fails before or after it.
+// call counts a call and runs the function do, or fails before or after it.
 func (d *faultyDisk) call(op, name string, do func() error) error {
 	d.mu.Lock()
 	d.steps++
@@ -108,7 +108,7 @@ func (d *faultyDisk) exists() (found bool, err error) {
 	return found, err
 }
 
-// faultyFile fails like its disk. A failing write writes half.
+// faultyFile is a file that fails when its disk fails. A failing Write writes half of the data.
 type faultyFile struct {
 	file
 	disk *faultyDisk
@@ -137,8 +137,8 @@ func (f *faultyFile) Truncate(size int64) error {
 
 func (f *faultyFile) Sync() error { return f.disk.call("sync", f.name, f.file.Sync) }
 
-// tempDir returns a test directory, in memory if the system has such a file system: the tests do
-// not depend on the disk's speed.
+// tempDir returns a directory for one test. The directory is in memory if the system has a file
+// system in memory, so that the tests do not depend on the speed of the disk.
 func tempDir(t testing.TB) string {
 	t.Helper()
 	if info, err := os.Stat("/dev/shm"); err != nil || !info.IsDir() {

@@ -1,5 +1,5 @@
-// Package file is the destination that writes events into files of a directory: one file per
-// event, or batches of events in rolling NDJSON files or in Parquet.
+// Package file is the destination that writes events to files in a directory: one file per event,
+// or batches of events in rolling NDJSON files or in Parquet files.
 package file
 
 import (
@@ -79,7 +79,7 @@ var options = append([]sink.Option{
 	},
 }, lake.Options(appended, whole, "begin a new file after")...)
 
-// Defaults of batches: eds appends to NDJSON files, but not to Parquet files.
+// Defaults of the two batch formats: eds appends to NDJSON files, and writes Parquet files whole.
 var (
 	appended = lake.Default{
 		Compression: lake.None, Layout: "{table}/", RollRows: 1_000_000, RollBytes: 256 << 20, RollAge: 24 * time.Hour,
@@ -87,10 +87,10 @@ var (
 	whole = lake.Default{Compression: lake.Zstd, Layout: "{table}/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute}
 )
 
-// config is a parsed URL.
+// config is a parsed destination URL.
 type config struct {
-	directory string       // absolute
-	path      *encode.Path // nil: the default names
+	directory string       // absolute path
+	path      *encode.Path // nil for the default names
 	files     lake.Settings
 }
 
@@ -106,7 +106,7 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	return newSink(d, c, env)
 }
 
-// newSink returns the sink of the format.
+// newSink returns the sink for the format that c selects.
 func newSink(d disk, c config, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	s := newFileStore(d, env)
@@ -135,8 +135,9 @@ func parse(target *url.URL) (config, error) {
 	return c, err
 }
 
-// directoryOf returns the absolute path that a URL names. The part between file:// and the
-// first slash, the host of other URLs, begins a relative path.
+// directoryOf returns the absolute path of the directory that a URL names. If the URL has a part
+// between file:// and the first slash, where other URLs have a host, that part is the first element
+// of a relative path.
 func directoryOf(target *url.URL) (string, error) {
 	if target.User != nil || target.Fragment != "" || target.Opaque != "" {
 		return "", errors.New("the file url should read file:///absolute/directory or file://relative/directory; " +
@@ -161,7 +162,8 @@ func directoryOf(target *url.URL) (string, error) {
 	return absolute, nil
 }
 
-// identity returns the directory with all symbolic links resolved.
+// identity returns the identity of the destination: the path of the directory with all symbolic
+// links resolved.
 func identity(target *url.URL) string {
 	path, err := directoryOf(target)
 	if err != nil {
@@ -170,7 +172,7 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("file", "", filepath.ToSlash(durable.Resolve(path)), nil)
 }
 
-// buildURL builds a URL from the values of the driver's fields.
+// buildURL builds a destination URL from the values of the driver's fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	directory := strings.TrimSpace(values["Directory"])
 	switch {
@@ -186,7 +188,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 		if filepath.VolumeName(directory) != "" {
 			directory = "/" + directory
 		} else {
-			// ./ keeps a path apart from a host: it may begin with characters that a host cannot have.
+			// file://./ keeps the path from being read as a host.
 			directory = "/" + strings.TrimPrefix(directory, "./")
 			return "file://." + (&url.URL{Path: directory}).EscapedPath(), nil
 		}
@@ -194,7 +196,8 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return (&url.URL{Scheme: "file", Path: directory}).String(), nil
 }
 
-// openDirectory opens the directory, and creates it first if it does not exist.
+// openDirectory opens the directory at path. It creates the directory and its parents if they do
+// not exist.
 func openDirectory(path string) (*os.Root, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, classifyOpen(path, err)

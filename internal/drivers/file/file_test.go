@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// openIn opens the destination in a directory, as the program does.
+// openIn opens the destination for a directory, as the program does.
 func openIn(t testing.TB, dir, query string) sink.Sink {
 	t.Helper()
 	s, err := tryOpen(t, "file://"+dir+query)
@@ -54,7 +54,7 @@ func apply(t testing.TB, s sink.Sink, first, last int) {
 	}
 }
 
-// contents returns the files that a consumer finds in a directory.
+// contents returns the content of the files that a consumer finds in a directory, by name.
 func contents(t testing.TB, dir string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -142,7 +142,7 @@ func TestOpen_RejectsAFileAsDirectory(t *testing.T) {
 	}
 }
 
-// TestApply_RetriesDiskErrors of a directory that is temporarily unwritable.
+// TestApply_RetriesDiskErrors makes the directory temporarily unwritable.
 func TestApply_RetriesDiskErrors(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EROFS, syscall.EACCES, syscall.ENOSPC, syscall.EDQUOT, syscall.EIO, syscall.ESTALE} {
 		for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
@@ -205,8 +205,8 @@ func TestFileSink_KeepsTheLastEventOfAPath(t *testing.T) {
 	}
 }
 
-// TestFileSink_RejectsNameConflicts: if an event's file has the name of another's directory, that
-// event is rejected and nothing of its batch is written.
+// TestFileSink_RejectsNameConflicts checks that an event is rejected if its file has the name of a
+// directory that another event needs. In that case nothing of the batch is written.
 func TestFileSink_RejectsNameConflicts(t *testing.T) {
 	for name, objects := range map[string][]string{
 		"in one batch, directory first": {"a/b", "a"}, "in one batch, file first": {"x", "x/y"}, "deep": {"d/e/f", "d/e"},
@@ -242,7 +242,7 @@ func TestFileSink_RejectsNameConflicts(t *testing.T) {
 		if diff := cmp.Diff(before, contents(t, dir)); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
-		// One by one, only the last is rejected.
+		// If the events are written one at a time, only the last one is rejected.
 		if err := add(objects[0]); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -273,7 +273,7 @@ func TestApply_RecreatesTheDirectory(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(dir, "order")); err != nil {
 			t.Fatal(err)
 		}
-		// It takes one attempt to notice that the directory is gone.
+		// The first attempt may fail, because it detects that the directory is gone.
 		if err := s.Apply(t.Context(), batch(t, cdc.Position{}, 7, 8)); err != nil {
 			if fault.Of(err) != fault.Transient {
 				t.Errorf("%s: %v", query, err)

@@ -16,11 +16,11 @@ var (
 	_ sink.Identifier = (*rollingSink)(nil)
 )
 
-// idFile contains the directory's id.
+// idFile is the file that contains the directory's id.
 var idFile = path.Join(privateDir, "destination")
 
-// ID returns the directory's id. Another directory at the same path, for example without its file
-// system mounted, has no id or another one.
+// ID returns the directory's id, or "" if the directory does not exist or has no id. The id shows
+// whether another directory is at the same path, for example because a file system is not mounted.
 func (s *fileStore) ID(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -51,7 +51,7 @@ func (s *fileStore) readID() (string, error) {
 	return strings.TrimSpace(string(text)), nil
 }
 
-// SetID writes Env.ID into the directory if it has no id.
+// SetID writes Env.ID into the directory, unless the directory already has an id.
 func (s *fileStore) SetID(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// TestID_IsThatOfTheDirectory, which does not exist at first and is replaced later.
+// TestID_IsThatOfTheDirectory uses a directory that does not exist at first and is replaced later.
 func TestID_IsThatOfTheDirectory(t *testing.T) {
 	for _, query := range []string{"", "?format=ndjson", "?format=parquet"} {
 		dir := filepath.Join(tempDir(t), "mounted")

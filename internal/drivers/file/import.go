@@ -20,17 +20,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// tableLoad loads one table into NDJSON files. Each file of the snapshot becomes one, which Finish
-// puts in place.
+// tableLoad loads one table into NDJSON files. Each file of the snapshot becomes one NDJSON file,
+// which Finish moves from the staging directory to the table's directory.
 type tableLoad struct {
 	sink  *rollingSink
 	job   string
 	table *schema.Table
 	dir   string          // staging directory of the load's files
-	files map[string]bool // loaded files; true: in place
+	files map[string]bool // loaded files by name; true if Finish has moved the file
 }
 
-// BeginLoad begins or resumes the load of one table. It removes the unfinished loads of other jobs.
+// BeginLoad begins or resumes the load of one table. It removes unfinished loads of the table by
+// other jobs.
 func (l *rollingSink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	if l.wholeFiles() || !l.files.Layout.TableOnly() {
 		return l.loader.BeginLoad(ctx, job, t, mode, scope)
@@ -58,8 +59,9 @@ func (l *rollingSink) BeginLoad(ctx context.Context, job string, t *schema.Table
 	return s, nil
 }
 
-// loadRows writes rows of a snapshot as whole files: a batch's rows may belong to many directories.
-// A file that is loaded again replaces them.
+// loadRows writes rows of a snapshot directly to their final directories, as whole files, because
+// the rows of a batch may belong to many directories. Loading the same snapshot file again
+// overwrites the same files.
 func (l *rollingSink) loadRows(ctx context.Context, b *change.Batch, from encode.Origin) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -95,7 +97,7 @@ func (l *rollingSink) loadRows(ctx context.Context, b *change.Batch, from encode
 	return nil
 }
 
-// entries returns the names in a directory, none if it does not exist.
+// entries returns the names in a directory, or none if the directory does not exist.
 func (s *fileStore) entries(dir string) ([]string, error) {
 	entries, err := s.disk.readDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -108,17 +110,18 @@ func (s *fileStore) entries(dir string) ([]string, error) {
 	return names, withoutNames(err)
 }
 
-// nameOf returns the name for a file of the snapshot.
+// nameOf returns the name of the NDJSON file for a file of the snapshot.
 func (s *tableLoad) nameOf(file string) string {
 	return "import-" + encode.Segment(s.job, 80) + "~" + encode.Segment(file, 140) + s.sink.encoder.Extension()
 }
 
+// Loaded reports whether this load already has the rows of the snapshot file.
 func (s *tableLoad) Loaded(file string) bool {
 	_, ok := s.files[s.nameOf(file)]
 	return ok
 }
 
-// LoadFile stages the rows of one file.
+// LoadFile stages the rows of one snapshot file, and returns the number of rows.
 func (s *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	l := s.sink
 	l.mu.Lock()
@@ -150,7 +153,8 @@ func (s *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*c
 	return n, nil
 }
 
-// write writes the rows to a temporary file and makes it durable.
+// write writes the rows to the new file temp and makes its content durable. It returns the number
+// of rows.
 func (s *tableLoad) write(ctx context.Context, temp string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	failed := func(err error) error { return fmt.Errorf("load table %q: %w", s.table.Name, withoutNames(err)) }
 	f, err := s.sink.disk.create(temp)
@@ -164,7 +168,7 @@ func (s *tableLoad) write(ctx context.Context, temp string, rows iter.Seq2[*chan
 	}
 	n, err := s.copy(ctx, w, rows)
 	if err != nil {
-		// The first error matters; later ones do not.
+		// Return the error from copy; errors from Close no longer matter.
 		_, _ = w.Close(), f.Close()
 		return 0, err
 	}
@@ -180,7 +184,7 @@ func (s *tableLoad) write(ctx context.Context, temp string, rows iter.Seq2[*chan
 	return n, nil
 }
 
-// copy writes one line per row.
+// copy writes each row as a line to w. It returns the number of rows.
 func (s *tableLoad) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var n int64
 	var line []byte
@@ -199,8 +203,8 @@ func (s *tableLoad) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*chang
 	return n, ctx.Err()
 }
 
-// Finish puts the load's files in place, one after the other. If it is interrupted, the next call
-// continues.
+// Finish moves the load's files to the table's directory, one at a time. If Finish is interrupted,
+// the next call continues. It returns -1, because the files hold events, which are not counted.
 func (s *tableLoad) Finish(ctx context.Context) (int64, error) {
 	l := s.sink
 	l.mu.Lock()
@@ -248,17 +252,18 @@ func (s *tableLoad) installFiles(ctx context.Context) error {
 	return l.removeAll(path.Dir(s.dir))
 }
 
-// abandon forgets the load, because one of its files is gone.
+// abandon removes the whole load, because the staged file at the path name is missing. It returns
+// ErrLoadLost as a Fatal error.
 func (s *tableLoad) abandon(name string) error {
 	if err := s.sink.removeAll(path.Dir(s.dir)); err != nil {
 		return err
 	}
 	clear(s.files)
-	clear(s.sink.dirs) // they may be gone too
+	clear(s.sink.dirs) // the directories may be gone, too
 	return fault.Mark(fault.Fatal, fmt.Errorf("%w: %s does not exist any more", sink.ErrLoadLost, name))
 }
 
-// Discard removes the load's files.
+// Discard removes the files that the load has staged.
 func (s *tableLoad) Discard(ctx context.Context) error {
 	l := s.sink
 	l.mu.Lock()
@@ -274,5 +279,5 @@ func (s *tableLoad) Discard(ctx context.Context) error {
 	return nil
 }
 
-// Close keeps the staged files.
+// Close keeps the staged files, so that a later BeginLoad of the same job resumes the load.
 func (s *tableLoad) Close(context.Context) error { return nil }

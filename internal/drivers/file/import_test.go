@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// snapshotTable returns the table of imports.
+// snapshotTable returns the table that the import tests load.
 func snapshotTable(t testing.TB) *schema.Table {
 	t.Helper()
 	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{
@@ -96,7 +96,8 @@ func TestLoad_Resumes(t *testing.T) {
 	}
 }
 
-// TestFinish_MissesFilesThatAreGone: a missing staged file is an error, and the load starts again.
+// TestFinish_MissesFilesThatAreGone checks that a missing staged file is an error, and that the
+// load can then start again.
 func TestFinish_MissesFilesThatAreGone(t *testing.T) {
 	dir := tempDir(t)
 	table := snapshotTable(t)

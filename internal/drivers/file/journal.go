@@ -14,8 +14,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// fileJournal records the durable state of one consumer: the position that it reached, and the
-// lengths of its open files. A batch is committed by replacing the journal as a whole.
+// fileJournal records the durable state of one consumer: its position in the stream, and the
+// committed lengths of the files to which it appends. Replacing the journal on disk commits a
+// batch.
 type fileJournal struct {
 	Stream   string `json:"stream"`
 	Consumer string `json:"consumer"`
@@ -23,17 +24,17 @@ type fileJournal struct {
 
 	Sequence uint64 `json:"sequence"`
 	Stored   int64  `json:"stored"`
-	// Open has the files that are appended to, by directory.
+	// Open holds the files to which later batches append, by directory.
 	Open map[string]openFile `json:"open"`
-	// Begun has the files that a batch is about to create. If the batch is not committed, recovery
-	// removes them, and no others.
+	// Begun lists the new files of the batch that is being written. If the batch is not committed,
+	// recovery removes these files and no others.
 	Begun []string `json:"begun,omitempty"`
 }
 
-// openFile is a file that is appended to.
+// openFile is a file to which later batches append.
 type openFile struct {
 	Name  string    `json:"name"`
-	Size  int64     `json:"size"` // bytes; later ones are uncommitted
+	Size  int64     `json:"size"` // in bytes; bytes beyond it are uncommitted
 	Rows  int64     `json:"rows"`
 	Begun time.Time `json:"begun"`
 }
@@ -46,21 +47,22 @@ func (j fileJournal) position() cdc.Position {
 	return cdc.Position{Sequence: j.Sequence, Stored: j.Stored}
 }
 
-// withPosition returns a copy of j with another position and nothing begun. Changing it does not
-// change j.
+// withPosition returns a copy of j with position p and an empty Begun. The copy shares no memory
+// with j.
 func (j fileJournal) withPosition(p cdc.Position) fileJournal {
 	j.Sequence, j.Stored, j.Begun = p.Sequence, p.Stored, nil
 	j.Open = maps.Clone(j.Open)
 	return j
 }
 
-// id is a short hash that identifies the consumer's checkpoint.
+// id returns a short hash that identifies the consumer's checkpoint.
 func (j fileJournal) id() string {
 	return lake.ID(sink.Env{Stream: j.Stream, Consumer: j.Consumer, Filter: j.Filter})
 }
 
-// fileName names a file by the position of its first event, so that names sort like the stream. n,
-// from 1, tells files with the same first event apart.
+// fileName returns the name of a new file whose first event is at the position first. The name
+// begins with that position, so that names sort in stream order. The number n, from 1,
+// distinguishes files with the same first event.
 func (j fileJournal) fileName(first cdc.Position, n int, extension string) string {
 	name := fmt.Sprintf("%019d-%020d-%s", max(first.Stored, 0), first.Sequence, j.id())
 	if n > 1 {
@@ -71,7 +73,7 @@ func (j fileJournal) fileName(first cdc.Position, n int, extension string) strin
 
 func (j fileJournal) path() string { return path.Join(privateDir, "journal", j.id()+".json") }
 
-// readJournal reads the journal from disk. It returns an empty one if there is none.
+// readJournal reads the journal from disk. It returns an empty journal if there is none.
 func (s *fileStore) readJournal() (fileJournal, error) {
 	j := newFileJournal(s.env)
 	text, err := s.disk.readFile(j.path())
@@ -90,7 +92,8 @@ func (s *fileStore) readJournal() (fileJournal, error) {
 	return j, nil
 }
 
-// writeJournal replaces the journal on disk. After an error, either may be there.
+// writeJournal replaces the journal on disk. After an error the disk may have the old or the new
+// journal.
 func (s *fileStore) writeJournal(j fileJournal) error {
 	text, err := json.MarshalIndent(j, "", "  ")
 	if err != nil {

@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// memDisk is a strict disk in memory: a crash loses everything that was not synced.
+// memDisk is a strict disk in memory. A crash loses everything that has not been synced.
 type memDisk struct {
 	mu   sync.Mutex
 	dirs map[string]*memDir
 }
 
-// memDir maps names to nodes, now and after a crash.
+// memDir maps names to nodes. The map durable holds the names that survive a crash.
 type memDir struct{ now, durable map[string]*memNode }
 
-// memNode is a file, or a directory whose content is in memDisk.dirs.
+// memNode is a file or a directory. The content of a directory is in memDisk.dirs.
 type memNode struct {
 	dir          bool
 	now, durable []byte
@@ -36,7 +36,7 @@ func newMemDir() *memDir {
 	return &memDir{now: make(map[string]*memNode), durable: make(map[string]*memNode)}
 }
 
-// crash returns the disk after a loss of power.
+// crash returns a copy of the disk as it is after a loss of power.
 func (d *memDisk) crash() *memDisk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -45,7 +45,7 @@ func (d *memDisk) crash() *memDisk {
 	return after
 }
 
-// revive copies the durable content of a directory.
+// revive copies the durable content of a directory from another disk.
 func (d *memDisk) revive(from *memDisk, dir string) {
 	kept := newMemDir()
 	for name, node := range from.dirs[dir].durable {
@@ -58,7 +58,8 @@ func (d *memDisk) revive(from *memDisk, dir string) {
 	d.dirs[dir] = kept
 }
 
-// at finds the directory of a name. The caller holds mu.
+// at returns the directory that contains a name, and the last element of the name. The caller holds
+// mu.
 func (d *memDisk) at(name string) (*memDir, string, error) {
 	dir := d.dirs[path.Dir(name)]
 	if dir == nil {
@@ -194,7 +195,7 @@ func (d *memDisk) readFile(name string) ([]byte, error) {
 	return slices.Clone(dir.now[base].now), nil
 }
 
-// files returns the content of every file except eds's own, by name.
+// files returns the content of all files by name, except the private files of eds.
 func (d *memDisk) files() map[string]string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -212,7 +213,7 @@ func (d *memDisk) files() map[string]string {
 	return all
 }
 
-// temporary returns the names of the temporary files.
+// temporary returns the names of all temporary files.
 func (d *memDisk) temporary() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

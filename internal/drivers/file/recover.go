@@ -7,8 +7,8 @@ import (
 	"path"
 )
 
-// recover restores the state of the journal on disk: it truncates longer files and removes those of
-// an uncommitted batch.
+// recover brings the files back to the state that the journal on disk records. It truncates files
+// that are longer, and removes new files of an uncommitted batch.
 func (l *rollingSink) recover() error {
 	j, err := l.readJournal()
 	if err != nil {
@@ -17,7 +17,7 @@ func (l *rollingSink) recover() error {
 	for dir, f := range j.Open {
 		err := l.truncate(path.Join(dir, f.Name), f.Size)
 		if errors.Is(err, errShort) || errors.Is(err, fs.ErrNotExist) {
-			// A consumer has taken it away or emptied it: the next batch begins a new file.
+			// A reader has removed or emptied the file, so the next batch begins a new file.
 			l.env.Logger.Warn("a file that eds appended to is gone, or shorter than it was", "file", path.Join(dir, f.Name))
 			delete(j.Open, dir)
 			continue
@@ -42,7 +42,7 @@ func (l *rollingSink) recover() error {
 
 var errShort = errors.New("the file is too short")
 
-// truncate shortens a file that is longer than size.
+// truncate shortens a file to size bytes. If the file is already shorter, it returns errShort.
 func (l *rollingSink) truncate(name string, size int64) error {
 	info, err := l.disk.stat(name)
 	if err != nil {

@@ -22,12 +22,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// rollingSink appends events to rolling NDJSON files, or writes each batch as Parquet files, which
-// cannot be appended to.
+// rollingSink appends events to rolling NDJSON files, or writes each batch as whole Parquet files,
+// because a Parquet file cannot be appended to.
 //
-// It appends a batch to the files and syncs them. Then it replaces the journal, which records the
-// files' lengths and the position. Until then, recovery undoes everything by truncating the files
-// to the journal's lengths. So each event is in the files exactly once.
+// For each batch, it first appends to the files and syncs them. Then it replaces the journal, which
+// records the files' lengths and the position in the stream. Until the journal is replaced,
+// recovery can undo the batch by truncating the files to the lengths in the journal. So the files
+// contain each event exactly once.
 type rollingSink struct {
 	*fileStore
 	files   lake.Settings
@@ -37,7 +38,7 @@ type rollingSink struct {
 	now     func() time.Time
 
 	journal fileJournal
-	// needsRecovery reports that journal may differ from the one on disk, or that files may be
+	// needsRecovery reports whether journal may differ from the journal on disk, or files may be
 	// longer than it records.
 	needsRecovery bool
 }
@@ -61,11 +62,11 @@ func newRollingSink(s *fileStore, c config) *rollingSink {
 	return l
 }
 
-// wholeFiles reports whether files are written at once and never appended to.
+// wholeFiles reports whether each file is written once, as a whole, and never appended to.
 func (l *rollingSink) wholeFiles() bool { return l.files.Format == lake.Parquet }
 
-// Limits returns the limits that the URL sets. If each file is one batch, the batch grows to the
-// file's size.
+// Limits returns the batch limits that the URL sets. For whole files, the limits of a batch are
+// those of a file, because each batch becomes one file per table.
 func (l *rollingSink) Limits() sink.Limits {
 	if !l.wholeFiles() {
 		return limits
@@ -76,7 +77,8 @@ func (l *rollingSink) Limits() sink.Limits {
 func (l *rollingSink) Probe(ctx context.Context) error { return l.probe(ctx) }
 func (l *rollingSink) Close(context.Context) error     { return l.close() }
 
-// prepareCall begins a call that uses the journal, recovering it if needed. The caller holds mu.
+// prepareCall begins a call that uses the journal. It first runs recovery if that is needed. The
+// caller holds mu.
 func (l *rollingSink) prepareCall(ctx context.Context) error {
 	if err := l.beginCall(ctx); err != nil {
 		return err
@@ -87,7 +89,7 @@ func (l *rollingSink) prepareCall(ctx context.Context) error {
 	return l.recover()
 }
 
-// Checkpoint returns the journal's position.
+// Checkpoint returns the position in the journal, or the zero position if the sink has no consumer.
 func (l *rollingSink) Checkpoint(ctx context.Context) (cdc.Position, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -100,7 +102,8 @@ func (l *rollingSink) Checkpoint(ctx context.Context) (cdc.Position, error) {
 	return l.journal.position(), nil
 }
 
-// ResetCheckpoint forgets the position. Existing files stay; later events go to new files.
+// ResetCheckpoint sets the position back to zero. Existing files stay, and later events go to new
+// files.
 func (l *rollingSink) ResetCheckpoint(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -119,7 +122,7 @@ func (l *rollingSink) ResetCheckpoint(ctx context.Context) error {
 	return nil
 }
 
-// commit replaces the journal by next.
+// commit replaces the journal on disk and in memory with next.
 func (l *rollingSink) commit(next fileJournal) error {
 	if err := l.writeJournal(next); err != nil {
 		l.needsRecovery = true
@@ -129,7 +132,7 @@ func (l *rollingSink) commit(next fileJournal) error {
 	return nil
 }
 
-// Apply appends the batch's events that the journal does not cover.
+// Apply appends those events of the batch that the journal does not cover yet.
 func (l *rollingSink) Apply(ctx context.Context, b *change.Batch) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -138,8 +141,8 @@ func (l *rollingSink) Apply(ctx context.Context, b *change.Batch) error {
 	}
 	err := l.apply(ctx, b)
 	if err != nil && l.needsRecovery {
-		// Readers should see nothing of a failed batch. If recovery fails now, it runs again before
-		// the next batch.
+		// Readers should not see a part of a failed batch. If recovery fails now, it runs again
+		// before the next batch.
 		if e := l.recover(); e != nil {
 			l.env.Logger.Warn("files may end in incomplete changes until they can be repaired", "error", e)
 		}
@@ -175,12 +178,13 @@ func (l *rollingSink) apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// updateOpen records in the journal which files are appended to from now on.
+// updateOpen records in j the files to which later batches append, and drops files that have
+// reached the roll age.
 func (l *rollingSink) updateOpen(j *fileJournal, appends []*fileAppend) {
 	if l.wholeFiles() {
 		return
 	}
-	for dir, f := range j.Open { // of past days, or of tables that left
+	for dir, f := range j.Open { // files of past days, or of tables without new events
 		if l.now().Sub(f.Begun) >= l.files.RollAge {
 			delete(j.Open, dir)
 		}
@@ -190,7 +194,7 @@ func (l *rollingSink) updateOpen(j *fileJournal, appends []*fileAppend) {
 	}
 }
 
-// fileAppend is a batch's addition to one file.
+// fileAppend holds the events of a batch that belong to one file.
 type fileAppend struct {
 	*lake.Part
 	begins bool // the file is new
@@ -199,10 +203,11 @@ type fileAppend struct {
 
 func (a *fileAppend) path() string { return path.Join(a.Dir, a.file.Name) }
 
-// maxDir bounds the name of a table's directory, in bytes.
+// maxDir is the maximum length of the name of a table's directory, in bytes.
 const maxDir = 200
 
-// plan groups the events that the journal does not cover by file.
+// plan returns the events that the journal does not cover yet, grouped by file. It does not choose
+// the names of the files.
 func (l *rollingSink) plan(ctx context.Context, b *change.Batch) ([]*fileAppend, error) {
 	events := b.Events
 	if position := l.journal.position(); l.env.Consumer != "" {
@@ -218,8 +223,9 @@ func (l *rollingSink) plan(ctx context.Context, b *change.Batch) ([]*fileAppend,
 	return all, err
 }
 
-// prepare chooses the files, creates their directories, and records the new files in the journal.
-// It returns the directories to sync.
+// prepare chooses the file of each append, creates the directories, and records the new files in
+// the journal on disk. It returns the directories whose entries change. The caller has to sync them
+// after the write.
 func (l *rollingSink) prepare(appends []*fileAppend) (changed map[string]bool, err error) {
 	changed = make(map[string]bool)
 	noted := l.journal.withPosition(l.journal.position())
@@ -244,7 +250,8 @@ func (l *rollingSink) prepare(appends []*fileAppend) (changed map[string]bool, e
 	return changed, l.commit(noted)
 }
 
-// chooseFile finds the file to append to, or names a new one.
+// chooseFile sets a.file to the directory's open file. If that file is missing, emptied, full or
+// too old, chooseFile names a new file.
 func (l *rollingSink) chooseFile(a *fileAppend) error {
 	f, ok := l.journal.Open[a.Dir]
 	if ok && !l.wholeFiles() && f.Rows < l.files.RollRows && f.Size < l.files.RollBytes && l.now().Sub(f.Begun) < l.files.RollAge &&
@@ -257,12 +264,12 @@ func (l *rollingSink) chooseFile(a *fileAppend) error {
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return withoutNames(err)
 		}
-		// A consumer that takes a file away, or empties it, is done with it.
+		// If the file is missing or shorter, a reader has processed it.
 	}
 	a.begins = true
 	for n := 1; ; n++ {
 		a.file = openFile{Name: l.journal.fileName(a.Events[0].Position, n, l.encoder.Extension()), Begun: l.now().UTC()}
-		// An existing file was written before the position was reset.
+		// A file with this name may exist from before the checkpoint was reset.
 		if _, err := l.disk.stat(a.path()); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		} else if err != nil {
@@ -271,7 +278,7 @@ func (l *rollingSink) chooseFile(a *fileAppend) error {
 	}
 }
 
-// write appends to all files, and updates their sizes.
+// write writes all appends concurrently, and updates their files' sizes.
 func (l *rollingSink) write(ctx context.Context, appends []*fileAppend) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxWriters)
@@ -286,7 +293,7 @@ func (l *rollingSink) write(ctx context.Context, appends []*fileAppend) error {
 	return group.Wait()
 }
 
-// append appends to one file, or creates it, and makes it durable.
+// append writes the events of a to their file, which it creates if needed, and syncs the file.
 func (l *rollingSink) append(a *fileAppend) error {
 	if l.wholeFiles() {
 		return l.writeWhole(a.path(), a.Part)
@@ -305,7 +312,8 @@ func (l *rollingSink) append(a *fileAppend) error {
 	return err
 }
 
-// beginFile creates a file, which appears whole.
+// beginFile creates a file with the given content. The file appears with its whole content or not
+// at all.
 func (l *rollingSink) beginFile(name string, text []byte) error {
 	temp := l.tempName()
 	if err := l.writeTemp(temp, text); err != nil {
@@ -314,7 +322,7 @@ func (l *rollingSink) beginFile(name string, text []byte) error {
 	return l.moveIntoPlace(temp, name)
 }
 
-// moveIntoPlace renames a temporary file to its name.
+// moveIntoPlace renames the temporary file temp to name. If that fails, it removes temp.
 func (l *rollingSink) moveIntoPlace(temp, name string) error {
 	if err := l.disk.rename(temp, name); err != nil {
 		l.discard(temp)
@@ -323,7 +331,8 @@ func (l *rollingSink) moveIntoPlace(temp, name string) error {
 	return nil
 }
 
-// writeWhole creates a file of a part, which appears whole, without holding it in memory.
+// writeWhole creates a file with the events of p. The file appears with its whole content or not at
+// all. The content is streamed to disk, not held in memory.
 func (l *rollingSink) writeWhole(name string, p *lake.Part) error {
 	temp := l.tempName()
 	f, err := l.disk.create(temp)
@@ -357,7 +366,7 @@ func (l *rollingSink) writeAt(name string, text []byte, offset int64) error {
 	return withoutNames(errors.Join(err, f.Close()))
 }
 
-// encode returns the lines of the events, compressed as one frame.
+// encode returns the events to append as lines, compressed as a single frame.
 func (l *rollingSink) encode(a *fileAppend) ([]byte, error) {
 	size := 0
 	for _, e := range a.Events {

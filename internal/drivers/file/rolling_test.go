@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// lineName returns the name of the file that begins with the nth event.
+// lineName returns the name of the NDJSON file whose first event is event n.
 func lineName(n int) string {
 	return fmt.Sprintf("%s/%019d-%020d-%s.ndjson", []string{"order", "part"}[n%2], 1700000000000000000+n, n, newFileJournal(env).id())
 }
@@ -40,7 +40,7 @@ func TestRolling_BeginsNewFiles(t *testing.T) {
 	size := len(event(t, 1).Payload) + 1
 	for name, c := range map[string]struct {
 		query string
-		want  []string // of table part, which has the odd events
+		want  []string // events of table part, which has the odd numbers
 	}{
 		"never":    {"", []string{lineName(1)}},
 		"by rows":  {"&roll-rows=2", []string{lineName(1), lineName(5), lineName(9)}},
@@ -73,7 +73,7 @@ func TestRolling_TruncatesATornEnd(t *testing.T) {
 		dir := tempDir(t)
 		apply(t, openIn(t, dir, query), 1, 3)
 		for _, f := range files(t, dir) {
-			// The state after a crash within a batch.
+			// This is the state after a crash while a batch is being written.
 			torn := append(f.text, f.text[:len(f.text)/2]...)
 			if err := os.WriteFile(filepath.Join(dir, f.name), torn, 0o600); err != nil {
 				t.Fatal(err)
@@ -137,7 +137,8 @@ func TestRolling_ResetBeginsNewFiles(t *testing.T) {
 	}
 }
 
-// TestJournal_LostCostsNoFile: deleting eds's own directory loses the checkpoint, and nothing else.
+// TestJournal_LostCostsNoFile checks that deleting the private directory of eds loses only the
+// checkpoint.
 func TestJournal_LostCostsNoFile(t *testing.T) {
 	dir := tempDir(t)
 	apply(t, openIn(t, dir, "?format=ndjson"), 1, 3)
@@ -184,7 +185,7 @@ func TestRolling_NewCompressionBeginsANewFile(t *testing.T) {
 	}
 }
 
-// TestRolling_SeparatesConsumers: two servers may share a directory.
+// TestRolling_SeparatesConsumers checks that two servers may write to the same directory.
 func TestRolling_SeparatesConsumers(t *testing.T) {
 	dir := tempDir(t)
 	first := openIn(t, dir, "?format=ndjson")

@@ -17,8 +17,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// fileSink writes one file per event. Files appear whole, in stream order. An event that is
-// delivered again replaces its file.
+// fileSink writes one file per event. Each file appears with its whole content, and files appear in
+// stream order. If an event is delivered again, its file is replaced.
 type fileSink struct {
 	*fileStore
 	*encode.Loader
@@ -36,13 +36,15 @@ func newFileSink(s *fileStore, c config) *fileSink {
 func (o *fileSink) Probe(ctx context.Context) error { return o.probe(ctx) }
 func (o *fileSink) Close(context.Context) error     { return o.close() }
 
-// eventFile is one event on its way into its file.
+// eventFile is an encoded event, with the name of its file and the name of the temporary file to
+// which it is written first.
 type eventFile struct {
 	table, name, temp string
 	text              []byte
 }
 
-// Apply writes the events of the batch.
+// Apply writes each event of the batch to its file. It first writes temporary files, and then
+// renames them in stream order.
 func (o *fileSink) Apply(ctx context.Context, b *change.Batch) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -73,7 +75,7 @@ func (o *fileSink) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// encodeEvents encodes the events.
+// encodeEvents names and encodes the events. An error concerns a single event.
 func (o *fileSink) encodeEvents(events []*cdc.Event) ([]eventFile, error) {
 	all := make([]eventFile, len(events))
 	for i, e := range events {
@@ -90,8 +92,9 @@ func (o *fileSink) encodeEvents(events []*cdc.Event) ([]eventFile, error) {
 	return all, nil
 }
 
-// prepareDirs checks, before it creates anything, that no name conflicts with another, and then
-// creates the directories.
+// prepareDirs creates the directories of the files, and adds directories with new entries to
+// changed. Before it creates anything, it checks that no file has the name of a directory that
+// another file needs.
 func (o *fileSink) prepareDirs(all []eventFile, changed map[string]bool) error {
 	for _, find := range []func(all []eventFile) (eventFile, bool){conflictInBatch, o.conflictOnDisk} {
 		if f, found := find(all); found {
@@ -113,7 +116,8 @@ func (o *fileSink) prepareDirs(all []eventFile, changed map[string]bool) error {
 	return nil
 }
 
-// conflictInBatch finds a file with the name of a directory that another file needs.
+// conflictInBatch returns a file of the batch whose name is the directory of another file of the
+// batch, if there is one.
 func conflictInBatch(all []eventFile) (eventFile, bool) {
 	needed := make(map[string]bool)
 	for _, f := range all {
@@ -129,10 +133,10 @@ func conflictInBatch(all []eventFile) (eventFile, bool) {
 	return eventFile{}, false
 }
 
-// conflictOnDisk finds a file whose name is a directory on the disk, or whose directory is a file
-// there.
+// conflictOnDisk returns a file that cannot be created because its name is a directory on disk, or
+// one of its directories is a file on disk. It reports whether it has found one.
 func (o *fileSink) conflictOnDisk(all []eventFile) (eventFile, bool) {
-	free := make(map[string]bool) // looked at in this call
+	free := make(map[string]bool) // directories that this call has checked
 	for _, f := range all {
 		for _, dir := range parents(f.name) {
 			if o.dirs[dir] || free[dir] {
@@ -150,7 +154,7 @@ func (o *fileSink) conflictOnDisk(all []eventFile) (eventFile, bool) {
 	return eventFile{}, false
 }
 
-// write writes all temporary files.
+// write writes the temporary files of all events concurrently.
 func (o *fileSink) write(ctx context.Context, all []eventFile) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxWriters)
@@ -171,7 +175,7 @@ func (o *fileSink) discardAll(all []eventFile) {
 	}
 }
 
-// journalFiles remembers the loaded files of snapshots, in one file per job and table.
+// journalFiles records which files of a snapshot have been loaded, in one file per job and table.
 type journalFiles struct{ *fileStore }
 
 func (j journalFiles) table(table string) string {

@@ -17,23 +17,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// privateDir is the directory of the sinks' own files.
+// privateDir is the directory that holds the sinks' own files, within the destination's directory.
 const privateDir = ".eds"
 
-// maxWriters bounds how many files are written at once. Concurrent syncs let a file system commit
-// them together.
+// maxWriters is the maximum number of files that are written at the same time. A file system can
+// commit concurrent syncs together.
 const maxWriters = 16
 
-// fileStore is shared by the sinks of both kinds.
+// fileStore is the part that fileSink and rollingSink share.
 type fileStore struct {
 	disk disk
 	env  sink.Env
 
-	mu     sync.Mutex // held by every call of a sink
+	mu     sync.Mutex // held during every call of a sink
 	closed bool
-	writes bool // beginCall has been called
+	writes bool // beginCall has succeeded
 
-	temp    string // this sink's own directory of incomplete files
+	temp    string // directory of this sink's temporary files
 	counter atomic.Int64
 
 	dirs map[string]bool // directories known to exist
@@ -45,7 +45,8 @@ func newFileStore(d disk, env sink.Env) *fileStore {
 
 var errClosed = errors.New("the sink is closed")
 
-// beginCall begins a call that writes, and creates the directory. The caller holds mu.
+// beginCall begins a call that writes. It creates the directory if it is missing. The caller holds
+// mu.
 func (s *fileStore) beginCall(ctx context.Context) error {
 	if s.closed {
 		return errClosed
@@ -61,7 +62,8 @@ func (s *fileStore) beginCall(ctx context.Context) error {
 	return err
 }
 
-// refresh ensures the directory and notices that it was replaced.
+// refresh creates the directory or opens it again if needed. If the directory was replaced, refresh
+// clears dirs.
 func (s *fileStore) refresh() error {
 	replaced, err := s.disk.ensure()
 	if replaced {
@@ -78,7 +80,7 @@ func (s *fileStore) close() error {
 	}
 	s.closed = true
 	if s.writes {
-		// It is empty unless a call failed; the next sink that writes removes it.
+		// The directory is empty unless a call has failed. If it stays, a later sink removes it.
 		if err := s.disk.remove(s.temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.env.Logger.Debug("leaving a temporary directory", "error", withoutNames(err))
 		}
@@ -91,8 +93,8 @@ func (s *fileStore) tempName() string {
 	return path.Join(s.temp, fmt.Sprintf("%d", s.counter.Add(1)))
 }
 
-// makeDirs creates the directories that lead to name, and adds each directory with a new entry to
-// changed. A file with the name of such a directory is errNameConflict.
+// makeDirs creates the directories above name, and adds each directory that has a new entry to
+// changed. If a file has the name of such a directory, it returns errNameConflict.
 func (s *fileStore) makeDirs(name string, changed map[string]bool) error {
 	for _, dir := range parents(name) {
 		if s.dirs[dir] {
@@ -110,7 +112,7 @@ func (s *fileStore) makeDirs(name string, changed map[string]bool) error {
 			if !info.IsDir() {
 				return errNameConflict
 			}
-			// Its creator may have crashed before syncing it.
+			// The process that created dir may have crashed before it synced the parent.
 			changed[path.Dir(dir)] = true
 		default:
 			return withoutNames(err)
@@ -120,11 +122,12 @@ func (s *fileStore) makeDirs(name string, changed map[string]bool) error {
 	return nil
 }
 
-// errNameConflict reports that an event's path cannot be created because another event's file or
-// directory has that name.
+// errNameConflict means that an event's file or directory cannot be created because another event's
+// file or directory has the same name.
 var errNameConflict = fault.Mark(fault.Poison, errors.New("another event's file or directory has the name"))
 
-// writeTemp writes a new temporary file and syncs it. It removes a file that fails.
+// writeTemp creates the temporary file name with the given data and syncs it. If that fails, it
+// removes the file.
 func (s *fileStore) writeTemp(name string, data []byte) error {
 	f, err := s.disk.create(name)
 	if err != nil {
@@ -150,7 +153,7 @@ func (s *fileStore) discard(names ...string) {
 	}
 }
 
-// syncDirs makes the names in the directories durable.
+// syncDirs makes the names in all given directories durable.
 func (s *fileStore) syncDirs(dirs map[string]bool) error {
 	var group errgroup.Group
 	group.SetLimit(maxWriters)
@@ -160,7 +163,8 @@ func (s *fileStore) syncDirs(dirs map[string]bool) error {
 	return group.Wait()
 }
 
-// replace writes one of the store's own files, durably and atomically.
+// replace writes data to a file in privateDir. It replaces the previous content atomically and
+// durably.
 func (s *fileStore) replace(name string, data []byte) error {
 	changed := map[string]bool{path.Dir(name): true}
 	temp := s.tempName()
@@ -180,7 +184,8 @@ func (s *fileStore) replace(name string, data []byte) error {
 	return s.syncDirs(changed)
 }
 
-// removeAll removes name and everything below it.
+// removeAll removes the file or directory name, with everything in it. A name that does not exist
+// is no error.
 func (s *fileStore) removeAll(name string) error {
 	info, err := s.disk.stat(name)
 	if err == nil && info.IsDir() {
@@ -204,7 +209,8 @@ func (s *fileStore) removeAll(name string) error {
 	return withoutNames(err)
 }
 
-// forgetDirs makes later calls check the directories again if one turns out to be missing.
+// forgetDirs returns err unchanged. If err means that a file or directory is missing, forgetDirs
+// clears dirs, so that later calls check the directories again.
 func (s *fileStore) forgetDirs(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		clear(s.dirs)
@@ -212,11 +218,11 @@ func (s *fileStore) forgetDirs(err error) error {
 	return err
 }
 
-// staleAfter is the age from which a temporary directory is unused.
+// staleAfter is the age at which a temporary directory is assumed to be abandoned.
 const staleAfter = 24 * time.Hour
 
-// removeStaleTemps removes the temporary files of sinks that were killed long ago. Errors do not
-// matter.
+// removeStaleTemps removes temporary directories of sinks that were killed long ago. It ignores
+// errors, because the next sink tries again.
 func (s *fileStore) removeStaleTemps() {
 	temps := path.Join(privateDir, "tmp")
 	entries, err := s.disk.readDir(temps)
@@ -234,7 +240,8 @@ func (s *fileStore) removeStaleTemps() {
 	}
 }
 
-// probe writes, reads and removes a file in the directory, or where the directory would be created.
+// probe checks that eds can write to the directory: it writes, renames, reads and removes a file.
+// If the directory does not exist, probe uses a temporary directory in the nearest existing parent.
 func (s *fileStore) probe(ctx context.Context) (err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// BenchmarkApply writes batches to brokers that discard them, and by turns the same messages, built
-// beforehand, with the client library alone.
+// BenchmarkApply measures the sink and the client library alone, in alternation, with brokers that
+// discard the messages. The client library sends the same messages, which are built in advance.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		for _, codec := range []string{"none", "zstd"} {
@@ -46,7 +46,7 @@ func benchmark(b *testing.B, columns int, codec string) {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	produceBare(b, client, records) // now it is connected, like s
+	produceBare(b, client, records) // from here on, client is connected, like s
 	sinktest.Apply(b, s, apply)
 	var ours, theirs time.Duration
 	for b.Loop() {

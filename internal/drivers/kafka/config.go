@@ -17,28 +17,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// config is a parsed URL.
+// config is a parsed destination URL.
 type config struct {
 	brokers       []string // host:port
 	topic         *encode.Route
-	byRow         bool // key=row
+	byRow         bool // the key is the row's primary key, not one per change
 	format        format
-	flat          bool // the format has eds's columns beside the row's
+	flat          bool // the format adds columns of eds to the columns of the row
 	headers       bool
-	compression   []kgo.CompressionCodec // by preference
+	compression   []kgo.CompressionCodec // in order of preference
 	linger        time.Duration
 	transactional bool
 	create        bool
 	partitions    int32
 	replication   int16
 	patience      time.Duration
-	idle          time.Duration  // after it a connection is closed
-	tls           *tls.Config    // nil: connections are not encrypted
-	auth          sasl.Mechanism // nil: no credentials are sent
-	renew         func() (config, error)
+	idle          time.Duration  // how long a connection without traffic stays open
+	tls           *tls.Config    // nil if connections are not encrypted
+	auth          sasl.Mechanism // nil if no credentials are sent
+	// renew returns the config with the current certificates, keys and credentials.
+	renew func() (config, error)
 }
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads a destination URL. Its errors contain no secrets of the URL.
 func parse(target *url.URL) (config, error) {
 	c := config{idle: idleTimeout}
 	v, err := sink.ParseOptions(target, options)
@@ -76,7 +77,7 @@ func parse(target *url.URL) (config, error) {
 	return c, err
 }
 
-// identity returns the brokers and the topic.
+// identity returns the identity of the destination: the brokers and the topic, without credentials.
 func identity(target *url.URL) string {
 	topic := strings.Trim(target.Path, "/")
 	if topic == "" {
@@ -85,7 +86,8 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("kafka", sink.HostsIdentity(target.Host, "9092"), topic, nil)
 }
 
-// parseBrokers splits the list of brokers, each a host with or without a port.
+// parseBrokers parses a comma-separated list of brokers. Each broker is a host with an optional
+// port. The results have the form host:port, with 9092 as the default port.
 func parseBrokers(list string) ([]string, error) {
 	var brokers []string
 	for broker := range strings.SplitSeq(list, ",") {
@@ -111,8 +113,8 @@ var codecs = map[string][]kgo.CompressionCodec{
 	"none":   {kgo.NoCompression()},
 }
 
-// parseTopicCounts reads the numbers of partitions and replicas of topics that eds creates;
-// -1 leaves them to the brokers.
+// parseTopicCounts reads the numbers of partitions and replicas for topics that eds creates. The
+// value -1 selects the default of the brokers.
 func (c *config) parseTopicCounts(v sink.Values) error {
 	for _, name := range []string{"partitions", "replication"} {
 		if v.Given(name) && !c.create {

@@ -49,7 +49,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// coarseProxy breaks at every 48th byte of responses. Each response is longer.
+// coarseProxy is a proxy that can break a connection only at every 48th byte of a response. Each
+// response is longer than that.
 type coarseProxy struct{ *sinktest.Proxy }
 
 const grain = 48
@@ -58,7 +59,7 @@ func (c coarseProxy) Steps() int { return c.Proxy.Steps() / grain }
 
 func (c coarseProxy) Break(n int, mode sinktest.Mode) { c.Proxy.Break(n*grain, mode) }
 
-// history returns the events of a topic, including those of aborted transactions.
+// history returns all events in a topic, including events of aborted transactions.
 func history(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	u := parsed(t, raw)
@@ -71,7 +72,7 @@ func history(t testing.TB, raw string) []sinktest.Stored {
 	return all
 }
 
-// committedHistory returns the events that a read-committed consumer sees.
+// committedHistory returns the events in a topic that a read-committed consumer sees.
 func committedHistory(t testing.TB, raw string) []sinktest.Stored {
 	t.Helper()
 	u := parsed(t, raw)

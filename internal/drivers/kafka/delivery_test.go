@@ -30,14 +30,14 @@ func ids(t testing.TB, messages []independent.Message) map[string][]string {
 	return all
 }
 
-// wantOnce checks that a topic holds the numbered events from first to last, each once, in the
-// order of their row.
+// wantOnce checks that a topic holds each of the numbered events from first to last exactly once.
+// The events of a row must be in order.
 func wantOnce(t testing.TB, broker, topic string, first, last int) {
 	t.Helper()
 	wantRows(t, ids(t, consume(t, broker, topic)), first, last)
 }
 
-// wantAll checks the same, but permits duplicates.
+// wantAll is like wantOnce, but permits duplicates.
 func wantAll(t testing.TB, broker, topic string, first, last int) {
 	t.Helper()
 	got := ids(t, consume(t, broker, topic))
@@ -69,8 +69,8 @@ func wantRows(t testing.TB, got map[string][]string, first, last int) {
 	}
 }
 
-// TestApply_RetriesTransientBrokerErrors answers produce requests with each transient error, in the
-// middle of batches of many requests.
+// TestApply_RetriesTransientBrokerErrors makes brokers answer produce requests with each transient
+// error, while batches of many requests are being sent.
 func TestApply_RetriesTransientBrokerErrors(t *testing.T) {
 	t.Parallel()
 	for _, err := range []*kerr.Error{
@@ -94,7 +94,7 @@ func TestApply_RetriesTransientBrokerErrors(t *testing.T) {
 }
 
 // TestApply_LosesNothingInALongOutage retries a batch during an outage, as the pipeline does. The
-// connection breaks before a request, within one, and after one whose response is lost.
+// connection breaks before a request, within a request, or after a request whose response is lost.
 func TestApply_LosesNothingInALongOutage(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []sinktest.Mode{sinktest.Lost, sinktest.Answered} {
@@ -124,7 +124,8 @@ func TestApply_LosesNothingInALongOutage(t *testing.T) {
 	}
 }
 
-// TestApply_ResendsPartsOfASentBatch: a retry after an outage may split the batch differently.
+// TestApply_ResendsPartsOfASentBatch checks a retry that splits the batch differently after an
+// outage.
 func TestApply_ResendsPartsOfASentBatch(t *testing.T) {
 	t.Parallel()
 	cluster, proxy := faultyCluster(t)
@@ -183,7 +184,7 @@ func TestApply_RejectsAnOversizedMessageAndSendsTheRest(t *testing.T) {
 	}
 }
 
-// TestApply_SplitsABatchByTheTopicsLimit sends more than one request can hold.
+// TestApply_SplitsABatchByTheTopicsLimit sends more messages than a single request can hold.
 func TestApply_SplitsABatchByTheTopicsLimit(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
@@ -195,7 +196,7 @@ func TestApply_SplitsABatchByTheTopicsLimit(t *testing.T) {
 	wantOnce(t, cluster.ListenAddrs()[0], "small", 1, 300)
 }
 
-// TestApply_ClassifiesBrokerErrors answers produce requests with permanent errors.
+// TestApply_ClassifiesBrokerErrors makes brokers answer produce requests with permanent errors.
 func TestApply_ClassifiesBrokerErrors(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
@@ -218,14 +219,15 @@ func TestApply_ClassifiesBrokerErrors(t *testing.T) {
 	}
 }
 
-// TestTransaction_IsAtomic breaks a batch in the middle and reads as a read-committed consumer.
+// TestTransaction_IsAtomic breaks the connection while a batch is being sent, and reads the topic
+// as a read-committed consumer.
 func TestTransaction_IsAtomic(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "topic", 4)
 	s := mustOpen(t, raw+"?transactional=true&timeout=5s")
 	sinktest.Apply(t, s, sinktest.NumberedBatch(t, 1, 30))
-	// One partition has its part of the second batch when another fails.
+	// One partition has stored its part of the second batch when another partition fails.
 	rows := ids(t, consume(t, cluster.ListenAddrs()[0], "topic"))
 	partitions := make(map[int]bool)
 	for _, m := range consume(t, cluster.ListenAddrs()[0], "topic") {
@@ -260,7 +262,7 @@ func TestTransaction_IsAtomic(t *testing.T) {
 	}
 }
 
-// committed returns the keys that a read-committed consumer sees.
+// committed returns the keys in a topic that a read-committed consumer sees.
 func committed(t testing.TB, cluster *kfake.Cluster, topic string) []string {
 	t.Helper()
 	var keys []string
@@ -270,7 +272,8 @@ func committed(t testing.TB, cluster *kfake.Cluster, topic string) []string {
 	return keys
 }
 
-// TestTransaction_OfAKilledServerIsAborted, so that it does not block consumers.
+// TestTransaction_OfAKilledServerIsAborted checks that the open transaction of a killed server does
+// not block consumers.
 func TestTransaction_OfAKilledServerIsAborted(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)
@@ -296,7 +299,7 @@ func TestTransaction_OfAKilledServerIsAborted(t *testing.T) {
 	if got := committed(t, cluster, "topic"); len(got) != 6 {
 		t.Errorf("consumers see %d messages, want 6", len(got))
 	}
-	// The older server is still alive: it may not commit.
+	// The older server is still alive, but must not be able to commit.
 	if err := session.client.EndTransaction(t.Context(), kgo.TryCommit); err == nil {
 		t.Error("the older server committed in the newer one's place")
 	}

@@ -18,7 +18,7 @@ var (
 	errClosed = errors.New("the sink is closed")
 )
 
-// brokerError is an error code that a broker returned.
+// brokerError is an error code that a broker returned, with a hint for the operator or "".
 type brokerError struct {
 	code *kerr.Error
 	hint string
@@ -33,7 +33,7 @@ func (e *brokerError) Error() string {
 
 func (e *brokerError) Unwrap() error { return e.code }
 
-// fatal lists the codes that only the operator can fix.
+// fatal maps each code that only the operator can fix to a hint.
 var fatal = map[*kerr.Error]string{
 	kerr.SaslAuthenticationFailed: "the brokers refuse the user or the password; check them, and that option auth names the " +
 		"mechanism that the user was created for",
@@ -62,23 +62,23 @@ var fatal = map[*kerr.Error]string{
 	kerr.InvalidRequiredAcks:         "the brokers do not accept acks=all",
 }
 
-// refusals are the fatal codes that depend on credentials, permissions and topics, which change
-// while eds runs.
+// refusals are those fatal codes that depend on credentials, permissions and topics. These may
+// change while eds runs.
 var refusals = map[*kerr.Error]bool{
 	kerr.SaslAuthenticationFailed: true, kerr.UnsupportedSaslMechanism: true, kerr.IllegalSaslState: true, kerr.SecurityDisabled: true,
 	kerr.TopicAuthorizationFailed: true, kerr.ClusterAuthorizationFailed: true, kerr.TransactionalIDAuthorizationFailed: true,
 	kerr.UnknownTopicOrPartition: true, kerr.UnknownTopicID: true,
 }
 
-// poison lists the codes that concern the content of a message.
+// poison maps each code that concerns the content of a message to a hint.
 var poison = map[*kerr.Error]string{
 	kerr.MessageTooLarge:    "the message is larger than the topic's max.message.bytes",
 	kerr.RecordListTooLarge: "the message is larger than a segment of the topic",
 	kerr.InvalidRecord:      "the brokers refuse the message",
 }
 
-// classify gives an error of the client its class, and a text that says what to do. The text quotes
-// nothing of the broker's own, which could hold anything.
+// classify returns a client error with its fault class and a text that says what to do. The text
+// quotes nothing that a broker wrote, because that could contain anything.
 func classify(err error) error {
 	if err == nil {
 		return nil
@@ -109,7 +109,7 @@ func classify(err error) error {
 	return err
 }
 
-// tlsHint returns the remedy for an error of TLS, or "" for any other error.
+// tlsHint returns the remedy for a TLS error, or "" for any other error.
 func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError
@@ -126,7 +126,7 @@ func tlsHint(err error) string {
 		return "the broker's certificate is not trusted; name its authority with tls-ca="
 	case errors.As(err, &record):
 		return "the broker does not speak TLS at that port; leave tls=true out, or name another port"
-	case errors.As(err, &network) && network.Op == "remote error": // an alert
+	case errors.As(err, &network) && network.Op == "remote error": // a TLS alert
 		return "the broker refuses the TLS connection; it may want a client's certificate, with tls-cert= and tls-key="
 	}
 	return ""

@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestMain hides the machine's own AWS SDK settings from the tests.
+// TestMain hides the machine's AWS SDK settings from the tests.
 func TestMain(m *testing.M) {
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
@@ -36,14 +36,14 @@ func TestMain(m *testing.M) {
 	} {
 		os.Setenv(name, value)
 	}
-	// Most tests wait for the timeouts of the client: run more of them than there are processors.
+	// Most tests wait for timeouts of the client, so run more tests than there are processors.
 	if err := flag.Set("test.parallel", "4"); err != nil {
 		panic(err)
 	}
 	sinktest.Main(m)
 }
 
-// newCluster starts one broker.
+// newCluster starts a cluster of one broker.
 func newCluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1)}, opts...)...)
@@ -83,8 +83,8 @@ func mustOpen(t testing.TB, raw string) *Sink {
 	return s
 }
 
-// consume reads all messages of a topic with another client library, partition by partition,
-// including those of aborted transactions.
+// consume reads all messages of a topic with another client library, one partition at a time. It
+// includes messages of aborted transactions.
 func consume(t testing.TB, broker, topic string) []independent.Message {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -149,7 +149,8 @@ func consumePartition(ctx context.Context, t testing.TB, broker, topic string, p
 	return all
 }
 
-// consumeCommitted reads a topic as a read-committed consumer, up to the first open transaction.
+// consumeCommitted reads the messages of a topic as a read-committed consumer, up to the first open
+// transaction.
 func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -184,7 +185,7 @@ func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
 			if !r.Attrs.IsControl() {
 				all = append(all, r)
 			}
-			if r.Offset+1 >= ends[r.Partition] { // the marker of a transaction's end is a record too
+			if r.Offset+1 >= ends[r.Partition] { // the marker at the end of a transaction is a record, too
 				delete(ends, r.Partition)
 			}
 		})
@@ -192,8 +193,8 @@ func consumeCommitted(t testing.TB, broker, topic string) []*kgo.Record {
 	return all
 }
 
-// stableEnds returns, for each partition with ended transactions, the offset before which all have
-// ended.
+// stableEnds returns, for each partition that contains ended transactions, the offset before which
+// all transactions have ended.
 func stableEnds(ctx context.Context, t testing.TB, client *kgo.Client, topic string) map[int32]int64 {
 	t.Helper()
 	meta := kmsg.NewPtrMetadataRequest()
@@ -210,7 +211,7 @@ func stableEnds(ctx context.Context, t testing.TB, client *kgo.Client, topic str
 	of.Topic = topic
 	for _, p := range known.Topics[0].Partitions {
 		r := kmsg.NewListOffsetsRequestTopicPartition()
-		r.Partition, r.Timestamp = p.Partition, -1 // the end
+		r.Partition, r.Timestamp = p.Partition, -1 // -1 requests the end offset
 		of.Partitions = append(of.Partitions, r)
 	}
 	list.Topics = append(list.Topics, of)
@@ -233,13 +234,13 @@ func stableEnds(ctx context.Context, t testing.TB, client *kgo.Client, topic str
 	return ends
 }
 
-// isMarker reports whether m is the marker of a transaction's end. The other client returns it as
-// stored: a version, and whether it is a commit.
+// isMarker reports whether m is the marker at the end of a transaction. The other client returns
+// the marker as it is stored: a version, and the kind of the marker (commit or abort).
 func isMarker(m independent.Message) bool {
 	return len(m.Headers) == 0 && len(m.Key) == 4 && len(m.Value) == 6 && m.Key[0]+m.Key[1]+m.Key[2] == 0
 }
 
-// proxiedListener is a listener with the proxy's address.
+// proxiedListener is a listener that reports the address of the proxy in front of it.
 type proxiedListener struct {
 	net.Listener
 	addr net.Addr
@@ -247,7 +248,7 @@ type proxiedListener struct {
 
 func (b proxiedListener) Addr() net.Addr { return b.addr }
 
-// faultyCluster starts a broker behind a network that can break.
+// faultyCluster starts a cluster of one broker behind a proxy that can break connections.
 func faultyCluster(t testing.TB, opts ...kfake.Opt) (*kfake.Cluster, *sinktest.Proxy) {
 	t.Helper()
 	var proxy *sinktest.Proxy

@@ -1,5 +1,5 @@
-// Package kafka is the destination that writes every change as a message to Apache Kafka, or
-// to a service with its protocol: Redpanda, Amazon MSK, Confluent, WarpStream.
+// Package kafka is the destination that writes every change as a message to Apache Kafka, or to a
+// service that speaks Kafka's protocol: Redpanda, Amazon MSK, Confluent, WarpStream.
 package kafka
 
 import (
@@ -28,8 +28,9 @@ func Driver() sink.Driver {
 	}
 }
 
-// borrows returns the secret of this machine that target sends to brokers. Brokers can pass on a
-// signature for MSK.
+// borrows returns the option of target by which a sink would send a secret of this machine to the
+// brokers, or "" if there is none. Brokers could misuse the secret: for example, they could pass on
+// a signature for MSK.
 func borrows(target *url.URL) string {
 	if target.Query().Get("auth") == "aws-msk-iam" {
 		return "auth=aws-msk-iam"
@@ -144,7 +145,7 @@ var fields = []sink.Field{
 	{Name: "Topic", Type: "string", Description: "topic to write to", Required: true},
 }
 
-// buildURL builds a URL from the values of the driver's fields.
+// buildURL builds a destination URL from the values of the driver's fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	f := sink.NewForm(fields, values)
 	u := url.URL{Scheme: "kafka", Host: f.HostPort("9092"), Path: "/" + f.Get("Topic")}
@@ -163,7 +164,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// open connects, and checks that changes can be written.
+// open connects to the brokers and checks that eds may write changes.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	c, err := parse(target)
@@ -173,7 +174,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	c.renew = func() (config, error) { return sink.Renew(env.Access, target, parse) }
 	s := newSink(c, env)
 	if err := s.Probe(ctx); err != nil {
-		_ = s.Close(ctx) // nothing was written
+		_ = s.Close(ctx) // nothing to lose
 		return nil, err
 	}
 	return s, nil

@@ -17,14 +17,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// partitionHeader is the header whose hash chooses the partition. It is every record's first.
+// partitionHeader is the header whose hash chooses the partition. It is the first header of every
+// record.
 const partitionHeader = "eds-partitionkey"
 
-// chunkEvents is how many events one goroutine encodes.
+// chunkEvents is the number of events that a goroutine encodes at a time.
 const chunkEvents = 512
 
-// records returns the messages of the events, in order, encoded on all processors. They share no
-// memory with the events, and belong to the sink until it reuses them. An error is about one event.
+// records encodes the events as messages, in stream order, on all processors. The messages share no
+// memory with the events. They are valid until arena.reclaim. An error concerns a single event.
 func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
 	topics, err := s.topicsOf(events)
 	if err != nil {
@@ -53,7 +54,7 @@ func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
 	return all, nil
 }
 
-// topicsOf returns the topic of each event. An error is about one event.
+// topicsOf returns the topic of each event. An error concerns a single event.
 func (s *Sink) topicsOf(events []*cdc.Event) ([]string, error) {
 	topics := make([]string, len(events))
 	known := make(map[string]string)
@@ -66,10 +67,12 @@ func (s *Sink) topicsOf(events []*cdc.Event) ([]string, error) {
 	return topics, nil
 }
 
-// arena reuses the memory of messages that brokers have acknowledged.
+// arena holds the writers of messages. Once the brokers have acknowledged a batch, its writers'
+// memory is reused.
 type arena struct{ free, lent []*recordWriter }
 
-// maxKeptText is how much text a writer may keep for reuse, in bytes.
+// maxKeptText is the maximum capacity of a writer's text, in bytes, for the writer to be kept for
+// reuse.
 const maxKeptText = 4 << 20
 
 func (a *arena) take(s *Sink) *recordWriter {
@@ -82,7 +85,7 @@ func (a *arena) take(s *Sink) *recordWriter {
 	return w
 }
 
-// reclaim takes back all lent writers. No message of theirs may be in use.
+// reclaim takes back all lent writers. The caller must no longer use any message that they built.
 func (a *arena) reclaim() {
 	for _, w := range a.lent {
 		if cap(w.text) <= maxKeptText && len(a.free) < 64 {
@@ -93,7 +96,7 @@ func (a *arena) reclaim() {
 	a.lent = a.lent[:0]
 }
 
-// recordWriter builds messages, which point into few large slabs.
+// recordWriter builds messages. They point into a few large slabs that the writer owns.
 type recordWriter struct {
 	sink    *Sink
 	all     []*kgo.Record
@@ -102,17 +105,18 @@ type recordWriter struct {
 	text    []byte
 }
 
-// since returns the text written after mark. No later text is appended to it in place.
+// since returns the text written after mark. The result has no spare capacity, so appending to it
+// does not overwrite later text.
 func (w *recordWriter) since(mark int) []byte { return w.text[mark:len(w.text):len(w.text)] }
 
-// write adds text.
+// write appends text to the slab w.text and returns the copy.
 func (w *recordWriter) write(text string) []byte {
 	mark := len(w.text)
 	w.text = append(w.text, text...)
 	return w.since(mark)
 }
 
-// events builds the messages of the events.
+// events builds the messages of the events. The topic of events[i] is topics[i].
 func (w *recordWriter) events(events []*cdc.Event, topics []string) error {
 	size := 0
 	for _, e := range events {
@@ -130,7 +134,8 @@ func (w *recordWriter) events(events []*cdc.Event, topics []string) error {
 	return nil
 }
 
-// event adds the messages of e.
+// event adds the message with the value of e. With key=row it also adds a tombstone for a deleted
+// row, and a tombstone for the previous key of a row whose id changed.
 func (w *recordWriter) event(topic string, e *cdc.Event) error {
 	mark := len(w.text)
 	var key, partition []byte
@@ -171,7 +176,8 @@ func (w *recordWriter) event(topic string, e *cdc.Event) error {
 	return nil
 }
 
-// tombstoneOldKey adds a tombstone for the row's former key if an UPDATE changed its id.
+// tombstoneOldKey adds a tombstone for the row's previous key if e is an UPDATE that changed the
+// row's id.
 func (w *recordWriter) tombstoneOldKey(topic string, e *cdc.Event) error {
 	if e.Op != cdc.Update || e.Before == nil || e.Diff != nil && !bytes.Contains(e.Diff, []byte(`"id"`)) {
 		return nil
@@ -190,7 +196,7 @@ func (w *recordWriter) tombstoneOldKey(topic string, e *cdc.Event) error {
 	return nil
 }
 
-// add adds one message.
+// add adds one message. A nil value is a tombstone. The hash of partition chooses the partition.
 func (w *recordWriter) add(topic string, key, value, partition []byte, e *cdc.Event) {
 	first := len(w.headers)
 	w.headers = append(w.headers, kgo.RecordHeader{Key: partitionHeader, Value: partition})
@@ -205,15 +211,16 @@ func (w *recordWriter) add(topic string, key, value, partition []byte, e *cdc.Ev
 			kgo.RecordHeader{Key: "eds-clock", Value: clock},
 		)
 	}
-	if len(w.slab) == cap(w.slab) { // pointers into the old slab stay valid
+	if len(w.slab) == cap(w.slab) { // start a new slab: pointers into the old one stay valid
 		w.slab = make([]kgo.Record, 0, max(8, cap(w.slab)))
 	}
 	w.slab = append(w.slab, kgo.Record{Topic: topic, Key: key, Value: value, Headers: w.headers[first:len(w.headers):len(w.headers)]})
 	w.all = append(w.all, &w.slab[len(w.slab)-1])
 }
 
-// appendRowKey appends the event's table and primary key as a JSON array: one text per row, however
-// the source writes its values. If last is not nil it replaces the key's last element.
+// appendRowKey appends a JSON array of the event's table and primary key. A row always has the same
+// text, however the source formats its values. If last is not nil, it replaces the last element of
+// the primary key.
 func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 	dst = rawjson.AppendQuoted(append(dst, '['), e.Table)
 	elements := 0
@@ -226,8 +233,8 @@ func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 			dst, _ = encode.AppendPart(dst, e, raw)
 		}
 	}
-	var held []byte                                          // an element that may be the last
-	_ = rawjson.Elements(e.Key, func(s rawjson.Span) error { // the decoder has validated it
+	var held []byte                                          // the previous element; it may be the last
+	_ = rawjson.Elements(e.Key, func(s rawjson.Span) error { // the decoder has validated the key
 		if held != nil {
 			put(held)
 		}
@@ -248,12 +255,13 @@ func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// format appends the value of an event's message. replaced reports that invalid UTF-8 was replaced.
+// format appends the value of an event's message to dst. The result replaced reports whether
+// invalid UTF-8 was replaced.
 type format func(dst []byte, e *cdc.Event) (out []byte, replaced bool)
 
 var formats = map[string]format{"eds": encode.AppendEvent, "flat": appendFlat, "debezium": appendDebezium}
 
-// appendFlat appends the row with the columns that describe the change.
+// appendFlat appends the row as an object, with added columns that describe the change.
 func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 	image := e.After
 	if e.Op == cdc.Delete {
@@ -263,7 +271,7 @@ func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 		image = []byte("{}")
 	}
 	dst, replaced := encode.AppendPart(dst, e, image)
-	dst = dst[:len(dst)-1] // its }
+	dst = dst[:len(dst)-1] // without the final }
 	if dst[len(dst)-1] != '{' {
 		dst = append(dst, ',')
 	}
@@ -275,7 +283,7 @@ func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 	return append(dst, '}'), replaced
 }
 
-// checkColumns rejects a row with a column that has one of eds's own names.
+// checkColumns returns a Poison error if the row has a column whose name is reserved for eds.
 func checkColumns(e *cdc.Event) error {
 	image := e.After
 	if e.Op == cdc.Delete {
@@ -296,7 +304,8 @@ func checkColumns(e *cdc.Event) error {
 	return nil
 }
 
-// before returns the former row. For a DELETE it has at least the row's id.
+// before returns the row before the change, or nil if it is unknown. For a DELETE the result has at
+// least the row's id.
 func before(e *cdc.Event) []byte {
 	if e.Before == nil && e.Op == cdc.Delete {
 		return append(rawjson.AppendQuoted([]byte(`{"id":`), e.RowID()), '}')
@@ -304,7 +313,8 @@ func before(e *cdc.Event) []byte {
 	return e.Before
 }
 
-// appendDebezium appends the envelope of Debezium's connectors with schemas disabled.
+// appendDebezium appends the change in the envelope that Debezium's connectors write if schemas are
+// disabled.
 func appendDebezium(dst []byte, e *cdc.Event) ([]byte, bool) {
 	replaced := false
 	image := func(name string, row []byte) {
@@ -342,7 +352,7 @@ func debeziumOp(e *cdc.Event) byte {
 	}
 }
 
-// member returns the raw value of a member of an object, or nil.
+// member returns the raw value of the object's member with the given name, or nil if there is none.
 func member(object []byte, name string) []byte {
 	m, err := rawjson.OpenObject(object)
 	if err != nil {
@@ -357,12 +367,13 @@ func member(object []byte, name string) []byte {
 	return value
 }
 
-// partitioner chooses the partition by the first header.
+// partitioner chooses the partition of a record by the hash of its first header.
 type partitioner struct{}
 
 func (partitioner) ForTopic(string) kgo.TopicPartitioner { return partitioner{} }
 
-// RequiresConsistency keeps a row in its partition while that is down.
+// RequiresConsistency returns true, so that a row stays in its partition while that partition is
+// unavailable.
 func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
 
 func (partitioner) Partition(r *kgo.Record, n int) int {

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// story returns changes of every kind.
+// story returns a sequence of changes of every kind.
 func story(t testing.TB) []*cdc.Event {
 	t.Helper()
 	var events []*cdc.Event
@@ -44,7 +44,7 @@ func story(t testing.TB) []*cdc.Event {
 	return events
 }
 
-// show writes messages as text.
+// show formats messages as text.
 func show(messages []independent.Message) string {
 	var b strings.Builder
 	for _, m := range messages {
@@ -72,8 +72,8 @@ func TestApply_WritesGoldenMessages(t *testing.T) {
 	}
 }
 
-// TestApply_KeepsARowInItsPartition computes the partition as the protocol defines it, from the
-// topic's number of partitions.
+// TestApply_KeepsARowInItsPartition checks each message's partition against the definition of the
+// protocol, for topics with different numbers of partitions.
 func TestApply_KeepsARowInItsPartition(t *testing.T) {
 	cluster := newCluster(t)
 	for _, partitions := range []int{1, 7, 12} {
@@ -104,8 +104,8 @@ func header(m independent.Message, name string) string {
 	return string(m.Headers[i].Value)
 }
 
-// TestFlat_RefusesColumnsOfReservedNames: a row cannot forge the columns that describe its change.
-// Other formats have no such columns.
+// TestFlat_RefusesColumnsOfReservedNames checks that a row cannot forge the columns that describe
+// its change. The other formats have no such columns.
 func TestFlat_RefusesColumnsOfReservedNames(t *testing.T) {
 	cluster := newCluster(t)
 	raw := newTopic(t, cluster, "reserved", 1)

@@ -10,7 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestOpen_RejectsBadURLs: each error says what to change. No case connects to a broker.
+// TestOpen_RejectsBadURLs checks that each error says what to change. It does not connect to a
+// broker.
 func TestOpen_RejectsBadURLs(t *testing.T) {
 	for raw, want := range map[string]string{
 		"kafka://h:9092":          "names no topic",
@@ -75,7 +76,7 @@ func TestParseBrokers_KeepsTheirOrder(t *testing.T) {
 func TestURLOf_BuildsTheURL(t *testing.T) {
 	for _, c := range []struct {
 		host, port, topic string
-		want              string // a URL, or the fields that are wrong
+		want              string // the URL, or the names of the invalid fields
 	}{
 		{"broker.example.com", "9093", "eds", "kafka://broker.example.com:9093/eds"},
 		{" broker ", "", " eds.changes ", "kafka://broker:9092/eds.changes"},
@@ -175,7 +176,7 @@ func FuzzURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
 		if err != nil || strings.Contains(raw, "-file") || strings.Contains(raw, "tls-") {
-			return // a fuzzer must not choose files
+			return // a fuzzer must not choose files to read
 		}
 		c, err := parse(target)
 		if err != nil {

@@ -13,12 +13,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// outage is how long the broker is down.
+// outage is the time for which the broker is down.
 const outage = 10 * time.Minute
 
-// TestApply_SurvivesAnOutageOfTenMinutes stops a broker that keeps its messages on disk, retries a
-// batch until it is back, as the pipeline does, and reads everything. Run it alone: go test -tags
-// outage -run TenMinutes -timeout 20m.
+// TestApply_SurvivesAnOutageOfTenMinutes stops a broker, which keeps its messages on disk. Like the
+// pipeline, the test retries a batch until the broker is available again. Then it reads all
+// messages. Run this test alone: go test -tags outage -run TenMinutes -timeout 20m.
 func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 	for name, query := range map[string]string{"default": "", "transactions": "?transactional=true"} {
 		t.Run(name, func(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 func TestPassword_IsReadAtEachConnection(t *testing.T) {
 	cluster := newCluster(t, kfake.SeedTopics(1, "topic"), kfake.EnableSASL(), kfake.Superuser("PLAIN", "one", "first"),
 		kfake.Superuser("PLAIN", "two", "second"))
-	var refuse atomic.Bool // user one
+	var refuse atomic.Bool // whether to refuse user one
 	cluster.KeepControl()
 	cluster.ControlKey(int16(kmsg.SASLAuthenticate), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()

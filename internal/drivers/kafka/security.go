@@ -30,11 +30,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// dialTimeout bounds the making of a connection.
+// dialTimeout is the maximum time to open a connection or to request a token.
 const dialTimeout = 10 * time.Second
 
-// security returns the options for encryption and authentication. Each connection takes the
-// current certificates, keys and passwords.
+// security returns the client options for encryption and authentication. Each new connection uses
+// the current certificates, keys and passwords.
 func (c *config) security() (opts []kgo.Opt) {
 	if c.tls != nil {
 		opts = append(opts, kgo.Dialer(c.dialTLS))
@@ -58,13 +58,13 @@ func (c *config) dialTLS(ctx context.Context, network, address string) (net.Conn
 	return dialer.DialContext(ctx, network, address)
 }
 
-// renewed is a mechanism that takes the current credentials of the URL at each connection.
+// renewed is a SASL mechanism that reads the current credentials of the URL for each connection.
 type renewed struct {
 	sasl.Mechanism
 	renew func() (config, error)
 }
 
-// Authenticate starts to sign in.
+// Authenticate starts a SASL session with the current credentials.
 func (r renewed) Authenticate(ctx context.Context, host string) (sasl.Session, []byte, error) {
 	now, err := r.renew()
 	if err != nil {
@@ -73,7 +73,7 @@ func (r renewed) Authenticate(ctx context.Context, host string) (sasl.Session, [
 	return now.auth.Authenticate(ctx, host)
 }
 
-// parseTLS returns nil if connections are not to be encrypted.
+// parseTLS returns the TLS configuration, or nil if connections are not to be encrypted.
 func parseTLS(v sink.Values) (*tls.Config, error) {
 	mode := v.Text("tls")
 	if mode == "false" {
@@ -86,7 +86,8 @@ func parseTLS(v sink.Values) (*tls.Config, error) {
 	return encryption, sink.Certificates(v, encryption)
 }
 
-// parseAuth returns nil if no credentials are to be sent.
+// parseAuth returns the SASL mechanism, or nil if no credentials are to be sent. The parameter
+// given is the URL's user and password.
 func parseAuth(v sink.Values, given *url.Userinfo, brokers []string, encrypted bool) (sasl.Mechanism, error) {
 	user := given.Username()
 	password, _ := given.Password()
@@ -122,7 +123,8 @@ func parseAuth(v sink.Values, given *url.Userinfo, brokers []string, encrypted b
 	}
 }
 
-// parseMSK returns the mechanism of Amazon MSK, which takes the region from the brokers' names.
+// parseMSK returns the mechanism of Amazon MSK. It signs with the region that is part of the
+// brokers' host names. Without an access key, the AWS SDK finds the credentials.
 func parseMSK(token string, brokers []string, user, password string) (sasl.Mechanism, error) {
 	for _, broker := range brokers {
 		host, _, _ := net.SplitHostPort(broker)
@@ -142,15 +144,15 @@ func parseMSK(token string, brokers []string, user, password string) (sasl.Mecha
 	return chained{msk.ManagedStreamingIAM(chain.credentials)}, nil
 }
 
-// chained is a mechanism with credentials that the AWS SDK finds and renews.
+// chained is a SASL mechanism whose credentials the AWS SDK finds and renews.
 type chained struct{ sasl.Mechanism }
 
-// awsChain finds credentials as the AWS SDK does: in the environment, profiles,
-// web identities, and the roles of containers and instances. They are renewed as
-// they expire. It is safe for concurrent use.
+// awsChain finds credentials as the AWS SDK does: in the environment, in profiles, through web
+// identities, and through the roles of containers and instances. It renews credentials that expire.
+// It is safe for concurrent use.
 type awsChain struct {
 	mu    sync.Mutex
-	found aws.CredentialsProvider // nil: the configuration has not been read
+	found aws.CredentialsProvider // nil until the first request for credentials
 }
 
 func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
@@ -158,7 +160,7 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.found == nil {
-		cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithLogger(logging.Nop{})) // its own writes to standard error
+		cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithLogger(logging.Nop{})) // not to standard error
 		if err != nil {
 			return msk.Auth{}, awscredentials.ConfigError(err)
 		}
@@ -174,8 +176,9 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	return msk.Auth{AccessKey: keys.AccessKeyID, SecretKey: keys.SecretAccessKey, SessionToken: keys.SessionToken}, nil
 }
 
-// parseOAuth returns the mechanism that sends a token: the option's, a file's, or one that a
-// token endpoint issues for client credentials.
+// parseOAuth returns the mechanism that sends a bearer token. The token comes from option token,
+// from the file in option token-file, or from the endpoint in option token-url, which issues it for
+// client credentials.
 func parseOAuth(v sink.Values, user, password string) (sasl.Mechanism, error) {
 	token, file, endpoint := v.Text("token"), v.Text("token-file"), v.Text("token-url")
 	var get func(ctx context.Context) (string, error)
@@ -209,10 +212,11 @@ func parseOAuth(v sink.Values, user, password string) (sasl.Mechanism, error) {
 	}), nil
 }
 
-// tokenGrant exchanges client credentials for tokens (RFC 6749, section 4.4).
+// tokenGrant requests tokens for client credentials (RFC 6749, section 4.4).
 type tokenGrant struct{ endpoint, user, password, scope string }
 
-// token requests a token. Errors hold neither the secret nor the response.
+// token requests a token. Its errors contain neither the client secret nor the body of the
+// response.
 func (g *tokenGrant) token(ctx context.Context) (string, error) {
 	form := url.Values{"grant_type": {"client_credentials"}}
 	if g.scope != "" {

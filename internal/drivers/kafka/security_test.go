@@ -49,8 +49,8 @@ func TestOpen_SignsIn(t *testing.T) {
 	}
 	for _, bad := range []string{"plain:SECRET" + at, "unknown:SECRET" + at, "short:SECRET" + at + "&auth=scram-sha-256", "long:SECRET" +
 		at + "&auth=scram-sha-512", at[1:] + "&auth=oauthbearer&token=SECRET"} {
-		// These brokers hang up on wrong credentials, so the error depends on how far the last
-		// attempt got in time.
+		// These brokers close the connection on wrong credentials, so the error depends on how far
+		// the last attempt got before the timeout.
 		if _, err := tryOpen(t, "kafka://"+bad, env); err == nil || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%s: %v", bad, err)
 		}
@@ -58,7 +58,7 @@ func TestOpen_SignsIn(t *testing.T) {
 	if _, err := tryOpen(t, "kafka://"+at[1:], env); err == nil || !strings.Contains(err.Error(), "SASL") {
 		t.Errorf("without credentials: %v", err)
 	}
-	// Kafka's own brokers return an error code.
+	// Kafka's own brokers return an error code instead.
 	cluster.KeepControl()
 	cluster.ControlKey(int16(kmsg.SASLAuthenticate), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
@@ -101,7 +101,7 @@ func TestOpen_ChecksPermissions(t *testing.T) {
 	}
 }
 
-// testCA issues certificates for tests.
+// testCA is a certificate authority for tests.
 type testCA struct {
 	t    testing.TB
 	dir  string
@@ -142,7 +142,7 @@ func (a *testCA) write(name, kind string, der []byte) string {
 	return path
 }
 
-// issue writes a certificate and its key, and returns both.
+// issue writes a certificate and its key to files. It returns the paths, and the two as a pair.
 func (a *testCA) issue(name string, ip net.IP) (cert, key string, pair tls.Certificate) {
 	a.t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -184,7 +184,7 @@ func TestOpen_VerifiesTheCertificate(t *testing.T) {
 	open := serve(&tls.Config{Certificates: []tls.Certificate{server}})
 	mutual := serve(&tls.Config{Certificates: []tls.Certificate{server}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: clients})
 	misnamed := serve(&tls.Config{Certificates: []tls.Certificate{elsewhere}})
-	other := httptest.NewServer(http.NotFoundHandler()) // it answers in the clear
+	other := httptest.NewServer(http.NotFoundHandler()) // answers without TLS
 	t.Cleanup(other.Close)
 	clear := "kafka://" + other.Listener.Addr().String() + "/topic?timeout=2s"
 	for _, ok := range []string{
@@ -214,7 +214,7 @@ func TestOpen_VerifiesTheCertificate(t *testing.T) {
 	}
 }
 
-// mechanismOf returns the mechanism of a URL with one broker.
+// mechanismOf returns the SASL mechanism for a URL with one broker.
 func mechanismOf(t testing.TB, raw string) sasl.Mechanism {
 	t.Helper()
 	u := parsed(t, raw)
@@ -229,7 +229,7 @@ func mechanismOf(t testing.TB, raw string) sasl.Mechanism {
 	return mechanism
 }
 
-// initial returns the first message of a mechanism to a broker.
+// initial returns the first message that a mechanism sends to a broker.
 func initial(t testing.TB, raw, broker string) string {
 	t.Helper()
 	_, said, err := mechanismOf(t, raw).Authenticate(t.Context(), broker+":9098")
@@ -241,7 +241,8 @@ func initial(t testing.TB, raw, broker string) string {
 
 const mskBroker = "b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com"
 
-// TestMSK_TakesCredentialsFromTheURLOrTheSDK, which looks first at the environment.
+// TestMSK_TakesCredentialsFromTheURLOrTheSDK gives the SDK its credentials in the environment,
+// which the SDK reads first.
 func TestMSK_TakesCredentialsFromTheURLOrTheSDK(t *testing.T) {
 	says := func(t *testing.T, user string, want ...string) {
 		t.Helper()
@@ -286,7 +287,7 @@ func TestMSK_TakesCredentialsFromTheURLOrTheSDK(t *testing.T) {
 	})
 }
 
-// TestMSK_ReportsMissingCredentials and says where to put them.
+// TestMSK_ReportsMissingCredentials checks that the error says where to put credentials.
 func TestMSK_ReportsMissingCredentials(t *testing.T) {
 	mechanism := mechanismOf(t, "kafka://"+mskBroker+":9098/t?auth=aws-msk-iam")
 	_, _, err := mechanism.Authenticate(t.Context(), mskBroker+":9098")

@@ -20,38 +20,43 @@ import (
 )
 
 const (
-	// defaultMessage is Kafka's own default of max.message.bytes.
+	// defaultMessage is the limit of a topic, in bytes, if brokers do not return one: Kafka's
+	// default of max.message.bytes.
 	defaultMessage = 1_048_588
-	// mostMessage bounds the limit of a topic: below the largest request that brokers accept by
-	// default, 100 MiB.
+	// mostMessage caps the message size that eds assumes a topic to accept, in bytes. It is below
+	// the largest request that brokers accept by default, 100 MiB.
 	mostMessage = 96 << 20
-	// overhead exceeds the size of a batch of one record without its keys, values and header
-	// values.
+	// overhead is an upper bound, in bytes, of the size of a batch of one record without its key,
+	// its value and the values of its headers.
 	overhead = 256
-	// unlimited exceeds the number of records of any batch.
+	// unlimited exceeds the number of records in any batch.
 	unlimited = 1 << 24
-	// idleTimeout is how long a connection without traffic stays open. It also bounds how long a
-	// broker may throttle the client (ThrottleTimeMs, up to 24 days), which then continues over a
-	// new connection.
+	// idleTimeout is how long a connection without traffic stays open. It also limits how long a
+	// broker can throttle the client. A broker may ask for up to 24 days (ThrottleTimeMs), but the
+	// client continues over a new connection once this one is closed.
 	idleTimeout = 20 * time.Second
 )
 
-// producerSession is one producer: a client, its knowledge of topics, and its unacknowledged batch.
+// producerSession is a Kafka producer: a client, its knowledge of topics, and its unacknowledged
+// batch.
 //
-// Unacknowledged messages stay with the client, which keeps sending them. The next call waits for
-// them again. So the topic holds each of them once, in order, however often a batch is retried
-// during an outage.
+// If a call fails, its unacknowledged messages stay in the client, which keeps sending them. When
+// the batch is retried, the session waits for the same messages instead of sending new ones. So the
+// topic has each message once and in order, no matter how many times a batch is retried during an
+// outage.
 type producerSession struct {
 	*config
 	client   *kgo.Client
-	inFlight *producedBatch // nil: everything is acknowledged
-	// spent reports that the client is unusable.
+	inFlight *producedBatch // nil if everything is acknowledged
+	// spent reports whether the client can no longer be used.
 	spent bool
 
 	mu     sync.Mutex
-	limits map[string]int32 // of the topics known to exist, in bytes
+	limits map[string]int32 // maximum message size in bytes, by topic known to exist
 }
 
+// newProducerSession creates a client, which connects on its first request. The parameter
+// transaction is the transactional id, or "" for a producer without transactions.
 func newProducerSession(c *config, transaction string, logger kgo.Logger) (*producerSession, error) {
 	s := &producerSession{config: c, limits: make(map[string]int32)}
 	opts := append([]kgo.Opt{
@@ -80,13 +85,15 @@ func newProducerSession(c *config, transaction string, logger kgo.Logger) (*prod
 	return s, nil
 }
 
-// backoff returns how long the client waits before retry number tries.
+// backoff returns how long the client waits before it retries after the given number of tries. The
+// time is random, between half of a bound and the bound. The bound starts at 50 ms and doubles with
+// each try, up to 2 s.
 func backoff(tries int) time.Duration {
 	most := min(50*time.Millisecond<<min(max(tries, 1)-1, 10), 2*time.Second)
 	return most/2 + rand.N(most/2)
 }
 
-// limit returns the largest size of a batch of messages that the topic accepts.
+// limit returns the size of the largest record batch that the topic accepts, in bytes.
 func (s *producerSession) limit(topic string) int32 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,8 +103,8 @@ func (s *producerSession) limit(topic string) int32 {
 	return defaultMessage
 }
 
-// checkTopics checks that brokers answer, and that the topics can be written to or created. It
-// creates none.
+// checkTopics checks that the brokers answer, and that each topic can be written to or, if it is
+// missing, created. It creates no topic.
 func (s *producerSession) checkTopics(ctx context.Context, topics ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
@@ -109,7 +116,7 @@ func (s *producerSession) checkTopics(ctx context.Context, topics ...string) err
 		return err
 	}
 	if s.transactional {
-		return nil // beginning one here would abort the transaction of a running server
+		return nil // getting an id would abort a running server's transaction
 	}
 	_, _, err = s.client.ProducerID(ctx)
 	return wrap("become a producer", err)
@@ -122,7 +129,8 @@ func wrap(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, classify(err))
 }
 
-// ensure checks that the topics exist, and creates missing ones.
+// ensure checks that the topics exist, creates missing ones if the URL allows it, and reads the
+// message size limits of topics that are new to the session.
 func (s *producerSession) ensure(ctx context.Context, topics []string) error {
 	s.mu.Lock()
 	unknown := slices.DeleteFunc(slices.Clone(topics), func(t string) bool { _, ok := s.limits[t]; return ok })
@@ -140,10 +148,11 @@ func (s *producerSession) ensure(ctx context.Context, topics []string) error {
 	return s.readLimits(ctx, unknown)
 }
 
-// writeOperation is the bit of WRITE among a topic's authorised operations.
+// writeOperation is the bit for WRITE in a topic's set of authorized operations.
 const writeOperation = 1 << 4
 
-// missingTopics returns the topics that do not exist.
+// missingTopics returns those topics that do not exist. It returns an error if eds may not write to
+// one that exists.
 func (s *producerSession) missingTopics(ctx context.Context, topics []string) (missing []string, err error) {
 	request := kmsg.NewPtrMetadataRequest()
 	request.IncludeTopicAuthorizedOperations = true
@@ -174,7 +183,8 @@ func (s *producerSession) missingTopics(ctx context.Context, topics []string) (m
 	return missing, nil
 }
 
-// createTopics creates topics, or with validateOnly asks whether it could.
+// createTopics creates the topics. If validateOnly is true, it only asks the brokers whether they
+// would create them.
 func (s *producerSession) createTopics(ctx context.Context, topics []string, validateOnly bool) error {
 	if len(topics) == 0 {
 		return nil
@@ -201,8 +211,8 @@ func (s *producerSession) createTopics(ctx context.Context, topics []string, val
 	return nil
 }
 
-// readLimits reads the largest message size of the topics. It assumes Kafka's default if the
-// brokers do not return one.
+// readLimits reads and records the maximum message size of each topic. If the brokers do not return
+// it, readLimits assumes Kafka's default.
 func (s *producerSession) readLimits(ctx context.Context, topics []string) error {
 	if len(topics) == 0 {
 		return nil
@@ -245,8 +255,8 @@ func deref(text *string) string {
 	return *text
 }
 
-// checkSizes returns an error if a message is too large for its topic. No message of the batch has
-// been sent by then.
+// checkSizes returns a Poison error if a message is too large for its topic. It runs before any
+// message of the batch is sent.
 func (s *producerSession) checkSizes(records []*kgo.Record) error {
 	for _, r := range records {
 		size := len(r.Key) + len(r.Value) + overhead
@@ -261,28 +271,29 @@ func (s *producerSession) checkSizes(records []*kgo.Record) error {
 	return nil
 }
 
-// producedBatch is a batch that the client has taken.
+// producedBatch is a batch whose messages the client is sending.
 type producedBatch struct {
 	records []*kgo.Record
 	left    atomic.Int64 // number of unacknowledged records
 	done    chan struct{}
 
 	mu  sync.Mutex
-	err error // the most severe so far
+	err error // the most severe error so far; final once done is closed
 }
 
-// produce hands messages to the client, which keeps them until their outcome is known.
+// produce hands the messages to the client, which keeps each one until its outcome is known.
 func (s *producerSession) produce(ctx context.Context, records []*kgo.Record) *producedBatch {
 	f := &producedBatch{records: records, done: make(chan struct{})}
 	f.left.Store(int64(len(records)))
-	ctx = context.WithoutCancel(ctx) // the end of a call withdraws no message
+	ctx = context.WithoutCancel(ctx) // messages stay in the client after the call ends
 	for _, r := range records {
 		s.client.Produce(ctx, r, f.acknowledge)
 	}
 	return f
 }
 
-// acknowledge is the client's callback for each record.
+// acknowledge is the callback that the client calls once for each record, when the record's outcome
+// is known.
 func (f *producedBatch) acknowledge(_ *kgo.Record, err error) {
 	if err != nil {
 		f.mu.Lock()
@@ -296,15 +307,16 @@ func (f *producedBatch) acknowledge(_ *kgo.Record, err error) {
 	}
 }
 
-// holds reports whether the batch consists of these messages.
+// holds reports whether the batch consists of exactly these messages, in the same order.
 func (f *producedBatch) holds(records []*kgo.Record) bool {
 	return slices.EqualFunc(f.records, records, func(a, b *kgo.Record) bool {
 		return a.Topic == b.Topic && bytes.Equal(a.Key, b.Key) && bytes.Equal(a.Value, b.Value) && (a.Value == nil) == (b.Value == nil)
 	})
 }
 
-// await waits until every record in flight is acknowledged. It gives up if none is for the whole
-// patience.
+// await waits until the outcome of every record in flight is known, and returns the most severe
+// error. If there is no progress for the whole patience, it returns an error and leaves the records
+// in flight.
 func (s *producerSession) await(ctx context.Context) error {
 	f := s.inFlight
 	timer := time.NewTimer(s.patience)
@@ -327,7 +339,8 @@ func (s *producerSession) await(ctx context.Context) error {
 	}
 }
 
-// diagnose returns why no record is acknowledged.
+// diagnose returns an error that says why the brokers acknowledge no record. The parameter left is
+// the number of unacknowledged records.
 func (s *producerSession) diagnose(ctx context.Context, left int64) error {
 	ctx, cancel := context.WithTimeout(ctx, min(s.patience, 5*time.Second))
 	defer cancel()

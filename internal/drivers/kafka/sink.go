@@ -25,15 +25,15 @@ import (
 type Sink struct {
 	config
 	env         sink.Env
-	transaction string // the transactional id; "" without transactions
+	transaction string // transactional id, or "" without transactions
 	loader      encode.Loader
 
-	mu    sync.Mutex // held by calls that produce
+	mu    sync.Mutex // held by Apply and Probe
 	arena arena
 
 	state   sync.Mutex
 	closed  bool
-	session *producerSession // nil: none is open
+	session *producerSession // nil if no session is open
 }
 
 var _ sink.Sink = (*Sink)(nil)
@@ -47,8 +47,9 @@ func newSink(c config, env sink.Env) *Sink {
 	return s
 }
 
-// transactionID returns the id with which a restarted server aborts the open transaction of its
-// predecessor. An import has its own.
+// transactionID returns the transactional id of a server or an import. A server that restarts has
+// the same id as before, so that it aborts the transaction that its predecessor left open. Each
+// import has its own id.
 func transactionID(env sink.Env) string {
 	if env.Consumer == "" {
 		return "eds-import-" + rand.Text()
@@ -57,7 +58,7 @@ func transactionID(env sink.Env) string {
 	return "eds-" + hex.EncodeToString(sum[:12])
 }
 
-// current returns the open session, or opens one.
+// current returns the open session. If none is open, it creates one.
 func (s *Sink) current() (*producerSession, error) {
 	s.state.Lock()
 	defer s.state.Unlock()
@@ -74,7 +75,8 @@ func (s *Sink) current() (*producerSession, error) {
 	return s.session, nil
 }
 
-// drop closes the session without waiting for its messages.
+// drop closes the session old without waiting for its messages. The next call of current creates
+// another session.
 func (s *Sink) drop(old *producerSession) {
 	s.state.Lock()
 	if s.session == old {
@@ -84,7 +86,7 @@ func (s *Sink) drop(old *producerSession) {
 	old.client.Close()
 }
 
-// Apply produces the batch's events and waits until all in-sync replicas have every one.
+// Apply produces the batch's events and waits until all in-sync replicas have all of them.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -115,19 +117,19 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 		}
 	}
 	err = session.deliver(ctx, records)
-	if session.spent || fault.Of(err) == fault.Refused { // another session signs in again
+	if session.spent || fault.Of(err) == fault.Refused { // a new session authenticates again
 		s.drop(session)
 	}
 	if err == nil {
 		s.arena.reclaim()
 	} else {
-		s.arena = arena{} // the client may still hold messages
+		s.arena = arena{} // the client may still hold messages that point into the arena
 	}
 	return err
 }
 
-// deliver hands messages to the client, unless it has them already, and waits for their
-// acknowledgement.
+// deliver hands the messages to the client, unless they are already in flight, and waits until all
+// are acknowledged.
 func (s *producerSession) deliver(ctx context.Context, records []*kgo.Record) error {
 	if s.inFlight == nil {
 		if err := s.ensure(ctx, topicsOf(records)); err != nil {
@@ -143,15 +145,15 @@ func (s *producerSession) deliver(ctx context.Context, records []*kgo.Record) er
 	}
 	err := s.await(ctx)
 	if s.create && (errors.Is(err, kerr.UnknownTopicOrPartition) || errors.Is(err, kerr.UnknownTopicID)) {
-		s.spent = true // the next session creates the deleted topic
+		s.spent = true // the next session creates the topic, which was deleted
 		err = fault.Mark(fault.Transient, err)
 	}
 	return err
 }
 
-// transact delivers messages in a transaction. After an error its state is unknown, so the session
-// is spent: the next one has the same transactional id, and its first request aborts the open
-// transaction.
+// transact delivers the messages in a transaction. After an error the state of the transaction is
+// unknown, so the session becomes unusable. The next session has the same transactional id, and its
+// first request aborts the open transaction.
 func (s *producerSession) transact(ctx context.Context, records []*kgo.Record) error {
 	s.spent = true
 	if err := s.client.BeginTransaction(); err != nil {
@@ -163,10 +165,10 @@ func (s *producerSession) transact(ctx context.Context, records []*kgo.Record) e
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
-	// Everything is acknowledged, so this aborts nothing. But it waits until the client has
-	// registered the partitions that it wrote to. For a topic that is new to the client, that may
-	// come after the acknowledgements, and EndTransaction silently aborts the records of partitions
-	// that it does not know.
+	// Everything is acknowledged, so AbortBufferedRecords aborts nothing. But it waits until the
+	// client has registered the partitions that it wrote to. If a topic is new to the client, the
+	// registration may finish after the acknowledgements, and EndTransaction silently aborts the
+	// records of partitions that are not registered.
 	if err := s.client.AbortBufferedRecords(ctx); err != nil {
 		return wrap("wait for the end of a transaction's messages", err)
 	}
@@ -177,7 +179,7 @@ func (s *producerSession) transact(ctx context.Context, records []*kgo.Record) e
 	return nil
 }
 
-// topicsOf returns the topics of the records, each once.
+// topicsOf returns the distinct topics of the records.
 func topicsOf(records []*kgo.Record) []string {
 	var all []string
 	last, seen := "", make(map[string]bool)
@@ -191,8 +193,8 @@ func topicsOf(records []*kgo.Record) []string {
 	return all
 }
 
-// Probe checks that brokers answer, accept the credentials, and let eds write to the topic, if
-// there is only one.
+// Probe checks that the brokers answer, accept the credentials, and let eds write to the topic. If
+// the topic depends on the change, Probe does not check any topic.
 func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -208,12 +210,13 @@ func (s *Sink) Probe(ctx context.Context) error {
 	return s.env.Access.Outcome(session.checkTopics(ctx, topics...))
 }
 
-// BeginLoad begins the load of one table.
+// BeginLoad begins the load of one table. The load produces each row as a message.
 func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close ends the client. It makes no promise about unacknowledged messages.
+// Close closes the client. Messages that are unacknowledged by then may or may not have been
+// stored.
 func (s *Sink) Close(context.Context) error {
 	s.state.Lock()
 	s.closed = true
@@ -226,7 +229,7 @@ func (s *Sink) Close(context.Context) error {
 	return nil
 }
 
-// logger passes the client's messages to the debug log.
+// logger writes the client's messages to a debug log.
 type logger struct{ to *slog.Logger }
 
 func (l logger) Level() kgo.LogLevel {

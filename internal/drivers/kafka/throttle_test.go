@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// TestThrottle_IsBounded rejects a batch once with a throttle time of 24 days.
+// TestThrottle_IsBounded makes a broker reject a batch once with a throttle time of 24 days.
 func TestThrottle_IsBounded(t *testing.T) {
 	t.Parallel()
 	cluster := newCluster(t)

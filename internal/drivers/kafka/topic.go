@@ -8,10 +8,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxTopic is the length of a topic's name, in bytes, that Kafka allows.
+// maxTopic is the maximum length of a topic's name that Kafka allows, in bytes.
 const maxTopic = 249
 
-// parseTopic reads a topic's name, or a template of names.
+// parseTopic reads a topic's name, or a template that yields the topic's name for each change.
 func parseTopic(text string) (*encode.Route, error) {
 	switch {
 	case text == "":
@@ -24,8 +24,8 @@ func parseTopic(text string) (*encode.Route, error) {
 	return encode.ParseRoute("topic", text, legal)
 }
 
-// legal returns a name that Kafka accepts: _ replaces other bytes, and a name that is too long is
-// cut and ends in a hash.
+// legal turns name into a name that Kafka accepts. It replaces each invalid byte with _. If the
+// name is too long, it is cut and ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

@@ -17,11 +17,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// batchSink writes one object per table and day of a batch.
+// batchSink writes each batch as one object per table and directory of the layout.
 //
-// Events are acknowledged once Apply returns, so a sink cannot keep an object growing over many
-// batches. Instead the batch grows, by the sink's Limits, as long as roll-age says, and is uploaded
-// whole: objects are complete, and only they have to survive a crash.
+// Events are acknowledged once Apply returns, so the sink cannot keep an object open over several
+// batches. Instead its Limits make batches grow until they have the size or age of an object. Each
+// batch is uploaded as whole objects, so no other state has to survive a crash.
 type batchSink struct {
 	*bucketStore
 	*serialCalls
@@ -37,8 +37,8 @@ var (
 	_ sink.Pacer = (*batchSink)(nil)
 )
 
-// maxSpools bounds how many objects are built at a time. Each is encoded by one goroutine and stays
-// on the local disk until it is uploaded.
+// maxSpools is the maximum number of objects that are built concurrently. Each object is encoded by
+// one goroutine into a file on the local disk, which stays until the object is uploaded.
 const maxSpools = 8
 
 func newBatchSink(c config, env sink.Env, s *bucketStore) *batchSink {
@@ -54,22 +54,23 @@ func newBatchSink(c config, env sink.Env, s *bucketStore) *batchSink {
 	return b
 }
 
-// Limits returns the limits that the URL sets.
+// Limits returns the batch limits that the URL sets.
 func (b *batchSink) Limits() sink.Limits { return b.limits }
 
-// Apply uploads the batch's events.
+// Apply uploads the batch's events as objects.
 func (b *batchSink) Apply(ctx context.Context, batch *change.Batch) error {
 	return b.deliver(ctx, b.planner, batch.Events, func(_ int, p *lake.Part) string { return p.Name(b.id) })
 }
 
-// applyRows uploads rows of a snapshot.
+// applyRows uploads rows of a snapshot as objects whose names depend on the rows' origin.
 func (b *batchSink) applyRows(ctx context.Context, batch *change.Batch, from encode.Origin) error {
 	planner := b.planner
 	planner.Versions = func(context.Context, string, string) (*schema.Table, error) { return from.Table, nil }
 	return b.deliver(ctx, planner, batch.Events, func(n int, _ *lake.Part) string { return lake.ImportName(from, n+1) })
 }
 
-// deliver uploads events as objects; name returns the name of the nth.
+// deliver uploads the events as objects. The function name returns the name of the nth object, from
+// 0, without its directory.
 func (b *batchSink) deliver(ctx context.Context, planner lake.Planner, events []*cdc.Event, name func(n int, p *lake.Part) string) error {
 	if len(events) == 0 {
 		return nil
@@ -115,12 +116,12 @@ func (b *batchSink) write(ctx context.Context, planner lake.Planner, events []*c
 	return group.Wait()
 }
 
-// BeginLoad begins the load of one table.
+// BeginLoad begins the load of one table. The load uploads rows in separate objects.
 func (b *batchSink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	return b.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close interrupts a running upload.
+// Close interrupts a running upload and waits for the call to end.
 func (b *batchSink) Close(context.Context) error {
 	b.shutDown()
 	b.close()

@@ -26,7 +26,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// openAs opens a destination with an environment of the test's.
+// openAs opens a destination with the given environment.
 func openAs(t testing.TB, raw string, env sink.Env) sink.Sink {
 	t.Helper()
 	s, err := sinktest.Open(t, Driver(), raw, env)
@@ -105,8 +105,8 @@ func noise(n int) []byte {
 	return text
 }
 
-// TestUpload_SendsLargeObjectsInParts, with and without checksums. No object exists until it is
-// whole.
+// TestUpload_SendsLargeObjectsInParts uploads with and without checksums. An object must not exist
+// before it is complete.
 func TestUpload_SendsLargeObjectsInParts(t *testing.T) {
 	server, f := peers.S3(t), newInterceptor(t)
 	content := noise(2*partSize + 1<<20)
@@ -126,7 +126,7 @@ func TestUpload_SendsLargeObjectsInParts(t *testing.T) {
 		}
 		s := open(f.addr())
 		var parts atomic.Int64
-		f.set(func(_ http.ResponseWriter, r *http.Request) bool { // the second part's connection is cut
+		f.set(func(_ http.ResponseWriter, r *http.Request) bool { // cut the connection of the second part
 			if r.Method == http.MethodPut && parts.Add(1) == 2 {
 				_, _ = io.CopyN(io.Discard, r.Body, 1<<20)
 				panic(http.ErrAbortHandler)

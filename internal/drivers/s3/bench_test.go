@@ -26,8 +26,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// BenchmarkApply uploads batches, and by turns the same with the SDK alone: for NDJSON after the
-// compressor, for Parquet after parquet-go's writer, whose rows are built beforehand.
+// BenchmarkApply measures the sink and the SDK alone, in alternation. The SDK uploads the same
+// content. For NDJSON its time includes compression, and for Parquet the time of parquet-go's
+// writer, with rows that are built in advance.
 func BenchmarkApply(b *testing.B) {
 	b.Run("an event an object", func(b *testing.B) {
 		benchmark(b, "format=json", 1000, func(events []*cdc.Event) [][]byte {
@@ -78,7 +79,8 @@ func BenchmarkApply(b *testing.B) {
 	})
 }
 
-// benchmark measures eds, and beside it uploads of the objects that objects returns.
+// benchmark measures the sink and, in alternation, uploads of the objects that the function objects
+// returns.
 func benchmark(b *testing.B, query string, rows int, objects func(events []*cdc.Event) [][]byte) {
 	server := peers.S3(b)
 	const tasks = 64
@@ -89,7 +91,7 @@ func benchmark(b *testing.B, query string, rows int, objects func(events []*cdc.
 	client, transport := bare(server.Addr(), tasks)
 	defer transport.CloseIdleConnections()
 	bucket, prefix, _ := strings.Cut(newPrefix(server.Bucket(b)), "/")
-	_ = objects(events) // warms up, and builds the unmeasured part
+	_ = objects(events) // warms up, and builds everything that is not measured
 	var ours, theirs time.Duration
 	for b.Loop() {
 		began := time.Now()
@@ -115,7 +117,7 @@ func wideTable(_ context.Context, table, version string) (*schema.Table, error) 
 	return schema.New(table, version, []string{"id"}, columns)
 }
 
-// parquetRows returns the rows of a file of the events, and its schema.
+// parquetRows returns the rows and the schema of a Parquet file with the events.
 func parquetRows(b *testing.B, events []*cdc.Event) (*parquet.Schema, []parquet.Row) {
 	table, err := wideTable(b.Context(), events[0].Table, events[0].ModelVersion)
 	if err != nil {
@@ -134,14 +136,14 @@ func parquetRows(b *testing.B, events []*cdc.Event) (*parquet.Schema, []parquet.
 	reader := parquet.NewReader(f)
 	for n := 0; n < len(rows); {
 		read, err := reader.ReadRows(rows[n:])
-		for i := range rows[n:][:read] { // their memory is the reader's
+		for i := range rows[n:][:read] { // the reader reuses the memory of rows
 			rows[n+i] = rows[n+i].Clone()
 		}
 		if n += read; err != nil && n < len(rows) {
 			b.Fatal(err)
 		}
 	}
-	// The file's own schema has columns with the compressor's default level.
+	// The columns of the file's own schema have the compressor's default level.
 	group := make(parquet.Group)
 	for _, column := range f.Schema().Fields() {
 		group[column.Name()] = parquet.Compressed(column, fastest)
@@ -166,7 +168,7 @@ func putBare(b *testing.B, client *s3.Client, bucket, prefix string, objects [][
 	}
 }
 
-// bare returns a client of the SDK, whose transport must be widened for that many connections.
+// bare returns a client of the SDK whose transport keeps as many connections as there are tasks.
 func bare(addr string, tasks int) (*s3.Client, *http.Transport) {
 	transport := awshttp.NewBuildableClient().GetTransport()
 	transport.MaxIdleConnsPerHost = tasks

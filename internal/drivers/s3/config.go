@@ -16,30 +16,30 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// config is a parsed URL.
+// config is a parsed destination URL.
 type config struct {
 	location
 	keys keys
 
 	pathStyle bool
-	checksums bool // also if the protocol does not require them
+	checksums bool // send checksums even if the protocol does not require them
 
 	encryption   types.ServerSideEncryption
 	kmsKey       string
 	storageClass types.StorageClass
 	acl          types.ObjectCannedACL
 
-	path    *encode.Path // nil: the default names
+	path    *encode.Path // nil for the default names
 	files   lake.Settings
 	tasks   int
 	limits  sink.Limits
 	retries int
 	timeout time.Duration
 
-	renew func() (config, error) // nil: the config stays as it is
+	renew func() (config, error) // parses the URL again; nil if the config never changes
 }
 
-// now returns the config with the current secrets.
+// now returns the config with the current secrets, which may have been rotated.
 func (c *config) now() (config, error) {
 	if c.renew == nil {
 		return *c, nil
@@ -47,14 +47,15 @@ func (c *config) now() (config, error) {
 	return c.renew()
 }
 
-// keys say who eds is. Without id, the SDK's own chain finds out.
+// keys identify eds to the store. If id is empty, the AWS SDK's credential chain finds the
+// credentials.
 type keys struct {
 	id, secret, token string
 	profile           string
 	role, externalID  string
 }
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads a destination URL. Its errors contain no secrets of the URL.
 func parse(target *url.URL) (config, error) {
 	c := config{limits: limits}
 	v, err := sink.ParseOptions(target, options)
@@ -107,7 +108,8 @@ func parseKeys(v sink.Values) (keys, error) {
 	return k, nil
 }
 
-// parseRequests reads how requests are made.
+// parseRequests reads the options that say how requests are made, with defaults that depend on the
+// store.
 func (c *config) parseRequests(v sink.Values) {
 	c.pathStyle = c.endpoint != ""
 	if v.Given("path-style") {
@@ -121,7 +123,7 @@ func (c *config) parseRequests(v sink.Values) {
 	c.limits.Rows = v.Int("maxBatchSize")
 }
 
-// parseObjects reads the properties of objects.
+// parseObjects reads the options that set properties of objects: encryption, ACL and storage class.
 func (c *config) parseObjects(v sink.Values) error {
 	c.kmsKey = v.Text("kms-key")
 	encryption := types.ServerSideEncryption("")
@@ -135,7 +137,7 @@ func (c *config) parseObjects(v sink.Values) error {
 	c.acl = types.ObjectCannedACL(v.Text("acl"))
 	c.storageClass = types.StorageClass(v.Text("storage-class"))
 	known := c.storageClass.Values()
-	// Other stores than AWS have other classes.
+	// Stores other than AWS have storage classes that the SDK does not list.
 	odd := func(r rune) bool { return r <= ' ' || r >= 0x7f }
 	if c.storageClass == "" || slices.Contains(known, c.storageClass) || !c.aws && !strings.ContainsFunc(string(c.storageClass), odd) {
 		return nil

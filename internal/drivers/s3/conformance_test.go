@@ -28,7 +28,7 @@ func TestConformance(t *testing.T) {
 				},
 				Faulty: func(t testing.TB, raw string, env sink.Env) (sink.Sink, sinktest.Faults) {
 					t.Helper()
-					// Requests of Open do not count.
+					// The faults do not count requests of Open.
 					through := strings.Replace(raw, server.Addr(), proxy.Addr(), 1) + "&max-retries=0"
 					s, err := Driver().Open(t.Context(), parsed(t, through), env)
 					if err != nil {
@@ -43,7 +43,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// coarseProxy breaks at every 64th byte of responses. Each response is longer.
+// coarseProxy is a proxy that can break a connection only at every 64th byte of a response. Each
+// response is longer than that.
 type coarseProxy struct{ *sinktest.Proxy }
 
 const grain = 64

@@ -15,7 +15,8 @@ import (
 
 const far = "2099-01-01T00:00:00Z"
 
-// amazon fakes the AWS services that issue keys, each at a path. It counts their requests.
+// amazon is a fake of the AWS services that issue keys. The map answers holds their answers by
+// method and path, or by action. The map asked counts requests by the same keys.
 func amazon(t *testing.T, answers map[string]string) (address string, asked map[string]int) {
 	asked = make(map[string]int)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -37,7 +38,8 @@ func amazon(t *testing.T, answers map[string]string) (address string, asked map[
 	return server.URL, asked
 }
 
-// keysIn returns the keys of the privileged account as JSON.
+// keysIn returns the keys of the privileged account as JSON. The parameter token is the name of the
+// field for the session token.
 func keysIn(token string) string {
 	return fmt.Sprintf(`{"Code":"Success","AccessKeyId":%q,"SecretAccessKey":%q,%q:"","Expiration":%q}`, peers.S3Key, peers.S3Secret, token,
 		far)
@@ -50,8 +52,8 @@ func stsAnswer(action string) string {
 		action, peers.S3Key, peers.S3Secret, far)
 }
 
-// TestCredentials_ComeFromEachSource of AWS: each is the only source of keys in turn, and writes a
-// change with them.
+// TestCredentials_ComeFromEachSource makes each credential source of AWS the only source in turn,
+// and writes a change with its keys.
 func TestCredentials_ComeFromEachSource(t *testing.T) {
 	server := peers.S3(t)
 	bucket := server.Bucket(t)

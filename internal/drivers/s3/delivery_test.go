@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// stored returns the objects below a URL's prefix.
+// stored returns the content of the objects below a URL's prefix, by name.
 func stored(t testing.TB, raw string) map[string]string {
 	t.Helper()
 	bucket, prefix := bucketOf(t, raw)
@@ -93,8 +93,8 @@ func TestObjectSink_RejectsALongName(t *testing.T) {
 	}
 }
 
-// TestObjectSink_CorrectsAWrongClock: in the bubble it is the year 2000, and the server rejects
-// signatures of another time than its own.
+// TestObjectSink_CorrectsAWrongClock runs in a synctest bubble, in which it is the year 2000. The
+// server rejects signatures whose time differs from its own.
 func TestObjectSink_CorrectsAWrongClock(t *testing.T) {
 	raw := newTarget(t, "")
 	synctest.Test(t, func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestObjectSink_CorrectsAWrongClock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		st.transport.DisableKeepAlives = true // the bubble's time stops while a connection is read
+		st.transport.DisableKeepAlives = true // the time of a bubble stops while a goroutine reads from a connection
 		s := newObjectSink(c, sink.Env{}, st)
 		if err := s.Probe(t.Context()); err != nil {
 			t.Error(err)
@@ -122,8 +122,8 @@ func TestObjectSink_CorrectsAWrongClock(t *testing.T) {
 	}
 }
 
-// TestObjectSink_RetriesWhileThrottled: a storm of 503 responses fails the batch for a while.
-// Afterwards every object is stored.
+// TestObjectSink_RetriesWhileThrottled makes a batch fail for a while with many 503 responses.
+// Afterwards every object must be stored.
 func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
 	server, f := peers.S3(t), newInterceptor(t)
 	path := newPrefix(server.Bucket(t))
@@ -141,7 +141,7 @@ func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
 	if err := s.Probe(t.Context()); fault.Of(err) != fault.Transient {
 		t.Errorf("in the storm the probe says %v", err)
 	}
-	var passed atomic.Int64 // every other request is rejected
+	var passed atomic.Int64 // number of requests; every second one is rejected
 	f.set(func(w http.ResponseWriter, r *http.Request) bool {
 		return passed.Add(1)%2 == 0 && refuse(w, r, 503, "SlowDown")
 	})
@@ -155,7 +155,7 @@ func TestObjectSink_RetriesWhileThrottled(t *testing.T) {
 	}
 }
 
-// TestObjectSink_ClientRetries as often as max-retries says.
+// TestObjectSink_ClientRetries checks that the client retries as many times as max-retries allows.
 func TestObjectSink_ClientRetries(t *testing.T) {
 	server, f := peers.S3(t), newInterceptor(t)
 	s := mustOpen(t, at(f.addr(), newPrefix(server.Bucket(t)), "max-retries=1"))
@@ -214,7 +214,7 @@ func TestClassify_StoreResponses(t *testing.T) {
 	}
 }
 
-// TestObjectSink_RetriesAnInterruptedUpload of a large object.
+// TestObjectSink_RetriesAnInterruptedUpload interrupts the upload of a large object.
 func TestObjectSink_RetriesAnInterruptedUpload(t *testing.T) {
 	server := peers.S3(t)
 	f := newInterceptor(t)
@@ -240,7 +240,8 @@ func TestObjectSink_RetriesAnInterruptedUpload(t *testing.T) {
 	}
 }
 
-// TestObjectSink_TimesOutOnASilentStore after timeout=.
+// TestObjectSink_TimesOutOnASilentStore checks that a request ends after the time in option
+// timeout.
 func TestObjectSink_TimesOutOnASilentStore(t *testing.T) {
 	server := peers.S3(t)
 	proxy := sinktest.NewProxy(t, server.Addr())
@@ -277,7 +278,7 @@ func TestObjectSink_BoundsConcurrentUploads(t *testing.T) {
 			}
 		}
 		mu.Unlock()
-		<-full // the first three arrive together
+		<-full // wait until three requests have arrived
 		mu.Lock()
 		running--
 		mu.Unlock()
@@ -303,7 +304,7 @@ func TestClose_InterruptsABatch(t *testing.T) {
 	proxy.Stall()
 	failed := make(chan error, 1)
 	go func() { failed <- s.Apply(t.Context(), sinktest.Batch(order(t, 1))) }()
-	// Close may come before or after the batch has begun.
+	// Close may run before or after the batch has started.
 	closeSink(t, s)
 	if err := <-failed; err == nil || fault.Of(err) != fault.Transient || !errors.Is(err, context.Canceled) && !errors.Is(err, errClosed) {
 		t.Errorf("the batch ends with %v", err)
@@ -311,7 +312,7 @@ func TestClose_InterruptsABatch(t *testing.T) {
 	proxy.Repair()
 }
 
-// TestPut_SendsTheObjectOptions with each object.
+// TestPut_SendsTheObjectOptions checks the headers of a request that puts an object.
 func TestPut_SendsTheObjectOptions(t *testing.T) {
 	server, f := peers.S3(t), newInterceptor(t)
 	options := "sse=aws:kms&kms-key=arn:aws:kms:x&storage-class=STANDARD_IA&acl=bucket-owner-full-control"
@@ -353,7 +354,7 @@ func TestPut_SendsTheObjectOptions(t *testing.T) {
 	}
 }
 
-// TestPut_SendsChecksums in a trailer, which the server verifies.
+// TestPut_SendsChecksums sends checksums in a trailer, which the server verifies.
 func TestPut_SendsChecksums(t *testing.T) {
 	raw := newTarget(t, "checksums=when-supported")
 	mustApply(t, mustOpen(t, raw), order(t, 1))

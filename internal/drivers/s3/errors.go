@@ -20,8 +20,8 @@ import (
 
 var errClosed = errors.New("the sink is closed")
 
-// responseError is an error that the store returned. Its text leaves out the store's message, which
-// may repeat objects' names, and these contain keys of rows.
+// responseError is an error that the store returned. Its text does not include the store's message.
+// The message may contain names of objects, and these contain keys of rows.
 type responseError struct {
 	status        int
 	code, request string
@@ -42,16 +42,16 @@ func (e *responseError) Error() string {
 	return text
 }
 
-// regionError reports that the bucket is in another region.
+// regionError means that the bucket is in another region than the request assumed.
 type regionError struct {
-	region string // "" if unknown
+	region string // the bucket's region, or "" if the store did not name it
 	err    error
 }
 
 func (e *regionError) Error() string { return e.err.Error() }
 func (e *regionError) Unwrap() error { return e.err }
 
-// fatal lists the codes that only the operator can fix.
+// fatal maps each error code that only the operator can fix to a hint.
 var fatal = map[string]string{
 	"NoSuchBucket":      "the bucket does not exist; create it, or correct the url",
 	"InvalidBucketName": "the store does not accept the bucket's name; correct the url",
@@ -88,8 +88,8 @@ var fatal = map[string]string{
 	"KMSNotConfigured":                               "the store has no key management; leave sse= and kms-key= out",
 }
 
-// refusals are the fatal codes that depend on keys, permissions and the bucket, which change while
-// eds runs.
+// refusals are those fatal codes that depend on keys, permissions and the bucket. These may change
+// while eds runs.
 var refusals = map[string]bool{
 	"NoSuchBucket": true, "AccessDenied": true, "Forbidden": true, "AllAccessDisabled": true, "AccountProblem": true, "NotSignedUp": true,
 	"UserSuspended":      true,
@@ -97,24 +97,25 @@ var refusals = map[string]bool{
 	"KMS.NotFoundException": true, "KMS.DisabledException": true, "KMS.KMSInvalidStateException": true,
 }
 
-// otherRegion lists the codes of a store that has the bucket in another region.
+// otherRegion holds the error codes with which stores report that the bucket is in another region.
 var otherRegion = map[string]bool{
 	"PermanentRedirect": true, "AuthorizationHeaderMalformed": true, "IllegalLocationConstraintException": true, "IncorrectEndpoint": true,
 	"MovedPermanently": true,
 }
 
-// poison lists the codes that concern one object.
+// poison maps each error code that concerns a single object to a hint.
 var poison = map[string]string{
 	"KeyTooLongError": "the object's name is too long for the store",
 	"EntityTooLarge":  "the object is too large for the store",
 }
 
-// classify gives an error of the client its class, and a text that says what to do.
+// classify returns a client error with its fault class and a text that says what to do. The text
+// does not contain the names of objects.
 func (s *bucketStore) classify(err error) error {
 	if err == nil {
 		return nil
 	}
-	if e := new(fault.Error); errors.As(err, &e) { // from the credentials provider
+	if e := new(fault.Error); errors.As(err, &e) { // the credentials provider has classified it
 		return e
 	}
 	var api smithy.APIError
@@ -122,7 +123,7 @@ func (s *bucketStore) classify(err error) error {
 	if errors.As(err, &api) || errors.As(err, &response) && response.HTTPStatusCode() > 0 {
 		return s.classifyResponse(err)
 	}
-	// The client's own errors quote the URL, which names the object.
+	// Errors of the HTTP client quote the URL, which contains the object's name.
 	if e := new(url.Error); errors.As(err, &e) {
 		err = e.Err
 	}
@@ -143,7 +144,7 @@ func (s *bucketStore) classify(err error) error {
 	return fault.Innermost(err)
 }
 
-// classifyResponse gives an error response its class.
+// classifyResponse returns an error response with its fault class and a hint.
 func (s *bucketStore) classifyResponse(err error) error {
 	answer := &responseError{}
 	header := make(http.Header)
@@ -194,7 +195,7 @@ func (s *bucketStore) classifyResponse(err error) error {
 
 var expectedRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
 
-// regionOf returns the bucket's region from a redirect, or "".
+// regionOf returns the bucket's region that a response names, or "" if it names none.
 func regionOf(header http.Header, message string) string {
 	if region := header.Get("X-Amz-Bucket-Region"); regionName.MatchString(region) {
 		return region
@@ -205,7 +206,7 @@ func regionOf(header http.Header, message string) string {
 	return ""
 }
 
-// tlsHint returns the remedy for an error of TLS, or "" for any other error.
+// tlsHint returns the remedy for a TLS error, or "" for any other error.
 func tlsHint(err error) string {
 	var (
 		unknown x509.UnknownAuthorityError

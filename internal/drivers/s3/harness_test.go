@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// TestMain hides the machine's own AWS SDK settings from the tests.
+// TestMain hides the machine's AWS SDK settings from the tests.
 func TestMain(m *testing.M) {
 	for _, pair := range os.Environ() {
 		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "AWS_") {
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	sinktest.Main(m)
 }
 
-// at returns the URL of a bucket and prefix of the server at addr, with the keys of the privileged
+// at returns the URL of a bucket and prefix on the server at addr, with the keys of the privileged
 // account.
 func at(addr, path, query string) string {
 	keys := url.Values{"access-key-id": {peers.S3Key}, "secret-access-key": {peers.S3Secret}}
@@ -138,7 +138,7 @@ func clockOf(t testing.TB, s sinktest.Stored) cdc.Timestamp {
 
 var prefixes atomic.Int64
 
-// newPrefix returns a bucket and an unused prefix.
+// newPrefix returns the bucket's name and a prefix that is not in use yet.
 func newPrefix(bucket string) string { return fmt.Sprintf("%s/in/%d", bucket, prefixes.Add(1)) }
 
 // rowsOf yields rows of a snapshot with the given ids.

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// interceptor is a proxy of the server that answers some requests itself.
+// interceptor is a proxy in front of the server that answers some requests itself.
 type interceptor struct {
 	*httptest.Server
 	answer atomic.Pointer[func(w http.ResponseWriter, r *http.Request) bool]
@@ -26,7 +26,7 @@ func newInterceptor(t testing.TB) *interceptor {
 	server := peers.S3(t)
 	forward := &httputil.ReverseProxy{
 		Transport: &http.Transport{MaxIdleConnsPerHost: 100},
-		Rewrite: func(r *httputil.ProxyRequest) { // the signature covers the host's name
+		Rewrite: func(r *httputil.ProxyRequest) { // keep the host's name, which the signature covers
 			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", server.Addr(), r.In.Host
 		},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
@@ -45,7 +45,8 @@ func newInterceptor(t testing.TB) *interceptor {
 	return f
 }
 
-// set makes the interceptor answer the requests for which answer returns true.
+// set makes the interceptor call answer for each request. If answer returns true, it has answered
+// the request. Otherwise the request goes to the server.
 func (f *interceptor) set(answer func(w http.ResponseWriter, r *http.Request) bool) {
 	f.answer.Store(&answer)
 }
@@ -54,7 +55,7 @@ func (f *interceptor) passAll() { f.answer.Store(nil) }
 
 func (f *interceptor) addr() string { return strings.TrimPrefix(f.URL, "http://") }
 
-// refuse writes an error response like S3's.
+// refuse writes an error response in the form of S3.
 func refuse(w http.ResponseWriter, r *http.Request, status int, code string) bool {
 	_, _ = io.Copy(io.Discard, r.Body)
 	w.Header().Set("X-Amz-Request-Id", "REQUEST1")

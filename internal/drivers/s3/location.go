@@ -12,28 +12,30 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// location is the place of objects that a URL names.
+// location is the place in which a destination stores its objects.
 type location struct {
 	bucket string
-	prefix string // without slashes at its ends
-	// endpoint is the URL of the store; "" at AWS, which has one for each region.
+	prefix string // without leading or trailing slashes
+	// endpoint is the URL of the store. It is "" for AWS, where the endpoint depends on the region.
 	endpoint string
 	region   string // "" if the URL names none
-	aws      bool
+	// aws reports whether the store is Amazon S3 itself.
+	aws bool
 }
 
-// maxPrefix bounds the prefix: prefix and default name of an object fit into the 1024 bytes
-// that S3 allows.
+// maxPrefix is the maximum length of the prefix, in bytes. The prefix and the default name of an
+// object together fit into the 1024 bytes that S3 allows.
 const maxPrefix = 600
 
-// providers are the domains whose hosts are stores, not buckets.
+// providers are domains in which every host is the address of a store, not the name of a bucket.
 var providers = []string{
 	"amazonaws.com", "amazonaws.com.cn", "googleapis.com", "r2.cloudflarestorage.com", "digitaloceanspaces.com", "backblazeb2.com",
 	"wasabisys.com",
 }
 
 var (
-	// awsHost matches the addresses of S3 itself, with or without a bucket in front.
+	// awsHost matches the host names of Amazon S3, with or without a bucket's name as the first
+	// part. Its groups are the bucket and the region.
 	awsHost    = regexp.MustCompile(`^(?:(.+)\.)?s3(?:[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-[0-9]))?\.amazonaws\.com(?:\.cn)?$`)
 	bucketName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{1,220}[a-zA-Z0-9]$`)
 	regionName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9-]{0,62}$`)
@@ -41,7 +43,8 @@ var (
 
 func validBucket(name string) bool { return bucketName.MatchString(name) }
 
-// isStore reports whether a URL's host is the address of a store, not a bucket.
+// isStore reports whether the host of a URL is the address of a store, rather than the name of a
+// bucket.
 func isStore(host string) bool {
 	name := strings.ToLower(host)
 	if strings.Contains(name, ":") || local(name) {
@@ -58,12 +61,12 @@ func isStore(host string) bool {
 	return false
 }
 
-// local reports whether the host, without a port, is this machine.
+// local reports whether host, which has no port, is this machine.
 func local(host string) bool {
 	return sink.Loopback(host) || strings.HasSuffix(host, ".localhost")
 }
 
-// parseLocation reads the location. Its errors hold nothing secret.
+// parseLocation reads the location from a destination URL. Its errors contain no secrets.
 func parseLocation(target *url.URL) (location, error) {
 	query := target.Query()
 	p := location{region: query.Get("region"), aws: true}
@@ -118,8 +121,10 @@ func parseLocation(target *url.URL) (location, error) {
 	return p, err
 }
 
-// identity returns the bucket and the prefix, and the store if it is not AWS. Names of
-// buckets are unique among all regions of AWS, except China's and the government's.
+// identity returns the identity of the destination: the bucket, the prefix, and the store if it is
+// not AWS. For AWS it leaves the region out, because the names of buckets are unique among all
+// regions of a partition. The partitions of China and of the US government are part of the
+// identity.
 func identity(target *url.URL) string {
 	p, err := parseLocation(target)
 	if err != nil {
@@ -127,7 +132,7 @@ func identity(target *url.URL) string {
 	}
 	named := make(url.Values)
 	if !p.aws {
-		u, _ := url.Parse(p.endpoint) // parseLocation has made it
+		u, _ := url.Parse(p.endpoint) // no error: parseLocation has built the URL
 		named.Set("endpoint", sink.HostIdentity(u.Hostname(), u.Port(), map[string]string{"https": "443", "http": "80"}[u.Scheme]))
 		return sink.JoinIdentity("s3", p.bucket, p.prefix, named)
 	}
@@ -141,7 +146,8 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("s3", strings.ToLower(p.bucket), p.prefix, named)
 }
 
-// cleanPrefix removes the slashes at both ends of a prefix.
+// cleanPrefix returns the prefix without leading and trailing slashes. It rejects a prefix that is
+// too long or that stores may not accept.
 func cleanPrefix(prefix string) (string, error) {
 	prefix = strings.Trim(prefix, "/")
 	if len(prefix) > maxPrefix {
@@ -158,7 +164,9 @@ func cleanPrefix(prefix string) (string, error) {
 	return prefix, nil
 }
 
-// endpointURL returns the URL of a store at an address.
+// endpointURL returns the URL of the store at address, which is a host with an optional port and
+// scheme. If address has no scheme, the option tls in query selects http or https. Without that
+// option, only this machine and port 80 use http.
 func endpointURL(address string, query url.Values) (string, error) {
 	malformed := errors.New("option endpoint should be a host like storage.googleapis.com, or a URL like https://minio.example.com:9000")
 	plain := ""

@@ -10,14 +10,15 @@ import (
 )
 
 const (
-	// partSize is the size of a part: large enough for 160 GB in the 10,000 parts that S3 allows,
-	// small enough to send again.
+	// partSize is the size of a part, in bytes. It is large enough for objects of 160 GB, since S3
+	// allows 10,000 parts. It is small enough to send a part again.
 	partSize = 16 << 20
-	// partsAtOnce bounds the parts of one object in flight.
+	// partsAtOnce is the maximum number of parts of an object that are uploaded concurrently.
 	partsAtOnce = 4
 )
 
-// upload uploads size bytes of r, in parts if that makes more than two of them.
+// upload uploads size bytes of r as an object. It uses a multipart upload if there would be more
+// than two parts.
 func (s *bucketStore) upload(ctx context.Context, key, contentType string, r io.ReaderAt, size int64) error {
 	if size <= 2*partSize {
 		return s.putFrom(ctx, key, contentType, io.NewSectionReader(r, 0, size), size)
@@ -28,8 +29,8 @@ func (s *bucketStore) upload(ctx context.Context, key, contentType string, r io.
 	}
 	err = s.uploadParts(ctx, key, id, r, size)
 	if err != nil {
-		// The store may accept a part that was in flight after the first abort. If both fail, a
-		// lifecycle rule of the bucket removes the parts.
+		// After the first abort, the store may still accept a part that was in flight, so abort
+		// twice. If both aborts fail, a lifecycle rule of the bucket removes the parts.
 		for range 2 {
 			_ = s.abortUpload(context.WithoutCancel(ctx), key, id)
 		}
@@ -55,7 +56,7 @@ func (s *bucketStore) uploadParts(ctx context.Context, key, id string, r io.Read
 	return s.completeUpload(ctx, key, id, size, parts...)
 }
 
-// completeUpload joins the parts of an upload into an object.
+// completeUpload joins the parts of a multipart upload into an object of size bytes.
 func (s *bucketStore) completeUpload(ctx context.Context, key, id string, size int64, parts ...types.CompletedPart) error {
 	ctx, cancel := s.withTimeout(ctx, size)
 	defer cancel()

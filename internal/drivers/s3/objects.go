@@ -20,11 +20,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxName is the longest object name that S3 allows, in bytes.
+// maxName is the maximum length of an object's name that S3 allows, in bytes.
 const maxName = 1024
 
-// objectSink writes one object per event. An event that is delivered again replaces its object, so
-// order does not matter.
+// objectSink writes one object per event. Events are uploaded in any order. If an event is
+// delivered again, it replaces its own object.
 type objectSink struct {
 	*bucketStore
 	*serialCalls
@@ -43,7 +43,7 @@ func newObjectSink(c config, env sink.Env, s *bucketStore) *objectSink {
 	return o
 }
 
-// Limits returns the limits that the URL sets.
+// Limits returns the batch limits that the URL sets.
 func (o *objectSink) Limits() sink.Limits { return o.limits }
 
 // Apply uploads an object for each of the batch's events.
@@ -96,8 +96,8 @@ func (o *objectSink) upload(ctx context.Context, name string, e *cdc.Event) erro
 	return nil
 }
 
-// names returns the objects of the events. Of events with the same name it keeps the last, as if
-// they were uploaded one after the other.
+// names returns the names of the objects and, parallel to them, the events to upload. If several
+// events have the same name, it keeps the last one, as if the events were uploaded one at a time.
 func (o *objectSink) names(events []*cdc.Event) ([]string, []*cdc.Event, error) {
 	names := make([]string, 0, len(events))
 	kept := make([]*cdc.Event, 0, len(events))
@@ -123,7 +123,7 @@ func (o *objectSink) names(events []*cdc.Event) ([]string, []*cdc.Event, error) 
 	return names, kept, nil
 }
 
-// below returns the name of an object below the prefix.
+// below returns the name of an object with the prefix in front.
 func (l location) below(name string) string {
 	if l.prefix == "" {
 		return name
@@ -131,9 +131,9 @@ func (l location) below(name string) string {
 	return l.prefix + "/" + name
 }
 
-// checkWritable checks that the store answers, has the bucket, and accepts the keys. It completes
-// an upload that was never begun: a store that would let eds write reports that there is no such
-// upload.
+// checkWritable checks that the store answers, has the bucket, and accepts the keys. It creates no
+// object: it tries to complete a multipart upload that does not exist. A store that would let eds
+// write reports that there is no such upload.
 func (s *bucketStore) checkWritable(ctx context.Context) error {
 	part := types.CompletedPart{PartNumber: aws.Int32(1), ETag: aws.String(`"d41d8cd98f00b204e9800998ecf8427e"`)}
 	err := s.completeUpload(ctx, s.below(".eds-probe-"+rand.Text()), "none", 0, part)
@@ -146,10 +146,10 @@ func (s *bucketStore) checkWritable(ctx context.Context) error {
 	return nil
 }
 
-// unknownUpload lists the codes of stores that do not find the upload, or reject its id.
+// unknownUpload holds the error codes of stores that do not find an upload or reject its id.
 var unknownUpload = map[string]bool{"NoSuchUpload": true, "InvalidArgument": true, "InvalidRequest": true, "InvalidPart": true}
 
-// Probe checks that the store answers, accepts the keys, and would accept objects: it begins an
+// Probe checks that the store answers, accepts the keys, and lets eds write. It begins a multipart
 // upload and aborts it.
 func (s *bucketStore) Probe(ctx context.Context) error {
 	name := s.below(".eds-probe-" + rand.Text())
@@ -157,7 +157,7 @@ func (s *bucketStore) Probe(ctx context.Context) error {
 	if err == nil {
 		err = s.abortUpload(ctx, name, id)
 		if class := fault.Of(err); class == fault.Fatal || class == fault.Refused {
-			return nil // eds may write, but not abort
+			return nil // eds has the permission to write, but not to abort
 		}
 	}
 	if err != nil {
@@ -166,28 +166,30 @@ func (s *bucketStore) Probe(ctx context.Context) error {
 	return s.access.Outcome(err)
 }
 
-// BeginLoad begins the load of one table.
+// BeginLoad begins the load of one table. The load uploads each row as an object.
 func (o *objectSink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	return o.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close interrupts a running upload.
+// Close interrupts a running upload and waits for the call to end.
 func (o *objectSink) Close(context.Context) error {
 	o.shutDown()
 	o.close()
 	return nil
 }
 
-// serialCalls runs uploading calls one after the other. Closing the sink interrupts them.
+// serialCalls runs the calls that upload one at a time. Closing the sink interrupts the running
+// call.
 type serialCalls struct {
-	mu sync.Mutex // held by the running call
+	mu sync.Mutex // held during a call
 
 	state  sync.Mutex
 	closed bool
-	abort  context.CancelFunc // of the running call; nil if there is none
+	abort  context.CancelFunc // cancels the running call; nil if there is none
 }
 
-// enter waits for its turn and returns a context that shutDown cancels.
+// enter waits until no other call runs. It returns a context that shutDown cancels, and a function
+// that ends the call.
 func (u *serialCalls) enter(ctx context.Context) (context.Context, func(), error) {
 	u.mu.Lock()
 	u.state.Lock()
@@ -207,7 +209,7 @@ func (u *serialCalls) enter(ctx context.Context) (context.Context, func(), error
 	}, nil
 }
 
-// shutDown interrupts a running call and waits for its end. Later calls fail.
+// shutDown interrupts a running call and waits until it has ended. Later calls fail.
 func (u *serialCalls) shutDown() {
 	u.state.Lock()
 	u.closed = true
@@ -215,6 +217,6 @@ func (u *serialCalls) shutDown() {
 		u.abort()
 	}
 	u.state.Unlock()
-	u.mu.Lock() // until the call has ended
+	u.mu.Lock() // wait until the call has ended
 	defer u.mu.Unlock()
 }

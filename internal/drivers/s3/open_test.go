@@ -174,7 +174,7 @@ func TestMaskURL_HidesSecrets(t *testing.T) {
 	}
 }
 
-// TestOpen_ReportsAMisconfiguredStore, with a real server.
+// TestOpen_ReportsAMisconfiguredStore uses a real server.
 func TestOpen_ReportsAMisconfiguredStore(t *testing.T) {
 	server := peers.S3(t)
 	bucket := server.Bucket(t)
@@ -213,7 +213,7 @@ func TestOpen_ReportsAMisconfiguredStore(t *testing.T) {
 	}
 }
 
-// TestOpen_UsesTheSDKsCredentialChain if the URL has no keys.
+// TestOpen_UsesTheSDKsCredentialChain opens URLs that have no keys.
 func TestOpen_UsesTheSDKsCredentialChain(t *testing.T) {
 	server := peers.S3(t)
 	raw := "s3://" + server.Addr() + "/" + server.Bucket(t) + "/p"
@@ -237,7 +237,7 @@ func TestOpen_UsesTheSDKsCredentialChain(t *testing.T) {
 	t.Run("the environment", func(t *testing.T) {
 		t.Setenv("AWS_ACCESS_KEY_ID", peers.S3Key)
 		t.Setenv("AWS_SECRET_ACCESS_KEY", peers.S3Secret)
-		t.Setenv("AWS_REGION", "eu-central-1") // a region of AWS, not of this store
+		t.Setenv("AWS_REGION", "eu-central-1") // a region of AWS, which this store does not have
 		mustApply(t, mustOpen(t, raw), order(t, 1))
 	})
 	t.Run("a role", func(t *testing.T) {
@@ -290,7 +290,7 @@ func TestOpen_BeginsNoUpload(t *testing.T) {
 	}
 }
 
-// TestOpen_FindsTheBucketsRegion if none is configured.
+// TestOpen_FindsTheBucketsRegion opens a URL that names no region.
 func TestOpen_FindsTheBucketsRegion(t *testing.T) {
 	var regions []string
 	store := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -19,12 +19,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// outage is how long the store is down.
+// outage is the time for which the store is down.
 const outage = 10 * time.Minute
 
-// TestApply_SurvivesAnOutageOfTenMinutes stops a server in the middle of the stream, retries a batch
-// until it is back, as the pipeline does, and reads every object. Run it alone: go test -tags
-// outage -run TenMinutes -timeout 20m.
+// TestApply_SurvivesAnOutageOfTenMinutes stops a server in the middle of the stream. Like the
+// pipeline, the test retries a batch until the server is available again. Then it reads all
+// objects. Run this test alone: go test -tags outage -run TenMinutes -timeout 20m.
 func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 	for _, format := range []string{"json", "ndjson", "parquet"} {
 		t.Run(format, func(t *testing.T) {
@@ -76,7 +76,7 @@ func TestApply_SurvivesAnOutageOfTenMinutes(t *testing.T) {
 					got, clocks = append(got, e.ID), append(clocks, e.Clock)
 				}
 			}
-			if format == "json" { // names identify the change, not the order
+			if format == "json" { // names identify changes, but do not sort in stream order
 				slices.Sort(want)
 				slices.Sort(got)
 			} else if !slices.IsSortedFunc(clocks, cdc.Timestamp.Compare) {

@@ -1,5 +1,5 @@
-// Package s3 is the destination that writes changes as objects to Amazon S3, or to a store with
-// its protocol: Google Cloud Storage, MinIO, Cloudflare R2, Ceph.
+// Package s3 is the destination that writes changes as objects to Amazon S3, or to a store that
+// speaks the S3 protocol: Google Cloud Storage, MinIO, Cloudflare R2, Ceph.
 package s3
 
 import (
@@ -81,7 +81,7 @@ JSON in _eds_rest, the rule "kept-as-json".
 Bytes that are not UTF-8 become U+FFFD, the rule "invalid-utf8". An import adds
 an object for each row, an INSERT with "imported": true. Existing objects stay.`
 
-// batching is the default of both formats of batches.
+// batching holds the defaults of both batch formats, NDJSON and Parquet.
 var batching = lake.Default{
 	Compression: lake.Zstd, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 100_000, RollBytes: 64 << 20, RollAge: time.Minute,
 }
@@ -158,7 +158,7 @@ var fields = []sink.Field{
 	},
 }
 
-// buildURL builds a URL from the values of the driver's fields.
+// buildURL builds a destination URL from the values of the driver's fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	f := sink.NewForm(fields, values)
 	u := url.URL{Scheme: "s3"}
@@ -199,7 +199,9 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// open connects, and checks that the store takes the keys. It changes nothing.
+// open connects to the store and checks that it accepts the credentials and lets eds write. It
+// changes nothing in the bucket. If the URL names no region and the bucket is in a different region
+// than assumed, open tries again in that region.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	c, err := parse(target)

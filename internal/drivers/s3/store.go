@@ -25,24 +25,26 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// bucketStore accesses the bucket that the URL names. It is safe for concurrent use.
+// bucketStore accesses the bucket that the URL names. Requests may run concurrently. Calls of
+// prepareCall and finishCall must not overlap.
 type bucketStore struct {
 	config
 	client    *s3.Client
 	transport *http.Transport
 	access    *sink.Access
-	refused   bool // the last call's credentials or authorities
+	refused   bool // the last call was refused, for its credentials or the certificate
 }
 
-// finishCall ends an uploading call and records whether the store refused it.
+// finishCall ends a call that uploads, and records whether the store refused the call. It returns
+// the error of s.access.Outcome.
 func (s *bucketStore) finishCall(err error) error {
 	s.refused = fault.Of(err) == fault.Refused
 	return s.access.Outcome(err)
 }
 
-// prepareCall begins an uploading call with the current keys of the URL. It replaces a client that
-// was refused, because its profile, role or trusted authorities may have changed. Uploading calls
-// are serial.
+// prepareCall begins a call that uploads, with the current keys of the URL. If the last call was
+// refused, it creates a new client, because the profile, the role or the trusted authorities may
+// have changed. Calls that upload never overlap.
 func (s *bucketStore) prepareCall(ctx context.Context) error {
 	now, err := s.now()
 	if err != nil {
@@ -56,13 +58,13 @@ func (s *bucketStore) prepareCall(ctx context.Context) error {
 	return s.connect(ctx)
 }
 
-// newBucketStore finds credentials and creates a client. It sends the store nothing.
+// newBucketStore finds credentials and creates a client. It sends no request to the store.
 func newBucketStore(ctx context.Context, c config, access *sink.Access) (*bucketStore, error) {
 	s := &bucketStore{config: c, access: access}
 	return s, s.connect(ctx)
 }
 
-// connect creates the client.
+// connect finds credentials and creates the client.
 func (s *bucketStore) connect(ctx context.Context) error {
 	c := &s.config
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
@@ -71,8 +73,8 @@ func (s *bucketStore) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// The SDK's transport trusts the authorities that the environment names. A copy of it can close
-	// its connections.
+	// The SDK's transport trusts the authorities that the environment names. GetTransport returns a
+	// copy of it, whose connections can be closed.
 	if built, ok := cfg.HTTPClient.(*awshttp.BuildableClient); ok {
 		s.transport = built.GetTransport()
 	} else {
@@ -99,15 +101,15 @@ func (s *bucketStore) connect(ctx context.Context) error {
 	return nil
 }
 
-// remedy says how to give the URL credentials.
+// remedy tells the operator how to put credentials into the URL.
 const remedy = "add access-key-id= and secret-access-key= to the s3 url"
 
 // configuration reads the SDK's configuration from the environment, the profiles and the URL. Each
-// request is signed with the keys that c holds at that time.
+// request is signed with the keys that c holds at the time of the request.
 func configuration(ctx context.Context, c *config) (aws.Config, error) {
 	from := []func(*awsconfig.LoadOptions) error{
 		awsconfig.WithHTTPClient(awshttp.NewBuildableClient()),
-		awsconfig.WithLogger(logging.Nop{}), // it would write to standard error
+		awsconfig.WithLogger(logging.Nop{}), // the default logger writes to standard error
 		awsconfig.WithRetryer(func() aws.Retryer {
 			return retry.NewStandard(func(o *retry.StandardOptions) { o.MaxAttempts = c.retries + 1 })
 		}),
@@ -129,10 +131,10 @@ func configuration(ctx context.Context, c *config) (aws.Config, error) {
 		return cfg, awscredentials.ConfigError(err)
 	}
 	if c.keys.id != "" {
-		cfg.Credentials = given // not cached, unlike in the SDK
+		cfg.Credentials = given // the SDK would cache the keys, but c.keys may change
 	}
 	if c.region == "" && c.endpoint != "" && !c.aws {
-		cfg.Region = "" // the environment's region is one of AWS
+		cfg.Region = "" // a region in the environment is a region of AWS
 	}
 	cfg.Region = cmp.Or(cfg.Region, "us-east-1")
 	if c.keys.role != "" {
@@ -153,16 +155,17 @@ func configuration(ctx context.Context, c *config) (aws.Config, error) {
 	return cfg, nil
 }
 
-// minRate is the slowest acceptable upload, in bytes per second.
+// minRate is the slowest upload that does not time out, in bytes per second.
 const minRate = 64 << 10
 
-// withTimeout bounds a request that sends size bytes, including the client's own retries.
+// withTimeout returns a context for a request that sends size bytes. Its deadline leaves time for
+// the client's own retries.
 func (s *bucketStore) withTimeout(ctx context.Context, size int64) (context.Context, context.CancelFunc) {
 	once := s.timeout + time.Duration(size/minRate)*time.Second
 	return context.WithTimeout(ctx, time.Duration(s.retries+1)*once)
 }
 
-// put uploads one object.
+// put uploads text as one object.
 func (s *bucketStore) put(ctx context.Context, key, contentType string, text []byte) error {
 	return s.putFrom(ctx, key, contentType, bytes.NewReader(text), int64(len(text)))
 }
@@ -181,7 +184,7 @@ func (s *bucketStore) putFrom(ctx context.Context, key, contentType string, body
 	return s.classify(err)
 }
 
-// beginUpload begins a multipart upload and returns its id.
+// beginUpload begins a multipart upload of the object key, and returns the upload's id.
 func (s *bucketStore) beginUpload(ctx context.Context, key, contentType string) (id string, err error) {
 	ctx, cancel := s.withTimeout(ctx, 0)
 	defer cancel()
@@ -192,7 +195,7 @@ func (s *bucketStore) beginUpload(ctx context.Context, key, contentType string) 
 	if s.kmsKey != "" {
 		input.SSEKMSKeyId = &s.kmsKey
 	}
-	if s.checksums { // of its parts; the SDK computes them
+	if s.checksums { // of the parts; the SDK computes them
 		input.ChecksumAlgorithm = types.ChecksumAlgorithmCrc32
 	}
 	begun, err := s.client.CreateMultipartUpload(ctx, input)
@@ -205,8 +208,8 @@ func (s *bucketStore) beginUpload(ctx context.Context, key, contentType string) 
 	return *begun.UploadId, nil
 }
 
-// abortUpload discards a multipart upload. If that fails its parts stay, invisible, until a
-// lifecycle rule of the bucket removes them.
+// abortUpload discards a multipart upload. If that fails, the uploaded parts stay in the bucket,
+// invisible, until a lifecycle rule removes them.
 func (s *bucketStore) abortUpload(ctx context.Context, key, id string) error {
 	ctx, cancel := s.withTimeout(ctx, 0)
 	defer cancel()

@@ -13,9 +13,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// BenchmarkApply posts batches to an endpoint that discards them, and by turns the same bodies,
-// built beforehand, with net/http alone, which signs them like any sender. It reports both rates
-// and their ratio.
+// BenchmarkApply measures the sink and net/http alone, in alternation, with an endpoint that
+// discards the requests. With net/http it posts the same bodies, which are built in advance but
+// signed as part of the measurement. It reports both rates and their ratio.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		b.Run(fmt.Sprintf("%d columns", columns), func(b *testing.B) { benchmark(b, columns) })
@@ -45,7 +45,7 @@ func benchmark(b *testing.B, columns int) {
 			postBare(b, client, server.URL+"/in", strconv.Itoa(i), body)
 		}
 	}
-	sinktest.Apply(b, s, apply) // now both are connected
+	sinktest.Apply(b, s, apply) // from here on, both are connected
 	post()
 	var eds, bare time.Duration
 	for b.Loop() {

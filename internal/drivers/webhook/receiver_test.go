@@ -15,17 +15,17 @@ import (
 	"testing"
 )
 
-// receiver is an endpoint as a user might write it: it verifies signatures on its own, and keeps
-// the changes.
+// receiver is an endpoint as a user might write it. It verifies signatures without code of eds, and
+// keeps the changes.
 type receiver struct {
 	*httptest.Server
 	t      testing.TB
-	answer func(w http.ResponseWriter, body []byte) bool // false: it has written the response
+	answer func(w http.ResponseWriter, body []byte) bool // returns false if it has written the response
 
 	mu       sync.Mutex
 	ids      []string
 	requests []*http.Request
-	lines    map[string][]string // by path
+	lines    map[string][]string // accepted lines by path
 	count    int
 }
 
@@ -82,7 +82,7 @@ func (e *receiver) verify(r *http.Request, body []byte) {
 	}
 }
 
-// taken returns the accepted lines of a path.
+// taken returns the lines that the endpoint has accepted at a path.
 func (e *receiver) taken(path string) []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// request returns the signed request for the events.
+// request returns a signed request that posts the events, and its body.
 func (s *Sink) request(ctx context.Context, events []*cdc.Event) (*http.Request, *requestBody, error) {
 	content := s.body(events)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint.String(), content.reader())
@@ -47,8 +47,8 @@ func (s *Sink) request(ctx context.Context, events []*cdc.Event) (*http.Request,
 	return r, content, nil
 }
 
-// batchID names a request by its positions in the stream and its changes. The same changes always
-// get the same id.
+// batchID returns the id of a request. The id depends only on the events' positions in the stream,
+// clocks, ids and payload lengths, so the same changes always have the same id.
 func batchID(events []*cdc.Event) string {
 	hash := sha256.New()
 	var text []byte
@@ -64,7 +64,8 @@ func batchID(events []*cdc.Event) string {
 	return fmt.Sprintf("eds_%d-%d_%s", first.Sequence, last.Sequence, hex.EncodeToString(hash.Sum(nil)[:12]))
 }
 
-// sign returns the signature that standardwebhooks.com defines.
+// sign returns the signature of a request as standardwebhooks.com defines it. The parameter stamp
+// is the time in Unix seconds.
 func sign(secret []byte, id, stamp string, content []byte) string {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte(id + "." + stamp + "."))
@@ -75,7 +76,7 @@ func sign(secret []byte, id, stamp string, content []byte) string {
 // requestBody is the body of a request.
 type requestBody struct {
 	text    []byte
-	readers atomic.Int32 // open readers: the client may still read after the response
+	readers atomic.Int32 // number of open readers; the client may still read after the response
 }
 
 func (b *requestBody) reader() io.ReadCloser {
@@ -96,7 +97,7 @@ func (r *bodyReader) Close() error {
 	return nil
 }
 
-// body returns the events, one per line, compressed if the URL asks for it.
+// body returns the events as lines of a request body, compressed if the URL asks for compression.
 func (s *Sink) body(events []*cdc.Event) *requestBody {
 	lines := s.lines(events)
 	if !s.gzip {
@@ -126,7 +127,7 @@ func (s *Sink) lines(events []*cdc.Event) []byte {
 func (s *Sink) compress(lines []byte) []byte {
 	var out bytes.Buffer
 	if s.zip == nil {
-		s.zip, _ = gzip.NewWriterLevel(&out, gzip.BestSpeed) // the level is a valid one
+		s.zip, _ = gzip.NewWriterLevel(&out, gzip.BestSpeed) // no error: the level is valid
 	}
 	s.zip.Reset(&out)
 	_, _ = s.zip.Write(lines) // a buffer never fails
@@ -134,14 +135,15 @@ func (s *Sink) compress(lines []byte) []byte {
 	return out.Bytes()
 }
 
-// reuse takes back the memory of a body unless a reader is still open.
+// reuse keeps the memory of a body for the next request, unless a reader of the body is still open.
 func (s *Sink) reuse(b *requestBody) {
 	if b.readers.Load() == 0 {
 		s.keep(b.text)
 	}
 }
 
-// keep saves memory for the next request, unless there is more already, or a huge change used it.
+// keep keeps the memory of text for the next request. It discards the memory if larger memory is
+// already kept, or if text is larger than twice the limit of a batch.
 func (s *Sink) keep(text []byte) {
 	if cap(text) > cap(s.spare) && cap(text) <= 2*s.limits.Bytes {
 		s.spare = text[:0]

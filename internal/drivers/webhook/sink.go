@@ -22,7 +22,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// Sink posts batches.
+// Sink posts batches of events to an endpoint.
 type Sink struct {
 	config
 	env       sink.Env
@@ -32,12 +32,12 @@ type Sink struct {
 	now       func() time.Time
 
 	mu    sync.Mutex // held while a batch is posted
-	spare []byte     // memory for the next body
+	spare []byte     // memory for the lines of the next request
 	zip   *gzip.Writer
 
 	state  sync.Mutex
 	closed bool
-	abort  context.CancelFunc // of the running batch; nil if there is none
+	abort  context.CancelFunc // cancels the running batch; nil if there is none
 }
 
 var (
@@ -69,10 +69,10 @@ func newSink(c config, env sink.Env) *Sink {
 	return s
 }
 
-// Limits returns the limits that the URL sets.
+// Limits returns the batch limits that the URL sets.
 func (s *Sink) Limits() sink.Limits { return s.limits }
 
-// Apply posts the batch's events in one or more requests.
+// Apply posts the batch's events in as many requests as needed, in stream order.
 func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +90,7 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	return s.env.Access.Outcome(err)
 }
 
-// begin returns a context that Close cancels.
+// begin returns a context that Close cancels, and a function that ends the call.
 func (s *Sink) begin(ctx context.Context) (context.Context, func(), error) {
 	s.state.Lock()
 	defer s.state.Unlock()
@@ -107,7 +107,8 @@ func (s *Sink) begin(ctx context.Context) (context.Context, func(), error) {
 	}, nil
 }
 
-// deliver posts events in order, as many per request as the endpoint accepts.
+// deliver posts the events in stream order, with as many events in each request as the endpoint
+// accepts. If the endpoint rejects a request as too large, deliver retries with half of its events.
 func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
 	now, err := sink.Renew(s.env.Access, s.target, parse)
 	if err != nil {
@@ -131,7 +132,7 @@ func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
 	return nil
 }
 
-// fitting returns how many of the events fit into one request.
+// fitting returns the number of events, from the first, that fit into a request. It is at least 1.
 func (s *Sink) fitting(events []*cdc.Event) int {
 	bytes := 0
 	for i, e := range events {
@@ -142,7 +143,7 @@ func (s *Sink) fitting(events []*cdc.Event) int {
 	return len(events)
 }
 
-// post sends one request and waits for the endpoint's acknowledgement.
+// post sends the events in a single request and waits for the endpoint's response.
 func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -156,12 +157,13 @@ func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 		return classify(err)
 	}
 	defer response.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // so that the connection is reused
+	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, 64<<10)) // an unread response prevents reuse of its connection
 	return s.classifyResponse(response, len(events))
 }
 
-// classifyResponse gives the response to a request of n events its class. The error leaves out the
-// response body, which may repeat a change.
+// classifyResponse returns the error for the response to a request of n events, with its fault
+// class, or nil for success. The error does not include the response body, which may repeat a
+// change.
 func (s *Sink) classifyResponse(response *http.Response, n int) error {
 	code := response.StatusCode
 	err := fmt.Errorf("the endpoint returned %d %s", code, http.StatusText(code))
@@ -191,7 +193,7 @@ func (s *Sink) classifyResponse(response *http.Response, n int) error {
 	return fault.Mark(class, err)
 }
 
-// classify removes the URL from an error of the client, and gives it its class.
+// classify returns an error of the HTTP client without the URL, and with its fault class.
 func classify(err error) error {
 	if e := new(url.Error); errors.As(err, &e) {
 		err = e.Err
@@ -205,8 +207,8 @@ func classify(err error) error {
 	return err
 }
 
-// Probe sends the endpoint a HEAD request. Any response will do: whether it accepts changes shows
-// with the first ones.
+// Probe sends a HEAD request to check that the endpoint can be reached. Any response is a success,
+// because only the first batch shows whether the endpoint accepts changes.
 func (s *Sink) Probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
@@ -219,19 +221,19 @@ func (s *Sink) Probe(ctx context.Context) error {
 		return errURL
 	}
 	request.Header = now.headers
-	response, err := s.transport.RoundTrip(request) // follows no redirect
+	response, err := s.transport.RoundTrip(request) // does not follow redirects
 	if err != nil {
 		return s.env.Access.Outcome(fmt.Errorf("reach the endpoint: %w", classify(err)))
 	}
 	return response.Body.Close()
 }
 
-// BeginLoad begins the load of one table.
+// BeginLoad begins the load of one table. The load posts its rows in batches.
 func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
 	return s.loader.BeginLoad(ctx, job, t, mode, scope)
 }
 
-// Close interrupts a running batch.
+// Close interrupts a running batch and closes idle connections. It does not wait.
 func (s *Sink) Close(context.Context) error {
 	s.state.Lock()
 	defer s.state.Unlock()

@@ -1,5 +1,5 @@
 // Package webhook is the destination that posts changes to an HTTP endpoint, in signed batches of
-// NDJSON: for destinations without a driver of their own.
+// NDJSON. It serves destinations that have no driver.
 package webhook
 
 import (
@@ -91,14 +91,14 @@ var options = []sink.Option{
 	},
 }
 
-// prefix separates eds's options from those of the endpoint.
+// prefix distinguishes options of eds from options of the endpoint.
 const prefix = "eds-"
 
-// config is a parsed URL.
+// config is a parsed destination URL.
 type config struct {
-	target   *url.URL // as given when the destination was opened
-	endpoint *url.URL // without eds's options
-	secret   []byte   // nil: requests are not signed
+	target   *url.URL // the URL from which the config was parsed
+	endpoint *url.URL // the URL to post to, without the options of eds
+	secret   []byte   // nil if requests are not signed
 	headers  http.Header
 	gzip     bool
 	timeout  time.Duration
@@ -118,8 +118,8 @@ func open(_ context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	return newSink(c, env), nil
 }
 
-// identity returns the endpoint without eds's options, and without those of its own options that
-// are secret.
+// identity returns the identity of the destination: the endpoint's URL, without the options of eds
+// and without secret options of the endpoint.
 func identity(target *url.URL) string {
 	_, others := split(target)
 	for name := range others {
@@ -131,7 +131,7 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity(target.Scheme, sink.HostIdentity(target.Hostname(), target.Port(), standard), target.Path, others)
 }
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads a destination URL. Its errors contain no secrets of the URL.
 func parse(target *url.URL) (config, error) {
 	c := config{target: target, headers: make(http.Header), limits: limits}
 	if target.Opaque != "" || target.Hostname() == "" || target.Fragment != "" {
@@ -152,8 +152,9 @@ func parse(target *url.URL) (config, error) {
 	return c, c.read(v)
 }
 
-// split separates eds's options from the endpoint's own. If any name begins with the prefix,
-// those options are eds's, and all others the endpoint's.
+// split separates the options of eds from the options of the endpoint. If any name starts with the
+// prefix, the options with the prefix belong to eds and all others to the endpoint. Otherwise all
+// options belong to eds.
 func split(target *url.URL) (own, others url.Values) {
 	own, others = make(url.Values), make(url.Values)
 	prefixed := false
@@ -187,7 +188,7 @@ func (c *config) read(v sink.Values) error {
 	return nil
 }
 
-// readHeader reads a header of every request.
+// readHeader reads a header in the form Name:value, which every request will have.
 func (c *config) readHeader(option, text string) error {
 	name, value, ok := strings.Cut(text, ":")
 	name = http.CanonicalHeaderKey(strings.TrimSpace(name))
@@ -206,10 +207,11 @@ func (c *config) readHeader(option, text string) error {
 	return nil
 }
 
-// confidential matches names of headers that should not be shown.
+// confidential matches the names of headers whose values should not be shown.
 var confidential = regexp.MustCompile(`(?i)auth|cookie|token|key|secret|sign|credential|pass`)
 
-// parseSecret returns the key of signatures.
+// parseSecret returns the key that signs requests, or nil if text is empty. A text that starts with
+// whsec_ contains the key in base64.
 func parseSecret(text string) ([]byte, error) {
 	if text == "" {
 		return nil, nil
@@ -226,12 +228,12 @@ func parseSecret(text string) ([]byte, error) {
 	return key, nil
 }
 
-// notInToken reports whether a header's name cannot have r (RFC 9110, 5.6.2).
+// notInToken reports whether r is not allowed in a header's name (RFC 9110, section 5.6.2).
 func notInToken(r rune) bool {
 	return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"(),/:;<=>?@[\]{}`, r)
 }
 
-// buildURL builds a URL from the values of the driver's fields.
+// buildURL builds a destination URL from the values of the driver's fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	address, secret := strings.TrimSpace(values["URL"]), values["Secret"]
 	u, err := url.Parse(address)

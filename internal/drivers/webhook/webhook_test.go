@@ -101,7 +101,7 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// TestRequest_OnTheWire pins the contract with the authors of endpoints.
+// TestRequest_OnTheWire pins the format of requests, on which authors of endpoints rely.
 func TestRequest_OnTheWire(t *testing.T) {
 	e := newReceiver(t)
 	u, err := url.Parse(e.URL + "/in?tenant=a+b&eds-secret=" + secret + "&eds-header=X-Team:%20shop&eds-secret-header=X-Team:two")
@@ -140,7 +140,7 @@ func mustSecret(t testing.TB) []byte {
 	return key
 }
 
-// TestSign_MatchesTheStandard uses the example of the Standard Webhooks libraries.
+// TestSign_MatchesTheStandard uses the example from the Standard Webhooks libraries.
 func TestSign_MatchesTheStandard(t *testing.T) {
 	got := sign(mustSecret(t), "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", []byte(`{"test": 2432232314}`))
 	if want := "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="; got != want {
@@ -170,7 +170,7 @@ func TestApply_ClassifiesResponses(t *testing.T) {
 	e.answer = func(w http.ResponseWriter, body []byte) bool {
 		w.Header().Set("Retry-After", after)
 		w.WriteHeader(status)
-		_, _ = w.Write(body) // an endpoint may repeat the change that it rejects
+		_, _ = w.Write(body) // an endpoint's response may repeat a rejected change
 		return false
 	}
 	for _, c := range []struct {
@@ -244,8 +244,8 @@ func TestApply_BoundsRequests(t *testing.T) {
 	}
 }
 
-// TestRequest_BodyIsNotReusedWhileRead: a client may still read after the response, and close a
-// reader more than once.
+// TestRequest_BodyIsNotReusedWhileRead matters because a client may still read a body after the
+// response, and may close a reader more than once.
 func TestRequest_BodyIsNotReusedWhileRead(t *testing.T) {
 	s := mustOpen(t, "http://127.0.0.1:1/in")
 	first := s.body(run(t, 1, 3).Events)

@@ -1,4 +1,4 @@
-// Package golden compares the output of a test with a file in testdata: SQL, wire formats, texts
+// Package golden compares the output of a test with a file in testdata: SQL, wire formats, or text
 // that users see. Only tests import it.
 package golden
 
@@ -10,17 +10,18 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// variable makes Compare write the files: "make golden".
+// variable names the environment variable that makes Compare write the files, as "make golden"
+// does.
 const variable = "EDS_UPDATE_GOLDEN"
 
-// Compare compares got with the file of that name in testdata, or writes the
-// file.
+// Compare compares got with the file called name in testdata. In update mode, it writes the file
+// first.
 func Compare(t testing.TB, name, got string) {
 	t.Helper()
 	CompareFile(t, filepath.Join("testdata", name), got)
 }
 
-// CompareFile compares got with the file at path, or writes the file.
+// CompareFile compares got with the file at path. In update mode, it writes the file first.
 func CompareFile(t testing.TB, path, got string) {
 	t.Helper()
 	if os.Getenv(variable) != "" {

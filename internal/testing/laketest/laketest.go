@@ -1,5 +1,5 @@
-// Package laketest reads files of package lake, if possible with other code than the one that wrote
-// them. Only tests import it.
+// Package laketest reads files that package lake has written, if possible with code that does not
+// come from package lake. Only tests import it.
 package laketest
 
 import (
@@ -20,7 +20,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// Events returns the events in a file, as JSON, in order.
+// Events returns the events in a file as JSON, in the order of the file. The extension of name
+// gives the format.
 func Events(t testing.TB, name string, content []byte) [][]byte {
 	t.Helper()
 	if strings.HasSuffix(name, ".parquet") {
@@ -38,7 +39,7 @@ func Events(t testing.TB, name string, content []byte) [][]byte {
 	return bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
 }
 
-// Expand decompresses a file by the extension of its name.
+// Expand returns the content of a file, decompressed if its name ends in .gz or .zst.
 func Expand(t testing.TB, name string, content []byte) []byte {
 	t.Helper()
 	var r io.Reader = bytes.NewReader(content)
@@ -68,8 +69,8 @@ func Expand(t testing.TB, name string, content []byte) []byte {
 	return text
 }
 
-// Rows returns the rows of a Parquet file and the name of their table. A row has one JSON value per
-// column that is not null.
+// Rows returns the rows of a Parquet file and the name of their table. Each row maps the names of
+// the columns that are not null to JSON values.
 func Rows(t testing.TB, content []byte) (table string, rows []map[string]string) {
 	t.Helper()
 	f, err := parquet.OpenFile(bytes.NewReader(content), int64(len(content)))
@@ -106,7 +107,7 @@ func Rows(t testing.TB, content []byte) (table string, rows []map[string]string)
 	return table, rows
 }
 
-// text is a value as JSON.
+// text returns a value as JSON. It fails the test if the column has a type that eds does not write.
 func text(t testing.TB, of parquet.Type, v parquet.Value) string {
 	t.Helper()
 	logical := ""
@@ -140,7 +141,7 @@ func text(t testing.TB, of parquet.Type, v parquet.Value) string {
 	}
 }
 
-// eventOf puts an event back together.
+// eventOf returns the event, as JSON, that a row of a Parquet file represents.
 func eventOf(table string, row map[string]string) []byte {
 	image := make(map[string]string)
 	for column, value := range row {
@@ -180,7 +181,7 @@ func eventOf(table string, row map[string]string) []byte {
 	return []byte(event + "}")
 }
 
-// clockOf removes the zeros that make clocks sortable.
+// clockOf removes the leading zeros that make the text of a clock sortable.
 func clockOf(sortable string) string {
 	wall, logical, _ := strings.Cut(strings.Trim(sortable, `"`), ".")
 	wall = strings.TrimLeft(wall, "0")

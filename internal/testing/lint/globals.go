@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// CheckGlobals returns one line for each package-level variable that is, or
-// whose type can only be, changed while the program runs. It looks at names, not
-// at types: a change through a pointer or a method escapes it.
+// CheckGlobals returns one line for each package-level variable that changes while the program
+// runs, and for each whose type exists only to be changed. It compares names, not types, so it does
+// not detect a change through a pointer or a method.
 func CheckGlobals(files []File) []string {
 	var problems []string
 	packages := make(map[string][]File)
@@ -32,7 +32,7 @@ func CheckGlobals(files []File) []string {
 	return problems
 }
 
-// globalsOf returns the declarations of the package-level variables by name.
+// globalsOf returns the declarations of the files' package-level variables by name.
 func globalsOf(files []File) map[string]*ast.ValueSpec {
 	globals := make(map[string]*ast.ValueSpec)
 	for _, f := range files {
@@ -59,7 +59,8 @@ func (f File) globals() []*ast.ValueSpec {
 	return specs
 }
 
-// mutableGlobals finds variables of types that are made for change.
+// mutableGlobals returns one line for each package-level variable of a type that exists only to be
+// changed, such as a mutex.
 func (f File) mutableGlobals() []string {
 	var problems []string
 	for _, spec := range f.globals() {
@@ -73,7 +74,8 @@ func (f File) mutableGlobals() []string {
 	return problems
 }
 
-// mutableType returns the type that is made for change, if e is or creates one; otherwise "".
+// mutableType returns the name of the mutable type that the expression e denotes or creates, or ""
+// if there is none.
 func (f File) mutableType(e ast.Expr) string {
 	switch e := e.(type) {
 	case *ast.UnaryExpr:
@@ -98,7 +100,7 @@ func (f File) mutableType(e ast.Expr) string {
 		if !ok {
 			return ""
 		}
-		types := []string{"Mutex", "RWMutex", "Map", "Once", "WaitGroup", "Cond"} // a Pool holds no state
+		types := []string{"Mutex", "RWMutex", "Map", "Once", "WaitGroup", "Cond"} // a Pool is only a cache
 		if id.Name == f.imported("sync") && slices.Contains(types, e.Sel.Name) || id.Name == f.imported("sync/atomic") {
 			return id.Name + "." + e.Sel.Name
 		}
@@ -106,7 +108,7 @@ func (f File) mutableType(e ast.Expr) string {
 	return ""
 }
 
-// changes finds statements in functions that change a package-level variable.
+// changes returns one line for each statement that changes a package-level variable.
 func (f File) changes(globals map[string]*ast.ValueSpec) []string {
 	linksDriver := within(path.Dir(f.Path), "internal/drivers") && strings.HasPrefix(path.Base(f.Path), "builtin_")
 	var problems []string
@@ -116,8 +118,8 @@ func (f File) changes(globals map[string]*ast.ValueSpec) []string {
 			return
 		}
 		spec, ok := globals[id.Name]
-		// The parser resolves a name within its file: to this declaration, to a nearer one, or to
-		// none if another file declares it.
+		// The parser resolves a name within its file: to this declaration, to a declaration in an
+		// inner scope, or to nothing if another file declares the name.
 		if ok && (id.Obj == nil || id.Obj.Decl == spec) {
 			problems = append(problems, fmt.Sprintf("%s: it changes the package-level variable %s", f.At(id), id.Name))
 		}
@@ -152,7 +154,7 @@ func (f File) changes(globals map[string]*ast.ValueSpec) []string {
 	return problems
 }
 
-// variable returns the variable that assigning to e changes, or nil.
+// variable returns the variable that an assignment to e changes, or nil if e has no such variable.
 func variable(e ast.Expr) *ast.Ident {
 	switch e := e.(type) {
 	case *ast.Ident:

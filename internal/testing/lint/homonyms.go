@@ -10,10 +10,10 @@ import (
 	"strings"
 )
 
-// CheckHomonyms returns a line for each name that is a type in several packages of the
-// program, unless sharedTypes lists it. Capitals do not distinguish names.
+// CheckHomonyms returns one line for each type name that several packages of the program declare.
+// It ignores case, and skips the names in sharedTypes.
 func CheckHomonyms(files []File) []string {
-	packages := make(map[string][]string) // of each type's name
+	packages := make(map[string][]string) // directories by lower-case name of a type
 	for _, f := range files {
 		dir := path.Dir(f.Path)
 		if f.Test() || !strings.HasPrefix(f.Path, "internal/") || strings.HasPrefix(f.Path, "internal/testing/") {
@@ -44,7 +44,8 @@ func CheckHomonyms(files []File) []string {
 	return problems
 }
 
-// sharedTypes are the names that are types in several packages and mean the same in each.
+// sharedTypes returns the names that several packages may declare as types, because they have the
+// same meaning in each.
 func sharedTypes() map[string]string {
 	return map[string]string{
 		"config":  "the parsed settings of the package's main type",

@@ -2,10 +2,10 @@ package lint
 
 import "slices"
 
-// Module is the path of the module.
+// Module is the module path of eds.
 const Module = "github.com/shopmonkeyus/eds"
 
-// House returns the import rules of the module, from the ground up.
+// House returns the import rules of the module, from the lowest packages to the highest.
 func House() []Rule {
 	core := []string{"rawjson", "value", "fault", "cdc", "schema"}
 	changes := append(slices.Clone(core), "change")
@@ -17,7 +17,7 @@ func House() []Rule {
 		"github.com/snowflakedb/...", "github.com/aws/...",
 	}
 	nats := []string{"github.com/nats-io/..."}
-	// Packages on top of everything else.
+	// Packages that no other package may depend on.
 	top := []string{"cli", "supervisor", "devhq/..."}
 	// Packages that only tests use.
 	tests := []string{"sink/sinktest", "testing/golden", "testing/laketest", "testing/lint", "testing/peers/...", "testing/sqltest"}
@@ -29,7 +29,7 @@ func House() []Rule {
 	middle := never(top, tests, []string{"server", "agent", "reconciler"})
 
 	rules := []Rule{
-		// Packages below everything else.
+		// Packages that depend on hardly any other package.
 		{Package: "rawjson", Only: none, Never: ground},
 		{Package: "value", Only: []string{"rawjson"}, Never: ground},
 		{Package: "fault", Only: none, Never: ground},
@@ -59,7 +59,7 @@ func House() []Rule {
 			NeverDirectly: []string{"drivers"},
 		},
 
-		// The stream and the snapshot do not know any destination.
+		// The stream and the snapshot do not depend on any destination.
 		{Package: "pipeline", Never: never(middle, nats, destinations, []string{"source/...", "hq", "config"})},
 		{
 			Package: "tables", Only: append(slices.Clone(changes), "sink", "pipeline", "dlq", "fault", "telemetry"),
@@ -75,7 +75,7 @@ func House() []Rule {
 		{Package: "verify", Never: never(middle, nats, destinations)},
 		{Package: "selfupdate", Never: never(middle, nats, destinations)},
 
-		// The assembled program. It reaches destinations through the list of drivers only.
+		// The assembled program. It uses destinations only through the list of drivers.
 		{Package: "server", Never: never(top, tests), NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"})},
 		{Package: "control", Only: []string{"server", "snapshot", "telemetry"}, Never: never(top, tests)},
 		{
@@ -94,11 +94,11 @@ func House() []Rule {
 			Package: "devhq/...", Never: never(tests, []string{"cli", "supervisor"}),
 			NeverDirectly: never(sql, []string{"database/sql", "drivers/+", "sink/sqlsink"}),
 		},
-		// The parent process must stay small: it has little but the standard library.
+		// The parent process must stay small, so it uses little but the standard library.
 		{Package: "supervisor", Only: []string{"fault", "retry", "durable"}, Never: ground},
 		{Package: "cli", Never: tests},
 
-		// Programs and packages beside the program.
+		// Programs and packages that are not part of eds.
 		{Package: "testing/lint", Only: none},
 		{Package: "testing/lint/cross", Only: none},
 		{Package: "testing/lint/sample", Only: []string{"testing/lint"}},
@@ -106,7 +106,7 @@ func House() []Rule {
 		{Package: "testing/golden", Only: none},
 	}
 	for i, r := range rules {
-		// Never would be better, but client libraries import it.
+		// Never would be better, but client libraries import testing.
 		if !slices.Contains(tests, r.Package) {
 			rules[i].NeverDirectly = append(slices.Clone(r.NeverDirectly), "testing")
 		}

@@ -1,5 +1,6 @@
-// Package lint holds the rules of the code's structure as tests: the direction of imports, access
-// to the process around the program, and constructs that it must not have.
+// Package lint checks rules about the structure of the code in tests: the direction of imports,
+// access to the environment of the process, forbidden constructs, and the language of comments and
+// documents.
 package lint
 
 import (
@@ -14,15 +15,15 @@ import (
 	"strings"
 )
 
-// Package is a package as the Go tool lists it.
+// Package is a package as "go list" describes it.
 type Package struct {
 	ImportPath string
-	Imports    []string // direct ones, without those of tests
-	Deps       []string // all, transitively
+	Imports    []string // direct imports, without imports of tests
+	Deps       []string // direct and indirect imports
 	DepsErrors []struct{ Err string }
 }
 
-// Packages lists the packages of the module whose root is dir.
+// Packages returns the packages of the module whose root is dir.
 func Packages(ctx context.Context, dir string) ([]Package, error) {
 	list := exec.CommandContext(ctx, "go", "list", "-e", "-buildvcs=false", "-json=ImportPath,Imports,Deps,DepsErrors", "./...")
 	list.Dir = dir
@@ -44,23 +45,24 @@ func Packages(ctx context.Context, dir string) ([]Package, error) {
 	}
 }
 
-// Rule limits the imports of the packages that Package matches. Patterns name packages of the
-// module by their path below internal, and others by their import path. A pattern with /... at its
-// end also matches everything below; with /+ it matches only packages below.
+// Rule limits the imports of the packages that match the pattern Package. A pattern names packages
+// of the module by their path below internal, and other packages by their import path. A pattern
+// that ends in /... also matches all packages below the path. A pattern that ends in /+ matches
+// only packages below the path.
 type Rule struct {
 	Package string
-	// Only lists the packages of the module that it may import directly. Nil allows all packages
-	// that Never and NeverDirectly do not exclude.
+	// Only lists the packages of the module that the matching packages may import directly. Nil
+	// allows all packages that Never and NeverDirectly do not exclude.
 	Only []string
-	// Never lists packages that it may not depend on in any way.
+	// Never lists packages that the matching packages may not import, directly or indirectly.
 	Never []string
-	// NeverDirectly lists packages that it may not import directly.
+	// NeverDirectly lists packages that the matching packages may not import directly.
 	NeverDirectly []string
 }
 
 // CheckImports returns one line for each import that breaks a rule, and for each package below
-// internal without a rule. The first rule that matches a package applies to it: special rules come
-// before general ones.
+// internal that has no rule. If several rules match a package, only the first of them applies, so
+// special rules have to come before general rules.
 func CheckImports(module string, packages []Package, rules []Rule) []string {
 	var problems []string
 	internal := module + "/internal/"

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/lint"
 )
 
-// root is the root of the module, seen from here.
+// root is the path of the module's root, relative to this package.
 const root = "../../.."
 
 func report(t *testing.T, problems []string) {
@@ -34,7 +34,7 @@ func TestModule_ImportsPointOneWay(t *testing.T) {
 	report(t, lint.CheckImports(lint.Module, packages, lint.House()))
 }
 
-// moduleFiles parses the module.
+// moduleFiles returns all parsed files of the module.
 func moduleFiles(t *testing.T) []lint.File {
 	t.Helper()
 	files, err := lint.Files(os.DirFS(root))
@@ -75,9 +75,9 @@ func TestModule_TextsReferToNothingReadersLack(t *testing.T) {
 	report(t, problems)
 }
 
-// The tests below show that each check can fail.
+// The tests below check that each check can fail.
 
-// module writes files to a directory of their own and returns it.
+// module writes files to a new directory and returns the directory.
 func module(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -144,7 +144,7 @@ func TestPackages_ReportsUnloadablePackages(t *testing.T) {
 }
 
 func TestHouse_RulesAreReachable(t *testing.T) {
-	// A rule that follows one for the same packages has no effect.
+	// A rule has no effect if an earlier rule matches the same packages.
 	for i, r := range lint.House() {
 		probe := lint.Package{
 			ImportPath: lint.Module + "/internal/" + r.Package, Imports: []string{lint.Module + "/internal/nowhere"},
@@ -191,7 +191,7 @@ func TestHouse_RefusesForbiddenImports(t *testing.T) {
 	}
 }
 
-// parse returns the files of a fixture.
+// parse returns the parsed files of a fixture.
 func parse(t *testing.T, texts map[string]string) []lint.File {
 	t.Helper()
 	fixture := fstest.MapFS{}

@@ -20,27 +20,29 @@ type Text struct {
 	Words string
 }
 
-// TextKind says where a Text comes from.
+// TextKind is the kind of source that a Text comes from.
 type TextKind uint8
 
 // Kinds of Text.
 const (
 	Comment TextKind = iota
-	Message          // a string literal with blanks
+	Message          // a string literal that contains a blank
 	Document
 )
 
-// Bounds of lines, in columns. A tab has four.
+// Maximum lengths of lines, in columns. A tab counts as four columns.
 const (
 	maxCodeColumns = 140
 	maxDocColumns  = 100
 )
 
-// maxWhere is how many times the comments and documents may use the word "where" per 1,000 words.
+// maxWhere is the maximum number of times that comments and documents may use the word "where" per
+// 1,000 words.
 const maxWhere = 1.5
 
-// avoided are words and phrases that plain technical English does not need, with the words to
-// write instead. They are assembled from parts so that they do not match themselves.
+// avoided returns patterns of words and phrases that plain technical English does not need, by the
+// advice to give instead. The patterns are assembled from parts so that this file does not match
+// them.
 func avoided() map[string]*regexp.Regexp {
 	list := map[string]string{
 		"again":                         "a" + "new",
@@ -66,7 +68,7 @@ func avoided() map[string]*regexp.Regexp {
 	return patterns
 }
 
-// Prose returns the comments and messages of Go files.
+// Prose returns the comments of Go files, and the string literals that contain a blank.
 func Prose(files []File) []Text {
 	var texts []Text
 	for _, f := range files {
@@ -88,7 +90,8 @@ func Prose(files []File) []Text {
 	return texts
 }
 
-// Documents returns the paragraphs of the Markdown files below root, without code.
+// Documents returns the lines of the Markdown files below root, without empty lines and code
+// blocks.
 func Documents(root fs.FS) ([]Text, error) {
 	var texts []Text
 	err := markdown(root, func(name string, lines []string) {
@@ -135,7 +138,8 @@ func markdown(root fs.FS, fn func(name string, lines []string)) error {
 
 var code = regexp.MustCompile("`[^`]*`")
 
-// CheckWords returns a line for each use of a word to avoid. Questions may ask what something is.
+// CheckWords returns one line for each use of a word or phrase to avoid. A noun clause is allowed
+// in a question or heading.
 func CheckWords(texts []Text) []string {
 	var problems []string
 	patterns := avoided()
@@ -154,7 +158,7 @@ func CheckWords(texts []Text) []string {
 	return problems
 }
 
-// asks reports whether the words text[from:to] begin a question or a heading.
+// asks reports whether the words text[from:to] start a question or a heading.
 func asks(text string, from, to int) bool {
 	end := strings.IndexAny(text[to:], ".?!;\n")
 	return text[from] == 'W' || end >= 0 && text[to+end] == '?'
@@ -162,8 +166,8 @@ func asks(text string, from, to int) bool {
 
 var where = regexp.MustCompile(`\b[wW]here\b`)
 
-// CheckWhere returns a line if comments and documents use "where" too often: it reads as a
-// conditional, for which "if" is the word.
+// CheckWhere returns one line if comments and documents use the word "where" too often. In this
+// project it tended to replace the word "if".
 func CheckWhere(texts []Text) []string {
 	words, count := 0, 0
 	for _, t := range texts {
@@ -184,8 +188,8 @@ func CheckWhere(texts []Text) []string {
 	return nil
 }
 
-// CheckColumns returns a line for each line of code or of a document that is too long. Tables,
-// code blocks and lines with an address may be longer in documents.
+// CheckColumns returns one line for each line of code or of a document that is too long. In
+// documents it ignores tables, code blocks and lines with a link.
 func CheckColumns(root fs.FS, files []File) ([]string, error) {
 	var problems []string
 	for _, f := range files {
@@ -215,7 +219,7 @@ func CheckColumns(root fs.FS, files []File) ([]string, error) {
 	return problems, err
 }
 
-// columns returns the width of a line.
+// columns returns the width of a line, in columns.
 func columns(line string) int {
 	n := 0
 	for _, r := range line {
@@ -228,7 +232,7 @@ func columns(line string) int {
 	return n
 }
 
-// oldNames are words that no declared name may be or contain as a word of its own.
+// oldNames returns words that no declared name may contain.
 func oldNames() []string {
 	return []string{
 		"a" + "new", "mend", "who" + "ever", "no" + "body", "some" + "body", "hin" + "der", "heed", "heeded",
@@ -237,7 +241,7 @@ func oldNames() []string {
 	}
 }
 
-// oldDeclarations are names that no declaration outside functions may have.
+// oldDeclarations returns names that no declaration at package level may have.
 func oldDeclarations() []string {
 	return []string{
 		"shift", "attend", "carryOut", "unfilled", "persist", "Line", "Order", "spoken", "trouble", "letter",
@@ -246,7 +250,7 @@ func oldDeclarations() []string {
 	}
 }
 
-// CheckDeclarations returns a line for each declared name that is not a standard term.
+// CheckDeclarations returns one line for each declared name that the project avoids.
 func CheckDeclarations(files []File) []string {
 	var problems []string
 	words, names := oldNames(), oldDeclarations()
@@ -283,7 +287,7 @@ func CheckDeclarations(files []File) []string {
 	return problems
 }
 
-// declared returns the names that a file declares.
+// declared returns all names that a file declares, inside and outside functions.
 func declared(file *ast.File) []*ast.Ident {
 	var names []*ast.Ident
 	ast.Inspect(file, func(n ast.Node) bool {
@@ -310,7 +314,8 @@ func declared(file *ast.File) []*ast.Ident {
 	return names
 }
 
-// split returns the words of a name in lower case.
+// split returns the words of a name in lower case. A word starts at a capital or after an
+// underscore.
 func split(name string) []string {
 	var words []string
 	start := 0

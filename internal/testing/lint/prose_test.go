@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/lint"
 )
 
-// moduleTexts returns the comments, messages and documents of the module.
+// moduleTexts returns all comments, messages and document lines of the module.
 func moduleTexts(t *testing.T) []lint.Text {
 	t.Helper()
 	documents, err := lint.Documents(os.DirFS(root))

@@ -13,15 +13,15 @@ import (
 	"strings"
 )
 
-// File is one parsed Go file.
+// File is a parsed Go file.
 type File struct {
-	Path string // slash-separated, below the module's root
+	Path string // slash-separated path relative to the module's root
 	AST  *ast.File
 	set  *token.FileSet
 }
 
-// Files parses every Go file of the module, with any build constraints, except in directories that
-// the Go tool ignores.
+// Files parses all Go files of the module, whatever their build constraints. It skips directories
+// that the go command ignores.
 func Files(root fs.FS) ([]File, error) {
 	var files []File
 	set := token.NewFileSet()
@@ -52,11 +52,11 @@ func Files(root fs.FS) ([]File, error) {
 	return files, err
 }
 
-// Test reports whether the file belongs to a test.
+// Test reports whether the file is a test file.
 func (f File) Test() bool { return strings.HasSuffix(f.Path, "_test.go") }
 
-// beside reports whether the file is no part of the program: a test, a package for tests, or a
-// program for the build.
+// beside reports whether the file is not part of the program: it belongs to a test, to a package
+// for tests, or to a program for the build.
 func (f File) beside() bool {
 	dir := path.Dir(f.Path)
 	return f.Test() || strings.HasSuffix(dir, "test") || strings.HasPrefix(f.Path, "test/") ||
@@ -65,13 +65,14 @@ func (f File) beside() bool {
 
 func within(dir, parent string) bool { return dir == parent || strings.HasPrefix(dir, parent+"/") }
 
-// At returns the place of a node, as file:line.
+// At returns the position of a node as file:line.
 func (f File) At(n ast.Node) string {
 	p := f.set.Position(n.Pos())
 	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
 }
 
-// imported returns the file's name for an imported package, or "".
+// imported returns the name by which the file refers to an imported package, or "" if it does not
+// import the package.
 func (f File) imported(importPath string) string {
 	for _, spec := range f.AST.Imports {
 		if p, err := strconv.Unquote(spec.Path.Value); err != nil || p != importPath {
@@ -85,7 +86,7 @@ func (f File) imported(importPath string) string {
 	return ""
 }
 
-// uses calls visit for each mention of a member of an imported package.
+// uses calls visit for each reference to a member of an imported package.
 func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
 	name := f.imported(importPath)
 	if name == "" {
@@ -96,7 +97,7 @@ func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
 		if !ok {
 			return true
 		}
-		// An identifier that is declared in the file is not the package.
+		// An identifier with an object is declared in the file, so it is not the package.
 		if id, ok := selector.X.(*ast.Ident); ok && id.Name == name && id.Obj == nil {
 			visit(selector, selector.Sel.Name)
 		}
@@ -104,7 +105,7 @@ func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
 	})
 }
 
-// process lists the names that only the command line may use, by package.
+// process returns the names that only the command line may use, by package.
 func process() map[string][]string {
 	return map[string][]string{
 		"os": {
@@ -116,8 +117,8 @@ func process() map[string][]string {
 	}
 }
 
-// CheckProcess returns one line for each place that reads the arguments, the
-// environment or standard input, or prints, outside the command line.
+// CheckProcess returns one line for each use of the arguments, the environment, standard input or
+// standard output outside internal/cli.
 func CheckProcess(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -144,7 +145,8 @@ func CheckProcess(files []File) []string {
 	return problems
 }
 
-// CheckExits returns one line for each place but main.go that ends the process.
+// CheckExits returns one line for each call that ends the process, except calls of os.Exit in
+// main.go and in tests.
 func CheckExits(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -168,8 +170,8 @@ func CheckExits(files []File) []string {
 	return problems
 }
 
-// CheckSleeps returns one line for each time.Sleep. Tests in a bubble of testing/synctest may
-// sleep, because they do not wait in real time.
+// CheckSleeps returns one line for each call of time.Sleep. Test files that import testing/synctest
+// may sleep, because time does not really pass in them.
 func CheckSleeps(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -185,7 +187,8 @@ func CheckSleeps(files []File) []string {
 	return problems
 }
 
-// CheckNames returns one line for each package whose name says nothing.
+// CheckNames returns one line for each package whose name says nothing about its purpose, such as
+// util.
 func CheckNames(files []File) []string {
 	vague := []string{"util", "utils", "common", "helper", "helpers", "misc", "shared", "base", "lib", "types"}
 	seen := make(map[string]bool)
@@ -200,7 +203,7 @@ func CheckNames(files []File) []string {
 	return problems
 }
 
-// CheckInits returns one line for each init but those that link a driver.
+// CheckInits returns one line for each init function, except those that link a driver.
 func CheckInits(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -218,7 +221,7 @@ func CheckInits(files []File) []string {
 
 var promise = regexp.MustCompile(`\b(TODO|FIXME|HACK)\b`)
 
-// CheckPromises returns one line for each comment that promises something missing.
+// CheckPromises returns one line for each comment that announces missing work.
 func CheckPromises(files []File) []string {
 	var problems []string
 	for _, f := range files {
@@ -233,7 +236,7 @@ func CheckPromises(files []File) []string {
 	return problems
 }
 
-// CheckSkips returns one line for each test that can skip itself. Fuzz targets may skip an input.
+// CheckSkips returns one line for each test that may skip itself. Fuzz tests may skip an input.
 func CheckSkips(files []File) []string {
 	skips := []string{"Skip", "Skipf", "SkipNow"}
 	tests := []string{"t", "b", "tb"}

@@ -8,18 +8,19 @@ import (
 	"slices"
 )
 
-// workplace matches mentions of the machine that the code was first written on, which mean nothing
-// to its readers. It is split so that it does not match itself.
+// workplace returns a pattern of paths on the machine on which the code was first written. Such
+// paths mean nothing to readers of the code. The pattern is split so that this file does not match
+// it.
 func workplace() *regexp.Regexp {
 	return regexp.MustCompile(`(\.\./|/work/|\b)` + "shared" + `/(design|protocol|style|limits|peers|hooks)|/work` +
 		`/(main|shared|\.library)|\.\./` + "shared" + `\b`)
 }
 
-// skippedDirs are directories that hold nothing written for the project.
+// skippedDirs are directories that contain no files written for the project.
 var skippedDirs = []string{".git", "dist", "data", "eds-demo", ".tools", "node_modules"}
 
-// CheckTexts returns one line for each text file of the module that refers to something that its
-// readers do not have.
+// CheckTexts returns one line for each line of a text file that refers to a path that readers of
+// the module do not have.
 func CheckTexts(root fs.FS) ([]string, error) {
 	var problems []string
 	pattern := workplace()

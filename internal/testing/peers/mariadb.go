@@ -18,13 +18,14 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// MySQLURLVariable names the environment variable with the URL of a server to use if none can be
-// started. Its user must be allowed to create databases, and the server must allow LOAD DATA LOCAL
-// INFILE.
+// MySQLURLVariable names the environment variable with the URL of a server, which the tests use if
+// no MariaDB is installed. The URL's user must be allowed to create databases, and the server must
+// allow LOAD DATA LOCAL INFILE.
 const MySQLURLVariable = "EDS_TEST_MYSQL_URL"
 
-// sharedMariaDB is the server that the tests of this process share. This variable keeps its home
-// alive until the process ends: the janitor removes a home that is garbage-collected.
+// sharedMariaDB is the server that all tests of this process share. The variable keeps the server's
+// home reachable until the process ends, because garbage collection of a home makes the janitor
+// remove it.
 var sharedMariaDB = sync.OnceValues(func() (*mariaDBPeer, error) {
 	if _, err := mariaDBPrograms(); err != nil {
 		if u := os.Getenv(MySQLURLVariable); u != "" {
@@ -42,14 +43,14 @@ var sharedMariaDB = sync.OnceValues(func() (*mariaDBPeer, error) {
 	return &mariaDBPeer{url: s.URL(""), server: s}, nil
 })
 
-// mariaDBPeer is a server on which tests make databases.
+// mariaDBPeer is a server on which tests create databases.
 type mariaDBPeer struct {
 	url    string
-	server *MariaDBServer // nil if another process runs it
+	server *MariaDBServer // nil if the environment names the server
 }
 
 // MariaDB returns the URL of a new, empty database, which is dropped when the test ends. All tests
-// of the process share the server, which is not durable.
+// of the process share one server, which does not sync its data to disk.
 func MariaDB(t testing.TB) string {
 	t.Helper()
 	peer, err := sharedMariaDB()
@@ -67,7 +68,7 @@ func MariaDB(t testing.TB) string {
 	return u.String()
 }
 
-// executeMySQL runs one statement on a connection of its own.
+// executeMySQL runs one statement on a new connection.
 func executeMySQL(t testing.TB, server, statement string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -87,19 +88,19 @@ func runMySQL(ctx context.Context, server, statement string) error {
 	return err
 }
 
-// MariaDBServer is a server that a test can stop, start and kill. Unlike the shared one it is
-// durable.
+// MariaDBServer is a server that a test can stop, start and kill. Unlike the shared server, it
+// syncs its data to disk.
 type MariaDBServer struct {
 	home      *home
 	bin       string
 	port      int
 	settings  []string
 	process   *exec.Cmd
-	authority *authority // of certificates; nil without TLS
+	authority *authority // signs certificates; nil without TLS
 }
 
 // StartMariaDB starts a server for one test, with additional settings such as "max_connections=5".
-// It ends with the test.
+// The server is removed when the test ends.
 func StartMariaDB(t testing.TB, settings ...string) *MariaDBServer {
 	t.Helper()
 	s, err := newMariaDB(true, settings)
@@ -118,7 +119,8 @@ func StartMariaDB(t testing.TB, settings ...string) *MariaDBServer {
 	return s
 }
 
-// mariaDBPrograms finds mariadbd, which Debian keeps among the programs for root.
+// mariaDBPrograms returns the path of mariadbd. Debian installs it in /usr/sbin, which may not be
+// on PATH.
 func mariaDBPrograms() (string, error) {
 	for _, name := range []string{"mariadbd", "/usr/sbin/mariadbd", "/usr/local/sbin/mariadbd"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -129,7 +131,8 @@ func mariaDBPrograms() (string, error) {
 		"mariadb-install-db on PATH, or set %s to the URL of a server whose user may create databases", MySQLURLVariable)
 }
 
-// newMariaDB prepares a server, without starting it.
+// newMariaDB prepares a server but does not start it. If durable is false, the server does not sync
+// its data to disk.
 func newMariaDB(durable bool, settings []string) (*MariaDBServer, error) {
 	bin, err := mariaDBPrograms()
 	if err != nil {
@@ -144,7 +147,7 @@ func newMariaDB(durable bool, settings []string) (*MariaDBServer, error) {
 		return nil, err
 	}
 	s := &MariaDBServer{home: h, bin: bin}
-	own := "tmpdir=" + h.dir // a server that starts deletes the temporary tables of all others there
+	own := "tmpdir=" + h.dir // a starting server deletes all temporary tables in its tmpdir
 	s.settings = append(s.settings, "bind_address=127.0.0.1", "socket="+s.Socket(), "pid_file="+filepath.Join(h.dir, "mariadbd.pid"),
 		own, "local_infile=1",
 		"innodb_buffer_pool_size=256M", "innodb_log_file_size=256M", "character_set_server=utf8mb4", "skip_name_resolve=1")
@@ -168,7 +171,7 @@ func (s *MariaDBServer) Socket() string { return filepath.Join(s.home.dir, "sock
 // Addr returns the server's host:port.
 func (s *MariaDBServer) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// URL returns the URL of a database of the server. It survives restarts.
+// URL returns the URL of a database on the server. The URL stays valid when the server restarts.
 func (s *MariaDBServer) URL(database string) string {
 	return fmt.Sprintf("mysql://root@%s/%s", s.Addr(), database)
 }
@@ -181,7 +184,7 @@ func (s *MariaDBServer) Database(t testing.TB) string {
 	return s.URL(name)
 }
 
-// Start starts the server on the same port as before, and waits until it answers.
+// Start starts the server and waits until it answers. The port is the same each time.
 func (s *MariaDBServer) Start(t testing.TB) {
 	t.Helper()
 	if err := s.start(); err != nil {
@@ -225,13 +228,13 @@ func (s *MariaDBServer) start() error {
 	}
 }
 
-// Stop shuts the server down in order.
+// Stop shuts the server down cleanly.
 func (s *MariaDBServer) Stop(t testing.TB) {
 	t.Helper()
 	s.end(t, syscall.SIGTERM)
 }
 
-// Kill kills the server. Unlike a power cut, it does not lose the kernel's buffers.
+// Kill kills the server. Unlike a power cut, this does not lose the kernel's buffers.
 func (s *MariaDBServer) Kill(t testing.TB) {
 	t.Helper()
 	s.end(t, syscall.SIGKILL)
@@ -245,19 +248,21 @@ func (s *MariaDBServer) end(t testing.TB, signal syscall.Signal) {
 	if err := s.process.Process.Signal(signal); err != nil {
 		t.Fatalf("end the test server: %v", err)
 	}
-	// The exit status says only that the server was killed.
+	// Wait reports only that the server was killed.
 	_ = s.process.Wait()
 	s.process = nil
 }
 
-// ClientCertificate returns a certificate for a user, and its key, as PEM.
+// ClientCertificate returns a client certificate for a user and its private key, as PEM. The server
+// must have TLS enabled.
 func (s *MariaDBServer) ClientCertificate(t testing.TB, user string) (certificate, key []byte) {
 	t.Helper()
 	return s.authority.issue(t, user)
 }
 
-// EnableTLS restarts the server with a certificate for host from a new authority, and returns the
-// authority's file. Client certificates must come from that authority.
+// EnableTLS restarts the server with a certificate for host, which a new authority has signed. It
+// returns the path of the authority's certificate. Client certificates must come from the same
+// authority.
 func (s *MariaDBServer) EnableTLS(t testing.TB, host string) (authority string) {
 	t.Helper()
 	ca := newAuthority(t)
@@ -287,8 +292,8 @@ func (s *MariaDBServer) EnableTLS(t testing.TB, host string) (authority string) 
 	return authority
 }
 
-// OpenMySQL opens the database of a URL for a test, beside the program's own sessions. It accepts
-// several statements at once.
+// OpenMySQL opens a session on the database that a URL names, separate from the sessions of eds. A
+// call may contain several statements.
 func OpenMySQL(raw string) (*MySQL, error) {
 	u, err := url.Parse(raw)
 	if err != nil {

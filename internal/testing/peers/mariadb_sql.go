@@ -7,17 +7,17 @@ import (
 	"testing"
 )
 
-// MySQL is a session on a MySQL or MariaDB server, for tests that read the written rows or act as
-// another program.
+// MySQL is a session on a MySQL or MariaDB server, for tests that read the rows that eds wrote, or
+// that act as another program.
 type MySQL struct{ *sql.DB }
 
 func newMySQL(c driver.Connector) *MySQL {
 	db := sql.OpenDB(c)
-	db.SetMaxOpenConns(1) // so that settings and locks stay
+	db.SetMaxOpenConns(1) // so that all statements share settings and locks
 	return &MySQL{db}
 }
 
-// Run runs statements.
+// Run runs one or more statements. It fails the test if they fail.
 func (m *MySQL) Run(t testing.TB, statements string) {
 	t.Helper()
 	if _, err := m.Exec(statements); err != nil {
@@ -25,7 +25,7 @@ func (m *MySQL) Run(t testing.TB, statements string) {
 	}
 }
 
-// Lines returns the rows of a query, with values joined by |.
+// Lines returns the rows of a query. Each row is a line of values joined by |, with NULL for null.
 func (m *MySQL) Lines(t testing.TB, query string) []string {
 	t.Helper()
 	rows, err := m.Query(query)

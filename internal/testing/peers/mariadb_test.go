@@ -6,7 +6,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers"
 )
 
-// lines runs a query in a new session.
+// lines returns the rows of a query, which runs in a new session.
 func lines(t *testing.T, server, sql string) []string {
 	t.Helper()
 	db, err := peers.OpenMySQL(server)

@@ -19,15 +19,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PostgresURLVariable names the environment variable with the URL of a server to use if none can be
-// started. Its user must be allowed to create databases.
+// PostgresURLVariable names the environment variable with the URL of a server, which the tests use
+// if no PostgreSQL is installed. The URL's user must be allowed to create databases.
 const PostgresURLVariable = "EDS_TEST_POSTGRES_URL"
 
-// startTimeout bounds how long a server may take to answer.
+// startTimeout is the maximum time from the start of a server until it answers.
 const startTimeout = 60 * time.Second
 
-// sharedPostgres is the server that the tests of this process share. This variable keeps its home
-// alive until the process ends: the janitor removes a home that is garbage-collected.
+// sharedPostgres is the server that all tests of this process share. The variable keeps the
+// server's home reachable until the process ends, because garbage collection of a home makes the
+// janitor remove it.
 var sharedPostgres = sync.OnceValues(func() (*postgresPeer, error) {
 	if _, err := postgresPrograms(); err != nil {
 		if u := os.Getenv(PostgresURLVariable); u != "" {
@@ -45,17 +46,17 @@ var sharedPostgres = sync.OnceValues(func() (*postgresPeer, error) {
 	return &postgresPeer{url: s.URL("postgres"), server: s}, nil
 })
 
-// postgresPeer is a server on which tests make databases.
+// postgresPeer is a server on which tests create databases.
 type postgresPeer struct {
 	url    string
-	server *PostgresServer // nil if another process runs it
+	server *PostgresServer // nil if the environment names the server
 }
 
-// databases numbers the databases of this process.
+// databases is the number of databases that this process has created, for their names.
 var databases atomic.Int64
 
 // Postgres returns the URL of a new, empty database, which is dropped when the test ends. All tests
-// of the process share the server, which is not durable.
+// of the process share one server, which does not sync its data to disk.
 func Postgres(t testing.TB) string {
 	t.Helper()
 	peer, err := sharedPostgres()
@@ -78,7 +79,7 @@ func newDatabase(t testing.TB, server string) string {
 	return u.String()
 }
 
-// execute runs one statement on a connection of its own.
+// execute runs one statement on a new connection.
 func execute(t testing.TB, server, statement string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -93,19 +94,19 @@ func execute(t testing.TB, server, statement string) {
 	}
 }
 
-// PostgresServer is a server that a test can stop, start and kill. Unlike the shared one it is
-// durable.
+// PostgresServer is a server that a test can stop, start and kill. Unlike the shared server, it
+// syncs its data to disk.
 type PostgresServer struct {
 	home      *home
 	bin       string
 	port      int
 	settings  []string
-	authority *authority // of certificates; nil without TLS
+	authority *authority // signs certificates; nil without TLS
 	process   *exec.Cmd
 }
 
 // StartPostgres starts a server for one test, with additional settings such as "max_connections=5".
-// It ends with the test.
+// The server is removed when the test ends.
 func StartPostgres(t testing.TB, settings ...string) *PostgresServer {
 	t.Helper()
 	s, err := newPostgres(true, settings)
@@ -124,8 +125,8 @@ func StartPostgres(t testing.TB, settings ...string) *PostgresServer {
 	return s
 }
 
-// postgresPrograms finds the directory of initdb and postgres: Debian's newest,
-// else the one on PATH.
+// postgresPrograms returns the directory of initdb and postgres. It prefers the newest version that
+// Debian has installed, and otherwise uses the programs on PATH.
 func postgresPrograms() (string, error) {
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	best, version := "", -1
@@ -147,7 +148,8 @@ func postgresPrograms() (string, error) {
 		"PATH, or set %s to the URL of a server whose user may create databases", PostgresURLVariable)
 }
 
-// newPostgres prepares a server, without starting it.
+// newPostgres prepares a server but does not start it. If durable is false, the server does not
+// sync its data to disk.
 func newPostgres(durable bool, settings []string) (*PostgresServer, error) {
 	bin, err := postgresPrograms()
 	if err != nil {
@@ -177,7 +179,7 @@ func newPostgres(durable bool, settings []string) (*PostgresServer, error) {
 
 func (s *PostgresServer) data() string { return filepath.Join(s.home.dir, "data") }
 
-// URL returns the URL of a database of the server. It survives restarts.
+// URL returns the URL of a database on the server. The URL stays valid when the server restarts.
 func (s *PostgresServer) URL(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.port, database)
 }
@@ -190,7 +192,7 @@ func (s *PostgresServer) Database(t testing.TB) string {
 	return s.URL(name)
 }
 
-// Start starts the server on the same port as before, and waits until it answers.
+// Start starts the server and waits until it answers. The port is the same each time.
 func (s *PostgresServer) Start(t testing.TB) {
 	t.Helper()
 	if err := s.start(); err != nil {
@@ -222,15 +224,15 @@ func (s *PostgresServer) start() error {
 		if err = s.awaitAnswer(ctx, before); !errors.Is(err, errInUse) {
 			return err
 		}
-		_ = process.Wait() // it has given up
+		_ = process.Wait() // the new server has given up
 	}
 }
 
-// errInUse means that processes of a killed server are still ending.
+// errInUse means that processes of the previous, killed server have not ended yet.
 var errInUse = errors.New("the processes of the server before are still there")
 
-// awaitAnswer returns when the server answers a query. Its messages begin at the given byte of the
-// log.
+// awaitAnswer waits until the server answers a query. The parameter said is the length in bytes of
+// the log before this start of the server.
 func (s *PostgresServer) awaitAnswer(ctx context.Context, said int) error {
 	for {
 		conn, err := pgx.Connect(ctx, s.URL("postgres"))
@@ -252,15 +254,15 @@ func (s *PostgresServer) awaitAnswer(ctx context.Context, said int) error {
 	}
 }
 
-// Stop shuts the server down in order: open transactions are rolled back and
-// clients disconnected.
+// Stop shuts the server down cleanly: it rolls open transactions back and disconnects the clients.
 func (s *PostgresServer) Stop(t testing.TB) {
 	t.Helper()
 	s.end(t, syscall.SIGINT)
 }
 
-// Kill kills the server. Unlike a power cut, it does not lose the kernel's buffers. It stops the
-// postmaster first, so that it makes no new process, and kills its children before it.
+// Kill kills the server. Unlike a power cut, this does not lose the kernel's buffers. Kill first
+// stops the postmaster, so that the postmaster creates no new process. Then it kills the children,
+// and finally the postmaster.
 func (s *PostgresServer) Kill(t testing.TB) {
 	t.Helper()
 	if s.process != nil {
@@ -272,7 +274,7 @@ func (s *PostgresServer) Kill(t testing.TB) {
 	s.awaitSilence(t)
 }
 
-// awaitSilence returns when no process listens on the server's port.
+// awaitSilence waits until no process listens on the server's port.
 func (s *PostgresServer) awaitSilence(t testing.TB) {
 	t.Helper()
 	deadline := time.Now().Add(startTimeout)
@@ -296,7 +298,7 @@ func (s *PostgresServer) end(t testing.TB, signal syscall.Signal) {
 	if err := s.process.Process.Signal(signal); err != nil {
 		t.Fatalf("end the test server: %v", err)
 	}
-	// The exit status says only that the server was killed.
+	// Wait reports only that the server was killed.
 	_ = s.process.Wait()
 	s.process = nil
 }

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Authenticate restarts the server with these lines in its pg_hba.conf. They do not apply to the
-// database postgres.
+// Authenticate restarts the server with the given lines in its pg_hba.conf. The lines do not apply
+// to the user postgres on the database postgres, which needs no password.
 func (s *PostgresServer) Authenticate(t testing.TB, lines ...string) {
 	t.Helper()
 	lines = append([]string{"host postgres postgres 127.0.0.1/32 trust"}, lines...)
@@ -25,8 +25,9 @@ func (s *PostgresServer) Authenticate(t testing.TB, lines ...string) {
 	s.Start(t)
 }
 
-// EnableTLS restarts the server with a certificate for host from a new authority, and returns the
-// authority's file. Client certificates must come from that authority.
+// EnableTLS restarts the server with a certificate for host, which a new authority has signed. It
+// returns the path of the authority's certificate. Client certificates must come from the same
+// authority.
 func (s *PostgresServer) EnableTLS(t testing.TB, host string) (authority string) {
 	t.Helper()
 	ca := newAuthority(t)
@@ -44,13 +45,14 @@ func (s *PostgresServer) EnableTLS(t testing.TB, host string) (authority string)
 	return authority
 }
 
-// ClientCertificate returns a certificate for a user, and its key, as PEM.
+// ClientCertificate returns a client certificate for a user and its private key, as PEM. The server
+// must have TLS enabled.
 func (s *PostgresServer) ClientCertificate(t testing.TB, user string) (certificate, key []byte) {
 	t.Helper()
 	return s.authority.issue(t, user)
 }
 
-// write writes a file in the server's data directory that only the server can read.
+// write writes a file in the server's data directory. Only the server's account can read the file.
 func (s *PostgresServer) write(t testing.TB, name string, text []byte) {
 	t.Helper()
 	path := filepath.Join(s.data(), name)
@@ -64,7 +66,8 @@ func (s *PostgresServer) write(t testing.TB, name string, text []byte) {
 	}
 }
 
-// Authority returns the certificate of a new authority that signed nothing.
+// Authority returns the certificate, as PEM, of a new authority that has signed no other
+// certificate.
 func Authority(t testing.TB) []byte {
 	t.Helper()
 	return newAuthority(t).pem
@@ -95,7 +98,7 @@ func newAuthority(t testing.TB) *authority {
 	return &authority{key: key, certificate: template, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-// issue returns a certificate for host, and its key, as PEM.
+// issue returns a certificate for a host or user and its private key, as PEM.
 func (a *authority) issue(t testing.TB, host string) (certificate, key []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

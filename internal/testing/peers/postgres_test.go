@@ -37,7 +37,7 @@ func TestPostgres_GivesEachTestADatabase(t *testing.T) {
 	if a == b {
 		t.Errorf("both databases are %s", a)
 	}
-	// The server lives until the process ends, even if it is no longer referenced.
+	// The server must live until the process ends, even if nothing refers to the server any more.
 	runtime.GC()
 	runtime.GC()
 	if again := query(t, one, "SELECT current_database()"); again != a {
@@ -72,7 +72,8 @@ func TestPostgresServer_KeepsCommitsAfterKill(t *testing.T) {
 	}
 }
 
-// childVariable makes this test binary the child process that is killed.
+// childVariable names the environment variable that makes this test binary the child process, which
+// the test kills.
 const childVariable = "EDS_TESTPEERS_CHILD"
 
 func TestPostgres_EndsWithKilledTestProcess(t *testing.T) {

@@ -1,7 +1,7 @@
-// Package peers starts the servers that tests talk to: private ones, on free
-// loopback ports, in temporary directories. Nothing of them outlives the test
-// process, not even when it is killed. If a peer cannot start, the test fails and says what to
-// install; it is never skipped.
+// Package peers starts the servers that tests connect to. Each server is private to the tests,
+// listens on a free loopback port, and has a temporary directory. No server or directory outlives
+// the test process, even if that process is killed. If a server cannot start, the test fails with a
+// text that says what to install. It is never skipped.
 //
 // Only tests import this package.
 package peers
@@ -21,11 +21,12 @@ import (
 	"syscall"
 )
 
-// account is the user of servers that refuse to run as root.
+// account is the user that runs servers which refuse to run as root.
 type account struct{ uid, gid uint32 }
 
-// unprivileged returns the account for a server: nil for the current user, or, if that is root, the
-// first of names that exists.
+// unprivileged returns the account that runs a server. If the current user is not root, it returns
+// nil, which means the current user. For root it returns the first of names that exists, or else
+// the account `nobody`.
 func unprivileged(names ...string) (*account, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
@@ -48,8 +49,9 @@ func unprivileged(names ...string) (*account, error) {
 	return nil, errors.New("no account to run a server as but root's")
 }
 
-// janitor kills the server in a home and removes the home, once the other end of its standard input
-// is closed: by the test process, or by its death of any cause. A zombie counts as ended.
+// janitor is a shell script that kills the server in a home and removes the home once its standard
+// input reaches the end. That happens when the test process closes the other end of the pipe, or
+// ends for any reason. A zombie counts as ended.
 const janitor = `
 trap '' INT TERM HUP
 running() { kill -0 "$1" 2>/dev/null && ! grep -qs ') Z' "/proc/$1/stat"; }
@@ -67,15 +69,16 @@ fi
 rm -rf "$1"
 `
 
-// home is the directory of one server, with the process that cleans up after it.
+// home is the directory of a server, together with the janitor process that removes it.
 type home struct {
-	dir    string
+	dir string
+	// as owns the directory and runs the server.
 	as     *account
-	alive  *os.File // closing it ends the janitor, and the home
+	alive  *os.File // closing it makes the janitor remove the home
 	keeper *exec.Cmd
 }
 
-// newHome makes an empty home that belongs to the account.
+// newHome creates an empty home that belongs to the account.
 func newHome(name string, as *account) (*home, error) {
 	dir, err := os.MkdirTemp(tempRoot(as), "eds-"+name+"-")
 	if err != nil {
@@ -88,7 +91,7 @@ func newHome(name string, as *account) (*home, error) {
 	return h, nil
 }
 
-// keep makes the account own the home, and starts the janitor.
+// keep makes the account the owner of the home, and starts the janitor.
 func (h *home) keep() error {
 	if h.as != nil {
 		if err := os.Chown(h.dir, int(h.as.uid), int(h.as.gid)); err != nil {
@@ -110,7 +113,8 @@ func (h *home) keep() error {
 	return nil
 }
 
-// tempRoot returns the directory for homes: the usual one, unless the account cannot enter it.
+// tempRoot returns the directory in which homes are created: os.TempDir, or /tmp if the account
+// cannot enter os.TempDir.
 func tempRoot(as *account) string {
 	root := os.TempDir()
 	if as == nil {
@@ -127,8 +131,8 @@ func tempRoot(as *account) string {
 	}
 }
 
-// command prepares a command for the home's account. It has a process group of its own, so that
-// Ctrl-C in the terminal reaches only the tests.
+// command returns a command that runs as the home's account. The command has its own process group,
+// so that Ctrl-C in the terminal reaches only the tests.
 func (h *home) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = "/"
@@ -139,7 +143,7 @@ func (h *home) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// run runs a command to its end; its output is part of the error.
+// run runs a command and waits for it. If the command fails, the error contains its output.
 func (h *home) run(name string, args ...string) error {
 	out, err := h.command(name, args...).CombinedOutput()
 	if err != nil {
@@ -148,10 +152,10 @@ func (h *home) run(name string, args ...string) error {
 	return nil
 }
 
-// start starts a server whose output goes to the log of the home.
+// start starts a server whose output is appended to the home's log.
 func (h *home) start(name string, args ...string) (*exec.Cmd, error) {
-	// The process writes its id before it becomes the server, so that the
-	// janitor never misses one.
+	// The process writes its id before it executes the server, so that the janitor knows the id of
+	// every server.
 	script := `echo $$ >"$1/pid"; shift; exec "$@"`
 	cmd := h.command("/bin/sh", append([]string{"-c", script, "start", h.dir, name}, args...)...)
 	log, err := os.OpenFile(filepath.Join(h.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -163,15 +167,16 @@ func (h *home) start(name string, args ...string) (*exec.Cmd, error) {
 	return cmd, cmd.Start()
 }
 
-// log returns what the server printed.
+// log returns the output of the server so far.
 func (h *home) log() string {
-	// A server that has not been started has printed nothing.
+	// If the server has never been started, there is no file and no output.
 	text, _ := os.ReadFile(filepath.Join(h.dir, "log"))
 	return string(text)
 }
 
-// killChildren stops a process, so that it makes no new children, kills its children, and waits
-// until they have ended. Without /proc it leaves them to notice the end of their parent.
+// killChildren stops the process parent, so that it creates no more children, kills its children,
+// and waits until they have ended. On a system without /proc it kills no children. They then have
+// to notice by themselves that their parent has ended.
 func killChildren(parent *os.Process) error {
 	if err := parent.Signal(syscall.SIGSTOP); err != nil {
 		return err
@@ -198,14 +203,14 @@ func killChildren(parent *os.Process) error {
 	return nil
 }
 
-// processState reads the state and the parent of a process from its file in /proc. They are empty
-// if it has ended.
+// processState returns the state and the parent's id of a process, read from the process's stat
+// file in /proc. Both are "" if the process has ended.
 func processState(stat string) (state, parent string) {
 	text, err := os.ReadFile(stat)
 	if err != nil {
 		return "", ""
 	}
-	// Both follow the name, which is in parentheses and may contain anything.
+	// The fields follow the process's name, which is in parentheses and may contain anything.
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	if len(fields) < 2 {
 		return "", ""
@@ -213,7 +218,7 @@ func processState(stat string) (state, parent string) {
 	return fields[0], fields[1]
 }
 
-// remove ends the server, removes the home and waits for both.
+// remove makes the janitor end the server and remove the home, and waits for that.
 func (h *home) remove() error {
 	h.alive.Close()
 	return h.keeper.Wait()

@@ -19,14 +19,14 @@ import (
 	"time"
 )
 
-// Accounts of the S3 server: one with all permissions, and one with none.
+// Accounts of the S3 server: one that has all permissions, and one that has none.
 const (
 	S3Key, S3Secret                   = "eds-test-key", "eds/test+secret"
 	S3PowerlessKey, S3PowerlessSecret = "eds-powerless-key", "eds-powerless-secret"
 )
 
-// S3Server is a gateway to a directory whose subdirectories are buckets, and
-// whose files are objects.
+// S3Server is an S3 gateway to a directory. Each subdirectory is a bucket, and each file in it is
+// an object.
 type S3Server struct {
 	home    *home
 	program string
@@ -34,7 +34,7 @@ type S3Server struct {
 	process *exec.Cmd
 }
 
-// sharedS3 is the server that the tests of this process share. Like sharedPostgres it lives until
+// sharedS3 is the server that all tests of this process share. Like sharedPostgres, it lives until
 // the process ends.
 var sharedS3 = sync.OnceValues(newS3)
 
@@ -57,7 +57,7 @@ func newS3() (*S3Server, error) {
 	return s, nil
 }
 
-// S3 returns the server of this process.
+// S3 returns the server that the tests of this process share.
 func S3(t testing.TB) *S3Server {
 	t.Helper()
 	s, err := sharedS3()
@@ -67,7 +67,7 @@ func S3(t testing.TB) *S3Server {
 	return s
 }
 
-// StartS3 starts a server for one test, which can stop and start it.
+// StartS3 starts a server for one test, which may stop it and start it again.
 func StartS3(t testing.TB) *S3Server {
 	t.Helper()
 	s, err := newS3()
@@ -82,16 +82,16 @@ func StartS3(t testing.TB) *S3Server {
 	return s
 }
 
-// Stop ends the server as a crash does. Its objects stay.
+// Stop kills the server, as a crash would. Its objects stay.
 func (s *S3Server) Stop(t testing.TB) {
 	t.Helper()
 	if err := s.process.Process.Kill(); err != nil {
 		t.Fatalf("stop the S3 server: %v", err)
 	}
-	_ = s.process.Wait() // it reports that the process was killed
+	_ = s.process.Wait() // Wait reports only that the process was killed
 }
 
-// Start starts the server again, at the same address.
+// Start starts the server again at the same address.
 func (s *S3Server) Start(t testing.TB) {
 	t.Helper()
 	if err := s.start(); err != nil {
@@ -99,8 +99,8 @@ func (s *S3Server) Start(t testing.TB) {
 	}
 }
 
-// s3Program builds the server and returns the file in Go's build cache. The server is a module of
-// its own because of its many dependencies.
+// s3Program builds the server and returns the path of the program in Go's build cache. The server
+// is a separate module, because it has many dependencies.
 func s3Program() (string, error) {
 	_, here, _, ok := runtime.Caller(0)
 	if !ok {
@@ -160,10 +160,10 @@ func (s *S3Server) start() error {
 // Addr returns the server's host:port.
 func (s *S3Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// buckets numbers the buckets of this process.
+// buckets is the number of buckets that this process has created, for their names.
 var buckets atomic.Int64
 
-// Bucket makes an empty bucket and returns its name.
+// Bucket creates an empty bucket and returns its name.
 func (s *S3Server) Bucket(t testing.TB) string {
 	t.Helper()
 	name := fmt.Sprintf("bucket-%d", buckets.Add(1))
@@ -175,15 +175,15 @@ func (s *S3Server) Bucket(t testing.TB) string {
 
 func (s *S3Server) path(bucket string) string { return filepath.Join(s.home.dir, "buckets", bucket) }
 
-// Objects returns the objects of a bucket below a prefix, as they are on disk, by their names below
-// the prefix.
+// Objects returns the content of the objects in a bucket whose names begin with a directory prefix.
+// The keys are the objects' names without the prefix.
 func (s *S3Server) Objects(t testing.TB, bucket, prefix string) map[string][]byte {
 	t.Helper()
 	all := make(map[string][]byte)
 	root := filepath.Join(s.path(bucket), filepath.FromSlash(prefix))
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if path == root && errors.Is(err, fs.ErrNotExist) {
-			return nil // nothing was put there yet
+			return nil // no object with the prefix has been written yet
 		}
 		if err != nil {
 			return err
@@ -207,11 +207,11 @@ func (s *S3Server) Objects(t testing.TB, bucket, prefix string) map[string][]byt
 	return all
 }
 
-// s3Unfinished is the directory of a bucket with unfinished uploads.
+// s3Unfinished is the directory, within a bucket, of unfinished multipart uploads.
 const s3Unfinished = ".sgwtmp"
 
-// Unfinished returns the files of multipart uploads that were neither completed
-// nor aborted.
+// Unfinished returns the paths of the files that belong to multipart uploads which were neither
+// completed nor aborted.
 func (s *S3Server) Unfinished(t testing.TB, bucket string) []string {
 	t.Helper()
 	var all []string

@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// BenchTable returns a table of every type with the given number of columns.
+// BenchTable returns a table with the given number of columns, which have all kinds of types.
 func BenchTable(b testing.TB, columns int) *schema.Table {
 	names := []string{"id string"}
 	kinds := []string{"string", "string", "date-time", "integer", "number", "boolean", "enum", "string", "string", "object"}
@@ -21,7 +21,8 @@ func BenchTable(b testing.TB, columns int) *schema.Table {
 	return sinktest.Table(b, "order", 1, names...)
 }
 
-// BenchRow returns a row of BenchTable that resembles a row of a shop: 1.4 KB with 20 columns.
+// BenchRow returns row n with the given key for BenchTable, as JSON. Like a typical row of a shop
+// it has about 1.4 KB with 20 columns.
 func BenchRow(columns int, key string, n int) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, `{"id":"%s"`, key)
@@ -47,13 +48,15 @@ func BenchRow(columns int, key string, n int) string {
 	return s.String() + "}"
 }
 
-// BenchBatch is a batch of rows of BenchRow, and the number of each key's latest row.
+// BenchBatch is a batch of changes to rows of BenchRow. Latest maps each key to the number of its
+// latest row.
 type BenchBatch struct {
 	*change.Batch
 	Latest map[string]int
 }
 
-// BenchBatches returns batches of updates, inserts and hot keys, 60:20:20, for a growing table.
+// BenchBatches returns batches of size changes each: 60% update existing rows, 20% insert rows, and
+// 20% update 100 hot keys. The table grows from batch to batch.
 func BenchBatches(b testing.TB, t *schema.Table, batches, size int) []BenchBatch {
 	columns := len(t.Columns)
 	splitter := change.NewSplitter(t)

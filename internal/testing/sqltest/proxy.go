@@ -9,19 +9,20 @@ import (
 	"testing"
 )
 
-// LossyProxy is a proxy in front of a server. On request it drops the response to a commit and
-// closes the connection.
+// LossyProxy is a proxy in front of a database server. On request it drops the response to a commit
+// and closes the connection.
 type LossyProxy struct {
 	URL  string
-	Lose atomic.Bool // drop the response to the next commit
+	Lose atomic.Bool // set to drop the response to the next commit
 
 	server func(response string) bool
 	client func(request string)
 	work   sync.WaitGroup
 }
 
-// NewLossyProxy starts a proxy in front of the server of a URL. committed reports whether a response
-// confirms a commit; sent, which may be nil, sees each request before.
+// NewLossyProxy starts a proxy in front of the server that a URL names. The function committed
+// reports whether a response confirms a commit. The function sent, which may be nil, is called with
+// each request before the request is forwarded.
 func NewLossyProxy(t *testing.T, server string, sent func(request string), committed func(response string) bool) *LossyProxy {
 	t.Helper()
 	u, err := url.Parse(server)
@@ -72,7 +73,8 @@ func (p *LossyProxy) pipe(client net.Conn, target string) {
 	})
 }
 
-// forward copies data until passes returns false.
+// forward copies data until passes returns false or an error occurs. It does not copy the rejected
+// data.
 func forward(to io.Writer, from io.Reader, passes func(data string) bool) {
 	buf := make([]byte, 1<<16)
 	for {

@@ -1,4 +1,4 @@
-// Package sqltest is the scaffold that the tests of SQL drivers share.
+// Package sqltest contains the helpers that the tests of SQL drivers share.
 package sqltest
 
 import (
@@ -23,18 +23,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// WriterEnv names the checkpoint of tests that need one.
+// WriterEnv identifies the consumer for tests that need a checkpoint.
 var WriterEnv = sink.Env{Stream: "dbchange", Consumer: "eds-1", Filter: "dbchange.*.*.c.>"}
 
-// Destination is a sink on its own database.
+// Destination is an SQL sink with its own database, and the test that uses it.
 type Destination struct {
 	*sqlsink.Sink
 	T        testing.TB
-	Adjusted map[string]int // rule -> times
+	Adjusted map[string]int // number of adjusted values by rule
 	Log      *bytes.Buffer
 }
 
-// Open opens a URL. The sink is closed when the test ends.
+// Open opens a sink for the destination URL raw. The sink is closed when the test ends.
 func Open(t testing.TB, driver sink.Driver, raw string, env sink.Env) *Destination {
 	t.Helper()
 	d := &Destination{T: t, Adjusted: make(map[string]int), Log: new(bytes.Buffer)}
@@ -57,7 +57,7 @@ func Open(t testing.TB, driver sink.Driver, raw string, env sink.Env) *Destinati
 	return d
 }
 
-// MustApply applies a batch.
+// MustApply applies a batch. It fails the test if that fails.
 func (d *Destination) MustApply(b *change.Batch) {
 	d.T.Helper()
 	if err := d.Apply(d.T.Context(), b); err != nil {
@@ -65,7 +65,7 @@ func (d *Destination) MustApply(b *change.Batch) {
 	}
 }
 
-// WantAdjusted checks how often each rule has changed a value.
+// WantAdjusted checks the number of values that each rule has changed.
 func (d *Destination) WantAdjusted(want map[string]int) {
 	d.T.Helper()
 	if diff := cmp.Diff(want, d.Adjusted); diff != "" {
@@ -73,7 +73,7 @@ func (d *Destination) WantAdjusted(want map[string]int) {
 	}
 }
 
-// Position returns the stored checkpoint.
+// Position returns the checkpoint that the destination stores.
 func (d *Destination) Position() cdc.Position {
 	d.T.Helper()
 	p, err := d.Checkpoint(d.T.Context())
@@ -83,7 +83,8 @@ func (d *Destination) Position() cdc.Position {
 	return p
 }
 
-// WantLost checks that the sink notices that its checkpoint is gone, and forgets it.
+// WantLost checks that Apply fails with a *sink.ReopenError if the checkpoint is gone, and that the
+// sink then has the zero position.
 func (d *Destination) WantLost(b *change.Batch) {
 	d.T.Helper()
 	if err := d.Apply(d.T.Context(), b); !errors.As(err, new(*sink.ReopenError)) || fault.Of(err) != fault.Fatal {
@@ -94,7 +95,7 @@ func (d *Destination) WantLost(b *change.Batch) {
 	}
 }
 
-// StartLoad begins a load of a whole table. It is closed when the test ends.
+// StartLoad begins the load of a whole table. The load is closed when the test ends.
 func (d *Destination) StartLoad(job string, t *schema.Table, mode sink.LoadMode) sink.Load {
 	d.T.Helper()
 	l, err := d.BeginLoad(d.T.Context(), job, t, mode, sink.Scope{})
@@ -109,7 +110,7 @@ func (d *Destination) StartLoad(job string, t *schema.Table, mode sink.LoadMode)
 	return l
 }
 
-// LoadFiles loads files, each a list of row images, and finishes the load.
+// LoadFiles loads a table from files and finishes the load. Each file is a list of row images.
 func (d *Destination) LoadFiles(job string, t *schema.Table, mode sink.LoadMode, files ...[]string) {
 	d.T.Helper()
 	l := d.StartLoad(job, t, mode)
@@ -130,7 +131,8 @@ func (d *Destination) LoadFiles(job string, t *schema.Table, mode sink.LoadMode,
 	}
 }
 
-// Images yields row images like a snapshot's file, in one row's memory.
+// Images yields rows with the given images, like the rows of a snapshot's file. All rows share the
+// same memory.
 func Images(table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		splitter := change.NewSplitter(table)
@@ -149,7 +151,7 @@ func Images(table *schema.Table, lines ...string) iter.Seq2[*change.Row, error] 
 	}
 }
 
-// WantSilent checks that err reports a call without progress.
+// WantSilent checks that err reports a call that was cancelled because it made no progress.
 func WantSilent(t testing.TB, err error) {
 	t.Helper()
 	if fault.Of(err) != fault.Transient || !errors.As(err, new(*sqlsink.SilentError)) {
@@ -160,7 +162,7 @@ func WantSilent(t testing.TB, err error) {
 	}
 }
 
-// AwaitRows calls query until it returns rows.
+// AwaitRows calls query until it returns at least one row.
 func AwaitRows(t testing.TB, query func() []string) []string {
 	t.Helper()
 	for t.Context().Err() == nil {
@@ -172,8 +174,9 @@ func AwaitRows(t testing.TB, query func() []string) []string {
 	return nil
 }
 
-// ApplySizes applies two batches of size changes to a table of width columns: inserts, then updates,
-// deletes and replacements. rows returns the first two columns of the table "order", by key.
+// ApplySizes applies two batches to a new table "order" of width columns, and checks the rows after
+// them. The first batch inserts size rows. The second batch updates, deletes and replaces most of
+// them. The function rows returns the first two columns of the table, ordered by key.
 func (d *Destination) ApplySizes(width, size int, rows func() []string) {
 	t := d.T
 	t.Helper()
@@ -215,7 +218,7 @@ func (d *Destination) ApplySizes(width, size int, rows func() []string) {
 	sinktest.Equal(t, want, rows())
 }
 
-// WantURL checks the URL, or the errors, that a driver makes of the fields of HQ's form.
+// WantURL checks the URL or the field errors that a driver returns for the fields of HQ's form.
 func WantURL(t testing.TB, driver sink.Driver, fields map[string]string, want string, wrong []sink.FieldError) {
 	t.Helper()
 	got, errs := driver.URL(fields)

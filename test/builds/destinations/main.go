@@ -1,4 +1,4 @@
-// Command destinations prints the names of the destinations linked into it, one per line.
+// Command destinations prints the names of all destinations that are linked into it, one per line.
 package main
 
 import (

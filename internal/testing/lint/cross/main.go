@@ -1,7 +1,7 @@
-// Cross checks that the program compiles for every platform of releases. It checks the types of the
-// program and of all imported packages for each platform, and generates no code, which takes a
-// tenth of the time. It checks only the declarations of the standard library, which Go's own
-// releases compile.
+// Cross checks that the program compiles for each platform of a release. For each platform, it
+// checks the types of the program and of all imported packages. It generates no code, so it takes
+// about a tenth of the time of a build. Of the standard library it checks only the declarations,
+// because Go's own releases have compiled the function bodies.
 package main
 
 import (
@@ -35,8 +35,8 @@ func main() {
 	}
 }
 
-// run checks packages, named as for go build in dir, for every platform. The error lists the
-// problems of each.
+// run checks packages for every platform. The packages are named as for "go build" in the directory
+// dir. The error joins the errors of all platforms.
 func run(ctx context.Context, dir string, names []string, out io.Writer) error {
 	var platforms []platform
 	s := newSources()
@@ -63,17 +63,17 @@ func run(ctx context.Context, dir string, names []string, out io.Writer) error {
 			return nil
 		})
 	}
-	_ = g.Wait() // each has reported its own problem
+	_ = g.Wait() // always nil: the errors are in problems
 	return errors.Join(problems...)
 }
 
-// platform is a platform that the program is compiled for.
+// platform is a platform for which the program is compiled.
 type platform struct {
 	system, arch string
 	sources      *sources
 }
 
-// listed is a package in the output of go list.
+// listed is a package in the output of "go list".
 type listed struct {
 	ImportPath, Dir string
 	GoFiles         []string
@@ -83,7 +83,8 @@ type listed struct {
 	Error           *struct{ Err string }
 }
 
-// check checks the packages and all that they import, and returns their number.
+// check checks the packages and all packages that they import, and returns the number of checked
+// packages.
 func (p platform) check(ctx context.Context, dir string, names []string) (int, error) {
 	const members = "ImportPath,Dir,GoFiles,ImportMap,Standard,Module,Error"
 	list := exec.CommandContext(ctx, "go", append([]string{"list", "-deps", "-json=" + members}, names...)...)
@@ -96,7 +97,7 @@ func (p platform) check(ctx context.Context, dir string, names []string) (int, e
 	}
 	known := map[string]*types.Package{"unsafe": types.Unsafe}
 	for decoder := json.NewDecoder(bytes.NewReader(text)); ; {
-		var l listed // follows all packages that it imports
+		var l listed // go list prints a package after all packages that it imports
 		if err := decoder.Decode(&l); errors.Is(err, io.EOF) {
 			return len(known), nil
 		} else if err != nil {
@@ -116,7 +117,7 @@ func (p platform) check(ctx context.Context, dir string, names []string) (int, e
 	}
 }
 
-// checkOne checks a package after all that it imports.
+// checkOne checks the types of a package. All packages that it imports must be in known.
 func (p platform) checkOne(l listed, known map[string]*types.Package) (*types.Package, error) {
 	var files []*ast.File
 	for _, name := range l.GoFiles {
@@ -133,10 +134,10 @@ func (p platform) checkOne(l listed, known map[string]*types.Package) (*types.Pa
 	return config.Check(l.ImportPath, p.sources.set, files, nil)
 }
 
-// imports resolves the imports of a package among the checked packages.
+// imports finds the packages that a package imports among the packages that have been checked.
 type imports struct {
 	known map[string]*types.Package
-	names map[string]string // of vendored packages
+	names map[string]string // maps import paths to vendored packages
 }
 
 func (i imports) Import(path string) (*types.Package, error) {
@@ -149,18 +150,19 @@ func (i imports) Import(path string) (*types.Package, error) {
 	return nil, fmt.Errorf("%s has not been listed", path)
 }
 
-// sources are files. Each is parsed once for all platforms.
+// sources caches parsed files, so that each file is parsed once for all platforms.
 type sources struct {
 	set   *token.FileSet
 	mu    sync.Mutex
-	files map[string]func() (*ast.File, error) // by path; guarded by mu
+	files map[string]func() (*ast.File, error) // parse functions by path; guarded by mu
 }
 
 func newSources() *sources {
 	return &sources{set: token.NewFileSet(), files: make(map[string]func() (*ast.File, error))}
 }
 
-// file returns a file, with or without the bodies of its functions. Callers must not change it.
+// file returns a parsed file, with or without the bodies of its functions. Callers must not modify
+// the result.
 func (s *sources) file(path string, bodies bool) (*ast.File, error) {
 	s.mu.Lock()
 	parsed := s.files[path]
@@ -179,7 +181,7 @@ func (s *sources) parse(path string, bodies bool) (*ast.File, error) {
 	}
 	for _, d := range file.Decls {
 		if f, ok := d.(*ast.FuncDecl); ok && f.Body != nil {
-			f.Body.List = nil // most of the memory
+			f.Body.List = nil // bodies need most of the memory
 		}
 	}
 	return file, nil

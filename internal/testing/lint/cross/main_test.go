@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// write makes a module of files, which imports another module, and returns its directory.
+// write creates a module from files, which imports another module, and returns its directory.
 func write(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -51,7 +51,7 @@ func TestRun_ReportsPlatformsThatDoNotCompile(t *testing.T) {
 	for name, c := range map[string]struct {
 		files map[string]string
 		want  string
-		only  string // the platforms that fail
+		only  string // part of the names of the platforms that fail
 	}{
 		"a body of ours": {
 			map[string]string{"a_windows.go": "package main\n\nfunc a() int { return \"\" }\n"},

@@ -1,5 +1,5 @@
-// Sample prints random doc comments and sentences of the documents, for a reader who marks
-// those that need a second reading. The same seed picks the same texts.
+// Sample prints random doc comments and random sentences of the documents, for a reader who marks
+// the texts that have to be read twice. The same seed selects the same texts.
 package main
 
 import (
@@ -27,7 +27,7 @@ func main() {
 	}
 }
 
-// run prints the sample of the module below root, numbered.
+// run prints a numbered sample of the comments and documents below root.
 func run(root fs.FS, seed uint64, comments, sentences int, out io.Writer) error {
 	files, err := lint.Files(root)
 	if err != nil {
@@ -51,7 +51,7 @@ func print(out io.Writer, texts []lint.Text) {
 	}
 }
 
-// pick returns n random texts.
+// pick returns n random texts, or all texts in random order if there are fewer.
 func pick(random *rand.Rand, texts []lint.Text, n int) []lint.Text {
 	random.Shuffle(len(texts), func(i, j int) { texts[i], texts[j] = texts[j], texts[i] })
 	return texts[:min(n, len(texts))]
@@ -95,7 +95,8 @@ var (
 	wordPattern = regexp.MustCompile(`[A-Za-z]{2,}`)
 )
 
-// splitSentences returns the sentences of paragraphs and table rows, of at least four words.
+// splitSentences returns the sentences in the lines of paragraphs, list items and table rows. It
+// omits sentences of fewer than four words.
 func splitSentences(lines []lint.Text) []lint.Text {
 	var texts []lint.Text
 	paragraph, at := "", ""
@@ -121,7 +122,8 @@ func splitSentences(lines []lint.Text) []lint.Text {
 	return texts
 }
 
-// follows reports whether next is the line after last, both as file:line.
+// follows reports whether the position next is on the line after the position last. Both have the
+// form file:line.
 func follows(last, next string) bool {
 	var a, b int
 	file, line, _ := strings.Cut(last, ":")

@@ -1,10 +1,10 @@
-// Package amqp is the server's end of AMQP 1.0, after the OASIS specification: an encoding of
-// values, and the connections, sessions and links on which clients send messages and receive
-// replies. It checks what the specification asks of a client, and is stricter than brokers, so that
-// tests see a client's mistakes.
+// Package amqp is the server side of AMQP 1.0, as the OASIS specification defines it. It encodes
+// and decodes values, and provides the connections, sessions and links on which clients send
+// messages and receive replies. It checks everything that the specification requires of a client.
+// It is stricter than real brokers, so that tests detect a client's mistakes.
 //
-// It does without what producers do not use: resuming links, transactions, SASL other than
-// ANONYMOUS, and the settlement of messages that the server sends.
+// It omits features that producers do not use: resuming links, transactions, SASL mechanisms other
+// than ANONYMOUS, and unsettled messages from the server.
 //
 // Only tests import this package.
 package amqp
@@ -19,60 +19,62 @@ import (
 	"time"
 )
 
-// Handler decides about the links and messages of one connection. The connection calls it from one
-// goroutine and holds no lock meanwhile: a Handler may call the methods of all types here.
+// Handler handles the links and messages of one connection. The connection calls all methods from
+// one goroutine and holds no lock during a call, so a Handler may call all methods of this package.
 type Handler interface {
-	// Attach is called when the client opens a link. It may set the link's MaxMessageSize. An
-	// error refuses the link.
+	// Attach is called when the client opens a link. It may set the link's MaxMessageSize. If it
+	// returns an error, the link is refused.
 	Attach(*Link) *Error
-	// Message is called with each message of the client. The Handler settles it, then or later.
+	// Message is called with each message of the client. The Handler settles the message, during
+	// the call or later.
 	Message(*Delivery)
-	// Violation is called when the client breaks the protocol, after it was sent the error.
+	// Violation is called when the client has broken the protocol, after the error was sent to the
+	// client.
 	Violation(error)
 }
 
-// Conn is a connection with a client. Its methods may be called concurrently.
+// Conn is a connection with one client. Its methods may be called concurrently.
 type Conn struct {
 	net     net.Conn
 	handler Handler
 
-	mu       sync.Mutex // guards writes and all below, and the state of sessions and links
+	mu       sync.Mutex // guards writing, the fields below, and the state of all sessions and links
 	sessions map[uint16]*sessionEndpoint
-	frame    []byte // is used again for the next frame that is written
-	closed   bool   // close was sent
+	frame    []byte // buffer for the frame that is being written
+	closed   bool   // the performative close was sent
 }
 
-// closeTimeout bounds how long the client may take to answer a close.
+// closeTimeout is the maximum time that the client may take to answer a close.
 const closeTimeout = 2 * time.Second
 
-// Headers that begin each layer of the protocol.
+// Protocol headers that each side sends at the start of a layer: SASL, then AMQP.
 const (
 	saslHeader = "AMQP\x03\x01\x00\x00"
 	amqpHeader = "AMQP\x00\x01\x00\x00"
 )
 
-// NewConn returns the server's end of a connection, which Serve runs.
+// NewConn returns the server side of a connection. The caller must call Serve.
 func NewConn(conn net.Conn, handler Handler) *Conn {
 	return &Conn{net: conn, handler: handler, sessions: make(map[uint16]*sessionEndpoint)}
 }
 
-// Serve reads from the client until the connection ends, and closes it.
+// Serve handles the client's frames until the connection ends, and then closes the connection.
 func (c *Conn) Serve() {
 	defer c.Cut()
 	err := c.serve()
 	if violation := (*Error)(nil); errors.As(err, &violation) {
 		c.Close(violation)
 		c.handler.Violation(violation)
-		// A socket that closes with unread bytes is reset, and the client would lose the error.
+		// Closing a socket with unread bytes resets it, and the client would not get the error.
 		_, _ = io.Copy(io.Discard, c.net)
 	}
 }
 
-// Cut ends the connection without a word to the client.
+// Cut closes the network connection without a close performative.
 func (c *Conn) Cut() { _ = c.net.Close() }
 
-// Close tells the client that the connection ends, and why. It returns at once; the connection ends
-// with the client's answer.
+// Close tells the client that the connection ends, and why. A nil reason is no error. Close returns
+// at once. The connection ends when the client answers.
 func (c *Conn) Close(reason *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -84,7 +86,7 @@ func (c *Conn) Close(reason *Error) {
 	_ = c.net.SetReadDeadline(time.Now().Add(closeTimeout))
 }
 
-// Links returns the links that are attached.
+// Links returns the links that are currently attached.
 func (c *Conn) Links() []*Link {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,7 +101,7 @@ func (c *Conn) Links() []*Link {
 	return links
 }
 
-// write sends a frame. If that fails the connection ends, which the reader notices.
+// write sends a frame. If that fails, it cuts the connection, and Serve returns.
 func (c *Conn) write(channel uint16, p performative, payload []byte) {
 	c.writeFrame(frameAMQP, channel, p, payload)
 }
@@ -151,7 +153,8 @@ func (c *Conn) serve() error {
 	}
 }
 
-// greet reads the header of a layer, and answers with the same.
+// greet reads the header of a protocol layer, and answers with the header want. If the client's
+// header differs, it returns an error.
 func (c *Conn) greet(r io.Reader, want string) error {
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(r, got); err != nil {
@@ -168,7 +171,8 @@ func (c *Conn) greet(r io.Reader, want string) error {
 	return nil
 }
 
-// authenticate accepts every client: Event Hubs asks for tokens later.
+// authenticate accepts every client that uses SASL ANONYMOUS. Event Hubs requests tokens later, on
+// a link.
 func (c *Conn) authenticate(r io.Reader) error {
 	if err := c.greet(r, saslHeader); err != nil {
 		return err
@@ -194,7 +198,8 @@ func (c *Conn) authenticate(r io.Reader) error {
 	return nil
 }
 
-// open exchanges open performatives, and returns how long the client waits for a frame; 0 for ever.
+// open exchanges open performatives. It returns the client's idle timeout, or 0 for no timeout: the
+// client ends the connection if it receives no frame for that long.
 func (c *Conn) open(r io.Reader) (idle time.Duration, err error) {
 	f, err := readFrame(r)
 	if err != nil {
@@ -219,7 +224,7 @@ func (c *Conn) open(r io.Reader) (idle time.Duration, err error) {
 	return idle, nil
 }
 
-// keepAlive sends an empty frame each time that the interval has passed, until stop is closed.
+// keepAlive sends an empty frame at each interval until stop is closed.
 func (c *Conn) keepAlive(interval time.Duration, stop <-chan struct{}) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
@@ -235,7 +240,7 @@ func (c *Conn) keepAlive(interval time.Duration, stop <-chan struct{}) {
 	}
 }
 
-// handle handles a frame of the open connection.
+// handle handles a frame on the open connection.
 func (c *Conn) handle(f frame) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -275,7 +280,7 @@ func (c *Conn) begin(channel uint16, b *begin) error {
 	return nil
 }
 
-// unlocked calls f without the lock.
+// unlocked calls f with c.mu unlocked. The caller holds c.mu.
 func (c *Conn) unlocked(f func()) {
 	c.mu.Unlock()
 	defer c.mu.Lock()

@@ -16,8 +16,8 @@ import (
 	"github.com/Azure/go-amqp"
 )
 
-// echo is a handler that accepts and keeps messages. It answers each with a reply on the links on
-// which the client receives.
+// echo is a Handler that accepts and keeps messages. It answers each message with a reply on all
+// links on which the client receives.
 type echo struct {
 	conn *Conn
 
@@ -57,7 +57,8 @@ func (e *echo) Violation(err error) {
 	e.violations = append(e.violations, err)
 }
 
-// serve runs one connection with the handler and returns the client's end.
+// serve serves one connection with an echo handler, and returns the client's side of the
+// connection.
 func serve(t *testing.T) (net.Conn, *echo) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -84,7 +85,7 @@ func serve(t *testing.T) (net.Conn, *echo) {
 	return client, e
 }
 
-// dial returns a session of a client by another author.
+// dial returns a session of an independent client library.
 func dial(t *testing.T) (*amqp.Session, *echo) {
 	t.Helper()
 	conn, e := serve(t)
@@ -136,8 +137,8 @@ func TestConn_TakesMessagesOfManyFrames(t *testing.T) {
 	}
 }
 
-// TestConn_GrantsCreditAndWindow sends more messages, and more frames, than a client may send at
-// first.
+// TestConn_GrantsCreditAndWindow sends more messages and more frames than the initial credit and
+// window allow.
 func TestConn_GrantsCreditAndWindow(t *testing.T) {
 	session, e := dial(t)
 	var group sync.WaitGroup
@@ -216,14 +217,14 @@ func TestConn_ClosesWithAReason(t *testing.T) {
 	}
 }
 
-// raw is a client that sends any frame.
+// raw is a client that can send arbitrary frames.
 type raw struct {
 	t *testing.T
 	net.Conn
 	*bufio.Reader
 }
 
-// dialRaw returns a client that has opened the connection and, on channel 0, a session.
+// dialRaw returns a client that has opened the connection, and a session on channel 0.
 func dialRaw(t *testing.T) *raw {
 	t.Helper()
 	conn, _ := serve(t)
@@ -231,7 +232,7 @@ func dialRaw(t *testing.T) *raw {
 	r.bytes(saslHeader)
 	r.bytes(string(appendFrame(nil, frameSASL, 0, &saslInit{Mechanism: "ANONYMOUS"}, nil)) + amqpHeader)
 	r.skip(len(saslHeader))
-	for range 2 { // mechanisms and outcome
+	for range 2 { // read sasl-mechanisms and sasl-outcome
 		var size [4]byte
 		if _, err := io.ReadFull(r.Reader, size[:]); err != nil {
 			t.Fatal(err)
@@ -263,7 +264,7 @@ func (r *raw) send(p performative, payload string) {
 	r.bytes(string(appendFrame(nil, frameAMQP, 0, p, []byte(payload))))
 }
 
-// attach opens a link, with handle 0, that sends.
+// attach opens a link with handle 0 on which the client sends.
 func (r *raw) attach() {
 	r.send(&attach{
 		Name: "link", Target: Described{uint64(0x29), List{"a"}}, Source: Described{uint64(0x28), List{}},
@@ -271,13 +272,14 @@ func (r *raw) attach() {
 	}, "")
 }
 
-// transfer sends a frame of a delivery.
+// transfer sends one transfer frame of a delivery.
 func (r *raw) transfer(id uint32, more bool, payload string) {
 	r.t.Helper()
 	r.send(&transfer{DeliveryID: &id, DeliveryTag: []byte("tag"), MessageFormat: new(uint32), More: more}, payload)
 }
 
-// refusal reads frames up to the first with an error, and returns its performative and condition.
+// refusal reads frames until one contains an error. It returns the type of that frame's
+// performative and the error condition.
 func (r *raw) refusal() string {
 	r.t.Helper()
 	if err := r.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
@@ -367,7 +369,7 @@ func TestConn_ReportsViolations(t *testing.T) {
 	}
 }
 
-// large sends parts of one message until it is too large.
+// large sends parts of a message until the message is too large.
 func (r *raw) large() {
 	part := strings.Repeat("x", 60_000)
 	for range 1<<20/len(part) + 1 {
@@ -392,7 +394,7 @@ func TestLink_BoundsCreditAndSession(t *testing.T) {
 	}
 }
 
-// discard is a connection that discards writes.
+// discard is a connection that discards everything that is written to it.
 type discard struct{ net.Conn }
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }

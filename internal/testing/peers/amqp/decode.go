@@ -8,13 +8,13 @@ import (
 	"unicode/utf8"
 )
 
-// Go types of AMQP values: nil, bool, the sized integers, float32, float64, []byte, string,
-// time.Time (in milliseconds, UTC) and the types below. Arrays decode as a List. Decimals are not
-// supported.
+// Go types of AMQP values. The other types are nil, bool, the sized integers, float32, float64,
+// []byte, string, and time.Time (in UTC, with milliseconds). An array is decoded as a List.
+// Decimals are not supported.
 type (
-	// Symbol is a name in ASCII.
+	// Symbol is an ASCII name.
 	Symbol string
-	// Char is a code point.
+	// Char is a Unicode code point.
 	Char rune
 	// UUID is an RFC 4122 identifier.
 	UUID [16]byte
@@ -22,23 +22,24 @@ type (
 	List []any
 	// Map holds values by key. Keys are primitive values other than []byte.
 	Map map[any]any
-	// Described is a value with a descriptor that says what the value means.
+	// Described is a value with a descriptor, which defines the meaning of the value.
 	Described struct{ Descriptor, Value any }
 )
 
 const (
-	maxDepth = 32      // of values in values
-	maxEmpty = 1 << 16 // elements of an array whose elements take no bytes
+	maxDepth = 32      // maximum nesting depth of values
+	maxEmpty = 1 << 16 // maximum number of array elements that are encoded in 0 bytes
 )
 
-// Decode reads one value and returns the bytes behind it. Byte slices share memory with b.
+// Decode decodes the first value in b and returns the remaining bytes. The byte slices in v share
+// memory with b.
 func Decode(b []byte) (v any, rest []byte, err error) {
 	d := decoder{rest: b}
 	v, err = d.value()
 	return v, d.rest, err
 }
 
-// decoder reads values from the front of a slice.
+// decoder decodes values from the front of a slice.
 type decoder struct {
 	rest  []byte
 	depth int
@@ -85,8 +86,8 @@ func (d *decoder) code() (byte, error) {
 	return b[0], nil
 }
 
-// primitive reads the value behind its format code. The code's upper half says how many bytes it
-// takes.
+// primitive decodes the value that follows its format code. The upper half of the code determines
+// the width of the value or of its size.
 func (d *decoder) primitive(code byte) (any, error) {
 	switch code >> 4 {
 	case 0x4:
@@ -196,7 +197,8 @@ func variable(code byte, b []byte) (any, error) {
 	return nil, unknownCode(code)
 }
 
-// sized reads a size of one byte, or of four if wide, and that many bytes.
+// sized reads a size and that number of bytes. The size has four bytes if wide is true, and
+// otherwise one byte.
 func (d *decoder) sized(wide bool) ([]byte, error) {
 	n, err := d.number(wide)
 	if err != nil {
@@ -220,8 +222,8 @@ func (d *decoder) number(wide bool) (int, error) {
 	return int(min(binary.BigEndian.Uint32(b), math.MaxInt32)), nil
 }
 
-// elements returns a decoder of what a compound value or an array holds, and the number of
-// elements.
+// elements returns a decoder for the elements of a compound value or an array, and their number. If
+// wide is true, the size and the number have four bytes each, and otherwise one byte.
 func (d *decoder) elements(wide bool) (*decoder, int, error) {
 	b, err := d.sized(wide)
 	if err != nil {
@@ -258,7 +260,7 @@ func (d *decoder) compound(code byte) (any, error) {
 	return nil, unknownCode(code)
 }
 
-// mapOf makes a map of its keys and values in turns.
+// mapOf returns the map for a list in which keys and values alternate.
 func mapOf(list List) (Map, error) {
 	if len(list)%2 != 0 {
 		return nil, decodeError("a map has a key without a value")

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Format codes of section 1.6 of the specification's types.
+// Format codes, from section 1.6 (primitive type definitions) of the specification's part on types.
 const (
 	codeDescribed = 0x00
 
@@ -51,7 +51,7 @@ const (
 	codeArray32 = 0xf0
 )
 
-// Append appends a value's encoding. It panics if AMQP has no encoding for the type.
+// Append appends the encoding of v. It panics if v has a type that AMQP cannot encode.
 func Append(b []byte, v any) []byte {
 	switch v := v.(type) {
 	case nil:
@@ -135,7 +135,8 @@ func appendList(b []byte, list List) []byte {
 	return appendCompound(b, codeList32, list)
 }
 
-// appendCompound appends values behind their size in bytes, which counts the number of values too.
+// appendCompound appends the values, preceded by their size in bytes and their number. The size
+// includes the bytes of the number.
 func appendCompound(b []byte, code byte, list List) []byte {
 	b = append(b, code, 0, 0, 0, 0)
 	start := len(b)

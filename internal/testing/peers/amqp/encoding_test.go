@@ -10,7 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// TestDecode_ReadsEveryFormat has the formats of the specification, with their encoding by hand.
+// TestDecode_ReadsEveryFormat decodes a value in each format of the specification. The encodings
+// are written by hand.
 func TestDecode_ReadsEveryFormat(t *testing.T) {
 	moment := time.UnixMilli(1_700_000_000_123).UTC()
 	for _, c := range []struct {

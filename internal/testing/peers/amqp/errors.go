@@ -1,6 +1,6 @@
 package amqp
 
-// Conditions of errors in the specification that this package reports itself.
+// Error conditions of the specification that this package sends.
 const (
 	DecodeError           Symbol = "amqp:decode-error"
 	NotAllowed            Symbol = "amqp:not-allowed"
@@ -14,7 +14,7 @@ const (
 	MessageSizeExceeded   Symbol = "amqp:link:message-size-exceeded"
 )
 
-// Error is an error as it goes over the wire.
+// Error is an error that one side sends to the other.
 type Error struct {
 	Condition   Symbol
 	Description string
@@ -23,7 +23,7 @@ type Error struct {
 // Error returns the condition and its description.
 func (e *Error) Error() string { return string(e.Condition) + ": " + e.Description }
 
-// value returns the encoding of the error; null for no error.
+// value returns the error as an AMQP value, or nil if e is nil.
 func (e *Error) value() any {
 	if e == nil {
 		return nil

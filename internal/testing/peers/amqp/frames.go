@@ -8,27 +8,28 @@ import (
 
 const (
 	frameHeader  = 8     // bytes
-	maxFrameSize = 65536 // bytes of the largest frame that a connection reads
+	maxFrameSize = 65536 // maximum size in bytes of a frame that a connection reads
 
-	frameAMQP = 0 // types of frames
+	frameAMQP = 0 // frame types
 	frameSASL = 1
 )
 
-// frame is a performative on a channel. Frames without one keep the connection alive.
+// frame is a performative on a channel. A frame without a performative only keeps the connection
+// alive.
 type frame struct {
 	kind    byte
 	channel uint16
 	body    performative
-	payload []byte // of a transfer
+	payload []byte // part of a message; only with a transfer
 }
 
-// performative is the body of a frame: a list of fields behind a descriptor.
+// performative is the body of a frame. It is encoded as a list of fields with a descriptor.
 type performative interface {
 	descriptor() uint64
 	fields() []field
 }
 
-// field connects one field of a composite type with a Go variable.
+// field connects a field of a composite type with a Go variable.
 type field struct {
 	name      string
 	mandatory bool
@@ -36,14 +37,14 @@ type field struct {
 	set       func(any) error
 }
 
-// required is a field that must not be null.
+// required returns a field that must not be null.
 func required[T any](name string, p *T) field {
 	f := optional(name, p)
 	f.mandatory = true
 	return f
 }
 
-// optional is a field that leaves the variable as it is if it is null.
+// optional returns a field for which null leaves *p unchanged.
 func optional[T any](name string, p *T) field {
 	return field{
 		name: name,
@@ -59,7 +60,7 @@ func optional[T any](name string, p *T) field {
 	}
 }
 
-// nullable is a field whose pointer is nil if it is null.
+// nullable returns a field for which null leaves *p nil.
 func nullable[T any](name string, p **T) field {
 	return field{
 		name: name,
@@ -77,7 +78,8 @@ func nullable[T any](name string, p **T) field {
 	}
 }
 
-// setFields gives the variables of a composite type their values.
+// setFields sets the variables of the fields from list. It fails if a mandatory field is missing or
+// list is too long.
 func setFields(fields []field, list List) error {
 	if len(list) > len(fields) {
 		return decodeError("%d fields, where the type has %d", len(list), len(fields))
@@ -100,7 +102,7 @@ func setFields(fields []field, list List) error {
 	return nil
 }
 
-// composite returns the value of a composite type, without null fields at its end.
+// composite returns a composite value with the given fields. It omits trailing null fields.
 func composite(descriptor uint64, fields []field) Described {
 	list := make(List, len(fields))
 	for i, f := range fields {
@@ -112,7 +114,7 @@ func composite(descriptor uint64, fields []field) Described {
 	return Described{Descriptor: descriptor, Value: list}
 }
 
-// readFrame reads a frame. Errors that are not an *Error are the reader's.
+// readFrame reads a frame. An error that is not an *Error comes from r.
 func readFrame(r io.Reader) (frame, error) {
 	var header [frameHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
@@ -160,7 +162,8 @@ func decodePerformative(kind byte, b []byte) (performative, []byte, error) {
 	return p, payload, nil
 }
 
-// newPerformative returns an empty performative that clients may send, or nil.
+// newPerformative returns an empty performative for a descriptor, or nil if clients may not send
+// the performative in frames of this kind.
 func newPerformative(kind byte, code uint64) performative {
 	if kind == frameSASL {
 		if code == new(saslInit).descriptor() {
@@ -191,7 +194,7 @@ func newPerformative(kind byte, code uint64) performative {
 	return nil
 }
 
-// appendFrame appends a frame; p is nil for one that keeps the connection alive.
+// appendFrame appends an encoded frame. If p is nil, the frame only keeps the connection alive.
 func appendFrame(b []byte, kind byte, channel uint16, p performative, payload []byte) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0, 2, kind)

@@ -3,31 +3,32 @@ package amqp
 import "fmt"
 
 const (
-	linkCredit = 300 // messages that a client may send before it is granted more
-	maxTag     = 32  // bytes
+	linkCredit = 300 // credit that a link grants: messages that a client may send
+	maxTag     = 32  // maximum length of a delivery-tag, in bytes
 )
 
-// Link is a link that the client has attached.
+// Link is a link that the client has attached to a session.
 type Link struct {
-	Source, Target string // addresses
+	Source, Target string // addresses, or "" for none
 	Sends          bool   // the client sends messages; otherwise it receives them
-	MaxMessageSize uint64 // bytes of the largest message of the client; 0 for no limit
+	MaxMessageSize uint64 // maximum size of a client's message, in bytes; 0 for no limit
 
 	session  *sessionEndpoint
 	handle   uint32
-	detached bool // by either side
+	detached bool // either side has sent a detach
 
-	deliveryCount uint32 // of the sender of messages
-	credit        uint32 // messages that the sender may still send
+	deliveryCount uint32 // number of messages that were sent on the link, from the initial count
+	credit        uint32 // number of messages that the sender may still send
 
-	partial *Delivery // the client has sent only a part
-	pending [][]byte  // messages that wait for credit from the client
+	partial *Delivery // delivery that the client has sent only partly; nil if there is none
+	pending [][]byte  // encoded messages that wait for credit from the client
 }
 
-// Conn returns the connection of the link.
+// Conn returns the connection to which the link belongs.
 func (l *Link) Conn() *Conn { return l.session.conn }
 
-// Detach closes the link. It returns at once.
+// Detach closes the link with a reason, or nil for no error. It does not wait for the client's
+// answer.
 func (l *Link) Detach(reason *Error) {
 	l.Conn().mu.Lock()
 	defer l.Conn().mu.Unlock()
@@ -42,8 +43,8 @@ func (l *Link) detach(reason *Error) {
 	l.session.write(&detach{Handle: l.handle, Closed: true, Error: reason.value()}, nil)
 }
 
-// Send sends a message, encoded, to a client that receives; settled, and once the client has given
-// credit for it. It must fit a frame.
+// Send sends an encoded message, already settled, to a client that receives. The message is sent
+// once the client has granted credit. It must fit into one frame.
 func (l *Link) Send(message []byte) {
 	l.Conn().mu.Lock()
 	defer l.Conn().mu.Unlock()
@@ -51,7 +52,7 @@ func (l *Link) Send(message []byte) {
 	l.flush()
 }
 
-// flush sends what the client has given credit for.
+// flush sends pending messages as far as the client has granted credit.
 func (l *Link) flush() {
 	s := l.session
 	for len(l.pending) > 0 && !l.detached && l.credit > 0 && s.outgoingWindow > 0 {
@@ -68,7 +69,7 @@ func (l *Link) flush() {
 	}
 }
 
-// grant fills up the credit of a client that sends.
+// grant renews the full credit of a client that sends.
 func (l *Link) grant() {
 	l.credit = linkCredit
 	f := l.session.state()
@@ -77,8 +78,8 @@ func (l *Link) grant() {
 	l.session.write(f, nil)
 }
 
-// receive adds a transfer to the message that it belongs to, and returns the message if it is
-// complete.
+// receive adds a transfer to the delivery to which it belongs. It returns the delivery if it is
+// complete, and otherwise nil.
 func (l *Link) receive(t *transfer, payload []byte) (*Delivery, *Error) {
 	if !l.Sends {
 		return nil, &Error{Condition: NotAllowed, Description: "a transfer on a link that receives"}
@@ -108,7 +109,7 @@ func (l *Link) receive(t *transfer, payload []byte) (*Delivery, *Error) {
 	return d, nil
 }
 
-// first begins a delivery with its first transfer.
+// first creates a delivery from its first transfer.
 func (l *Link) first(t *transfer) (*Delivery, *Error) {
 	switch {
 	case l.credit == 0:
@@ -128,21 +129,21 @@ func (l *Link) first(t *transfer) (*Delivery, *Error) {
 	return &Delivery{Link: l, Format: *t.MessageFormat, id: *t.DeliveryID}, nil
 }
 
-// Delivery is a message of the client, encoded. Its methods may be called concurrently, but only
-// one of them, once.
+// Delivery is an encoded message from the client. The Handler calls Accept or Reject once, from any
+// goroutine.
 type Delivery struct {
 	Link    *Link
 	Format  uint32
-	Settled bool // the client does not wait for an answer
+	Settled bool // the client expects no outcome
 	Payload []byte
 
 	id uint32
 }
 
-// Accept tells the client that the message is taken.
+// Accept tells the client that the message was accepted.
 func (d *Delivery) Accept() { d.settle(accepted()) }
 
-// Reject tells the client that the message is not taken, and why.
+// Reject tells the client that the message was rejected, and why.
 func (d *Delivery) Reject(reason *Error) { d.settle(rejected(reason)) }
 
 func (d *Delivery) settle(state any) {

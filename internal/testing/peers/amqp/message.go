@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// Descriptors of a message's sections, in the order in which they come.
+// Descriptors of a message's sections, in the order in which sections may appear.
 const (
 	sectionHeader = 0x70 + iota
 	sectionDeliveryAnnotations
@@ -17,13 +17,13 @@ const (
 	sectionFooter
 )
 
-// Message is a message without the sections that are of no interest to a broker of events.
+// Message is a message, with only those sections that matter to an event broker.
 type Message struct {
 	Annotations           Map
 	Properties            Properties
 	ApplicationProperties map[string]any
-	Data                  [][]byte // the body, if it is binary
-	Value                 any      // the body, if it is a value
+	Data                  [][]byte // the body, if it consists of data sections
+	Value                 any      // the body, if it is a value section
 }
 
 // Properties are the standard properties of a message.
@@ -51,7 +51,7 @@ func (p *Properties) fields() []field {
 	}
 }
 
-// ParseMessage decodes a message and checks its sections: their order, and their types. Data shares
+// ParseMessage decodes a message, and checks the order and the types of its sections. Data shares
 // memory with b.
 func ParseMessage(b []byte) (*Message, error) {
 	m := new(Message)
@@ -139,14 +139,15 @@ func (m *Message) setApplicationProperties(v any) error {
 	return nil
 }
 
-// AppendReply appends a message that answers another one: the value is its body.
+// AppendReply appends an encoded message that answers the message with the id correlation. The body
+// is value.
 func AppendReply(b []byte, correlation any, properties map[string]any, value any) []byte {
 	p := &Properties{CorrelationID: correlation}
 	list := make(List, 0, 6)
 	for _, f := range p.fields()[:6] {
 		list = append(list, f.get())
 	}
-	list[4] = nil // reply-to
+	list[4] = nil // no reply-to
 	b = Append(b, Described{Descriptor: uint64(sectionProperties), Value: list})
 	all := make(Map, len(properties))
 	for name, v := range properties {

@@ -1,7 +1,7 @@
 package amqp
 
-// The performatives of the specification's transport and security parts. Fields that neither side
-// uses are of type any, or missing at the end.
+// The performatives of the specification's parts on transport and security. A field that neither
+// side uses has type any, or is omitted at the end.
 
 const (
 	roleSender   = false
@@ -13,7 +13,7 @@ type open struct {
 	Hostname     string
 	MaxFrameSize *uint32
 	ChannelMax   *uint16
-	IdleTimeout  *uint32 // milliseconds
+	IdleTimeout  *uint32 // in milliseconds
 	ignored      [5]any
 }
 
@@ -78,7 +78,7 @@ func (a *attach) fields() []field {
 	}
 }
 
-// address returns the address of a source or a target; "" for none.
+// address returns the address of a source or a target, or "" if there is none.
 func address(terminus any) string {
 	described, _ := terminus.(Described)
 	if list, ok := described.Value.(List); ok && len(list) > 0 {
@@ -162,7 +162,7 @@ func (d *disposition) fields() []field {
 	}
 }
 
-// Outcomes of deliveries.
+// Outcomes of a delivery.
 func accepted() any { return Described{Descriptor: uint64(0x24), Value: List{}} }
 
 func rejected(err *Error) any { return Described{Descriptor: uint64(0x25), Value: List{err.value()}} }
@@ -185,7 +185,7 @@ func (*end) descriptor() uint64 { return 0x17 }
 
 func (e *end) fields() []field { return []field{optional("error", &e.Error)} }
 
-// closing is the performative close, whose name belongs to Go.
+// closing is the performative close. Its name differs because close is a Go builtin.
 type closing struct{ Error any }
 
 func (*closing) descriptor() uint64 { return 0x18 }

@@ -2,36 +2,38 @@ package amqp
 
 import "fmt"
 
-// window is the number of transfer frames that a session takes without a flow in between.
+// window is the number of transfer frames that a session accepts before it sends another flow.
 const window = 2048
 
-// sessionEndpoint is the server's end of a session that the client has begun. The connection's lock
+// sessionEndpoint is the server side of a session that the client has begun. The connection's mu
 // guards it.
 type sessionEndpoint struct {
 	conn    *Conn
 	channel uint16
-	links   map[uint32]*Link // by handle, which is the same in both directions
-	ended   bool             // end was sent
+	links   map[uint32]*Link // by handle, which is equal in both directions
+	ended   bool             // the server has sent the performative end
 
 	nextIncoming   uint32 // transfer-id of the client's next transfer
-	incomingWindow uint32 // transfers that the client may still send
-	nextOutgoing   uint32 // transfer-id of our next transfer
-	outgoingWindow uint32 // transfers that the client still takes
+	incomingWindow uint32 // number of transfers that the client may still send
+	nextOutgoing   uint32 // transfer-id of the server's next transfer
+	outgoingWindow uint32 // number of transfers that the server may still send
 
-	deliveries   uint32  // that we have sent
+	deliveries   uint32  // number of deliveries that the server has sent
 	lastDelivery *uint32 // delivery-id of the client's last delivery; nil for none
 }
 
 func (s *sessionEndpoint) write(p performative, payload []byte) { s.conn.write(s.channel, p, payload) }
 
-// end tells the client that the session ends because it broke the protocol.
+// end tells the client that the session ends because the client broke the protocol, and reports the
+// violation.
 func (s *sessionEndpoint) end(reason *Error) {
 	s.ended = true
 	s.write(&end{Error: reason.value()}, nil)
 	s.conn.unlocked(func() { s.conn.handler.Violation(reason) })
 }
 
-// endedByClient handles the client's end, which may answer ours.
+// endedByClient handles an end from the client. It may be the answer to an end that the server has
+// sent.
 func (s *sessionEndpoint) endedByClient(*end) {
 	if !s.ended {
 		s.write(new(end), nil)
@@ -51,7 +53,7 @@ func (s *sessionEndpoint) handle(f frame) error {
 	case *transfer:
 		s.transfer(p, f.payload)
 	case *disposition:
-		// Our messages are settled when they are sent.
+		// The server sends only settled messages, so there is no delivery to settle.
 		if p.Role == roleReceiver && !p.Settled {
 			s.end(&Error{Condition: NotImplemented, Description: "a disposition of a settled message"})
 		}
@@ -101,7 +103,8 @@ func (s *sessionEndpoint) attach(a *attach) {
 	}
 }
 
-// link returns the link of a handle, or ends the session.
+// link returns the link with the given handle. If there is none, it ends the session and returns
+// nil.
 func (s *sessionEndpoint) link(handle uint32) *Link {
 	l := s.links[handle]
 	if l == nil {
@@ -134,7 +137,7 @@ func (s *sessionEndpoint) flow(f *flow) {
 	}
 }
 
-// state returns a flow with the state of the session.
+// state returns a flow performative with the current state of the session.
 func (s *sessionEndpoint) state() *flow {
 	next := s.nextIncoming
 	return &flow{NextIncomingID: &next, IncomingWindow: s.incomingWindow, NextOutgoingID: s.nextOutgoing, OutgoingWindow: window}
@@ -153,7 +156,7 @@ func (s *sessionEndpoint) transfer(t *transfer, payload []byte) {
 	}
 	l := s.link(t.Handle)
 	if l == nil || l.detached {
-		return // it crossed our detach
+		return // the client sent it before it received the server's detach
 	}
 	d, err := l.receive(t, payload)
 	if err != nil {
@@ -166,7 +169,8 @@ func (s *sessionEndpoint) transfer(t *transfer, payload []byte) {
 	}
 }
 
-// follows reports whether a delivery-id comes after all before, and remembers it.
+// follows reports whether a delivery-id is greater than the previous one, in serial number
+// arithmetic, and records the id.
 func (s *sessionEndpoint) follows(id uint32) bool {
 	after := s.lastDelivery == nil || int32(id-*s.lastDelivery) > 0
 	s.lastDelivery = &id

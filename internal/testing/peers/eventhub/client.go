@@ -7,17 +7,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/amqp"
 )
 
-// tokenNode is the address that clients send tokens to: claims-based security of AMQP.
+// tokenNode is the address to which clients send tokens, as in AMQP claims-based security.
 const tokenNode = "$cbs"
 
-// client is a client's connection. It is the handler of its links and messages.
+// client is the connection of a client. It handles the connection's links and messages.
 type client struct {
 	namespace *Namespace
 	conn      *amqp.Conn
-	granted   map[string][]string // by hub: claims of the token; guarded by the namespace
+	granted   map[string][]string // claims of the client's token, by hub; guarded by namespace.mu
 }
 
-// hubOf returns the name of the hub in an address, or in a URL as amqps://host/hub.
+// hubOf returns the name of the hub in an address, which may be a URL of the form amqps://host/hub.
 func hubOf(address string) string {
 	if _, rest, isURL := strings.Cut(address, "://"); isURL {
 		_, address, _ = strings.Cut(rest, "/")
@@ -26,7 +26,7 @@ func hubOf(address string) string {
 	return name
 }
 
-// Attach lets clients exchange tokens, and send to the hubs that their tokens allow.
+// Attach accepts links for tokens, and links to hubs to which the client's tokens let it send.
 func (c *client) Attach(l *amqp.Link) *amqp.Error {
 	if !l.Sends {
 		if l.Source != tokenNode {
@@ -61,7 +61,7 @@ func notFound(address string) *amqp.Error {
 		"' could not be found. TrackingId:def_G2"}
 }
 
-// Message takes tokens and events.
+// Message handles a message, which is a token or contains events for a hub.
 func (c *client) Message(d *amqp.Delivery) {
 	if d.Link.Target == tokenNode {
 		d.Accept()
@@ -73,13 +73,14 @@ func (c *client) Message(d *amqp.Delivery) {
 	}
 }
 
-// receive hands a message to its hub, and returns how to answer it and others.
+// receive passes a message to its hub. It returns functions that answer those messages which can be
+// answered now. The caller calls them without holding the lock.
 func (c *client) receive(d *amqp.Delivery) (answers []func()) {
 	c.namespace.mu.Lock()
 	defer c.namespace.mu.Unlock()
 	h := c.namespace.hubs[hubOf(d.Link.Target)]
 	if h == nil {
-		return nil // the hub was removed, and the link is detached
+		return nil // the hub was removed, so the link is already detached
 	}
 	for _, ready := range h.receive(d) {
 		answers = append(answers, h.decide(ready))
@@ -87,10 +88,10 @@ func (c *client) receive(d *amqp.Delivery) (answers []func()) {
 	return answers
 }
 
-// Violation records what the client did wrong.
+// Violation records that the client has broken the protocol.
 func (c *client) Violation(err error) { c.namespace.violation(err) }
 
-// putToken handles a request with a token, and replies with its status.
+// putToken handles a request that contains a token, and replies with the status.
 func (c *client) putToken(d *amqp.Delivery) {
 	request, err := amqp.ParseMessage(d.Payload)
 	if err != nil {
@@ -109,7 +110,8 @@ func (c *client) putToken(d *amqp.Delivery) {
 	c.Violation(&amqp.Error{Condition: amqp.InvalidField, Description: "no link for the reply to " + request.Properties.ReplyTo})
 }
 
-// grant checks a token and remembers what it allows.
+// grant checks the token in a request, and records the claims that the token grants. It returns an
+// HTTP-like status.
 func (c *client) grant(request *amqp.Message) (status int, description string) {
 	text := func(name string) string {
 		value, _ := request.ApplicationProperties[name].(string)

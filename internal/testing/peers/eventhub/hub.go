@@ -20,28 +20,28 @@ type Hub struct {
 	// The namespace's lock guards the rest.
 	partitions [][]Event
 	counts     Counts
-	unanswered int // messages
+	unanswered int // number of messages that have not been answered
 
 	fault    *Fault
-	refuse   int // status that tokens are answered with; 0 for none
+	refuse   int // status with which the hub answers tokens, or 0 to check them
 	disabled bool
-	hold     int // messages that are to wait for each other
+	hold     int // number of messages to collect before any is answered
 	waiting  []*amqp.Delivery
-	tokens   map[string]bool // of Entra ID
+	tokens   map[string]bool // valid tokens of Entra ID
 }
 
-// Event is an event as it is stored.
+// Event is an event as the hub stores it.
 type Event struct {
 	Partition, Offset int
 	Key               string // the partition key
-	Events            int    // in the message that it came in
+	Events            int    // number of events in the message that contained the event
 	ID, Type          string
 	Properties        map[string]any
 	Body              []byte
 }
 
-// lock locks the hub's state and returns the function that unlocks it. The test fails if the
-// namespace has ended.
+// lock locks the hub's state and returns the function that unlocks it. If the namespace has ended,
+// the test fails.
 func (h *Hub) lock(t testing.TB) (unlock func()) {
 	t.Helper()
 	h.namespace.mu.Lock()
@@ -52,18 +52,19 @@ func (h *Hub) lock(t testing.TB) (unlock func()) {
 	return h.namespace.mu.Unlock
 }
 
-// Stored returns the events of the hub, by partition, in order.
+// Stored returns the events of all partitions, one partition after another. Events of a partition
+// are in the order of their offsets.
 func (h *Hub) Stored(t testing.TB) []Event {
 	t.Helper()
 	defer h.lock(t)()
 	return slices.Concat(h.partitions...)
 }
 
-// Counts are numbers of what happened to a hub.
+// Counts are the numbers of requests that a hub has received.
 type Counts struct {
 	Transfers, Claims, Links int
-	Most                     int  // messages that were unanswered at a time
-	Faulty                   bool // a fault is left
+	Most                     int  // maximum number of messages that were unanswered at once
+	Faulty                   bool // a fault has not been used up
 }
 
 // Counts returns the counts so far.
@@ -75,19 +76,19 @@ func (h *Hub) Counts(t testing.TB) Counts {
 	return c
 }
 
-// Fault is something that a hub does wrong with messages.
+// Fault is a failure that a hub simulates for some messages.
 type Fault struct {
-	// Kind is one of: reject; detach, of the link; close, of the connection; cut, of the TCP
-	// connection; lose, which stores the message and cuts the connection; silent, which never
-	// answers; die, of the whole namespace.
+	// Kind is the kind of failure: "reject" rejects the message, "detach" detaches the link,
+	// "close" closes the AMQP connection, "cut" cuts the TCP connection, "lose" stores the message
+	// and then cuts the connection, "silent" never answers, and "die" ends the whole namespace.
 	Kind        string
-	Condition   string // of the error, with reject, detach and close
+	Condition   string // condition of the error, for reject, detach and close
 	Description string
-	After       int // messages that go well first
-	Times       int // messages that do not
+	After       int // number of messages before the first failure
+	Times       int // number of messages that fail
 }
 
-// Fail makes the hub do wrong. The zero Fault ends that.
+// Fail makes the hub simulate a fault. The zero Fault ends the simulation.
 func (h *Hub) Fail(t testing.TB, f Fault) {
 	t.Helper()
 	kinds := []string{"", "reject", "detach", "close", "cut", "lose", "silent", "die"}
@@ -101,28 +102,29 @@ func (h *Hub) Fail(t testing.TB, f Fault) {
 	}
 }
 
-// Refuse makes the hub answer tokens with a status. 0 ends that.
+// Refuse makes the hub answer each token with the given status. The status 0 makes it check tokens
+// again.
 func (h *Hub) Refuse(t testing.TB, status int) {
 	t.Helper()
 	defer h.lock(t)()
 	h.refuse = status
 }
 
-// Disable makes the hub refuse links.
+// Disable makes the hub refuse links if disabled is true, and accept them again if it is false.
 func (h *Hub) Disable(t testing.TB, disabled bool) {
 	t.Helper()
 	defer h.lock(t)()
 	h.disabled = disabled
 }
 
-// Hold makes the hub answer no message until it has n of them.
+// Hold makes the hub wait until it has received n messages before it answers any of them.
 func (h *Hub) Hold(t testing.TB, n int) {
 	t.Helper()
 	defer h.lock(t)()
 	h.hold = n
 }
 
-// Accept makes the hub accept tokens of Entra ID.
+// Accept makes the hub accept the given tokens of Entra ID.
 func (h *Hub) Accept(t testing.TB, tokens ...string) {
 	t.Helper()
 	defer h.lock(t)()
@@ -131,13 +133,14 @@ func (h *Hub) Accept(t testing.TB, tokens ...string) {
 	}
 }
 
-// Expire detaches every link, as the service does when a token expires. Clients need a new token.
+// Expire detaches all links to the hub, as the service does when a token expires. To attach again,
+// clients need a new token.
 func (h *Hub) Expire(t testing.TB) {
 	t.Helper()
 	h.detach(t, "amqp:unauthorized-access")
 }
 
-// Remove deletes the hub.
+// Remove deletes the hub and detaches all links to it.
 func (h *Hub) Remove(t testing.TB) {
 	t.Helper()
 	unlock := h.lock(t)
@@ -146,7 +149,8 @@ func (h *Hub) Remove(t testing.TB) {
 	h.detach(t, "amqp:not-found")
 }
 
-// detach ends the links of all clients, and what their tokens allow.
+// detach ends all links to the hub with the given condition, and revokes the claims of the clients'
+// tokens.
 func (h *Hub) detach(t testing.TB, condition amqp.Symbol) {
 	t.Helper()
 	unlock := h.lock(t)
@@ -165,7 +169,8 @@ func (h *Hub) detach(t testing.TB, condition amqp.Symbol) {
 	}
 }
 
-// receive takes a message and returns the messages to answer now, which may be none or several.
+// receive records a message as unanswered. It returns the messages that can be answered now. There
+// are none while Hold waits for more messages, and may be several afterwards.
 func (h *Hub) receive(d *amqp.Delivery) []*amqp.Delivery {
 	h.counts.Transfers++
 	h.unanswered++
@@ -179,9 +184,8 @@ func (h *Hub) receive(d *amqp.Delivery) []*amqp.Delivery {
 	return ready
 }
 
-// decide stores a message, unless a fault is due, and returns what to do with its sender. That is
-// to
-// be done without the lock.
+// decide stores a message, unless a fault is due. It returns a function that answers the message.
+// The caller must call that function without holding the lock.
 func (h *Hub) decide(d *amqp.Delivery) (answer func()) {
 	h.unanswered--
 	f := h.due()
@@ -201,7 +205,7 @@ func (h *Hub) decide(d *amqp.Delivery) (answer func()) {
 	case "close":
 		return func() { conn.Close(err) }
 	case "lose":
-		_ = h.store(d) // its sender does not get to know
+		_ = h.store(d) // the sender gets no answer
 		return conn.Cut
 	case "cut":
 		return conn.Cut
@@ -214,7 +218,7 @@ func (h *Hub) decide(d *amqp.Delivery) (answer func()) {
 	return func() {} // silent
 }
 
-// due returns the fault that is to happen to this message; nil for none.
+// due returns the fault to simulate for the current message, or nil if there is none.
 func (h *Hub) due() *Fault {
 	f := h.fault
 	switch {
@@ -232,8 +236,8 @@ func (h *Hub) due() *Fault {
 }
 
 const (
-	batchFormat = 0x80013700 // of a message whose data sections are encoded events
-	maxKey      = 128        // UTF-16 code units of a partition key
+	batchFormat = 0x80013700 // message format in which each data section is an encoded event
+	maxKey      = 128        // maximum length of a partition key, in UTF-16 code units
 	keyName     = amqp.Symbol("x-opt-partition-key")
 )
 
@@ -241,7 +245,8 @@ func argumentError(format string, args ...any) *amqp.Error {
 	return &amqp.Error{Condition: "com.microsoft:argument-error", Description: fmt.Sprintf(format, args...)}
 }
 
-// store stores the events of a message. An error says why they are refused.
+// store stores the events of a message. If they are refused, it returns the reason and stores none
+// of them.
 func (h *Hub) store(d *amqp.Delivery) *amqp.Error {
 	envelope, err := amqp.ParseMessage(d.Payload)
 	if err != nil {
@@ -256,7 +261,7 @@ func (h *Hub) store(d *amqp.Delivery) *amqp.Error {
 		return refusal
 	}
 	hash := fnv.New32a()
-	_, _ = hash.Write([]byte(key)) // it does not fail
+	_, _ = hash.Write([]byte(key)) // a hash never fails
 	partition := int(hash.Sum32() % uint32(len(h.partitions)))
 	events := make([]Event, len(messages))
 	for i, m := range messages {
@@ -282,7 +287,7 @@ func (h *Hub) store(d *amqp.Delivery) *amqp.Error {
 	return nil
 }
 
-// partitionKey returns the partition key of a message; "" for none.
+// partitionKey returns the partition key of a message, or "" if there is none.
 func partitionKey(m *amqp.Message) (string, *amqp.Error) {
 	v, found := m.Annotations[keyName]
 	if !found {
@@ -298,7 +303,7 @@ func partitionKey(m *amqp.Message) (string, *amqp.Error) {
 	return key, nil
 }
 
-// unpack returns the messages, one for each event, that a message consists of.
+// unpack returns the events in a message, each as a message.
 func unpack(m *amqp.Message, format uint32) ([]*amqp.Message, *amqp.Error) {
 	switch format {
 	case 0:

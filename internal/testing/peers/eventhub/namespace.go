@@ -1,7 +1,7 @@
-// Package eventhub runs a namespace of Azure Event Hubs for tests: a server of AMQP 1.0 that checks
-// what the service checks of a producer - tokens and their signatures, claims, sizes, partition
-// keys -
-// and more than that: it is strict about the protocol. On demand its hubs fail as the service does.
+// Package eventhub is a namespace of Azure Event Hubs for tests. It is an AMQP 1.0 server that
+// checks everything that the service checks of a producer: tokens and their signatures, claims,
+// sizes, and partition keys. It is stricter than the service about the protocol. On request, its
+// hubs fail in the ways in which the service fails.
 //
 // Only tests import this package.
 package eventhub
@@ -27,29 +27,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/amqp"
 )
 
-// Namespace is a namespace of hubs.
+// Namespace is a running namespace, with its hubs and clients.
 type Namespace struct {
-	Addr      string // host:port, of plain AMQP
-	WebSocket string // host:port, of AMQP over WebSockets
+	Addr      string // host:port of the listener for AMQP without TLS
+	WebSocket string // host:port of the listener for AMQP over WebSockets
 
-	log   *os.File       // gets the events that hubs store; nil for none
-	group sync.WaitGroup // of listeners and connections
+	log   *os.File       // file that records the events that hubs store; nil for none
+	group sync.WaitGroup // goroutines of listeners and connections
 	dead  chan struct{}  // closed by the fault "die"
 
-	mu         sync.Mutex // guards all below, and the state of hubs and clients
+	mu         sync.Mutex // guards the fields below, and the state of hubs and clients
 	hubs       map[string]*Hub
 	clients    map[*client]struct{}
 	listeners  []io.Closer
 	ended      bool
-	violations []error // of the protocol, by clients
+	violations []error // violations of the protocol by clients
 }
 
-// Start starts a namespace without hubs.
+// Start starts a namespace that has no hubs and keeps events in memory only.
 func Start() (*Namespace, error) { return start("127.0.0.1:0", nil) }
 
-// StartAt starts a namespace at an address, where one may have died. Its events are in the file
-// that
-// path names: hubs have those of their name when they are made.
+// StartAt starts a namespace at an address, which a namespace that died may have used before. It
+// keeps events in the file at path. A new hub starts with the events that the file contains for the
+// hub's name.
 func StartAt(addr, path string) (*Namespace, error) {
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
@@ -79,7 +79,7 @@ func start(addr string, log *os.File) (*Namespace, error) {
 	return n, nil
 }
 
-// Stop ends the namespace. Its error names what clients did that the protocol does not allow.
+// Stop ends the namespace. It returns an error if clients have violated the protocol.
 func (n *Namespace) Stop() error {
 	n.end()
 	n.group.Wait()
@@ -89,13 +89,13 @@ func (n *Namespace) Stop() error {
 	return errors.Join(n.violations...)
 }
 
-// AwaitDeath waits until the fault "die" has ended the namespace.
+// AwaitDeath waits until the fault "die" has ended the namespace, and returns the error of Stop.
 func (n *Namespace) AwaitDeath() error {
 	<-n.dead
 	return n.Stop()
 }
 
-// end closes listeners and connections, without a word to clients.
+// end closes all listeners and cuts all connections.
 func (n *Namespace) end() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -123,9 +123,8 @@ func (n *Namespace) listen(l net.Listener) {
 	})
 }
 
-// TLS adds a listener that speaks AMQP over TLS, and returns its address. The certificate and its
-// key
-// are PEM files.
+// TLS adds a listener for AMQP over TLS and returns its address. The parameters certificate and key
+// are paths of PEM files.
 func (n *Namespace) TLS(t testing.TB, certificate, key string) string {
 	t.Helper()
 	pair, err := tls.LoadX509KeyPair(certificate, key)
@@ -147,7 +146,7 @@ func (n *Namespace) listenWebSocket(l net.Listener) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.listeners = append(n.listeners, server)
-	n.group.Go(func() { _ = server.Serve(l) }) // until it is closed
+	n.group.Go(func() { _ = server.Serve(l) }) // Serve returns when the server is closed
 }
 
 func (n *Namespace) serveWebSocket(w http.ResponseWriter, r *http.Request) {
@@ -157,18 +156,18 @@ func (n *Namespace) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"amqp"}})
 	if err != nil {
-		return // the client has the answer
+		return // Accept has answered the client
 	}
 	if ws.Subprotocol() != "amqp" {
 		n.violation(errors.New("a websocket without the subprotocol amqp"))
 		_ = ws.CloseNow()
 		return
 	}
-	ws.SetReadLimit(-1) // AMQP has limits of its own
+	ws.SetReadLimit(-1) // no limit, because AMQP limits its frames itself
 	n.serve(webSocketConn{websocket.NetConn(context.Background(), ws, websocket.MessageBinary), ws})
 }
 
-// webSocketConn is a connection that closes without a handshake, as the other ones do.
+// webSocketConn is a WebSocket connection that, like a TCP connection, closes without a handshake.
 type webSocketConn struct {
 	net.Conn
 	ws *websocket.Conn
@@ -176,7 +175,7 @@ type webSocketConn struct {
 
 func (c webSocketConn) Close() error { return c.ws.CloseNow() }
 
-// serve runs a connection until it ends.
+// serve serves a connection until it ends.
 func (n *Namespace) serve(conn net.Conn) {
 	c := &client{namespace: n, granted: make(map[string][]string)}
 	c.conn = amqp.NewConn(conn, c)
@@ -212,21 +211,21 @@ func (n *Namespace) violation(err error) {
 	n.violations = append(n.violations, fmt.Errorf("a client of Event Hubs breaks the protocol: %w", err))
 }
 
-// Hub returns a hub by its name; nil for none.
+// Hub returns the hub with the given name, or nil if there is none.
 func (n *Namespace) Hub(name string) *Hub {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.hubs[name]
 }
 
-// Settings describe a hub.
+// Settings are the properties of a new hub.
 type Settings struct {
-	Partitions int  // 0: 4
-	Max        int  // bytes of the largest message; 0: 1 MiB; -1: the hub does not say
-	Discards   bool // events are counted, and not stored
+	Partitions int  // number of partitions; 0 means 4
+	Max        int  // maximum bytes of a message; 0 means 1 MiB; -1 sends no maximum
+	Discards   bool // the hub accepts messages without storing their events
 }
 
-// Make makes a hub, and replaces one of the same name.
+// Make creates a hub. It replaces a hub that has the same name.
 func (n *Namespace) Make(t testing.TB, name string, s Settings) *Hub {
 	t.Helper()
 	if s.Partitions == 0 {
@@ -245,13 +244,13 @@ func (n *Namespace) Make(t testing.TB, name string, s Settings) *Hub {
 	return h
 }
 
-// logged is a line of the log.
+// logged is a line of the log file.
 type logged struct {
 	Hub string
 	Event
 }
 
-// recover gives a hub the events that the log has of its name.
+// recover adds to the hub the events that the log file contains for the hub's name.
 func (h *Hub) recover() error {
 	log := h.namespace.log
 	if log == nil {
@@ -274,7 +273,7 @@ func (h *Hub) recover() error {
 	}
 }
 
-// record appends events to the log.
+// record appends events to the log file, if there is one.
 func (h *Hub) record(events []Event) error {
 	if h.namespace.log == nil {
 		return nil

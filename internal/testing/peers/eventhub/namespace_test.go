@@ -20,7 +20,7 @@ import (
 
 const audience = "amqps://namespace/hub"
 
-// sign returns a token of a shared access key.
+// sign returns a token that a shared access key has signed.
 func sign(keyName, key, audience string, expiry time.Time) string {
 	escaped, until := url.QueryEscape(audience), fmt.Sprint(expiry.Unix())
 	sum := hmac.New(sha256.New, []byte(key))
@@ -47,14 +47,14 @@ func TestCheckSignature_NamesTheProblem(t *testing.T) {
 	}
 }
 
-// connect returns a session with the namespace that may send to the hub.
+// connect returns a session on which the client may send to the hub.
 func connect(t *testing.T, n *Namespace) *amqp.Session {
 	t.Helper()
 	conn, err := amqp.Dial(t.Context(), "amqp://"+n.Addr, &amqp.ConnOptions{SASLType: amqp.SASLTypeAnonymous()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close() }) // it may be cut
+	t.Cleanup(func() { _ = conn.Close() }) // the connection may already be cut
 	session, err := conn.NewSession(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -92,14 +92,14 @@ func newSender(t *testing.T, session *amqp.Session) *amqp.Sender {
 	return sender
 }
 
-// event returns a message with a body and a partition key.
+// event returns a message with the given body and partition key.
 func event(key any, body string) *amqp.Message {
 	m := amqp.NewMessage([]byte(body))
 	m.Annotations = amqp.Annotations{"x-opt-partition-key": key}
 	return m
 }
 
-// batch returns a message that holds others.
+// batch returns a message that contains the events.
 func batch(t *testing.T, key any, events ...*amqp.Message) *amqp.Message {
 	t.Helper()
 	m := &amqp.Message{Format: batchFormat, Annotations: amqp.Annotations{"x-opt-partition-key": key}}
@@ -122,7 +122,7 @@ func TestHub_ChecksMessages(t *testing.T) {
 	sender := newSender(t, connect(t, n))
 	for name, c := range map[string]struct {
 		message *amqp.Message
-		want    string // "": it is taken
+		want    string // "" if the message is accepted
 	}{
 		"event":               {event("k", "1"), ""},
 		"longest key":         {event(strings.Repeat("😀", 64), "1"), ""},
@@ -192,7 +192,8 @@ func TestHub_StoresWhatIsSent(t *testing.T) {
 	}
 }
 
-// TestNamespace_DiesAndKeepsItsLog loses a message that was not stored, and nothing else.
+// TestNamespace_DiesAndKeepsItsLog checks that a namespace that dies loses only the message that
+// was not stored.
 func TestNamespace_DiesAndKeepsItsLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	n, err := StartAt("127.0.0.1:0", path)
@@ -237,7 +238,7 @@ func TestNamespace_StopReportsViolations(t *testing.T) {
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
-	// The answer ends with the frame close, after which the violation is recorded.
+	// The answer ends with the performative close. The violation is recorded after that.
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

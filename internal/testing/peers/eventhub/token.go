@@ -10,16 +10,16 @@ import (
 	"time"
 )
 
-// KeyName and Key are of a shared access key that may send to every hub.
+// KeyName and Key are the name and the value of a shared access key that may send to every hub.
 const (
 	KeyName = "sender"
 	Key     = "c2VjcmV0IHdpdGggKyBhbmQgLyBpbiBpdA/+6w=="
 )
 
-// ListenKeyName is the name of a key, also Key, that may only read.
+// ListenKeyName is the name of a shared access key that may only read. Its value is Key.
 const ListenKeyName = "listener"
 
-// claimsOf returns what a shared access key allows; nil if there is no key of that name.
+// claimsOf returns the claims of a shared access key, or nil if there is no key with this name.
 func claimsOf(keyName string) []string {
 	switch keyName {
 	case KeyName:
@@ -30,9 +30,12 @@ func claimsOf(keyName string) []string {
 	return nil
 }
 
-// checkSignature checks a token of the form SharedAccessSignature
-// sr=audience&sig=...&se=expiry&skn=key:
-// sig is an HMAC of sr, as it is escaped, and se. It returns the claims of the key, or the problem.
+// checkSignature checks a token of the form
+//
+//	SharedAccessSignature sr=audience&sig=...&se=expiry&skn=key
+//
+// The field sig is an HMAC of sr, in its escaped form, and se. checkSignature returns the claims of
+// the key, or a description of the problem.
 func checkSignature(token, audience string) (claims []string, problem string) {
 	text, ok := strings.CutPrefix(token, "SharedAccessSignature ")
 	fields, err := url.ParseQuery(text)
@@ -45,7 +48,7 @@ func checkSignature(token, audience string) (claims []string, problem string) {
 	_, escaped, _ := strings.Cut("&"+text, "&sr=")
 	escaped, _, _ = strings.Cut(escaped, "&")
 	sum := hmac.New(sha256.New, []byte(Key))
-	_, _ = sum.Write([]byte(escaped + "\n" + fields.Get("se"))) // it does not fail
+	_, _ = sum.Write([]byte(escaped + "\n" + fields.Get("se"))) // a hash never fails
 	signature, err := base64.StdEncoding.DecodeString(fields.Get("sig"))
 	if err != nil || !hmac.Equal(signature, sum.Sum(nil)) {
 		return nil, "invalid signature"

@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// Users are the users of the service, with their credentials.
+// Users are the credentials of the users that may log in.
 type Users struct {
 	Passwords map[string]string         // of users
 	Keys      map[string]*rsa.PublicKey // of users
-	Tokens    map[string]string         // of users: programmatic access tokens
-	OAuth     string                    // the OAuth token that is valid
+	Tokens    map[string]string         // programmatic access tokens, by user
+	OAuth     string                    // the only valid OAuth token; "" for none
 }
 
-// login answers a login.
+// login handles a login request. It opens a session if the credentials are valid.
 func (s *Server) login(query url.Values, raw []byte) any {
 	var in struct {
 		Data struct {
@@ -81,7 +81,8 @@ func (u Users) check(authenticator, user, password, token string) error {
 	return refused
 }
 
-// subject returns the user of a JSON web token, which follows the account.
+// subject returns the user in the subject of a JSON web token, which has the form account.user, or
+// "" if the token is malformed.
 func subject(token string) string {
 	parts := strings.Split(token, ".")
 	var claims struct {
@@ -95,7 +96,7 @@ func subject(token string) string {
 	return user
 }
 
-// signed reports whether a JSON web token is signed with the key.
+// signed reports whether the private key that belongs to key has signed a JSON web token.
 func signed(token string, key *rsa.PublicKey) bool {
 	at := strings.LastIndexByte(token, '.')
 	if at < 0 {

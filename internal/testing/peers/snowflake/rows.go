@@ -11,8 +11,9 @@ import (
 
 var stageReference = regexp.MustCompile(`@"[^"]+"/[\w./-]+`)
 
-// Rows returns the rows that a statement reads: the lines of its staged file, or the elements of
-// its first parameter. As in Snowflake, a missing file has no rows.
+// Rows returns the rows that a statement reads. They are the lines of the staged file that the
+// statement names, or else the elements of its first argument. As in Snowflake, a missing file has
+// no rows.
 func (q Query) Rows() [][]byte {
 	var lines [][]byte
 	if name := stageReference.FindString(q.SQL); name != "" {

@@ -1,5 +1,6 @@
-// Package snowflake is a test double of Snowflake's service. It speaks the protocol over HTTP,
-// checks logins, keeps stages, and passes statements to an Engine, which executes them.
+// Package snowflake is a test double of the Snowflake service. It speaks Snowflake's protocol over
+// HTTP, checks logins, stores staged files, and passes statements to an Engine, which executes
+// them.
 package snowflake
 
 import (
@@ -19,41 +20,42 @@ import (
 	"testing"
 )
 
-// Engine executes the statements of sessions.
+// Engine opens sessions that execute statements.
 type Engine interface {
 	Open(at Place) (Session, error)
 }
 
-// Session executes the statements of one session, one at a time.
+// Session executes the statements of one session. Its methods are called one at a time.
 type Session interface {
 	Query(ctx context.Context, q Query) (*Result, error)
 	Close() error
 }
 
-// Place has the database and schema that a session begins in, as the client wrote them.
+// Place names the database, schema, warehouse and role with which a session starts, as the client
+// wrote them.
 type Place struct{ Database, Schema, Warehouse, Role string }
 
 // Query is one statement.
 type Query struct {
 	SQL  string
-	Args []string // values of parameters, in order
-	// File returns an uploaded file by its name, which begins with the stage.
+	Args []string // values of the bind parameters, in order
+	// File returns the content of a staged file. The name begins with the stage.
 	File func(name string) ([]byte, bool)
 }
 
 // Result is the result of a statement.
 type Result struct {
 	Columns []Column
-	Rows    [][]*string // nil is NULL
+	Rows    [][]*string // a nil value is NULL
 }
 
 // Column is a column of a result.
 type Column struct {
 	Name string
-	Real bool // numbers of floating point; else text
+	Real bool // the values are floating-point numbers; otherwise they are text
 }
 
-// Error is an error of the service.
+// Error is an error that the service returns to the client.
 type Error struct {
 	Code           int
 	State, Message string
@@ -61,7 +63,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%06d (%s): %s", e.Code, e.State, e.Message) }
 
-// Server is the double.
+// Server is the test double's HTTP server.
 type Server struct {
 	*httptest.Server
 	engine Engine
@@ -72,22 +74,22 @@ type Server struct {
 	logins     int
 	queries    int
 	statements []string
-	parameters map[string]any // of the last login
-	answers    map[string]any // results that the client fetches later, by query id
+	parameters map[string]any // session parameters of the last login
+	answers    map[string]any // results of slow statements, by query id
 	intercept  func(sql string) error
 	slow       bool
-	busy       string // Retry-After; "" if the service is available
+	busy       string // value of Retry-After; "" if the service is available
 }
 
-// openSession is the server's state of a session.
+// openSession is the server's state of an open session.
 type openSession struct {
 	Session
-	turn  sync.Mutex // statements are serial
+	turn  sync.Mutex // held while a statement runs
 	mu    sync.Mutex
-	files map[string][]byte // of its stages
+	files map[string][]byte // staged files by name
 }
 
-// New starts a server. It stops when the test ends.
+// New starts a server, which stops when the test ends.
 func New(t testing.TB, engine Engine, users Users) *Server {
 	s := &Server{engine: engine, users: users, sessions: make(map[string]*openSession), answers: make(map[string]any)}
 	s.Server = httptest.NewServer(s)
@@ -105,31 +107,31 @@ func New(t testing.TB, engine Engine, users Users) *Server {
 // Host returns the server's host:port.
 func (s *Server) Host() string { return strings.TrimPrefix(s.URL, "http://") }
 
-// Intercept calls f with every statement before its execution. An error of f is the result. Nil
-// ends that.
+// Intercept makes the server call f with each statement before it is executed. If f returns an
+// error, that error is the statement's result. A nil f ends the interception.
 func (s *Server) Intercept(f func(sql string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.intercept = f
 }
 
-// Busy makes the service answer every request as overloaded, with this value of Retry-After, in
-// seconds. "" ends that.
+// Busy makes the service answer every request as overloaded, with the given value of Retry-After,
+// in seconds. If seconds is "", the service is available again.
 func (s *Server) Busy(seconds string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.busy = seconds
 }
 
-// Slow makes every statement a long-running one: the client gets an address at which the result
-// will be.
+// Slow makes every statement a long-running one. Instead of a result, the client gets the address
+// from which it can fetch the result.
 func (s *Server) Slow() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.slow = true
 }
 
-// Statements returns the statements so far.
+// Statements returns all statements that the server has received so far.
 func (s *Server) Statements() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -163,7 +165,7 @@ func (s *Server) Sessions() int {
 	return len(s.sessions)
 }
 
-// ServeHTTP implements http.Handler.
+// ServeHTTP dispatches a request of the client by its path.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	busy := s.busy
@@ -210,7 +212,7 @@ func content(r *http.Request) ([]byte, error) {
 
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // the client may be gone
+	_ = json.NewEncoder(w).Encode(v) // an error means that the client is gone
 }
 
 func succeeded(data any) map[string]any { return map[string]any{"success": true, "data": data} }
@@ -224,7 +226,7 @@ func failed(err error) map[string]any {
 	}
 }
 
-// token returns the token of a request's session.
+// token returns the session token in a request's Authorization header.
 func token(r *http.Request) string {
 	_, t, _ := strings.Cut(r.Header.Get("Authorization"), `"`)
 	return strings.TrimSuffix(t, `"`)
@@ -240,14 +242,14 @@ func (s *Server) end(token string) {
 	}
 }
 
-// close waits for the statement at hand.
+// close closes the session after the running statement has ended.
 func (s *openSession) close() error {
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	return s.Session.Close()
 }
 
-// request is the body of a query.
+// request is the body of a query request.
 type request struct {
 	SQL      string `json:"sqlText"`
 	Bindings map[string]struct {
@@ -326,7 +328,7 @@ func (s *openSession) execute(ctx context.Context, in request, id string) any {
 	return result.encode(id)
 }
 
-// stagePath returns a file's name on a stage, without quotes.
+// stagePath returns a staged file's location without @ and quotes.
 func stagePath(location string) string {
 	return strings.ReplaceAll(strings.TrimPrefix(location, "@"), `"`, "")
 }
@@ -350,8 +352,8 @@ func (s *openSession) remove(name, id string) any {
 	return removed.encode(id)
 }
 
-// put gives the client a signed address for an upload, as on Google's cloud, so that it really
-// uploads.
+// put answers a PUT statement with a signed URL, as Snowflake does on Google Cloud, so that the
+// client really uploads the file.
 func (s *Server) put(r *http.Request, m []string, token, id string) any {
 	target := "http://" + r.Host + "/storage/" + url.PathEscape(token) + "/" + url.PathEscape(stagePath(m[2])+"/"+path.Base(m[1]))
 	return succeeded(map[string]any{
@@ -378,8 +380,8 @@ func (s *Server) store(w http.ResponseWriter, name string, raw []byte) {
 	open.files[file] = raw
 }
 
-// statementSelect is the type of all statements in results, because the client asks every one for
-// rows.
+// statementSelect is the statement type in all results, because the client requests rows for every
+// statement.
 const statementSelect = 0x1000
 
 func (r *Result) encode(id string) any {

@@ -1,5 +1,5 @@
-// Package sqlgrammar asks sqlfluff whether a text is SQL of a dialect, for databases without a
-// server for tests.
+// Package sqlgrammar checks with sqlfluff whether a text is valid SQL of a dialect. It is for
+// databases that have no server for tests.
 package sqlgrammar
 
 import (
@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// Unparsable reports for each text whether sqlfluff cannot parse it in the dialect. It needs
+// Unparsable reports, for each text, whether sqlfluff fails to parse it in the dialect. It needs
 // Debian's package sqlfluff.
 func Unparsable(t testing.TB, dialect string, texts []string) []bool {
 	t.Helper()
@@ -24,7 +24,7 @@ func Unparsable(t testing.TB, dialect string, texts []string) []bool {
 	}
 	run := exec.CommandContext(t.Context(), "sqlfluff", "parse", "--dialect", dialect, "--format", "json", ".")
 	run.Dir = dir
-	out, err := run.Output() // the exit status says that something is unparsable
+	out, err := run.Output() // it also exits with an error if a text is unparsable
 	var files []struct {
 		Path     string          `json:"filepath"`
 		Segments json.RawMessage `json:"segments"`

@@ -6,13 +6,13 @@ import (
 	"fmt"
 )
 
-// outColumn is a column of a result.
+// outColumn is the name and type of a column in a result.
 type outColumn struct {
 	name string
 	wireType
 }
 
-// columnMetadata describes the columns of a result to the client.
+// columnMetadata returns the token COLMETADATA, which describes the columns of a result.
 func columnMetadata(columns []outColumn) []byte {
 	b := le.AppendUint16([]byte{0x81}, uint16(len(columns)))
 	for _, c := range columns {
@@ -23,7 +23,8 @@ func columnMetadata(columns []outColumn) []byte {
 	return b
 }
 
-// columnsOf answers a query of a whole table with its columns and no rows.
+// columnsOf answers a query of a whole table (SELECT * FROM ...) with the table's columns and no
+// rows.
 func (e *engine) columnsOf(ctx context.Context, text string) (result, error) {
 	tokens, err := lex(text)
 	if err != nil || !begins(tokens, "SELECT", "*", "FROM") {
@@ -44,7 +45,7 @@ func (e *engine) columnsOf(ctx context.Context, text string) (result, error) {
 	return result{tokens: append(columnMetadata(columns), done(doneMore, 0)...)}, nil
 }
 
-// selects answers a query.
+// selects executes a SELECT statement.
 func (e *engine) selects(ctx context.Context, w *rewriter, statement []token, arguments map[string]any) (result, error) {
 	text, err := w.expression(statement)
 	if err != nil {
@@ -61,7 +62,7 @@ func (e *engine) selects(ctx context.Context, w *rewriter, statement []token, ar
 	columns := make([]outColumn, len(types))
 	known := make([]bool, len(types))
 	for i, t := range types {
-		columns[i] = outColumn{"", Type{Name: "NVARCHAR", Length: -1}.wire()} // an expression
+		columns[i] = outColumn{"", Type{Name: "NVARCHAR", Length: -1}.wire()} // unless declared: see guess
 		if declared, err := parseType(t.DatabaseTypeName()); err == nil && t.DatabaseTypeName() != "" {
 			columns[i], known[i] = outColumn{t.Name(), declared.wire()}, true
 		}
@@ -84,7 +85,8 @@ func (e *engine) selects(ctx context.Context, w *rewriter, statement []token, ar
 	return encodeRows(columns, all)
 }
 
-// guess finds the types of expressions by their first values.
+// guess sets the types of those columns that are expressions. It takes the type of the first value
+// that is not NULL.
 func guess(columns []outColumn, known []bool, rows [][]any) {
 	for i := range columns {
 		for _, row := range rows {

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// bulkTarget is the table and columns of INSERT BULK.
+// bulkTarget is the table and the columns of an INSERT BULK statement.
 type bulkTarget struct {
 	engine  *engine
 	object  string
 	columns []string
 }
 
-// bulk reads INSERT BULK table (column type, ...) WITH (...).
+// bulk parses a statement of the form INSERT BULK table (column type, ...) WITH (...).
 func (e *engine) bulk(ctx context.Context, text string) (*bulkTarget, error) {
 	tokens, err := lex(text)
 	if err != nil {
@@ -47,7 +47,7 @@ func (e *engine) bulk(ctx context.Context, text string) (*bulkTarget, error) {
 	return b, nil
 }
 
-// load inserts the rows of a bulk message.
+// load inserts the rows in a bulk load message, and returns the number of inserted rows.
 func (b *bulkTarget) load(ctx context.Context, body []byte) (int64, error) {
 	d, err := b.engine.definition(ctx, b.object)
 	if err != nil {
@@ -102,8 +102,8 @@ func (b *bulkTarget) load(ctx context.Context, body []byte) (int64, error) {
 	return count, nil
 }
 
-// statement returns the statement that inserts a row, and the first number for an identity column;
-// -1 without one.
+// statement returns the SQLite statement that inserts a row, and the next number for the identity
+// column, or -1 if the table has no identity column.
 func (b *bulkTarget) statement(ctx context.Context, d *definition) (string, int64, error) {
 	columns := make([]string, len(b.columns))
 	for i, c := range b.columns {

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// definition is the definition of a table.
+// definition is the definition of a table: its columns, and the names of its primary key's columns.
 type definition struct {
 	Columns []definedColumn
 	Key     []string
@@ -21,7 +21,7 @@ type definedColumn struct {
 	Identity  bool
 }
 
-// column returns the column of the name, or nil.
+// column returns the column with the given name, in any case, or nil if there is none.
 func (d *definition) column(name string) *definedColumn {
 	for i := range d.Columns {
 		if strings.EqualFold(d.Columns[i].Name, name) {
@@ -31,7 +31,7 @@ func (d *definition) column(name string) *definedColumn {
 	return nil
 }
 
-// identity returns the index of the column that the server numbers, or -1.
+// identity returns the index of the identity column, or -1 if there is none.
 func (d *definition) identity() int {
 	for i, c := range d.Columns {
 		if c.Identity {
@@ -41,7 +41,7 @@ func (d *definition) identity() int {
 	return -1
 }
 
-// catalogueTables are the supported system views, as tables.
+// catalogueTables creates the supported system views as SQLite tables.
 const catalogueTables = `
 CREATE TABLE "sys.schemas" (schema_id INT PRIMARY KEY, name TEXT NVARCHAR(128) COLLATE NOCASE UNIQUE);
 INSERT INTO "sys.schemas" VALUES (1, 'dbo'), (4, 'sys');
@@ -67,7 +67,7 @@ CREATE TABLE "sys.sql_expression_dependencies" (referencing_id INT, referenced_i
   referenced_minor_id INT, is_schema_bound_reference INT);
 CREATE TABLE "sys.databases" (name TEXT NVARCHAR(128), delayed_durability INT);`
 
-// prepare makes an empty database.
+// prepare creates the system views in an empty database.
 func (d *database) prepare(ctx context.Context, durability int) error {
 	if _, err := d.db.ExecContext(ctx, catalogueTables); err != nil {
 		return fmt.Errorf("make the catalogue: %w", err)
@@ -76,7 +76,7 @@ func (d *database) prepare(ctx context.Context, durability int) error {
 	return err
 }
 
-// schemaAndName splits the name of an object.
+// schemaAndName splits an object's name, schema.name, into its parts.
 func schemaAndName(object string) (schema, own string) {
 	schema, own, _ = strings.Cut(object, ".")
 	return schema, own
@@ -86,10 +86,10 @@ func notFound(object string) error {
 	return &Error{Number: 208, Class: 16, State: 1, Message: fmt.Sprintf("Invalid object name '%s'.", object)}
 }
 
-// temporaryTables are the definitions of a session's temporary tables.
+// temporaryTables creates the table that contains the definitions of a session's temporary tables.
 const temporaryTables = "CREATE TEMP TABLE definitions (object TEXT PRIMARY KEY, definition TEXT)"
 
-// definition returns the definition of a table.
+// definition returns the definition of a table. A table that does not exist is an *Error.
 func (e *engine) definition(ctx context.Context, object string) (*definition, error) {
 	text := ""
 	if strings.HasPrefix(object, "#") {
@@ -117,7 +117,7 @@ func (e *engine) definition(ctx context.Context, object string) (*definition, er
 	return d, json.Unmarshal([]byte(text), d)
 }
 
-// enter writes the definition of a table into the catalogue.
+// enter writes the definition of a table to the catalogue. It replaces an existing definition.
 func (e *engine) enter(ctx context.Context, object string, d *definition) error {
 	text, err := json.Marshal(d)
 	if err != nil {
@@ -186,7 +186,7 @@ func (e *engine) enterColumns(ctx context.Context, id int64, d *definition) erro
 	return nil
 }
 
-// catalogue returns max_length, precision and scale for the catalogue.
+// catalogue returns the type's values for max_length, precision and scale in sys.columns.
 func (t Type) catalogue() (length, precision, scale int) {
 	switch t.Name {
 	case "NVARCHAR", "NCHAR":

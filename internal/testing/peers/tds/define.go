@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// defaultCollation is the database's.
+// defaultCollation is the collation of every database.
 const defaultCollation = "SQL_Latin1_General_CP1_CI_AS"
 
-// define executes DDL.
+// define executes a DDL statement.
 func (e *engine) define(ctx context.Context, tokens []token) error {
 	switch {
 	case begins(tokens, "CREATE", "SCHEMA") && len(tokens) == 3:
@@ -60,7 +60,7 @@ func (e *engine) createTable(ctx context.Context, tokens []token) error {
 	return e.make(ctx, o, d)
 }
 
-// keyOf reads PRIMARY KEY [CLUSTERED | NONCLUSTERED] (a, b).
+// keyOf parses PRIMARY KEY [CLUSTERED | NONCLUSTERED] (a, b), and returns the names of the columns.
 func keyOf(tokens []token) ([]string, error) {
 	open := slices.IndexFunc(tokens, func(t token) bool { return t.is("(") })
 	if !begins(tokens, "PRIMARY", "KEY") || open < 2 || open == 3 && !tokens[2].is("CLUSTERED") && !tokens[2].is("NONCLUSTERED") ||
@@ -74,7 +74,8 @@ func keyOf(tokens []token) ([]string, error) {
 	return key, nil
 }
 
-// columnOf reads the definition of a column.
+// columnOf parses the definition of a column. The result key reports whether the column is the
+// primary key.
 func columnOf(tokens []token) (c definedColumn, key bool, err error) {
 	if len(tokens) < 2 || tokens[0].kind != 'q' && tokens[0].kind != 'w' {
 		return c, false, syntaxError(plain(tokens))
@@ -109,7 +110,7 @@ func columnOf(tokens []token) (c definedColumn, key bool, err error) {
 	return c, key, nil
 }
 
-// make makes a table in SQLite and enters it into the catalogue.
+// make creates a table in SQLite and writes its definition to the catalogue.
 func (e *engine) make(ctx context.Context, object string, d *definition) error {
 	if err := e.makeBelow(ctx, table(object), d); err != nil {
 		return err
@@ -117,6 +118,8 @@ func (e *engine) make(ctx context.Context, object string, d *definition) error {
 	return e.enter(ctx, object, d)
 }
 
+// makeBelow creates a table in SQLite only. If there is an identity column, a trigger numbers its
+// rows.
 func (e *engine) makeBelow(ctx context.Context, named string, d *definition) error {
 	var lines []string
 	for _, c := range d.Columns {
@@ -139,19 +142,20 @@ UPDATE %[3]s SET %[4]s = (SELECT COALESCE(MAX(%[4]s), 0) + 1 FROM %[3]s) WHERE r
 END`, schema, name("numbers of "+own), own, number))
 }
 
-// sqlite returns SQLite's definition of the column.
+// sqlite returns the column definition for SQLite.
 func (c definedColumn) sqlite() string {
 	line := name(c.Name) + " " + c.Type.storage()
 	if c.Collation != "" {
 		line += " COLLATE " + collationOf(c.Collation)
 	}
-	if c.NotNull && !c.Identity { // a trigger numbers the row after it is inserted
+	if c.NotNull && !c.Identity { // NULL until a trigger numbers the inserted row
 		line += " NOT NULL"
 	}
 	return line + c.checks()
 }
 
-// checks returns constraints that refuse values outside the type.
+// checks returns constraints that reject values that the column's type cannot hold. The name of a
+// constraint ends in SQL Server's error number.
 func (c definedColumn) checks() string {
 	n := name(c.Name)
 	switch {
@@ -203,7 +207,7 @@ func (e *engine) dropTable(ctx context.Context, tokens []token) error {
 	return nil
 }
 
-// alterTable executes ADD column, ALTER COLUMN, DROP COLUMN and ADD PRIMARY KEY.
+// alterTable executes ALTER TABLE with ADD column, ALTER COLUMN, DROP COLUMN or ADD PRIMARY KEY.
 func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	o, n, err := object(tokens)
 	if err != nil {
@@ -256,7 +260,7 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	return e.remake(ctx, o, was, is)
 }
 
-// remake gives a table another definition, and converts the values of its rows.
+// remake replaces a table with one that has the definition is, and converts the values of its rows.
 func (e *engine) remake(ctx context.Context, object string, was, is *definition) error {
 	temporary := "temp." + name("remade "+object)
 	if err := e.makeBelow(ctx, temporary, is); err != nil {
@@ -283,7 +287,7 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 	if err := e.do(ctx, "DROP TABLE "+table(object)); err != nil {
 		return err
 	}
-	// Copying the table again costs less than renaming it.
+	// Copying the table again is cheaper than renaming it.
 	if err := e.makeBelow(ctx, table(object), is); err != nil {
 		return err
 	}
@@ -298,7 +302,7 @@ func (e *engine) remake(ctx context.Context, object string, was, is *definition)
 	return e.enter(ctx, object, is)
 }
 
-// addKey makes a primary key of existing columns.
+// addKey makes existing columns the primary key.
 func (e *engine) addKey(ctx context.Context, object string, is *definition) error {
 	_, own := schemaAndName(object)
 	err := e.do(ctx, fmt.Sprintf("CREATE UNIQUE INDEX main.%s ON %s (%s)", name("key of "+object), name(object), namesOf(is.Key)))

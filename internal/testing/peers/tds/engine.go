@@ -13,23 +13,23 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// database is one database.
+// database is a database of the server. SQLite stores it.
 type database struct {
 	db   *sql.DB
 	name string
 }
 
-// engine executes the statements of one connection.
+// engine executes the statements of one session on its SQLite connection.
 type engine struct {
 	database *database
 	number   int64
 	conn     *sql.Conn
-	open     bool // a transaction
+	open     bool // a transaction is open
 	count    int64
 }
 
-// result is the answer to a batch: the tokens of its rows, and the number of returned or changed
-// rows.
+// result is the result of a batch: the encoded tokens of its rows, and the number of returned or
+// changed rows.
 type result struct {
 	tokens []byte
 	rows   int64
@@ -47,7 +47,7 @@ func (d *database) session(ctx context.Context, number int64) (*engine, error) {
 	return e, nil
 }
 
-// close ends the session with its transaction and temporary tables.
+// close ends the session. It rolls its transaction back and drops its temporary tables.
 func (e *engine) close() {
 	_ = e.rollback(context.Background())
 	_ = e.dropTemporary(context.Background())
@@ -62,14 +62,14 @@ func (e *engine) dropTemporary(ctx context.Context) error {
 	return err
 }
 
-// descriptor identifies a transaction.
+// descriptor returns a new transaction descriptor, preceded by its length.
 func (e *engine) descriptor() []byte {
 	e.count++
 	return append([]byte{8}, le.AppendUint64(nil, uint64(e.number)<<32|uint64(e.count))...)
 }
 
 func (e *engine) begin(ctx context.Context) error {
-	// One writer at a time, as if all wrote the same rows.
+	// Only one transaction writes at a time, as if all transactions wrote to the same rows.
 	if err := e.do(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (e *engine) rollback(ctx context.Context) error {
 	return e.do(ctx, "ROLLBACK")
 }
 
-// batch runs statements one by one.
+// batch executes the statements of text one at a time, until one fails.
 func (e *engine) batch(ctx context.Context, text string, arguments map[string]any) (result, error) {
 	tokens, err := lex(text)
 	if err != nil {
@@ -119,7 +119,7 @@ func (e *engine) batch(ctx context.Context, text string, arguments map[string]an
 	return all, nil
 }
 
-// whole runs a statement atomically.
+// whole executes a statement atomically.
 func (e *engine) whole(ctx context.Context, statement []token, arguments map[string]any) (result, error) {
 	if controls(statement) {
 		return e.control(ctx, statement)
@@ -128,7 +128,7 @@ func (e *engine) whole(ctx context.Context, statement []token, arguments map[str
 		return e.statement(ctx, statement, arguments)
 	}
 	begin, end, undo := "SAVEPOINT one", "RELEASE one", []string{"ROLLBACK TO one", "RELEASE one"}
-	if !e.open { // SQLite cannot turn a reader into a writer after another has written
+	if !e.open { // once another transaction has written, SQLite does not let a reader write
 		begin, end, undo = "BEGIN IMMEDIATE", "COMMIT", []string{"ROLLBACK"}
 	}
 	if err := e.do(ctx, begin); err != nil {
@@ -144,7 +144,7 @@ func (e *engine) whole(ctx context.Context, statement []token, arguments map[str
 	return r, err
 }
 
-// do runs statements of SQLite.
+// do executes one or more SQLite statements.
 func (e *engine) do(ctx context.Context, text string, arguments ...any) error {
 	_, err := e.conn.ExecContext(context.WithoutCancel(ctx), text, arguments...)
 	if err != nil {
@@ -153,7 +153,7 @@ func (e *engine) do(ctx context.Context, text string, arguments ...any) error {
 	return nil
 }
 
-// change runs a statement of SQLite and returns the number of changed rows.
+// change executes an SQLite statement and returns the number of changed rows.
 func (e *engine) change(ctx context.Context, text string, arguments map[string]any) (int64, error) {
 	r, err := e.conn.ExecContext(context.WithoutCancel(ctx), text, named(text, arguments)...)
 	if err != nil {
@@ -164,7 +164,7 @@ func (e *engine) change(ctx context.Context, text string, arguments map[string]a
 
 var parameter = regexp.MustCompile(`@(p\d+)\b`)
 
-// named returns the arguments that the text mentions.
+// named returns those arguments to which text refers, as named parameters of SQLite.
 func named(text string, arguments map[string]any) []any {
 	if len(arguments) == 0 {
 		return nil
@@ -180,7 +180,7 @@ func named(text string, arguments map[string]any) []any {
 	return all
 }
 
-// ask returns the rows of a query of SQLite.
+// ask returns the rows of an SQLite query.
 func (e *engine) ask(ctx context.Context, text string, arguments ...any) ([][]any, error) {
 	rows, err := e.conn.QueryContext(context.WithoutCancel(ctx), text, arguments...)
 	if err != nil {
@@ -204,7 +204,7 @@ func (e *engine) ask(ctx context.Context, text string, arguments ...any) ([][]an
 	return all, errors.Join(rows.Err(), rows.Close())
 }
 
-// translate gives an error of SQLite the number of SQL Server.
+// translate returns the SQL Server error that corresponds to an SQLite error.
 func translate(err error) error {
 	if e := new(Error); errors.As(err, &e) {
 		return e

@@ -11,7 +11,7 @@ import (
 	"modernc.org/sqlite"
 )
 
-// functions adds the conversions of T-SQL to SQLite, once per process.
+// functions registers the conversions of T-SQL as functions of SQLite, once per process.
 var functions = sync.OnceValue(func() error {
 	for _, f := range []struct {
 		name string
@@ -41,7 +41,7 @@ var functions = sync.OnceValue(func() error {
 	return nil
 })
 
-// convert is CONVERT with a style, or CAST with 0.
+// convert implements CONVERT(type, value, style), and CAST if the style is 0.
 func convert(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, error) {
 	t, err := parseType(args[1].(string))
 	if err != nil {
@@ -68,7 +68,8 @@ func convert(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, erro
 	return out, encodeError(err)
 }
 
-// encodeError encodes an error in the text of an error of SQLite.
+// encodeError encodes an *Error as text, because SQLite keeps only the text of a function's error;
+// translate decodes it.
 func encodeError(err error) error {
 	if e, ok := err.(*Error); ok {
 		return fmt.Errorf("tsql:%d:%s", e.Number, e.Message)

@@ -6,17 +6,17 @@ import (
 	"unicode/utf8"
 )
 
-// token is a word of T-SQL.
+// token is a token of T-SQL.
 type token struct {
 	kind byte   // 'w' word, 'q' quoted name, 's' string, 'n' number, '@' parameter, 'p' punctuation
-	text string // without the quotes of a name or a string
+	text string // without the quotes of a quoted name or a string
 }
 
 func (t token) is(word string) bool {
 	return (t.kind == 'w' || t.kind == 'p') && strings.EqualFold(t.text, word)
 }
 
-// lex cuts a text into tokens.
+// lex splits a text into tokens.
 func lex(text string) ([]token, error) {
 	var tokens []token
 	for text != "" {
@@ -71,7 +71,8 @@ func lex(text string) ([]token, error) {
 	return tokens, nil
 }
 
-// delimited reads up to the end delimiter. A doubled delimiter is part of the text.
+// delimited reads text up to the delimiter in the parameter end. A doubled delimiter stands for one
+// character of the value.
 func delimited(text string, end byte) (value, rest string, ok bool) {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {
@@ -87,7 +88,7 @@ func delimited(text string, end byte) (value, rest string, ok bool) {
 	return "", "", false
 }
 
-// splitTop cuts tokens at a mark outside of parentheses.
+// splitTop splits tokens at each mark that is outside parentheses.
 func splitTop(tokens []token, mark string) [][]token {
 	var parts [][]token
 	start, depth := 0, 0
@@ -108,7 +109,8 @@ func splitTop(tokens []token, mark string) [][]token {
 	return parts
 }
 
-// find returns the index of a word outside of parentheses, or -1.
+// find returns the index of the first occurrence of the words outside parentheses, or -1 if there
+// is none.
 func find(tokens []token, words ...string) int {
 	depth := 0
 	for i, t := range tokens {
@@ -124,7 +126,7 @@ func find(tokens []token, words ...string) int {
 	return -1
 }
 
-// begins reports whether tokens begin with the words.
+// begins reports whether tokens start with the words.
 func begins(tokens []token, words ...string) bool {
 	if len(tokens) < len(words) {
 		return false
@@ -137,7 +139,8 @@ func begins(tokens []token, words ...string) bool {
 	return true
 }
 
-// closing returns the index of the parenthesis that closes the one at open.
+// closing returns the index of the parenthesis that closes the parenthesis at index open, or -1 if
+// there is none.
 func closing(tokens []token, open int) int {
 	depth := 0
 	for i := open; i < len(tokens); i++ {
@@ -153,7 +156,7 @@ func closing(tokens []token, open int) int {
 	return -1
 }
 
-// plain writes tokens unchanged, except for spaces.
+// plain returns the text of the tokens with one space between them.
 func plain(tokens []token) string {
 	var parts []string
 	for _, t := range tokens {

@@ -9,15 +9,15 @@ import (
 	"time"
 )
 
-// Values of the encryption option of PRELOGIN.
+// Values of the option ENCRYPTION in PRELOGIN messages.
 const (
 	encryptOff          = 0
 	encryptRequired     = 3
 	encryptNotSupported = 2
 )
 
-// prelogin negotiates encryption. It returns the connection for the login, and the one for all
-// later messages.
+// prelogin negotiates encryption. It returns the connection for the login message, and the
+// connection for all later messages.
 func (s *Server) prelogin(conn net.Conn) (login, after net.Conn, err error) {
 	kind, body, err := readMessage(conn)
 	if err != nil || kind != messagePrelogin {
@@ -43,13 +43,14 @@ func (s *Server) prelogin(conn net.Conn) (login, after net.Conn, err error) {
 	default:
 		answer = encryptOff
 	}
-	// The version, and the encryption.
+	// The options VERSION and ENCRYPTION.
 	options := []byte{0, 0, 11, 0, 6, 1, 0, 17, 0, 1, 0xFF, 16, 0, 0x10, 0, 0, 0, answer}
 	if err := writeMessage(conn, messageReply, options, 4096); err != nil || answer == encryptNotSupported {
 		return conn, conn, err
 	}
 	wrapped := &handshake{Conn: conn}
-	// A session ticket would follow the handshake outside of packets.
+	// Session tickets are disabled, because a ticket would follow the handshake without a TDS
+	// packet around it.
 	encrypted := tls.Server(wrapped, &tls.Config{Certificates: []tls.Certificate{*s.options.Certificate}, SessionTicketsDisabled: true})
 	if err := encrypted.Handshake(); err != nil {
 		return nil, nil, err
@@ -61,7 +62,8 @@ func (s *Server) prelogin(conn net.Conn) (login, after net.Conn, err error) {
 	return encrypted, encrypted, nil
 }
 
-// handshake carries the records of a TLS handshake in PRELOGIN messages.
+// handshake is a connection that carries the records of a TLS handshake in PRELOGIN messages. Once
+// over is set, it carries them directly.
 type handshake struct {
 	net.Conn
 	over    bool
@@ -91,7 +93,7 @@ func (h *handshake) Write(b []byte) (int, error) {
 	return len(b), writeMessage(h.Conn, messagePrelogin, b, 4096)
 }
 
-// login has the fields of LOGIN7.
+// login holds the used fields of a LOGIN7 message.
 type login struct {
 	user, password, database string
 	packetSize               int
@@ -122,8 +124,8 @@ func parseLogin(b []byte) (login, error) {
 	}, nil
 }
 
-// signIn reads the login from one connection and answers it on another, because the answer is not
-// encrypted if only the login is.
+// signIn reads the login message from conn and answers on the connection answer. The two differ if
+// only the login message is encrypted. It returns the database and the packet size.
 func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	kind, body, err := readMessage(conn)
 	if err != nil || kind != messageLogin {
@@ -139,7 +141,7 @@ func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 		for _, e := range refusals {
 			out = append(out, errorToken(e)...)
 		}
-		// The client must read the answer before the connection ends.
+		// The client must receive the answer before the connection ends.
 		err := writeMessage(answer, messageReply, append(out, done(doneError, 0)...), 4096)
 		return nil, 0, errors.Join(err, refusals[0])
 	}
@@ -151,7 +153,8 @@ func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	return d, size, writeMessage(answer, messageReply, append(out, done(0, 0)...), 4096)
 }
 
-// refusal returns the server's error for a login; nil if it is accepted.
+// refusal returns the errors with which the server rejects a login, or nil and the database if it
+// accepts the login.
 func (s *Server) refusal(l login) ([]*Error, *database) {
 	if e := s.record("login " + l.user); e != nil {
 		return []*Error{e}, nil
@@ -170,5 +173,5 @@ func (s *Server) refusal(l login) ([]*Error, *database) {
 	return nil, d
 }
 
-// patience bounds how long a client may take to sign in.
+// patience is the maximum time that a client may take to sign in.
 const patience = 30 * time.Second

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// name quotes a name for SQLite.
+// name returns text as a quoted identifier of SQLite.
 func name(text string) string { return `"` + strings.ReplaceAll(text, `"`, `""`) + `"` }
 
 func literal(text string) string {
@@ -15,8 +15,9 @@ func literal(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", "''") + "'"
 }
 
-// object reads the name of a table at the beginning of tokens. It returns the table's name in
-// SQLite and the number of tokens. Names without a schema are in dbo, except for temporary tables.
+// object parses the name of a table at the start of tokens. It returns the table's full name and
+// the number of tokens. A name without a schema is in the schema dbo, unless it names a temporary
+// table.
 func object(tokens []token) (string, int, error) {
 	if len(tokens) == 0 || tokens[0].kind != 'q' && tokens[0].kind != 'w' {
 		return "", 0, syntaxError(plain(tokens))
@@ -34,7 +35,7 @@ func object(tokens []token) (string, int, error) {
 	return "dbo." + first, 1, nil
 }
 
-// table returns a table's name in SQLite.
+// table returns the SQLite name of the table with the full name object.
 func table(object string) string {
 	if strings.HasPrefix(object, "#") {
 		return "temp." + name(object)
@@ -42,10 +43,11 @@ func table(object string) string {
 	return "main." + name(object)
 }
 
-// rewriter translates expressions and sources of rows for SQLite.
+// rewriter translates T-SQL expressions and sources of rows into SQLite's SQL.
 type rewriter struct{ session *engine }
 
-// expression rewrites tokens with expressions, with or without clauses.
+// expression rewrites tokens that consist of expressions, and possibly of clauses that contain
+// them.
 func (w *rewriter) expression(tokens []token) (string, error) {
 	var out []string
 	for i := 0; i < len(tokens); {
@@ -59,7 +61,7 @@ func (w *rewriter) expression(tokens []token) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
-// term rewrites the first term of tokens, and returns its number of tokens.
+// term rewrites the first term in tokens, and returns the number of tokens in the term.
 func (w *rewriter) term(tokens []token) (string, int, error) {
 	t := tokens[0]
 	switch {
@@ -73,7 +75,7 @@ func (w *rewriter) term(tokens []token) (string, int, error) {
 		}
 		return t.text, 1, nil
 	case t.is("+"):
-		return "||", 1, nil // + only ever joins text
+		return "||", 1, nil // supported statements use + only to concatenate text
 	case t.is("COLLATE") && len(tokens) > 1:
 		return "COLLATE " + collationOf(tokens[1].text), 2, nil
 	case t.is("WITH") && len(tokens) > 1 && tokens[1].is("("):
@@ -95,8 +97,8 @@ func (w *rewriter) term(tokens []token) (string, int, error) {
 	return t.text, 1, nil
 }
 
-// collationOf returns SQLite's collation for one of SQL Server's. All of them ignore trailing
-// blanks.
+// collationOf returns the SQLite collation that resembles a collation of SQL Server. Every
+// collation of SQL Server ignores trailing blanks.
 func collationOf(collation string) string {
 	if strings.Contains(strings.ToUpper(collation), "_BIN2") {
 		return "RTRIM"
@@ -117,7 +119,7 @@ func (w *rewriter) global(variable string) (string, int, error) {
 	return "", 0, syntaxError(variable)
 }
 
-// hints skips the hints of a table. Unknown hints are an error.
+// hints skips the table hints WITH (...). An unknown hint is an error.
 func (w *rewriter) hints(tokens []token) (string, int, error) {
 	end := closing(tokens, 1)
 	for _, hint := range tokens[2:max(2, end)] {
@@ -129,8 +131,8 @@ func (w *rewriter) hints(tokens []token) (string, int, error) {
 	return "", end + 1, nil
 }
 
-// source rewrites FROM, JOIN or INTO and the source of rows behind it: a table,
-// or VALUES with the names of their columns.
+// source rewrites FROM, JOIN or INTO and the source of rows after it. The source is a table, or
+// VALUES with the names of its columns.
 func (w *rewriter) source(tokens []token) (string, int, error) {
 	word := strings.ToUpper(tokens[0].text) + " "
 	text, n, err := w.rows(tokens[1:])
@@ -148,7 +150,7 @@ func (w *rewriter) rows(tokens []token) (string, int, error) {
 	return table(o), n, nil
 }
 
-// values rewrites (VALUES (...), ...) AS S (a, b).
+// values rewrites a source of the form (VALUES (...), ...) AS S (a, b).
 func (w *rewriter) values(tokens []token) (string, int, error) {
 	end := closing(tokens, 0)
 	if end < 0 {
@@ -176,7 +178,7 @@ func (w *rewriter) values(tokens []token) (string, int, error) {
 	return fmt.Sprintf("(SELECT %s FROM (%s)) AS %s", strings.Join(columns, ", "), inner, name(rest[1].text)), end + 1 + names + 1, nil
 }
 
-// call rewrites a call of a function.
+// call rewrites a function call.
 func (w *rewriter) call(tokens []token) (string, int, error) {
 	end := closing(tokens, 1)
 	if end < 0 {

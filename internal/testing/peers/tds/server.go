@@ -1,7 +1,7 @@
-// Package tds is a test double of SQL Server. It speaks TDS 7.4 and executes the few kinds of
-// statements that a destination sends, with SQLite. It is strict, and refuses unknown statements.
-// It shows that a client's connections, transactions, values and order of statements are right. It
-// does not show how SQL Server itself interprets T-SQL.
+// Package tds is a test double of SQL Server. It speaks TDS 7.4, and executes in SQLite the few
+// kinds of statements that a destination sends. It rejects all other statements. Tests against it
+// check a client's connections, transactions, values, and the order of its statements. They do not
+// check how SQL Server itself interprets T-SQL.
 package tds
 
 import (
@@ -17,16 +17,16 @@ import (
 	"testing"
 	"time"
 
-	_ "modernc.org/sqlite" // executes the statements
+	_ "modernc.org/sqlite" // the driver that executes the statements
 )
 
-// User and Password are the accepted login.
+// User and Password are the only login that the server accepts.
 const (
 	User     = "eds"
 	Password = "Passw0rd!"
 )
 
-// Server is a running double. It makes databases when they are first named.
+// Server is a running test double. It creates a database when a client first names it.
 type Server struct {
 	listener net.Listener
 	options  Options
@@ -42,19 +42,20 @@ type Server struct {
 	closed    bool
 }
 
-// Options are settings of a double.
+// Options are the settings of a Server.
 type Options struct {
-	// Certificate is the server's certificate. Without it there is no encryption.
+	// Certificate is the server's certificate. If it is nil, the server does not support
+	// encryption.
 	Certificate *tls.Certificate
-	// Encrypt requires encryption of everything, not only of the login.
+	// Encrypt makes the server require encryption of all messages, not only of the login.
 	Encrypt bool
-	// Exists reports whether a database exists. Nil means that all do.
+	// Exists reports whether a database exists. If it is nil, every database exists.
 	Exists func(name string) bool
-	// Durability is sys.databases.delayed_durability: 2 is forced.
+	// Durability is the value of sys.databases.delayed_durability; 2 means FORCED.
 	Durability int
 }
 
-// Start starts a double, which ends with the test.
+// Start starts a server, which stops when the test ends.
 func Start(t testing.TB, options Options) *Server {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -73,31 +74,33 @@ func Start(t testing.TB, options Options) *Server {
 	return s
 }
 
-// Addr returns the double's host:port.
+// Addr returns the server's host:port.
 func (s *Server) Addr() string { return s.listener.Addr().String() }
 
-// URL returns the URL of a database, which is empty at first.
+// URL returns the destination URL of a database. The database is empty until a client creates
+// tables.
 func (s *Server) URL(name string) string {
 	u := url.URL{Scheme: "sqlserver", User: url.UserPassword(User, Password), Host: s.Addr(), Path: "/" + name}
 	return u.String()
 }
 
-// Fail makes statements fail if f returns an error for them. Nil ends that. The beginning and the
-// end of transactions count as statements, and so do logins, as "login USER".
+// Fail makes the server call f for each statement. If f returns an error, the statement fails with
+// that error. A nil f ends the failures. The start and the end of a transaction count as
+// statements. A login counts as the statement "login USER".
 func (s *Server) Fail(f func(statement string) *Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
 }
 
-// Statements returns the received statements, in order.
+// Statements returns all statements that the server has received, in order.
 func (s *Server) Statements() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string{}, s.records...)
 }
 
-// Kick ends every connection.
+// Kick closes every connection.
 func (s *Server) Kick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,7 +109,7 @@ func (s *Server) Kick() {
 	}
 }
 
-// Exec runs statements in a database, for tests.
+// Exec executes statements in a database, in a session of the test itself.
 func (s *Server) Exec(t testing.TB, name, statements string) {
 	t.Helper()
 	d, err := s.database(name)
@@ -123,7 +126,7 @@ func (s *Server) Exec(t testing.TB, name, statements string) {
 	}
 }
 
-// record keeps a statement, and returns the error that it must fail with.
+// record records a statement, and returns the error with which the statement must fail, or nil.
 func (s *Server) record(statement string) *Error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,7 +175,7 @@ func (s *Server) close() {
 	}
 }
 
-// database returns the database of the name.
+// database returns the database with the given name. It creates the database on first use.
 func (s *Server) database(name string) (*database, error) {
 	if s.options.Exists != nil && !s.options.Exists(name) {
 		return nil, &Error{
@@ -200,12 +203,13 @@ func (s *Server) database(name string) (*database, error) {
 	return d, nil
 }
 
-// Error is an error of the server.
+// Error is an error that the server sends to the client.
 type Error struct {
 	Number       int32
 	State, Class uint8
 	Message      string
-	// Cut ends the connection instead of answering. After executes the statement first.
+	// Cut makes the server close the connection instead of answering. If After is true, the server
+	// executes the statement before that.
 	Cut, After bool
 }
 

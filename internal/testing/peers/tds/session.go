@@ -9,17 +9,17 @@ import (
 	"time"
 )
 
-// signedIn is a connection after its login.
+// signedIn is a connection whose client has signed in.
 type signedIn struct {
 	server *Server
 	conn   net.Conn
 	engine *engine
-	size   int // of packets
+	size   int // size of packets, in bytes
 	bulk   *bulkTarget
 	meta   bool // SET FMTONLY ON: results have columns and no rows
 }
 
-// serve serves one client until it disconnects.
+// serve serves a connection until the client disconnects.
 func (s *Server) serve(conn net.Conn, number int64) {
 	if conn.SetDeadline(time.Now().Add(patience)) != nil {
 		return
@@ -32,7 +32,7 @@ func (s *Server) serve(conn net.Conn, number int64) {
 	if err != nil || conn.SetDeadline(time.Time{}) != nil {
 		return
 	}
-	// The transaction ends with the connection.
+	// The context ends with the connection.
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	e, err := d.session(ctx, number)
@@ -47,7 +47,7 @@ func (s *Server) serve(conn net.Conn, number int64) {
 
 var errCut = errors.New("tds: the connection is cut")
 
-// turn answers one message.
+// turn reads and answers one message.
 func (s *signedIn) turn(ctx context.Context) error {
 	kind, body, err := readMessage(s.conn)
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *signedIn) turn(ctx context.Context) error {
 	return writeMessage(s.conn, messageReply, out, s.size)
 }
 
-// skipHeaders skips ALL_HEADERS.
+// skipHeaders returns the body without the header section ALL_HEADERS.
 func skipHeaders(body []byte) []byte {
 	if len(body) < 4 || int(le.Uint32(body)) > len(body) {
 		return nil
@@ -80,7 +80,9 @@ func skipHeaders(body []byte) []byte {
 	return body[le.Uint32(body):]
 }
 
-// run records and runs statements, and returns the answer without its end.
+// run records and executes statements. It returns the tokens of the answer without the final DONE
+// token. The result failed is an error to send to the client; after any other error, the connection
+// ends.
 func (s *signedIn) run(ctx context.Context, text string, arguments map[string]any) (out []byte, rows int64, failed *Error, err error) {
 	planned := s.server.record(text)
 	if planned != nil && planned.Cut && !planned.After {
@@ -102,7 +104,8 @@ func (s *signedIn) run(ctx context.Context, text string, arguments map[string]an
 	return result.tokens, result.rows, nil, nil
 }
 
-// execute runs a batch: statements about the session here, all others in its engine.
+// execute executes a batch. It handles statements about the connection itself, and passes all
+// others to the engine.
 func (s *signedIn) execute(ctx context.Context, text string, arguments map[string]any) (result, error) {
 	switch upper := strings.ToUpper(strings.TrimSpace(text)); {
 	case upper == "SET FMTONLY ON":
@@ -122,7 +125,8 @@ func (s *signedIn) execute(ctx context.Context, text string, arguments map[strin
 	return s.engine.batch(ctx, text, arguments)
 }
 
-// fail ends the transaction, as XACT_ABORT asks, and answers an error.
+// fail returns the answer for a failed statement. It rolls the transaction back, as if XACT_ABORT
+// were ON.
 func (s *signedIn) fail(ctx context.Context, e *Error) ([]byte, error) {
 	var out []byte
 	if s.engine.open && e.Number != 50001 {
@@ -134,7 +138,7 @@ func (s *signedIn) fail(ctx context.Context, e *Error) ([]byte, error) {
 	return append(out, errorToken(e)...), nil
 }
 
-// batch answers statements without parameters.
+// batch answers a message with statements without parameters.
 func (s *signedIn) batch(ctx context.Context, body []byte) ([]byte, error) {
 	out, rows, failed, err := s.run(ctx, fromUCS2(skipHeaders(body)), nil)
 	if failed != nil {
@@ -144,7 +148,7 @@ func (s *signedIn) batch(ctx context.Context, body []byte) ([]byte, error) {
 	return append(out, done(doneCount, rows)...), err
 }
 
-// call answers sp_executesql.
+// call answers a call of sp_executesql.
 func (s *signedIn) call(ctx context.Context, body []byte) ([]byte, error) {
 	text, arguments, err := parseCall(skipHeaders(body))
 	if err != nil {
@@ -158,11 +162,11 @@ func (s *signedIn) call(ctx context.Context, body []byte) ([]byte, error) {
 	return append(out, doneProc(0, rows)...), err
 }
 
-// maxCall is the largest number of parameters of a call.
+// maxCall is the maximum number of parameters of a call.
 const maxCall = 2100
 
-// parseCall reads a call of sp_executesql: the statement, the declaration of its
-// parameters, and their values, each of its declared type.
+// parseCall parses a call of sp_executesql. It returns the text of the statement and the values of
+// its parameters, by name and converted to their declared types.
 func parseCall(body []byte) (text string, arguments map[string]any, err error) {
 	r := &reader{b: body}
 	if n := r.uint16(); n != 0xFFFF {
@@ -175,7 +179,7 @@ func parseCall(body []byte) (text string, arguments map[string]any, err error) {
 	r.uint16() // options
 	var values []any
 	for len(r.b) > 0 && !r.bad {
-		r.text(int(r.uint8())) // its name
+		r.text(int(r.uint8())) // parameter name
 		r.uint8()              // status
 		t, err := r.readType()
 		if err != nil {
@@ -199,7 +203,8 @@ func parseCall(body []byte) (text string, arguments map[string]any, err error) {
 	return text, arguments, err
 }
 
-// declare gives values the names and types of a declaration.
+// declare parses a parameter declaration. It returns the values by parameter name, converted to the
+// declared types.
 func declare(declaration string, values []any) (map[string]any, error) {
 	arguments := make(map[string]any)
 	tokens, err := lex(declaration)
@@ -226,7 +231,7 @@ func declare(declaration string, values []any) (map[string]any, error) {
 	return arguments, nil
 }
 
-// load answers the rows of a bulk load.
+// load answers the message that contains the rows of a bulk load.
 func (s *signedIn) load(ctx context.Context, body []byte) ([]byte, error) {
 	target := s.bulk
 	s.bulk = nil

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// controls reports whether a statement is about the session or its transaction.
+// controls reports whether a statement controls the session or its transaction.
 func controls(statement []token) bool {
 	for _, word := range []string{"SET", "BEGIN", "COMMIT", "ROLLBACK", "IF", "EXECUTE"} {
 		if statement[0].is(word) {
@@ -44,7 +44,7 @@ func (e *engine) control(ctx context.Context, statement []token) (result, error)
 	return result{}, syntaxError(plain(statement))
 }
 
-// settings reports whether the statement sets known options.
+// settings reports whether the statement sets known session options.
 func settings(statement []token) bool {
 	known := map[string]bool{
 		"XACT_ABORT": true, "ANSI_NULLS": true, "ANSI_PADDING": true, "ANSI_WARNINGS": true, "ARITHABORT": true,
@@ -70,7 +70,7 @@ func settings(statement []token) bool {
 	return true
 }
 
-// statement runs one statement of a known kind.
+// statement executes a statement that is not a control statement.
 func (e *engine) statement(ctx context.Context, statement []token, arguments map[string]any) (result, error) {
 	w := &rewriter{session: e}
 	switch {
@@ -103,14 +103,15 @@ func (e *engine) run(ctx context.Context, arguments map[string]any, rewrite func
 	return result{rows: n}, err
 }
 
-// joined is FROM table AS T INNER JOIN source ON condition WHERE condition.
+// joined holds the rewritten parts of the clauses FROM table AS T INNER JOIN source ON condition
+// WHERE condition.
 type joined struct {
-	target    string // the table's name in SQLite
-	source    string // "" for none
+	target    string // the SQLite name of the table
+	source    string // "" if there is no join
 	condition string
 }
 
-// joined rewrites the FROM and later clauses of UPDATE T SET ... and DELETE T.
+// joined rewrites the part of UPDATE T SET ... or DELETE T that starts with FROM.
 func (w *rewriter) joined(tokens []token) (joined, error) {
 	o, n, err := object(tokens[1:])
 	if err != nil {
@@ -158,7 +159,7 @@ func (w *rewriter) joined(tokens []token) (joined, error) {
 	return j, nil
 }
 
-// rest rewrites a source of rows and its alias.
+// rest rewrites a source of rows and the alias after it.
 func (w *rewriter) rest(tokens []token) (string, error) {
 	text, n, err := w.rows(tokens)
 	if err != nil {
@@ -168,7 +169,8 @@ func (w *rewriter) rest(tokens []token) (string, error) {
 	return text + " " + alias, err
 }
 
-// update rewrites UPDATE table SET ... WHERE ..., and UPDATE T SET ... FROM ....
+// update rewrites statements of the forms UPDATE table SET ... WHERE ... and UPDATE T SET ... FROM
+// ....
 func (w *rewriter) update(tokens []token) (string, error) {
 	from := find(tokens, "FROM")
 	set := find(tokens, "SET")
@@ -194,7 +196,7 @@ func (w *rewriter) update(tokens []token) (string, error) {
 	return "UPDATE " + j.target + " AS T " + assignments + " FROM " + j.source + " WHERE " + j.condition, err
 }
 
-// remove rewrites DELETE T FROM ....
+// remove rewrites a statement of the form DELETE T FROM ....
 func (w *rewriter) remove(tokens []token) (string, error) {
 	if len(tokens) < 5 || !tokens[1].is("T") || !tokens[2].is("FROM") {
 		return "", syntaxError(plain(tokens))
@@ -206,9 +208,9 @@ func (w *rewriter) remove(tokens []token) (string, error) {
 	return "DELETE FROM " + j.target + " AS T WHERE EXISTS (SELECT 1 FROM " + j.source + " WHERE " + j.condition + ")", err
 }
 
-// merge executes MERGE INTO table WITH (HOLDLOCK) AS T USING source ON
-// condition WHEN MATCHED ... THEN UPDATE SET ... WHEN NOT MATCHED BY TARGET THEN
-// INSERT (...) VALUES (...).
+// merge executes a statement of the form MERGE INTO table WITH (HOLDLOCK) AS T USING source ON
+// condition WHEN MATCHED ... THEN UPDATE SET ... WHEN NOT MATCHED BY TARGET THEN INSERT (...)
+// VALUES (...).
 func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, arguments map[string]any) (result, error) {
 	o, n, err := object(tokens[2:])
 	if err != nil || !begins(tokens[2+n:], "WITH", "(", "HOLDLOCK", ")", "AS", "T", "USING") {
@@ -254,7 +256,8 @@ func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, argumen
 	return all, err
 }
 
-// mergeMatched updates the existing rows. A row that matches twice is an error.
+// mergeMatched updates the rows that a MERGE matches. If it matches a row twice, it returns an
+// error and updates nothing.
 func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, condition string, tokens []token,
 	arguments map[string]any,
 ) (result, error) {

@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// Type is a type of T-SQL: its name in upper case, and the numbers in its parentheses.
+// Type is a T-SQL type: its name in upper case, and the numbers in its parentheses.
 type Type struct {
 	Name      string
-	Length    int // -1: MAX
+	Length    int // in characters or bytes; -1 means MAX
 	Precision int
 	Scale     int
 }
 
 var typePattern = regexp.MustCompile(`(?i)^\s*([a-z0-9_]+)\s*(?:\(\s*(-?\d+|max)\s*(?:,\s*(\d+)\s*)?\))?\s*$`)
 
-// parseType reads a type from a statement or from SQLite's declaration.
+// parseType parses a type in a statement, or in SQLite's declaration of a column.
 func parseType(text string) (Type, error) {
 	for _, affinity := range []string{"TEXT ", "REAL ", "INTEGER ", "BLOB "} {
 		text = strings.TrimPrefix(text, affinity)
@@ -72,11 +72,11 @@ func (t Type) String() string {
 	return t.Name
 }
 
-// text reports whether values are characters.
+// text reports whether the type's values are text.
 func (t Type) text() bool { return strings.HasSuffix(t.Name, "CHAR") }
 
-// storage returns SQLite's declaration of a column: an affinity that keeps values unchanged, and
-// the type's name.
+// storage returns the type for SQLite's declaration of a column. It consists of an affinity that
+// keeps values unchanged and the T-SQL type.
 func (t Type) storage() string {
 	switch t.Name {
 	case "TINYINT", "SMALLINT", "INT", "BIGINT":
@@ -91,10 +91,12 @@ func (t Type) storage() string {
 	return "TEXT " + t.String()
 }
 
-// stored is the format of stored instants. Their texts sort in order of time.
+// stored is the format in which instants are stored. As text, stored instants sort in chronological
+// order.
 const stored = "2006-01-02 15:04:05.000000"
 
-// convert converts v to the type, implicitly or not, and returns the value to store.
+// convert converts v to the type, as an implicit or explicit conversion does, and returns the value
+// to store.
 func (t Type) convert(v any) (any, error) {
 	if v == nil {
 		return nil, nil
@@ -148,7 +150,7 @@ func (t Type) toText(v any) (any, error) {
 	case int64:
 		text = strconv.FormatInt(v, 10)
 	case float64:
-		text = strconv.FormatFloat(v, 'g', 6, 64) // rounds like the server
+		text = strconv.FormatFloat(v, 'g', 6, 64) // SQL Server keeps six digits, too
 	case []byte:
 		text = string(v)
 	case time.Time:
@@ -197,7 +199,8 @@ func float(v any) (any, error) {
 	return nil, &Error{Number: 8114, Class: 16, State: 5, Message: "Error converting data type nvarchar to float."}
 }
 
-// toDecimal returns the number with all of its decimal places, rounded half away from zero.
+// toDecimal returns the number as text, with exactly Scale decimal places. It rounds half away from
+// zero.
 func (t Type) toDecimal(v any) (any, error) {
 	r, ok := new(big.Rat).SetString(fmt.Sprint(v))
 	if !ok {

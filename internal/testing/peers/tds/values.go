@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Type tokens, [MS-TDS] 2.2.5.4.
+// Type tokens, from section 2.2.5.4 of [MS-TDS].
 const (
 	wireNull           = 0x1F
 	wireInt            = 0x26
@@ -23,20 +23,21 @@ const (
 	wireNVarChar       = 0xE7
 )
 
-// wireType is the type of values in messages.
+// wireType is the type of a value in a message.
 type wireType struct {
 	token     byte
-	size      int // 0xFFFF: in pieces
+	size      int // maximum size in bytes; inPieces for no maximum
 	scale     int
 	precision int
 }
 
+// inPieces is the size of a type whose values are sent in pieces (PARTLENTYPE).
 const inPieces = 0xFFFF
 
-// collation identifies SQL_Latin1_General_CP1_CI_AS.
+// collation is the encoding of SQL_Latin1_General_CP1_CI_AS.
 var collation = [5]byte{0x09, 0x04, 0xD0, 0x00, 0x34}
 
-// readType reads TYPE_INFO.
+// readType reads a type in the form TYPE_INFO.
 func (r *reader) readType() (wireType, error) {
 	t := wireType{token: r.uint8()}
 	switch t.token {
@@ -59,8 +60,8 @@ func (r *reader) readType() (wireType, error) {
 	return t, nil
 }
 
-// readValue reads a value of the type: nil, int64, bool, float64, string, []byte
-// or time.Time; a decimal as the text of its digits.
+// readValue reads a value of type t. The result is nil, int64, bool, float64, string, []byte or
+// time.Time. A decimal is a string of digits.
 func (r *reader) readValue(t wireType) any {
 	var b []byte
 	switch {
@@ -86,7 +87,7 @@ func (r *reader) readValue(t wireType) any {
 	return t.decode(b)
 }
 
-// readPieces returns nil for NULL.
+// readPieces reads a value that is sent in pieces. It returns nil for NULL.
 func (r *reader) readPieces() []byte {
 	if r.uint64() == math.MaxUint64 {
 		return nil
@@ -126,7 +127,7 @@ func (t wireType) decode(b []byte) any {
 		return dayOf(b)
 	case wireDateTime2:
 		return dayOf(b[len(b)-3:]).Add(timeOf(b[:len(b)-3], t.scale))
-	case wireDateTimeOffset: // of the instant in UTC
+	case wireDateTimeOffset: // the date and time are in UTC
 		return dayOf(b[len(b)-5:]).Add(timeOf(b[:len(b)-5], t.scale))
 	case wireDateTime:
 		day := time.Date(1900, 1, 1+int(int32(le.Uint32(b))), 0, 0, 0, 0, time.UTC)
@@ -168,7 +169,7 @@ func timeOf(b []byte, scale int) time.Duration {
 	return time.Duration(n)
 }
 
-// wire returns the type of values in results.
+// wire returns the type of the values in messages.
 func (t Type) wire() wireType {
 	switch t.Name {
 	case "TINYINT":
@@ -209,7 +210,7 @@ func (t Type) wire() wireType {
 	return w
 }
 
-// appendType appends TYPE_INFO.
+// appendType appends the type in the form TYPE_INFO.
 func (w wireType) appendType(b []byte) []byte {
 	b = append(b, w.token)
 	switch w.token {
@@ -229,7 +230,7 @@ func (w wireType) appendType(b []byte) []byte {
 	return b
 }
 
-// appendValue appends a stored value.
+// appendValue appends the encoding of a stored value.
 func (w wireType) appendValue(b []byte, v any) ([]byte, error) {
 	characters := w.token == wireNVarChar || w.token == wireVarChar || w.token == wireVarBinary
 	if v == nil {
@@ -313,7 +314,7 @@ func (w wireType) encodeText(text string) ([]byte, error) {
 	return nil, fmt.Errorf("tds: text is no value of type %#x", w.token)
 }
 
-// daysSinceYearOne counts from 0001-01-01.
+// daysSinceYearOne returns the number of days since 0001-01-01.
 func daysSinceYearOne(t time.Time) int {
 	year := t.Year() - 1
 	return year*365 + year/4 - year/100 + year/400 + t.YearDay() - 1

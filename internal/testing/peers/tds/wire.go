@@ -12,7 +12,7 @@ var (
 	be = binary.BigEndian
 )
 
-// Types of messages, [MS-TDS] 2.2.3.1.1.
+// Message types, from section 2.2.3.1.1 of [MS-TDS].
 const (
 	messageBatch       = 0x01
 	messageRPC         = 0x03
@@ -24,7 +24,7 @@ const (
 	messagePrelogin    = 0x12
 )
 
-// readMessage reads the packets of one message.
+// readMessage reads all packets of a message, and returns its type and the joined bodies.
 func readMessage(r io.Reader) (kind byte, body []byte, err error) {
 	for {
 		var header [8]byte
@@ -46,7 +46,7 @@ func readMessage(r io.Reader) (kind byte, body []byte, err error) {
 	}
 }
 
-// writeMessage writes body as a message of packets of at most size bytes.
+// writeMessage writes body as a message. A packet has at most size bytes.
 func writeMessage(w io.Writer, kind byte, body []byte, size int) error {
 	for id := byte(1); ; id++ {
 		n := min(len(body), size-8)
@@ -65,7 +65,7 @@ func writeMessage(w io.Writer, kind byte, body []byte, size int) error {
 	}
 }
 
-// ucs2 returns text as UTF-16.
+// ucs2 returns text in UTF-16, little-endian.
 func ucs2(text string) []byte {
 	var b []byte
 	for _, u := range utf16.Encode([]rune(text)) {
@@ -82,19 +82,19 @@ func fromUCS2(b []byte) string {
 	return string(utf16.Decode(u))
 }
 
-// shortText encodes text behind a byte with its number of characters.
+// shortText returns text in UTF-16, preceded by its length in code units as one byte.
 func shortText(text string) []byte {
 	b := ucs2(text)
 	return append([]byte{byte(len(b) / 2)}, b...)
 }
 
-// longText encodes text behind two bytes with its number of characters.
+// longText returns text in UTF-16, preceded by its length in code units as two bytes.
 func longText(text string) []byte {
 	b := ucs2(text)
 	return append(le.AppendUint16(nil, uint16(len(b)/2)), b...)
 }
 
-// reader reads the parts of a message. After the first missing byte it stays bad.
+// reader reads the parts of a message. Once bytes are missing, bad stays true.
 type reader struct {
 	b   []byte
 	bad bool
@@ -130,7 +130,7 @@ func done(status uint16, rows int64) []byte {
 	return le.AppendUint64(le.AppendUint16(b, 0xC1), uint64(rows))
 }
 
-// doneProc ends the answer to a procedure call.
+// doneProc returns the tokens that end the answer to a procedure call.
 func doneProc(status uint16, rows int64) []byte {
 	var b []byte
 	if status&doneError == 0 {
@@ -142,7 +142,7 @@ func doneProc(status uint16, rows int64) []byte {
 	return le.AppendUint64(le.AppendUint16(b, 0xE0), 0)
 }
 
-// errorToken encodes an error.
+// errorToken returns the token ERROR for e.
 func errorToken(e *Error) []byte {
 	b := le.AppendUint32(nil, uint32(e.Number))
 	b = append(b, e.State, e.Class)
@@ -153,7 +153,7 @@ func errorToken(e *Error) []byte {
 	return append(le.AppendUint16([]byte{0xAA}, uint16(len(b))), b...)
 }
 
-// environment encodes a change of the session's environment.
+// environment returns the token ENVCHANGE for a change of the session's environment.
 func environment(kind byte, now, before []byte) []byte {
 	b := append(append([]byte{kind}, now...), before...)
 	return append(le.AppendUint16([]byte{0xE3}, uint16(len(b))), b...)

@@ -1,9 +1,10 @@
-// Command versitygw serves directories as buckets of S3: the gateway of
+// Command versitygw serves directories as S3 buckets. It is the gateway of
 // github.com/versity/versitygw, reduced to the needs of the tests.
 //
 //	versitygw ADDRESS DIRECTORY
 //
-// It serves DIRECTORY/buckets and keeps its other state in DIRECTORY/attributes and DIRECTORY/iam.
+// It serves the buckets in DIRECTORY/buckets and keeps its other state in DIRECTORY/attributes and
+// DIRECTORY/iam.
 package main
 
 import (
@@ -35,13 +36,14 @@ func serve(address, directory string) error {
 	}
 	return embedgw.RunVersityGW(ctx, store, &embedgw.Config{
 		RootUserAccess: os.Getenv("ROOT_ACCESS_KEY"), RootUserSecret: os.Getenv("ROOT_SECRET_KEY"), IAMDir: filepath.Join(directory, "iam"),
-		IAMCacheTTL: 3600, IAMCachePrune: 3600, // seconds; with zero it only looks for expired entries
+		IAMCacheTTL: 3600, IAMCachePrune: 3600, // seconds; with 0 it would do nothing but prune
 		Ports: []string{address}, MaxConnections: 2000, MaxRequests: 2000, MultipartMaxParts: 10_000, KeepAlive: true, Quiet: true,
 	})
 }
 
-// open opens the directory of buckets. Attributes of objects are extended attributes of their
-// files, or separate files if the file system has none.
+// open opens the directory of buckets. The attributes of objects are stored as extended attributes
+// of their files. If the file system has no extended attributes, they are stored as files in the
+// directory attributes.
 func open(buckets, attributes string) (*posix.Posix, error) {
 	options := posix.PosixOpts{NewDirPerm: 0o755, Concurrency: 100}
 	if (meta.XattrMeta{}).Test(buckets) == nil {
