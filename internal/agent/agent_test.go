@@ -29,6 +29,7 @@ func TestRun_HoldsASessionUntilItStops(t *testing.T) {
 		b.run()
 		b.expect(t, "start s1", "follow eds-dev-blue [dbchange.*.*.*.*.PUBLIC.>]")
 		time.Sleep(2*time.Minute + time.Second)
+		synctest.Wait()
 		b.expect(t)
 		if n := b.conn.heartbeats.Load(); n != 3 {
 			t.Errorf("%d heartbeats", n)
@@ -51,6 +52,7 @@ func TestRun_WithoutHQFollowsTheStreamOnly(t *testing.T) {
 		b.config.Crashes = []Crash{{Kind: "panic"}}
 		b.begin()
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		b.expect(t)
 		b.end(nil)
 		b.expect(t, ": disconnect")
@@ -88,6 +90,7 @@ func TestRun_BeginsAnotherSessionAfterFailures(t *testing.T) {
 					t.Errorf("health names %q, want %q", condition, c.condition)
 				}
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				if len(times) != 2 {
 					t.Fatalf("%d sessions follow the stream", len(times))
 				}
@@ -161,6 +164,7 @@ func TestRun_LeavesChangesIfItHasToStopAtOnce(t *testing.T) {
 		b.begin()
 		b.stop()
 		time.Sleep(30 * time.Second)
+		synctest.Wait()
 		b.hardStop()
 		b.expectEnd(pipeline.ErrAbandoned)
 		b.expect(t, "s1: close the channel", "s1: disconnect", "end s1, errored: true")
@@ -194,6 +198,7 @@ func TestRun_WaitsForHQ(t *testing.T) {
 		b.hq.conflicts = 1
 		b.run()
 		time.Sleep(time.Second)
+		synctest.Wait()
 		b.expect(t, "start s2", "follow eds-dev [dbchange.*.*.*.*.PUBLIC.>]")
 		if !b.log.has("another server runs with this id") {
 			t.Errorf("the log: %q", b.log.all)

@@ -266,6 +266,7 @@ func TestCommands_SlowOnesDoNotHoldUpOthers(t *testing.T) {
 		b := newBench(t)
 		b.config.Upgrade = func(ctx context.Context, _ string) error {
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			return errBroken
 		}
 		b.begin()

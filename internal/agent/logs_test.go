@@ -35,6 +35,7 @@ func (b *bench) withLog(dir string) {
 func (b *bench) write() {
 	b.t.Helper()
 	time.Sleep(time.Second)
+	synctest.Wait()
 	if _, err := b.config.Log.Write([]byte("{}\n")); err != nil {
 		b.t.Fatal(err)
 	}
@@ -69,6 +70,7 @@ func TestLogs_AreSentHourlyOnCommandAndAtTheEnd(t *testing.T) {
 				b.begin()
 				b.expect(t)
 				time.Sleep(logInterval + time.Second)
+				synctest.Wait()
 				events := b.take()
 				if diff := cmp.Diff([]string{"upload log/s1"}, events); diff != "" {
 					t.Error(diff)
@@ -99,6 +101,7 @@ func TestLogs_AreKeptIfTheyCannotBeSent(t *testing.T) {
 		b.withLog(dir)
 		b.begin()
 		time.Sleep(logInterval + time.Second)
+		synctest.Wait()
 		b.write()
 		b.end(nil)
 		if sent, unsent := logFiles(t, dir); sent != 0 || unsent != 2 {

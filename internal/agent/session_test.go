@@ -35,6 +35,7 @@ func TestSession_IsRenewedInTime(t *testing.T) {
 		}
 		b.begin()
 		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
 		events := b.take()
 		if diff := cmp.Diff([]string{"end s1 to renew it", "start s2"}, events); diff != "" {
 			t.Error(diff)
@@ -43,6 +44,7 @@ func TestSession_IsRenewedInTime(t *testing.T) {
 		b.send("pause", "")
 		b.expect(t, "pause true", "s2: respond pause {true  s2 pause }")
 		time.Sleep(5 * time.Second)
+		synctest.Wait()
 		b.expect(t, "s1: close the channel", "s1: disconnect", "follow eds-dev [dbchange.*.*.*.*.PUBLIC.>]")
 		b.end(nil)
 		b.expect(t, "s2: close the channel", "s2: disconnect", "end s2, errored: false")
@@ -69,6 +71,7 @@ func TestSession_RenewalAbandonsASlowDrain(t *testing.T) {
 		}
 		b.begin()
 		time.Sleep(3*time.Hour - time.Minute)
+		synctest.Wait()
 		if !b.log.has("the next session receives the changes again") || runs < 1 {
 			t.Errorf("%d runs; the log: %q", runs, b.log.all)
 		}
@@ -93,11 +96,13 @@ func TestSession_BoundsTheDrainAfterItsEnd(t *testing.T) {
 		}
 		b.begin()
 		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
 		b.conn = <-b.nats.ready
 		b.take()
 		b.send("restart", "")
 		b.expect(t, "s2: acknowledge restart")
 		time.Sleep(closeTimeout + time.Second)
+		synctest.Wait()
 		events := b.take()
 		want := []string{
 			"s1: close the channel", "s1: disconnect", "follow eds-dev [dbchange.*.*.*.*.PUBLIC.>]",
@@ -126,6 +131,7 @@ func TestSession_StartedToRenewAnotherEndsIfTheAgentStops(t *testing.T) {
 		}
 		b.begin()
 		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
 		b.take()
 		b.end(nil)
 		b.expect(t, "s1: close the channel", "s1: disconnect", "s2: close the channel", "s2: disconnect", "end s2, errored: false")
@@ -144,6 +150,7 @@ func TestSession_EndsIfItsRenewalFails(t *testing.T) {
 		}
 		b.begin()
 		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
 		events := b.take()
 		if !slices.Contains(events, "end s1, errored: true") || !slices.Contains(events, "start s3") {
 			t.Errorf("events: %q", events)
@@ -159,6 +166,7 @@ func TestSession_EndsIfItsControlChannelFails(t *testing.T) {
 		b.conn.failed <- &hq.MalformedCommandError{Err: errors.New("not JSON")}
 		b.conn.failed <- errors.New("subscription is gone")
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if events := b.take(); !slices.Contains(events, "end s1, errored: true") || !slices.Contains(events, "start s2") {
 			t.Errorf("events: %q", events)
 		}
@@ -179,6 +187,7 @@ func TestSession_SendsOutcomesOfImports(t *testing.T) {
 		}
 		b.conn.lost.Store(false)
 		time.Sleep(time.Second)
+		synctest.Wait()
 		b.reconciler.outcomes <- state.ImportOutcome{ID: "i2", Error: "no such table"}
 		synctest.Wait()
 		b.expect(t, "s1: respond import {true 2 rows could not be loaded s1  }", "received the outcome of i1",
@@ -193,6 +202,7 @@ func TestSession_LogsMessagesThatItCannotSend(t *testing.T) {
 		b.begin()
 		b.conn.broken.Store(true)
 		time.Sleep(time.Minute + time.Second)
+		synctest.Wait()
 		if !b.log.has("a message to hq could not be sent") {
 			t.Errorf("the log: %q", b.log.all)
 		}

@@ -16,14 +16,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// zipOf returns a compressed JSON string of size bytes, quotes included. It consists of gzip
-// members of at most a MiB, which are quick to build.
+// zipOf returns a compressed JSON string that has size bytes, including the quotes. It is composed
+// of gzip members of up to 1 MiB, because those are quick to create.
 func zipOf(t *testing.T, size int) []byte {
 	t.Helper()
 	member := func(text string) []byte {
 		var out bytes.Buffer
 		w := gzip.NewWriter(&out)
-		_, _ = io.WriteString(w, text) // into memory
+		_, _ = io.WriteString(w, text) // writing to memory cannot fail
 		_ = w.Close()
 		return out.Bytes()
 	}
@@ -32,7 +32,7 @@ func zipOf(t *testing.T, size int) []byte {
 	return slices.Concat(member(`"`+zeros[:rest]), bytes.Repeat(member(zeros), whole), member(`"`))
 }
 
-// allocated returns how many bytes do allocates.
+// allocated returns the number of bytes that the function do allocates.
 func allocated(do func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -58,7 +58,7 @@ func TestText_TakesExactlyTheMemoryOfAMessage(t *testing.T) {
 		for encoding, payload := range map[string][]byte{"gzip/json": zipped, "msgpack": packed} {
 			var text []byte
 			size := size
-			if encoding == "msgpack" { // which is slower
+			if encoding == "msgpack" { // msgpack is slower
 				size = min(size, 5<<20)
 			}
 			took := allocated(func() { text, err = d.Text(payload, encoding) })

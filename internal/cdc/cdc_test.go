@@ -94,7 +94,7 @@ func TestDecode_ReadsEveryEncoding(t *testing.T) {
 	}
 	d := cdc.NewDecoder()
 	var e cdc.Event
-	for range 2 { // the second time with reused state
+	for range 2 { // the second time, the decoder reuses its state
 		if err := d.Decode(&e, zipped.Bytes(), "gzip/json"); err != nil || e.ID != "ev1" || string(e.Payload) != change {
 			t.Fatalf("gzip/json: %+v, %v", e, err)
 		}

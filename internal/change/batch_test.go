@@ -36,14 +36,14 @@ func event(t rapid.TB, sequence uint64, payload string) *cdc.Event {
 	t.Helper()
 	e := &cdc.Event{Position: cdc.Position{Sequence: sequence, Stored: int64(sequence)}}
 	d := cdc.NewDecoder()
-	d.Members = sequence%2 == 0 // the result must not depend on it
+	d.Members = sequence%2 == 0 // the result must not depend on Members
 	if err := d.Decode(e, []byte(payload), ""); err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
 
-// show writes a batch's sets as text, one change per line.
+// show formats the sets of a batch as text, one change per line.
 func show(b *change.Batch) []string {
 	var lines []string
 	for _, s := range b.Sets {
@@ -68,12 +68,12 @@ func TestBatch_KeepsTheLastChangeOfAKey(t *testing.T) {
 	var b change.Builder
 	for i, p := range []string{
 		`"operation":"INSERT","after":{"id":"1","a":"x"}`,
-		`"operation":"UPDATE","after":{"id":"1","a":"y"}`, // an update replaces
+		`"operation":"UPDATE","after":{"id":"1","a":"y"}`, // an update replaces an insert
 		`"operation":"INSERT","after":{"id":"2"}`,
-		`"operation":"DELETE","key":["2"]`, // insert then delete is a delete
+		`"operation":"DELETE","key":["2"]`, // an insert followed by a delete is a delete
 		`"operation":"DELETE","key":["3"]`,
-		`"operation":"INSERT","after":{"id":"3"}`,      // delete then insert starts the row again
-		`"operation":"DELETE","key":["\u0031\u0030"]`,  // "10", spelt differently
+		`"operation":"INSERT","after":{"id":"3"}`,      // a delete followed by an insert replaces the whole row
+		`"operation":"DELETE","key":["\u0031\u0030"]`,  // "10", written with escapes
 		`"operation":"INSERT","after":{"id":"10"}`,     //
 		`"operation":"UPDATE","after":{"id":"\u0034"}`, // "4"
 		`"operation":"DELETE","key":["4"]`,
@@ -147,8 +147,8 @@ func TestAppendKey_EqualLikeInADatabase(t *testing.T) {
 	}
 }
 
-// TestBatch_AnySplitEqualsNaiveApplication applies random histories to a map, batch by batch and
-// event by event, and compares the results.
+// TestBatch_AnySplitEqualsNaiveApplication applies random histories to a map, once batch by batch
+// and once event by event, and compares the results.
 func TestBatch_AnySplitEqualsNaiveApplication(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		layouts := []*schema.Table{table(t, "1", "id", "a"), table(t, "2", "id", "a", "b")}
@@ -188,7 +188,7 @@ func TestBatch_AnySplitEqualsNaiveApplication(t *testing.T) {
 	})
 }
 
-// rowMap is a table as a map of rows, each a map of columns.
+// rowMap represents a table as a map of rows. Each row is a map of columns.
 type rowMap map[string]map[string]string
 
 func (r rowMap) put(table *schema.Table, row *change.Row) {
@@ -221,8 +221,8 @@ func (r rowMap) apply(b *change.Batch) {
 	}
 }
 
-// TestSortByKey_EqualsTheNaiveSort, over keys that share beginnings, differ in length and kind, or
-// are missing.
+// TestSortByKey_EqualsTheNaiveSort sorts keys that have common prefixes, differ in length and
+// type, or are missing.
 func TestSortByKey_EqualsTheNaiveSort(t *testing.T) {
 	table, err := schema.New("t", "1", []string{"a", "b"}, []schema.Column{
 		{Name: "a", Type: schema.String},
@@ -267,7 +267,7 @@ func TestSortByKey_EqualsTheNaiveSort(t *testing.T) {
 	}
 }
 
-// naive orders missing values first, then numbers by length and digits, then strings.
+// naive compares keys: missing values come first, then numbers by length and digits, then strings.
 func naive(x, y []byte) int {
 	rank := func(raw []byte) int {
 		if len(raw) == 0 {

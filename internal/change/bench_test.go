@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// BenchmarkDecode takes one event from the wire to a compacted batch.
+// BenchmarkDecode measures the processing of an event, from the wire to a compacted batch.
 func BenchmarkDecode(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		b.Run(fmt.Sprintf("columns=%d", columns), func(b *testing.B) {

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// A batch has the last state of each row, and all events for sinks that keep a history.
+// A batch holds the last state of each row, and all events for sinks that keep history.
 func ExampleBuilder() {
 	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{
 		{Name: "id", Type: schema.String}, {Name: "total", Type: schema.Number},

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// keyed returns a table whose key is the given columns.
+// keyed returns a table whose primary key consists of the given columns.
 func keyed(t *testing.T, key ...string) *schema.Table {
 	t.Helper()
 	columns := []schema.Column{{Name: "v", Type: schema.String}}
@@ -45,8 +45,8 @@ func effectOf(t *testing.T, table *schema.Table, e *cdc.Event) change.Effect {
 	return effect
 }
 
-// TestLetterKeys_MeetTheKeysOfChangesOfTheRow compares a dead letter, with and without a known
-// layout, with a change that is applied later.
+// TestLetterKeys_MeetTheKeysOfChangesOfTheRow compares the keys of a dead letter, with and without
+// a known layout, with the keys of a later change.
 func TestLetterKeys_MeetTheKeysOfChangesOfTheRow(t *testing.T) {
 	const (
 		update = `"operation":"UPDATE",`
@@ -138,7 +138,7 @@ func TestLetterKeys_MeetTheKeysOfChangesOfTheRow(t *testing.T) {
 				t.Errorf("%s, layout %s: keys %v and %v of a change", name, layout, got, keys)
 			}
 		}
-		if c.same && len(c.key) == 1 { // a history has no layouts
+		if c.same && len(c.key) == 1 { // history sinks have no layouts
 			if got, _ := change.LetterKeys(letter, change.Effect{}); !slices.ContainsFunc(got,
 				func(key string) bool { return slices.Contains(change.RowKeys(applied, change.Effect{}), key) }) {
 				t.Errorf("%s: without layouts, the keys differ", name)
@@ -162,7 +162,8 @@ func TestLetterKeys_AreNoneOfAnEventWithoutAKey(t *testing.T) {
 	}
 }
 
-// TestLetterKeys_TellWhichRowAKeyIsOf, if that can be known.
+// TestLetterKeys_TellWhichRowAKeyIsOf checks that the keys are assigned to rows if the assignment
+// is known.
 func TestLetterKeys_TellWhichRowAKeyIsOf(t *testing.T) {
 	const move = `"operation":"UPDATE","key":["2"],"before":{"id":"1"},"after":{"id":"2"}`
 	id, both := []string{"id"}, []string{"company", "id"}
@@ -185,7 +186,7 @@ func TestLetterKeys_TellWhichRowAKeyIsOf(t *testing.T) {
 			id, `"operation":"UPDATE","key":["2"],"before":{"id":"1","n":"3"},"after":{"id":"2","n":"2"}`,
 			false, nil,
 		},
-		// not by 2, which may be another row
+		// The key 2 does not identify the row, because it may be the key of another row.
 		"keyed by another column": {
 			[]string{"code"},
 			`"operation":"UPDATE","key":["1"],"after":{"id":"2","code":"1"}`, false,

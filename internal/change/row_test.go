@@ -59,7 +59,7 @@ func TestEffect_FindsTheKey(t *testing.T) {
 	for name, c := range map[string]struct {
 		table   *schema.Table
 		payload string
-		want    []string // nil: an error
+		want    []string // nil if an error is expected
 	}{
 		"insert":                {one, `{"operation":"INSERT","after":{"id":"1","a":"x"}}`, []string{`1 put id="1" a="x"`}},
 		"key only in the event": {one, `{"operation":"INSERT","key":["c","9"],"after":{"a":"x"}}`, []string{`1 put id="9" a="x"`}},
@@ -108,8 +108,8 @@ func TestEffect_FindsTheKey(t *testing.T) {
 	}
 }
 
-// TestSplit_FindsColumnsAmongAnyMembers splits rows with more members, and longer names, than a
-// Splitter remembers.
+// TestSplit_FindsColumnsAmongAnyMembers splits rows that have more members, and longer names, than
+// a Splitter remembers.
 func TestSplit_FindsColumnsAmongAnyMembers(t *testing.T) {
 	s := change.NewSplitter(table(t, "1", "id", "a", "b"))
 	var many strings.Builder
@@ -160,8 +160,8 @@ func TestEffect_TakesARowOfAnyNumberOfMembers(t *testing.T) {
 	}
 }
 
-// TestEffect_FindsAKeyApartInTheEvent: appending the missing key to a large row would double its
-// memory.
+// TestEffect_FindsAKeyApartInTheEvent checks that a missing key is taken from elsewhere in the
+// event. Appending the key to a large row would double the memory of the row.
 func TestEffect_FindsAKeyApartInTheEvent(t *testing.T) {
 	e := event(t, 2, `{"table":"order","operation":"INSERT","key":["c","9"],"after":{"a":"x"}}`)
 	effect, err := change.NewSplitter(table(t, "1", "id", "a")).Effect(e)

@@ -75,7 +75,7 @@ func (h driverHelp) list() error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprint(h.w, "\nTo describe one: eds server help <name>\n")
+	_, err := fmt.Fprint(h.w, "\nDetails of a destination: eds server help <name>\n")
 	return err
 }
 

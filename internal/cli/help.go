@@ -140,7 +140,7 @@ func (m manualWriter) describe(cmd *cobra.Command) error {
 	m.flags("Flags:", cmd.LocalFlags())
 	m.flags("Flags of every command:", cmd.InheritedFlags())
 	if len(below) > 0 {
-		fmt.Fprintf(m.w, "\nTo describe one: eds help%s <command>\n", strings.TrimPrefix(cmd.CommandPath(), "eds"))
+		fmt.Fprintf(m.w, "\nDetails of a command: eds help%s <command>\n", strings.TrimPrefix(cmd.CommandPath(), "eds"))
 	}
 	return nil
 }

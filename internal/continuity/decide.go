@@ -105,7 +105,7 @@ func (d *decision) resume() Plan {
 		return d.startOver(plan, gap)
 	case d.Stream.First > plan.Reached+1:
 		return d.startOver(plan, gap)
-	case d.untouched(), d.position.Sequence == 0 && plan.Reached == 0: // nothing was read yet
+	case d.untouched(), d.position.Sequence == 0 && plan.Reached == 0: // no message was read yet
 	case d.position.Sequence == 0:
 		plan.Unverified = fmt.Sprintf(
 			"no applied position is recorded; eds uses the consumer's acknowledgements, up to message %d, instead", plan.Reached,
@@ -180,7 +180,7 @@ func (d *decision) received() uint64 {
 	return max(d.position.Sequence, d.Record.Scanned)
 }
 
-// rewinds reports whether a snapshot needs, or may need, messages at or before Sequence.
+// rewinds reports whether a snapshot needs, or may need, messages at or before Evidence.Sequence.
 func (d *decision) rewinds() bool {
 	if len(d.fromSnapshot) == 0 || d.Destination.Begun && d.position.Sequence == 0 { // there are no earlier messages
 		return false
@@ -193,7 +193,7 @@ func (d *decision) rewinds() bool {
 }
 
 // startOver reads everything in the stream, although some changes after the position are lost. It
-// reports gap, except for tables that were imported since: these lack nothing.
+// reports the gap, except for tables that were imported since the loss, because these lack nothing.
 func (d *decision) startOver(plan Plan, gap *GapError) Plan {
 	gap.First = d.Stream.First
 	if len(d.positioned) == 0 && !d.others {
@@ -274,9 +274,9 @@ func (d *decision) uncovered() []string {
 	return tables
 }
 
-// covers reports whether the stream has every message stored since start. It has if it still holds
-// an older message, if it has never dropped a message, or if it continues after an older message
-// that was read.
+// covers reports whether the stream has every message stored since start. That is so if the stream
+// still holds an older message, if it has never dropped a message, or if it continues after an
+// older message that was read.
 func (d *decision) covers(start int64) bool {
 	if d.recreated {
 		return false

@@ -243,8 +243,8 @@ func (w *world) possible(tenants tenancy) bool {
 	return true
 }
 
-// acknowledge marks every message as applied that the consumer has acknowledged. That is not
-// necessarily so if the consumer was created with a later start.
+// acknowledge marks every message that the consumer has acknowledged as applied. If the consumer
+// was created with a later start, some of these messages may not have been applied.
 func (w *world) acknowledge(tenants tenancy) {
 	for n := w.processed + 1; n <= w.consumer.Floor; n++ {
 		if table, _ := tenants.own(n); table != none {
@@ -267,8 +267,8 @@ func (w *world) plausible(stream string) bool {
 }
 
 // TestDecide_NeverSilentNeverFalse compares Decide with the model in every world. Worlds with equal
-// evidence get the same plan. The plan must report a loss if any of them has one, and must not
-// report a loss that none of them has.
+// evidence get the same plan. The plan must report a loss if any of these worlds has a loss, and
+// must not report a loss if none of them has one.
 func TestDecide_NeverSilentNeverFalse(t *testing.T) {
 	type class struct {
 		evidence Evidence
@@ -305,8 +305,9 @@ func TestDecide_NeverSilentNeverFalse(t *testing.T) {
 	falseAlarms := 0
 	for _, c := range classes {
 		problem := falseAlarm(&c.evidence, &c.plan, c.missing)
-		// Without the last message, eds cannot know whether the stream is the same. The worlds
-		// here may all differ from it, but others do not. A lost checkpoint can be known.
+		// If the stream does not have the last message, eds cannot know whether the stream is the
+		// same. The plan may then be unverified, even if all worlds here have another stream. A
+		// lost checkpoint, by contrast, is always noticed.
 		e := &c.evidence
 		d := e.Destination
 		lost := d.Stores && !d.Begun && d.Checkpoint.Sequence == 0 && e.Record.Settled.Sequence > 0
@@ -327,7 +328,8 @@ func TestDecide_NeverSilentNeverFalse(t *testing.T) {
 }
 
 // falseAlarm returns a description of a loss that the plan reports although no world with this
-// evidence has it; "" if there is none. An acknowledgement without a record is never verified.
+// evidence has that loss. It returns "" if there is no such loss. An acknowledgement without a
+// record is never verified.
 func falseAlarm(e *Evidence, p *Plan, missing tableSet) string {
 	adopted := e.resumes() && e.Position().Sequence == 0 && !e.CheckpointLost() && e.floor() > 0
 	switch {
@@ -348,7 +350,7 @@ func falseAlarm(e *Evidence, p *Plan, missing tableSet) string {
 	return ""
 }
 
-// reports reports whether the plan says that the table may lack changes.
+// reports returns whether the plan says that the table may lack changes.
 func (p *Plan) reports(table int, w *world) bool {
 	if p.Unverified != "" {
 		return true

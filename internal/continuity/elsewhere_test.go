@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// TestDecide_CountsNoAcknowledgementsForAnotherDestination: the stream was followed into another
-// destination meanwhile, and trimmed above the position in this one.
+// TestDecide_CountsNoAcknowledgementsForAnotherDestination: in the meantime, the stream was
+// followed into another destination, and was trimmed beyond the position in this destination.
 func TestDecide_CountsNoAcknowledgementsForAnotherDestination(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
 	e := Evidence{

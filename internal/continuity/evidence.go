@@ -106,7 +106,7 @@ type Stream struct {
 	Silent bool
 	// First is the sequence of the oldest message, or of the next message if the stream is empty.
 	// FirstStored is the storage time of the message First in Unix nanoseconds, or 0 if the stream
-	// is empty. FirstStored is its storage time in Unix nanoseconds; 0 if the stream is empty.
+	// is empty.
 	First       uint64
 	FirstStored int64
 	// Stored is the storage time of the message at Evidence.Sequence in Unix nanoseconds, or 0 if
@@ -142,7 +142,7 @@ func (e *Evidence) Position() cdc.Position {
 		return cdc.Position{}
 	case e.Destination.Stores:
 		return e.Destination.Checkpoint
-	case e.Record.Settled.Stored == 0: // at most an acknowledgement floor
+	case e.Record.Settled.Stored == 0: // Settled is an acknowledgement floor, or unknown
 		return cdc.Position{}
 	default:
 		return e.Record.Settled
@@ -203,20 +203,20 @@ func (e *Evidence) forgotten() bool {
 // that are therefore read although the snapshot has them are recognised by their own clock.
 const ClockMargin = time.Hour
 
-// Start returns the storage time from which on the messages of the stream must be read to continue
-// from the snapshot.
+// Start returns the earliest storage time of the messages that must be read to continue from the
+// snapshot.
 func (s Snapshot) Start() time.Time { return time.Unix(0, s.Clock.Wall).Add(-ClockMargin) }
 
 // tables returns the names of the tables that have a snapshot, sorted.
 func (e *Evidence) tables() []string { return slices.Sorted(maps.Keys(e.Snapshots)) }
 
-// needs says from which points on the changes of a table must be read.
+// needs says after which points the changes of a table must be read.
 type needs struct {
-	position bool // from the applied position on
-	snapshot bool // from the snapshot's clock on
+	position bool // all changes after the applied position
+	snapshot bool // all changes after the snapshot's clock
 }
 
-// needs returns the points from which on the changes of the table with snapshot s must be read. If
+// needs returns the points after which the changes of the table with snapshot s must be read. If
 // both are set, the earlier point decides.
 func (e *Evidence) needs(s Snapshot) needs {
 	resumes := e.resumes()

@@ -40,7 +40,7 @@ type message struct {
 	generation int  // of the stream
 }
 
-// snapshot is an import of one table; of company x alone if it is partial.
+// snapshot is an import of one table. A partial snapshot has only the rows of company x.
 type snapshot struct {
 	taken    int64 // the source's time
 	followed bool
@@ -51,8 +51,8 @@ type snapshot struct {
 // step is the time between two messages: more than ClockMargin.
 const step = int64(2 * time.Hour)
 
-// A tenancy defines which messages of a stream are ours: those up to quiet, except message 7 if it
-// is not dense. The tables take turns, beginning with turn.
+// A tenancy defines which messages of a stream are ours: the messages up to quiet, without message
+// 7 unless dense is set. The messages belong to the tables in turn, starting with the table turn.
 type tenancy struct {
 	quiet uint64
 	dense bool
@@ -76,11 +76,11 @@ func (t tenancy) publish(generation int, first, last uint64, start int64) []mess
 	return out
 }
 
-// storedAt returns the storage time of the message of the first stream with the sequence; 0 for
+// storedAt returns the storage time of the first stream's message with the given sequence, or 0 for
 // sequence 0.
 func storedAt(sequence uint64) int64 { return int64(sequence) * step }
 
-// positions returns the evidence about positions, without that about the stream.
+// positions returns the evidence about positions, without the evidence about the stream.
 func (w *world) positions() Evidence {
 	e := Evidence{
 		Destination: Destination{Stores: w.stores, Begun: w.begun}, Consumer: w.consumer, Now: time.Unix(0, w.now),

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Plan is the result of Decide.
+// Plan says how to read the stream, and which changes are missing. Decide returns it.
 type Plan struct {
 	Start Start
 	// Applied is the position up to which every change is applied. It is zero if reading starts
@@ -31,7 +31,7 @@ type Plan struct {
 	Note string
 }
 
-// Origin is the kind of a Start.
+// Origin is the kind of a Start. It determines which fields of the Start are valid.
 type Origin uint8
 
 // The origins.
@@ -49,18 +49,17 @@ type Start struct {
 	Time     time.Time
 }
 
-// GapError says that the destination lacks changes that the stream cannot deliver. Only an
+// GapError reports that the destination lacks changes that the stream cannot deliver. Only an
 // import of the tables closes the gap.
 type GapError struct {
 	// Tables are the imported tables that lack changes. If Others is set, tables that were never
-	// imported also lack changes. If Others is set, tables that were never imported also lack
-	// changes.
+	// imported also lack changes.
 	Tables []string
 	Others bool
 	// All is set if Tables are all imported tables.
 	All    bool
 	Reason Reason
-	Err    error // the cause of Unread
+	Err    error // the error for the reason Unread
 	// After is the sequence of the last applied message, or 0 if it is unknown. First is the
 	// sequence of the oldest message in the stream.
 	After, First uint64
@@ -69,7 +68,7 @@ type GapError struct {
 	Since time.Time
 }
 
-// Reason is why changes are missing.
+// Reason is the reason why changes are missing.
 type Reason uint8
 
 // The reasons.

@@ -97,7 +97,7 @@ func drawPositions(t *rapid.T, w *world, old []message) bool {
 	return w.settled > 0 && (!w.stores || w.checkpoint >= w.settled)
 }
 
-// drawStream changes the stream, and reports whether it has changed nothing.
+// drawStream may change the stream, and reports whether it has left the stream unchanged.
 func drawStream(t *rapid.T, w *world, old []message) bool {
 	created := old[len(old)-1].stored + int64(time.Hour)
 	switch rapid.IntRange(0, 3).Draw(t, "stream") {

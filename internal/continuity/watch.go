@@ -22,7 +22,8 @@ type Look struct {
 	First uint64
 }
 
-// Verdict says whether a stream has dropped messages before they were sent.
+// Verdict is the answer to the question whether the stream has dropped messages before the server
+// sent them.
 type Verdict uint8
 
 // The verdicts.
@@ -39,23 +40,24 @@ const (
 // message since then. Otherwise, a missing message was either sent before it was dropped, or
 // dropped unsent. Other tenants' messages do not matter.
 type Watch struct {
-	from       uint64 // every message of ours before this sequence was sent
-	waits      bool   // whether the message at from is ours and unsent
+	from       uint64 // every message of this consumer before this sequence was sent
+	waits      bool   // whether the message at from is for this consumer and unsent
 	deliveries uint64 // Look.Deliveries at the last look
 }
 
-// Begin starts to watch after the given sequence. Up to this sequence, no message may be missing.
+// Begin starts to watch after the given sequence. The caller must know that no message up to this
+// sequence is missing.
 func (w *Watch) Begin(after uint64) { *w = Watch{from: after + 1} }
 
-// Proceed records that every message of ours up to the given sequence was sent, and that the stream
-// cannot have dropped an unsent message up to there.
+// Proceed records that every message of this consumer up to the given sequence was sent, and that
+// the stream cannot have dropped an unsent message up to there.
 func (w *Watch) Proceed(sent uint64) {
 	if sent >= w.from {
 		*w = Watch{from: sent + 1}
 	}
 }
 
-// Reached returns the sequence up to which every message of ours was sent.
+// Reached returns the sequence up to which every message of this consumer was sent.
 func (w *Watch) Reached() uint64 { return w.from - 1 }
 
 // Since reports whether the stream has dropped unsent messages between the last look and l.

@@ -37,8 +37,8 @@ func TestWatch_ComparesWithTheLastLook(t *testing.T) {
 	}
 }
 
-// TestWatch_IsNeverSilentAboutALoss: other tenants also write to the stream, and it drops its oldest
-// messages while a reader takes some.
+// TestWatch_IsNeverSilentAboutALoss: other tenants also write to the stream, and the stream drops
+// its oldest messages while a reader receives messages.
 func TestWatch_IsNeverSilentAboutALoss(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var ours []bool // ours and unsent, by sequence - 1

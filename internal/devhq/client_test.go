@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// edsClient returns the client of eds with a key of h.
+// edsClient returns a client as eds uses it, with an API key of h.
 func edsClient(t *testing.T, h *HQ, key string) *hq.Client {
 	t.Helper()
 	o := hq.Options{BaseURL: h.APIURL(), Version: "1.2.3", Patience: 5 * time.Second}

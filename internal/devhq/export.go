@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// exportPath is the path prefix of export files. <job>/<file> follows it.
+// exportPath is the path prefix of export files. The rest of the path is <job>/<file>.
 const exportPath = "/storage/exports/"
 
 // These are the states of a table in an export job.

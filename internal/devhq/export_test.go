@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// export runs a job and returns the response when it is completed.
+// export runs an export job, and returns its final state.
 func (c client) export(body string) (id string, response exportResponse) {
 	c.t.Helper()
 	var started struct{ JobID string }
@@ -82,7 +82,7 @@ func downloadRows(t testing.TB, urls []string) []string {
 	return all
 }
 
-// shopRows returns the rows of a table.
+// shopRows returns the current rows of a table in the shop.
 func shopRows(h *HQ, table string, companies, locations []string) []string {
 	var all []string
 	for row := range h.Shop().Snapshot().Rows(table, companies, locations) {
@@ -91,7 +91,8 @@ func shopRows(h *HQ, table string, companies, locations []string) []string {
 	return all
 }
 
-// fileTime returns the clock in the file name of a URL, and checks the rest of the name.
+// fileTime returns the clock in the name of the file at a URL. It also checks the rest of the
+// name.
 func fileTime(t *testing.T, url, table string, number int) cdc.Timestamp {
 	t.Helper()
 	name := path.Base(strings.Split(url, "?")[0])

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// options returns the options of a small HQ whose shop does not work.
+// options returns the options of a small HQ whose shop makes no changes by itself.
 func options(t testing.TB) Options {
 	t.Helper()
 	return Options{DataDir: t.TempDir(), Seed: 1, Customers: 20}
@@ -34,7 +34,7 @@ func begin(t testing.TB, o Options) *HQ {
 	return h
 }
 
-// pause stops the shop.
+// pause pauses the shop.
 func pause(t testing.TB, h *HQ) {
 	t.Helper()
 	if err := h.Pause(t.Context()); err != nil {
@@ -52,7 +52,7 @@ func messages(t testing.TB, h *HQ) uint64 {
 	return state.Msgs
 }
 
-// client calls the API like a server.
+// client calls the API as a server would.
 type client struct {
 	t   testing.TB
 	url string
@@ -63,8 +63,8 @@ func (h *HQ) client(t testing.TB) client {
 	return client{t, h.APIURL(), h.APIKey(KeyOptions{ServerID: "s1"})}
 }
 
-// call makes a call, decodes the data of a successful response into data, and returns the status and
-// the message.
+// call makes a call, and decodes the data of a successful response into data. It returns the
+// status and the message of the response.
 func (c client) call(method, path, body string, data any) (status int, message string) {
 	c.t.Helper()
 	var response struct {
@@ -84,7 +84,7 @@ func (c client) call(method, path, body string, data any) (status int, message s
 	return status, response.Message
 }
 
-// raw makes a call and decodes the response without an envelope.
+// raw makes a call, and decodes a response that has no envelope into the parameter into.
 func (c client) raw(method, path, body string, into any) (status int) {
 	c.t.Helper()
 	r, err := http.NewRequestWithContext(c.t.Context(), method, c.url+path, strings.NewReader(body))
@@ -104,7 +104,7 @@ func (c client) raw(method, path, body string, into any) (status int) {
 	return response.StatusCode
 }
 
-// response is a response with its body.
+// response is an HTTP response whose body was read.
 type response struct {
 	*http.Response
 	body []byte

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// logPath is the path prefix of uploaded logs. <session>/<file> follows it.
+	// logPath is the path prefix of uploaded logs. The rest of the path is <session>/<file>.
 	logPath = "/storage/logs/"
 	// maxLog is the maximum size of an uploaded log in bytes.
 	maxLog = 64 << 20

@@ -87,8 +87,8 @@ func (h *HQ) Received(session, kind string) []Message {
 	return found
 }
 
-// AwaitReceived waits until more than before messages of one kind have arrived from a session. It
-// returns the first message after those.
+// AwaitReceived waits until the number of messages of one kind from a session exceeds the
+// parameter before. It returns the first message beyond that number.
 func (h *HQ) AwaitReceived(ctx context.Context, session, kind string, before int) (Message, error) {
 	for {
 		found, changed := h.received.find(session, kind)

@@ -14,7 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// addr returns the host:port of a URL.
+// addr returns the host and port of a URL.
 func addr(t *testing.T, text string) string {
 	t.Helper()
 	u, err := url.Parse(text)
@@ -60,7 +60,7 @@ func TestHQ_KeepsEverythingOverARestart(t *testing.T) {
 		t.Errorf("the addresses changed: %s", diff)
 	}
 	have.checkAgainst(again)
-	if got := messages(t, again); got != stored+1 { // and the one that readsFromConsumer published
+	if got := messages(t, again); got != stored+1 { // the stored messages, and the one that readsFromConsumer has published
 		t.Errorf("the stream holds %d messages, want %d", got, stored+1)
 	}
 	consumers, err := again.Consumers(t.Context())
@@ -193,7 +193,7 @@ func TestStart_ReportsAPortInUse(t *testing.T) {
 func TestExport_ContinuesAfterARestart(t *testing.T) {
 	o := options(t)
 	h := begin(t, o)
-	// HQ ended before it ran this export.
+	// HQ was closed before it ran this export.
 	j := &exportJob{ID: newID(), History: h.shop.History(), Created: time.Now(), Tables: map[string]exportTable{
 		"order": {Status: statusPending},
 		"part":  {Status: statusCompleted, Cursor: "7"},
@@ -242,7 +242,7 @@ func TestStart_AfterKillBeginsNewStream(t *testing.T) {
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// A kill would have left the snapshot of the start.
+	// After a kill, the snapshot from the start would have been left.
 	if err := os.WriteFile(filepath.Join(o.DataDir, "shop", "snapshot"), saved, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func TestClose_ReturnsTheFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.shop.Close(); err != nil { // like a full disk
+	if err := h.shop.Close(); err != nil { // the shop then fails, as with a full disk
 		t.Fatal(err)
 	}
 	h.SetRate(100)

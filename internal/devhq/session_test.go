@@ -122,7 +122,7 @@ func TestStartSession_RefusesASecondServer(t *testing.T) {
 	refused("while the first is connected")
 	conn.Close()
 	refused("right after the first disconnected")
-	c.open(strings.Replace(sessionBody, `"s1"`, `"s2"`, 1)) // a server with another id
+	c.open(strings.Replace(sessionBody, `"s1"`, `"s2"`, 1)) // start a session of a server with another id
 }
 
 func TestStartSession_ReplacesALostSession(t *testing.T) {

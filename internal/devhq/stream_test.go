@@ -19,8 +19,8 @@ import (
 
 const subject = "dbchange.order.INSERT.c1.l1.PUBLIC.v1"
 
-// readsFromConsumer checks that a connection can create a consumer for a company, and pull and
-// acknowledge a message.
+// readsFromConsumer checks that the connection can be used to create a consumer for a company, and
+// to pull and acknowledge a message.
 func readsFromConsumer(t *testing.T, h *HQ, conn *nats.Conn, name, company string) {
 	t.Helper()
 	js, err := jetstream.New(conn)
@@ -86,7 +86,7 @@ func TestSession_CanOnlyRead(t *testing.T) {
 	}
 }
 
-// streamReader reads the stream like a server with a session for every company.
+// streamReader reads the stream in the same way as a server whose session covers every company.
 type streamReader struct {
 	t        testing.TB
 	consumer jetstream.Consumer
@@ -112,7 +112,7 @@ func newReader(t testing.TB, h *HQ) *streamReader {
 	return &streamReader{t: t, consumer: consumer}
 }
 
-// each yields the next events, up to the n-th message.
+// each calls yield with the next events, up to message n.
 func (r *streamReader) each(n uint64, yield func(*cdc.Event, nats.Header)) {
 	r.t.Helper()
 	decoder := cdc.NewDecoder()
@@ -139,10 +139,10 @@ func (r *streamReader) each(n uint64, yield func(*cdc.Event, nats.Header)) {
 	}
 }
 
-// model holds rows by table and primary key.
+// model holds rows, keyed by table and primary key.
 type model struct {
 	t    testing.TB
-	keys map[string][]string // table -> columns of the primary key
+	keys map[string][]string // table -> primary key columns
 	rows map[string]map[string]string
 }
 
@@ -198,7 +198,7 @@ func (m *model) put(table string, row []byte) {
 	m.rows[table][m.key(table, row)] = string(row)
 }
 
-// apply applies a change.
+// apply applies a change to the model.
 func (m *model) apply(e *cdc.Event) {
 	if e.Op == cdc.Delete {
 		delete(m.rows[e.Table], m.key(e.Table, e.Before))
@@ -215,7 +215,7 @@ func (m *model) checkAgainst(h *HQ) {
 	}
 }
 
-// follow applies the changes up to the n-th message, and checks that their clocks ascend.
+// follow applies the changes up to message n, and checks that their clocks ascend.
 func follow(r *streamReader, m *model, n uint64) {
 	m.t.Helper()
 	var clock cdc.Timestamp
@@ -243,7 +243,7 @@ func TestStream_TurnsASnapshotIntoTheShop(t *testing.T) {
 	h.Resume()
 	eventually(t, "the shop works", func() bool { return messages(t, h) > start+2000 })
 	pause(t, h)
-	have.keys = keysOf(t, h) // evolutions added tables
+	have.keys = keysOf(t, h) // because evolutions added tables
 	follow(r, have, messages(t, h))
 	have.checkAgainst(h)
 }
@@ -293,7 +293,7 @@ func TestSetRate_SetsTheSpeed(t *testing.T) {
 
 func TestWork_RepeatsItselfFromTheSeed(t *testing.T) {
 	history := func() (all []string) {
-		h := begin(t, options(t)) // without a rate
+		h := begin(t, options(t)) // the workload has no rate
 		for _, n := range []int{1, 200, 7, 300} {
 			before := messages(t, h)
 			made, err := h.Work(t.Context(), n)

@@ -30,8 +30,8 @@ type Replacement struct {
 	file *os.File // nil once the file is renamed or removed
 }
 
-// Prepare creates the temporary file for a later Put, as Replace does. The caller must call
-// Discard.
+// Prepare creates the temporary file for a later Put. The parameters are the same as those of
+// Replace. The caller must call Discard.
 func Prepare(path, temporary string) (*Replacement, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), temporary)
 	if err != nil {
@@ -141,8 +141,8 @@ func firstLink(path string) (link, rest string) {
 	return "", ""
 }
 
-// SyncDir makes changes of the names in dir durable: created, renamed and removed files. On
-// Windows it does nothing: Windows has no call for this, and keeps renames in order by itself.
+// SyncDir makes the creation, renaming and removal of files in dir durable. On Windows it does
+// nothing, because Windows has no call for this, and keeps renames in order by itself.
 func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

@@ -19,8 +19,8 @@ const (
 	// Poison means that one event or row can never be applied. It goes to the dead-letter queue
 	// with the reason, and all other work continues.
 	Poison
-	// Fatal errors need the operator. Examples are wrong credentials, missing permissions and a
-	// bad configuration. The program drains, reports the error, and stops.
+	// Fatal errors require an action of the operator. Examples are wrong credentials, missing
+	// permissions and a bad configuration. The program drains, reports the error, and stops.
 	Fatal
 	// Refused means that the other side denies access, or that this side cannot request access,
 	// for example because a certificate or its file is missing. Either the operator has made a

@@ -24,7 +24,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
-// authority signs the certificates of a test.
+// authority is a certificate authority that signs the certificates of a test.
 type authority struct {
 	key  *ecdsa.PrivateKey
 	root *x509.Certificate
@@ -48,7 +48,7 @@ func newAuthority(t *testing.T) *authority {
 	return &authority{key, root}
 }
 
-// certificate returns a certificate for a host, by its name.
+// certificate returns a TLS configuration with a certificate for the given host name.
 func (a *authority) certificate(t *testing.T, host string) *tls.Config {
 	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{host}}
@@ -65,7 +65,8 @@ func (a *authority) roots() *x509.CertPool {
 	return pool
 }
 
-// startNATS starts a server that allows connections without TLS, and returns its address.
+// startNATS starts a NATS server that also allows connections without TLS, and returns the address
+// of the server.
 func startNATS(t *testing.T, config *tls.Config, change func(*server.Options)) string {
 	t.Helper()
 	return startServer(t, config, change).Addr().String()
@@ -95,8 +96,8 @@ func startServer(t *testing.T, config *tls.Config, change func(*server.Options))
 	return s
 }
 
-// attacker is between eds and a server, changes the server's greeting and reads the bytes
-// that eds sends.
+// attacker is a proxy between eds and a server. It changes the server's greeting and records the
+// bytes that eds sends.
 type attacker struct {
 	t        *testing.T
 	listener net.Listener
@@ -187,14 +188,15 @@ func (a *attacker) cut() {
 
 func (a *attacker) address() string { return a.listener.Addr().String() }
 
-// knows reports whether the credential was sent in the clear.
+// knows reports whether the credential was sent without encryption.
 func (a *attacker) knows() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return bytes.Contains(a.sent.Bytes(), []byte("CONNECT")) || bytes.Contains(a.sent.Bytes(), []byte("hunter2"))
 }
 
-// strip removes the offer of TLS from a greeting; half removes only the demand.
+// strip removes both the offer of TLS and the demand for TLS from a greeting. In contrast, half
+// removes only the demand.
 func strip(text string) string {
 	return half(strings.ReplaceAll(text, `"tls_available":true`, `"tls_available":false`))
 }
@@ -203,20 +205,20 @@ func half(text string) string {
 	return strings.ReplaceAll(text, `"tls_required":true`, `"tls_required":false`)
 }
 
-// world is a network whose names resolve to addresses of this machine.
+// world is a network in which host names resolve to addresses of this machine.
 type world struct {
 	*authority
 	dir string // the data directory
 
 	mu    sync.Mutex
-	names map[string]string // address by host
+	names map[string]string // address by host name
 }
 
 func newWorld(t *testing.T) *world {
 	return &world{authority: newAuthority(t), dir: t.TempDir(), names: make(map[string]string)}
 }
 
-// lead makes a name resolve to an address.
+// lead makes a host name resolve to an address.
 func (w *world) lead(host, address string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -230,7 +232,7 @@ func (w *world) address(host string) (string, bool) {
 	return address, ok
 }
 
-// warnings are the warnings of security, by peer.
+// warnings records the current warning of a Security for each peer.
 type warnings struct {
 	mu  sync.Mutex
 	all map[string]string
@@ -254,7 +256,7 @@ func (w *world) security(require *bool) (*Security, *warnings) {
 	return &Security{Require: require, Hosts: tlshosts.In(w.dir), Warn: all.set, Logger: slog.New(slog.NewTextHandler(&all.log, nil))}, all
 }
 
-// connect connects like a new process.
+// connect connects in the same way as a new process.
 func (w *world) connect(t *testing.T, servers string, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	t.Helper()
 	d := &natsDialer{security: security, roots: w.roots(), dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -275,7 +277,7 @@ func (w *world) connect(t *testing.T, servers string, security *Security, option
 	return conn, err
 }
 
-// works fails the test unless the connection works.
+// works checks that the connection works.
 func works(t *testing.T, conn *nats.Conn, err error) {
 	t.Helper()
 	if err == nil {

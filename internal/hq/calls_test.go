@@ -32,7 +32,8 @@ func contextFor(t testing.TB, d time.Duration) (context.Context, context.CancelF
 	return context.WithTimeoutCause(t.Context(), d, errEnded)
 }
 
-// TestClient_SendsTheRequestsOfTheProtocol is the contract: method, path, headers and body to the byte.
+// TestClient_SendsTheRequestsOfTheProtocol checks the contract of the protocol: method, path,
+// headers and body, byte by byte.
 func TestClient_SendsTheRequestsOfTheProtocol(t *testing.T) {
 	key := jwt(`{}`)
 	ok := func(data string) string { return `{"success":true,"data":` + data + `}` }
@@ -154,8 +155,8 @@ func TestStartSession_SendsTheRequestOfTheProtocol(t *testing.T) {
 	}
 }
 
-// TestStartSession_AwaitsASessionThatHQStarts: the context of the call ends while HQ starts
-// the session. Without its id, the caller could not end it.
+// TestStartSession_AwaitsASessionThatHQStarts ends the context of the call while HQ starts the
+// session. Without the session's id, the caller could not end the session.
 func TestStartSession_AwaitsASessionThatHQStarts(t *testing.T) {
 	for name, answers := range map[string]bool{"an answer": true, "no answer": false} {
 		t.Run(name, func(t *testing.T) {
@@ -246,7 +247,8 @@ func TestAwaitSession_WaitsForTheOtherServer(t *testing.T) {
 	}
 }
 
-// TestUpload_SendsTheWholeLogAgain after a failed attempt, without the API key.
+// TestUpload_SendsTheWholeLogAgain checks that a retry after a failed attempt sends the whole log,
+// without the API key.
 func TestUpload_SendsTheWholeLogAgain(t *testing.T) {
 	var got []seen
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -295,7 +297,7 @@ func TestDescribeHost_AlwaysKnowsTheBasics(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	hq.DescribeHost(ended, &start) // may determine less, and does not fail
+	hq.DescribeHost(ended, &start) // with an ended context, DescribeHost may determine less, but must not fail
 	if start.OSInfo.Host == nil {
 		t.Error("no host")
 	}

@@ -154,7 +154,7 @@ func (c *ControlChannel) Respond(action string, body any) error {
 	return c.publish(action+"-response", body, nil)
 }
 
-// Acknowledge publishes the message <action>-status, which tells HQ that the command is valid and
+// Acknowledge publishes the message <action>-status, which reports that the command is valid and
 // that its action is starting.
 func (c *ControlChannel) Acknowledge(action, message string) error {
 	return c.publish(action+"-status", Outcome{Success: true, Message: message, SessionID: c.session, Action: action}, nil)

@@ -34,9 +34,9 @@ const (
 	lateTimeout = 10 * time.Second
 )
 
-// Options configure a Client.
+// Options configures a Client.
 type Options struct {
-	// BaseURL is the address of HQ's API, as returned by BaseURL or EnrollURL.
+	// BaseURL is the address of HQ's API, as returned by the function BaseURL or EnrollURL.
 	BaseURL string
 	// Key is the API key, or the zero Key for enrolment.
 	Key Key
@@ -47,14 +47,14 @@ type Options struct {
 	HTTP *http.Client
 	// Logger logs the error and the wait before each retry, or is nil for no logging.
 	Logger *slog.Logger
-	// Security decides whether HQ may be reached without TLS. A nil Security means the zero value.
+	// Security decides whether HQ may be reached without TLS. Nil has the effect of a zero Security.
 	Security *Security
 	// Patience is how long a failing call is retried; 0 means 30 s.
 	Patience time.Duration
 }
 
-// Client calls HQ. While HQ cannot be reached or responds with 408, 429, 502, 503 or 504, it
-// retries the call with growing waits. A Client is safe for concurrent use.
+// Client calls HQ. While HQ cannot be reached or responds with 408, 429, 502, 503 or 504, the
+// client retries the call with growing waits. A Client is safe for concurrent use.
 type Client struct {
 	base     string
 	key      Key
@@ -272,7 +272,8 @@ type redirectError struct{ why string }
 func (e *redirectError) Error() string { return "hq answers with a redirect " + e.why }
 
 // checkRedirect refuses redirects from https:// to http://, because net/http would send the API
-// key along. It also refuses redirects that the security rules forbid, and too long chains.
+// key along. It also refuses redirects that the security rules forbid, and the redirect after the
+// first maxRedirects.
 func (c *Client) checkRedirect(next *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) >= maxRedirects:

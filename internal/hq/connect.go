@@ -29,9 +29,9 @@ const (
 	maxGreeting = 1 << 20
 )
 
-// Connect connects to HQ's NATS servers at the addresses that Servers returned. It uses TLS if
-// security requires TLS or the server offers it, and sends the credential only after that
-// decision. The connection reconnects by itself under the same rules.
+// Connect connects to HQ's NATS servers at the addresses that Servers returned. The connection
+// uses TLS if security requires TLS or the server offers it. The credential is sent only after
+// that has been settled. The connection reconnects by itself under the same rules.
 func Connect(servers string, credential Credential, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	return connect(servers, credential, &natsDialer{security: security, dial: new(net.Dialer).DialContext}, options...)
 }
@@ -125,15 +125,15 @@ func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
 	}
 	conn, err := d.greet(ctx, network, address, d.secure(host, required))
 	if errors.As(err, new(*optionalError)) {
-		// The host has never used TLS, and allows connections without it.
+		// The host has never used TLS, and allows connections without TLS.
 		conn, err = d.greet(ctx, network, address, d.unsecured(host))
 	}
 	return conn, err
 }
 
-// requires returns an error if the host must use TLS. If a configured address is tls:// or
-// wss://, every host must. Otherwise, a configured host must if security requires it. A host
-// named by another server must also use TLS if any configured host must.
+// requires returns an error if the host must use TLS. If a configured address is tls:// or wss://,
+// every host must. Otherwise, a host must if security requires it. A host that was named by
+// another server also must if security requires TLS for any configured host.
 func (d *natsDialer) requires(host string) error {
 	if d.tls {
 		return &InsecureError{peerNATS, host, "an address of nats begins with tls:// or wss://", ""}
@@ -161,9 +161,9 @@ type optionalError struct{ error }
 
 func (e *optionalError) Unwrap() error { return e.error }
 
-// connUpgrade prepares a connection for use once the greeting has been read: line is the raw
-// greeting, offer the parsed one. It returns the connection to use, and the greeting that the NATS
-// client may read.
+// connUpgrade prepares a connection for use once the greeting has been read. The parameter line is
+// the raw greeting, and offer is the parsed greeting. It returns the connection to use, and the
+// greeting that the NATS client may read.
 type connUpgrade func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
 
 // greet connects to a server, reads its greeting, and passes both to upgrade.

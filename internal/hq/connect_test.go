@@ -33,7 +33,7 @@ func TestConnect_RequiresTLSOnceAServerHasUsedIt(t *testing.T) {
 			security, _ = w.security(nil)
 			conn, err = w.connect(t, "nats://"+name, security)
 			if how == "the demand" {
-				works(t, conn, err) // it uses the offered TLS
+				works(t, conn, err) // the connection uses the offered TLS
 			} else if e := new(InsecureError); !errors.As(err, &e) || !strings.Contains(err.Error(), "has used TLS before") ||
 				!strings.Contains(err.Error(), w.dir) {
 				t.Errorf("got %v", err)
@@ -82,8 +82,8 @@ func TestConnect_ReconnectsWithTLSOnly(t *testing.T) {
 	}
 }
 
-// TestConnect_DoesNotTrustServersNamedInTheClear: an attacker names his own servers, which
-// have certificates of the trusted authority for their names.
+// TestConnect_DoesNotTrustServersNamedInTheClear: an attacker inserts the names of other servers,
+// for which the attacker has certificates of the trusted authority.
 func TestConnect_DoesNotTrustServersNamedInTheClear(t *testing.T) {
 	const evil = "evil.example.org"
 	w := newWorld(t)
@@ -101,7 +101,7 @@ func TestConnect_DoesNotTrustServersNamedInTheClear(t *testing.T) {
 	conn, err := w.connect(t, "nats://"+name, security, nats.NoEcho(), nats.DontRandomize(),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { failed <- err.Error() }))
 	works(t, conn, err)
-	w.lead(name, "127.0.0.1:1") // where nothing listens
+	w.lead(name, "127.0.0.1:1") // an address at which nothing listens
 	b.cut()
 	for want := range map[string]bool{
 		"tls with nats at 192.0.2.1: ":                                      true,
@@ -146,7 +146,7 @@ func TestConnect_TrustsServersNamedOverTLS(t *testing.T) {
 			t.Fatalf("it knows %q alone", conn.DiscoveredServers())
 		}
 	}
-	w.lead(name, "127.0.0.1:1") // where nothing listens
+	w.lead(name, "127.0.0.1:1") // an address at which nothing listens
 	b.cut()
 	<-again
 	works(t, conn, nil)
@@ -206,7 +206,7 @@ func TestConnect_RequireTLS(t *testing.T) {
 	for _, c := range []struct {
 		url     string
 		require *bool
-		refused string // part of the error; "": it is not
+		refused string // part of the error, or "" if the connection is not refused
 	}{
 		{"nats://127.0.0.1", nil, ""},
 		{"nats://127.0.0.1", &yes, "require_tls is set"},
@@ -239,7 +239,8 @@ func TestConnect_RequireTLS(t *testing.T) {
 	}
 }
 
-// TestConnect_OptionalTLSWithAnUnknownAuthority: a private server works without TLS.
+// TestConnect_OptionalTLSWithAnUnknownAuthority: eds can use a private server without TLS if the
+// server's authority is unknown.
 func TestConnect_OptionalTLSWithAnUnknownAuthority(t *testing.T) {
 	w := newWorld(t)
 	stranger := newAuthority(t).certificate(t, name)
@@ -267,8 +268,8 @@ func TestConnect_OptionalTLSWithAnUnknownAuthority(t *testing.T) {
 	}
 }
 
-// TestConnect_OptionalTLSThatEdsCannotUse: the servers work without TLS. With TLS, they
-// require a client certificate or an old version.
+// TestConnect_OptionalTLSThatEdsCannotUse: eds can use the servers without TLS. With TLS, the
+// servers require a client certificate or an old version.
 func TestConnect_OptionalTLSThatEdsCannotUse(t *testing.T) {
 	for how, change := range map[string]func(*server.Options){
 		"certificates of clients": func(o *server.Options) { o.TLSVerify, o.TLSConfig.ClientAuth = true, tls.RequireAndVerifyClientCert },
@@ -313,7 +314,7 @@ func TestConnect_NeverFallsBackFromRequiredTLS(t *testing.T) {
 	if _, err := w.connect(t, "nats://"+name, security); !errors.As(err, new(*tls.CertificateVerificationError)) || b.knows() {
 		t.Errorf("got %v; the credential was sent: %v", err, b.knows())
 	}
-	// Nor does one that asks for it at the second attempt alone.
+	// Nor does eds fall back if the server demands TLS only at the second attempt.
 	var second sync.Once
 	demand := func(text string) string { return text }
 	b.change(func(text string) string {

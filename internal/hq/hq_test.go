@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// jwt returns an unsigned JWT of the given claims.
+// jwt returns an unsigned JWT with the given claims.
 func jwt(claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"HS256","typ":"JWT"}`)) + "." + encode([]byte(claims)) + ".c2lnbmF0dXJl"
@@ -37,18 +37,18 @@ func parseKey(t testing.TB, claims string) hq.Key {
 	return key
 }
 
-// seen is a request as HQ saw it.
+// seen is a request as HQ received it.
 type seen struct {
 	Method, Path, Authorization, ContentType, Agent, Body string
 }
 
-// fake is an HQ without a network. It answers with a function and records requests.
+// fake is an HQ without a network. It answers requests with a function, and records them.
 type fake struct {
 	t       testing.TB
 	answer  func(n int, w http.ResponseWriter, r *http.Request)
-	broken  func(n int) error // of the connection
+	broken  func(n int) error // error of the connection for the n-th request
 	seen    []seen
-	at      []time.Duration // of each request, since the first
+	at      []time.Duration // times of the requests, relative to the first
 	started time.Time
 }
 
@@ -78,7 +78,7 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// answering returns a client of an HQ that answers every request with body.
+// answering returns a client of an HQ that answers every request with the same body.
 func answering(t testing.TB, status int, body string) (*hq.Client, *fake) {
 	f := &fake{t: t, answer: func(_ int, w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("X-Request-Id", "req-1")
@@ -92,7 +92,7 @@ func (f *fake) client(key hq.Key) *hq.Client {
 	return hq.New(hq.Options{BaseURL: "https://hq.test", Key: key, Version: "1.2.3", HTTP: &http.Client{Transport: f}})
 }
 
-// down returns an HQ that answers with status until its n-th request.
+// down returns an HQ that answers with the given status before its n-th request.
 func down(t testing.TB, n, status int, header ...string) *fake {
 	return &fake{t: t, answer: func(i int, w http.ResponseWriter, _ *http.Request) {
 		if i >= n {
@@ -313,7 +313,7 @@ func TestPresent_IsNeverAheadOfHQ(t *testing.T) {
 	})
 }
 
-// TestKey_IsNeverShown looks for secrets in all that the operator could see.
+// Nor does eds fall back if the server demands TLS only at the second attempt.
 func TestKey_IsNeverShown(t *testing.T) {
 	const secret = "c2lnbmF0dXJl"
 	key := parseKey(t, `{"iss":"https://hq.test"}`)

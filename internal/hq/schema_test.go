@@ -11,8 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// TestSchema_DistinguishesDenialsFromFailures: listed is the status of a request for all
-// schemas. It shows whether a 403 concerns the key.
+// TestSchema_DistinguishesDenialsFromFailures: the field listed is the status of a request for all
+// schemas, which shows whether a 403 is about the key.
 func TestSchema_DistinguishesDenialsFromFailures(t *testing.T) {
 	for name, c := range map[string]struct {
 		status, listed int

@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
-// answers is an HQ that starts exports, and counts the requests with the key.
+// answers is an HQ that starts exports, and counts the requests that contain the key.
 type answers struct{ keys atomic.Int64 }
 
 func (a *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -28,7 +28,7 @@ func (a *answers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprint(w, `{"success":true,"data":{"jobId":"j"}}`)
 }
 
-// calling returns a client of the HQ at a URL, like a new process.
+// calling returns a client of the HQ at the given URL, as a new process would create it.
 func calling(t *testing.T, base, dataDir string, require *bool, transport http.RoundTripper) (
 	*hq.Client, *hq.Security, map[string]string, *strings.Builder,
 ) {
@@ -70,7 +70,7 @@ func TestClient_DoesNotRememberWhatFailed(t *testing.T) {
 	https.Config.ErrorLog = log.New(io.Discard, "", 0)
 	https.StartTLS()
 	defer https.Close()
-	transport := new(http.Transport) // which does not trust it
+	transport := new(http.Transport) // a transport that does not trust the certificate
 	defer transport.CloseIdleConnections()
 	c, _, _, _ := calling(t, https.URL, dir, nil, transport)
 	if _, err := c.StartExport(t.Context(), hq.ExportRequest{}); !errors.As(err, new(*tls.CertificateVerificationError)) {
@@ -126,10 +126,10 @@ func TestClient_RequireTLS(t *testing.T) {
 	}
 }
 
-// handlingFunc answers requests to every host.
+// handlingFunc returns a transport that answers the requests to every host with h.
 func handlingFunc(h http.HandlerFunc) http.RoundTripper { return handling(h) }
 
-// handling answers requests to every host.
+// handling returns a transport that answers the requests to every host with h.
 func handling(h http.Handler) http.RoundTripper {
 	return roundTrip(func(r *http.Request) (*http.Response, error) {
 		w := httptest.NewRecorder()

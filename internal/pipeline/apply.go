@@ -20,9 +20,9 @@ type applier struct {
 	p          *Pipeline
 	migrator   sink.Migrator // nil if the sink has no tables
 	migrated   map[*schema.Table]bool
-	poison     map[string]*poisonRate // by table
+	poison     map[string]*poisonRate // recent dead letters, by table
 	boundaries []uint64               // ends of batches that may be delivered again, ascending
-	durable    cdc.Position           // position up to which everything is durable
+	durable    cdc.Position           // position up to which every change is durable
 	withheld   int                    // events of the current batch that the Gate withheld
 }
 
@@ -176,8 +176,8 @@ func build(events []*item) *change.Batch {
 	return b.Batch()
 }
 
-// advanceCheckpoint moves the stored checkpoint to through without applying a change, if the sink
-// stores checkpoints. It is used after dead letters and withheld events.
+// advanceCheckpoint moves the stored checkpoint to the position through without applying a change,
+// if the sink stores checkpoints. It is used after dead letters and withheld events.
 func (a *applier) advanceCheckpoint(ctx context.Context, through cdc.Position) error {
 	if a.p.sink.Checkpointer == nil {
 		return nil

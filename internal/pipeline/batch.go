@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// batch is a run of messages that the applier makes durable together.
+// batch is a sequence of consecutive messages that the applier makes durable together.
 type batch struct {
 	change   *change.Batch
 	events   []*item // the events from which change was built
@@ -19,7 +19,7 @@ type batch struct {
 	bytes    int       // size of the payloads
 	memory   int       // memory of the messages, in bytes
 	pending  uint64    // messages in the stream after the last message of the batch
-	began    time.Time // receipt of the first message
+	began    time.Time // time of receipt of the first message
 }
 
 // passAge is how long a batch that contains only skipped messages waits for more messages. After
@@ -64,7 +64,7 @@ func (p *Pipeline) formBatches(ctx context.Context, endIntake func()) error {
 				ordered = nil
 			}
 		case <-decoded:
-			if !f.accept() { // the stream ends here, for this run
+			if !f.accept() { // this run does not read the stream further
 				endIntake()
 				for range ordered { // drop later messages: they will be delivered again
 				}

@@ -20,7 +20,7 @@ import (
 )
 
 // namingSink is a sink that names an object by the first and the last event of its batch. An object
-// replaces an earlier one of the same name.
+// replaces an earlier object of the same name.
 type namingSink struct {
 	mu      sync.Mutex
 	written map[string][]uint64 // the sequences in each, by name
@@ -84,8 +84,8 @@ type programRun struct {
 }
 
 // TestBatcher_CutsRepeatedMessagesAtTheSameBoundaries kills the program between writing a batch and
-// acknowledging it, at any point and for any arrival of messages. Each event must be written under
-// one name.
+// acknowledging it, at random points and for random arrivals of messages. Each event must be
+// written under one name.
 func TestBatcher_CutsRepeatedMessagesAtTheSameBoundaries(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		crashes := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) programRun {
@@ -157,7 +157,8 @@ func TestBatcher_CutsRepeatedMessagesAtTheSameBoundaries(t *testing.T) {
 	})
 }
 
-// TestBatcher_WaitsForTheRestOfARepeatedBatch waits longer for it than for other batches.
+// TestBatcher_WaitsForTheRestOfARepeatedBatch for longer than it waits for messages of other
+// batches.
 func TestBatcher_WaitsForTheRestOfARepeatedBatch(t *testing.T) {
 	inBubble(t, nil, func(t *testing.T, r *rig) {
 		out := &namingSink{written: make(map[string][]uint64)}

@@ -112,8 +112,8 @@ func (f *inFlight) add(messages []Message) {
 }
 
 // reserve waits until the budget allows a decoder to use the given number of bytes for the message
-// that follows the sequence before, and then counts these bytes. If ctx ends first, it returns the
-// cause of ctx.
+// that follows the message with sequence before, and then counts these bytes. If ctx ends first, it
+// returns the cause of ctx.
 func (f *inFlight) reserve(ctx context.Context, before uint64, bytes int) error {
 	err := f.await(ctx, func() bool { return f.admits(before, bytes) })
 	defer f.mu.Unlock()
@@ -135,16 +135,16 @@ func (f *inFlight) tryReserve(before uint64, bytes int) bool {
 	return ok
 }
 
-// admits reports whether a decoder may use bytes more for the message that follows the sequence
-// before. It may if the budget allows it, or if all earlier messages are acknowledged or in the
-// open batch. Closed batches do not wait for later messages, so each message is admitted
-// eventually. The caller holds f.mu.
+// admits reports whether a decoder may use the given number of additional bytes for the message
+// that follows the message with sequence before. It may if the budget allows it, or if all earlier
+// messages are acknowledged or in the open batch. Closed batches do not wait for later messages, so
+// each message is admitted eventually. The caller holds f.mu.
 func (f *inFlight) admits(before uint64, bytes int) bool {
 	return f.used+bytes <= f.limit || f.accepted >= before && f.closed == 0
 }
 
-// decoded records that messages with raw bytes in total were decoded, and counts more additional
-// bytes. The number more may be negative.
+// decoded records that messages with the received size raw were decoded, and adds the parameter
+// more to the bytes in flight. Both are in bytes; more may be negative.
 func (f *inFlight) decoded(raw, more int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -19,9 +19,9 @@ import (
 
 func pick[T any](d *dice, of ...T) T { return of[d.between(0, len(of)-1)] }
 
-// TestBudget_IsGivenBackAfterRandomRuns runs pipelines that share a budget over messages of any
-// size, with failures and stops. A pipeline that waits for memory for ever does not acknowledge its
-// stream.
+// TestBudget_IsGivenBackAfterRandomRuns runs pipelines that share a budget, with messages of random
+// sizes, failures and stops. If a pipeline waited for memory forever, it would not acknowledge its
+// whole stream.
 func TestBudget_IsGivenBackAfterRandomRuns(t *testing.T) {
 	sizes := make(map[int][]byte)
 	for _, kib := range []int{1, 100, 700, 1100, 1500, 2500, 4000} {
@@ -76,7 +76,7 @@ func budgetHistory(seed uint64, dir string, sizes map[int][]byte) error {
 	return nil
 }
 
-// budgetRig returns a rig with a random stream and configuration, and their description.
+// budgetRig returns a rig with a random stream and configuration, and a description of both.
 func budgetRig(d *dice, dir string, sizes map[int][]byte) (*rig, string, error) {
 	n := d.between(1, 40)
 	mix := d.between(0, 3)

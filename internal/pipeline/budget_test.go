@@ -66,7 +66,7 @@ func TestBudget_IsSharedByPipelines(t *testing.T) {
 				if n := stuck.source.acknowledged.Sequence; n != 0 {
 					t.Fatalf("%d messages were acknowledged while the destination was down", n)
 				}
-				// Beyond the budget, each may have a batch, the next message, and runs of
+				// Beyond the budget, each pipeline may hold a batch, the next message, and received
 				// compressed messages.
 				if bound := limit + 2*(maxBytes+text+messages*len(large)); most > bound {
 					t.Errorf("%d bytes were in flight, more than %d", most, bound)
@@ -129,7 +129,8 @@ func TestBudget_CountsTheColumnsOfSparseRows(t *testing.T) {
 		if used < messages*rowBytes {
 			t.Errorf("%d messages in flight count as %d bytes", messages, used)
 		}
-		// Beyond the budget there may be a batch, and runs that were received with it.
+		// Beyond the budget, the pipeline may hold a batch, and the messages received with that
+		// batch.
 		if most := limit + 2*pipeline.DefaultMaxBytes + 20*10*rowBytes; used > most {
 			t.Errorf("%d bytes are in flight, more than %d", used, most)
 		}
@@ -164,7 +165,7 @@ func TestBudget_BoundsEventsWithoutRows(t *testing.T) {
 	})
 }
 
-// liveHeap returns how many bytes of the heap are in use.
+// liveHeap returns the number of heap bytes in use.
 func liveHeap() int {
 	var m runtime.MemStats
 	runtime.GC()

@@ -132,7 +132,7 @@ func replayRandomly(t *testing.T, seed uint64) {
 	}
 }
 
-// applyDeadLetter does to the rows what a replay does to a destination.
+// applyDeadLetter applies a dead letter to rows, as a replay applies it to a destination.
 func applyDeadLetter(rows map[string]string, e dlq.Entry) error {
 	var event cdc.Event
 	if err := cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding); err != nil {

@@ -107,7 +107,7 @@ func (w *decodeWorker) decode(intake context.Context, c *messageChunk) (err erro
 }
 
 // ownEvent is the payload size, in bytes, from which an event gets memory of its own. Smaller
-// events of a chunk share one allocation, so each of them keeps the memory of all in use.
+// events of a chunk share one allocation, so each of them keeps the whole allocation in memory.
 const ownEvent = 16 << 10
 
 // next decodes the first message of the chunk that has no item yet. If the decoder panics, next

@@ -1,6 +1,6 @@
 package pipeline
 
-// Used returns how many bytes are in flight, reserved ones included.
+// Used returns the number of bytes in flight, including reserved bytes.
 func (b *Budget) Used() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

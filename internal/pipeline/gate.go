@@ -106,8 +106,8 @@ func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Ba
 	return applied, rest
 }
 
-// failTables calls the Gate's Fail for each table that err says the destination cannot hold. It
-// reports whether err concerns any such table.
+// failTables calls the Gate's Fail for each table that the destination cannot hold according to
+// err. It reports whether err concerns any such table.
 func (a *applier) failTables(err error) bool {
 	if a.p.c.Gate == nil || fault.Of(err) == fault.Transient {
 		return false

@@ -138,8 +138,8 @@ func (s *memorySource) await(ctx context.Context, n uint64) error {
 	}
 }
 
-// memorySink is a sink in memory: rows, with the checkpoint in the same transaction. It refuses a
-// row that contains "poison".
+// memorySink is a sink in memory. It stores rows, and the checkpoint in the same transaction. It
+// refuses a row that contains "poison".
 type memorySink struct {
 	mu         sync.Mutex
 	rows       map[string]string // table, layout version and key -> row

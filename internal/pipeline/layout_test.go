@@ -230,8 +230,8 @@ func TestDeadLetter_ContinuesWhileHQDeniesOneTable(t *testing.T) {
 	})
 }
 
-// TestDeadLetter_StaysWithinTheQueueLimit fills the queue. The table then lacks the other changes
-// or, without a gate, the run ends before them.
+// TestDeadLetter_StaysWithinTheQueueLimit fills the queue. With a gate, the table then lacks all
+// further changes. Without a gate, the run ends before these changes.
 func TestDeadLetter_StaysWithinTheQueueLimit(t *testing.T) {
 	payloads := []string{
 		of("a", "v9", "1"), of("a", "v9", "2"), of("a", "v9", "3"),
@@ -302,7 +302,7 @@ func TestRun_StopDoesNotWaitForASchema(t *testing.T) {
 	})
 }
 
-// unknownVersion is HQ's answer that there is no such version.
+// unknownVersion is the error for HQ's answer that a version does not exist.
 type unknownVersion struct{}
 
 func (unknownVersion) Error() string { return "no such version" }

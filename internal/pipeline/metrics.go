@@ -123,7 +123,7 @@ func (m *Metrics) lag() float64 {
 // beyond maxTables share the series of otherTables.
 const (
 	maxTables    = 1000
-	maxTableName = 128 // bytes
+	maxTableName = 128 // maximum length of a label value, in bytes
 	otherTables  = "(other tables)"
 )
 

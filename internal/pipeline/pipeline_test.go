@@ -379,7 +379,7 @@ func TestNew_RefusesIncompleteConfig(t *testing.T) {
 	}
 }
 
-// TestPipeline_LogsAColumnThatTheSchemaLacksOnce over all decoders and runs of the pipeline, for
+// TestPipeline_LogsAColumnThatTheSchemaLacksOnce across all decoders and runs of the pipeline, for
 // any spelling.
 func TestPipeline_LogsAColumnThatTheSchemaLacksOnce(t *testing.T) {
 	var payloads []string

@@ -155,7 +155,7 @@ func (a *applier) deleteOldRow(ctx context.Context, it *item, through cdc.Positi
 	})
 }
 
-// supersede marks the dead letters that concern rows that the events change as superseded.
+// supersede marks dead letters as superseded if they concern rows that the events change.
 func (a *applier) supersede(ctx context.Context, events []*item) error {
 	for _, it := range events {
 		if !a.p.c.Dead.Concerns(it.event.Table, it.message.Position) {

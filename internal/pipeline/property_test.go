@@ -120,8 +120,8 @@ func checkHistory(h eventHistory, seed uint64, dir string) error {
 	return compareDeadLetters(h, r.dead)
 }
 
-// runOnce runs a pipeline over the rig, with faults and any end. The last run has no faults and
-// must see the whole stream acknowledged.
+// runOnce runs a pipeline in the rig, with random faults and a random end. The last run has no
+// faults and must see the whole stream acknowledged.
 func runOnce(r *rig, d *dice, last bool, total uint64) error {
 	inject := func(int, *change.Batch) error {
 		if last || !d.one(4) {

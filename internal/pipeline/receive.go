@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// messageChunk is a run of messages that one decoder decodes.
+// messageChunk is a sequence of consecutive messages that one decoder decodes.
 type messageChunk struct {
 	messages []Message
 	before   uint64 // sequence of the preceding message; 0 if there is none

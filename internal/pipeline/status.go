@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/dlq"
 )
 
-// State is the state of a pipeline.
+// State is what a pipeline currently does.
 type State string
 
 const (
@@ -42,15 +42,15 @@ type Status struct {
 	Applied     uint64  // events made durable
 	Skipped     uint64  // events that were skipped
 	Rejected    uint64  // events that became dead letters
-	Batches     uint64  // applied
+	Batches     uint64  // batches made durable
 	Rate        float64 // applied events per second, over the last ten seconds
 	LastError   string
 	LastErrorAt time.Time
 	Tables      map[string]TableStatus
 }
 
-// After returns s with the counts of earlier pipelines added. The counts in s must not include
-// them.
+// After returns s with the counts of earlier pipelines added. The counts in s must not include the
+// counts of earlier pipelines.
 func (s Status) After(earlier Status) Status {
 	if s.LastApplied.IsZero() {
 		s.Position = earlier.Position

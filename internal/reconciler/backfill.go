@@ -13,17 +13,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// sourceInterval is the time between two comparisons of the tables with those of HQ.
+// sourceInterval is the time between two comparisons of the destination's tables with HQ's tables.
 const sourceInterval = time.Hour
 
-// Why a table that is new at HQ is not OK.
+// Reasons why a table that is new at HQ is not OK.
 const (
 	reasonNew         = "it is new at HQ and was not imported yet"
 	reasonNotBackfill = "it is new at HQ and is not imported, so it gets the changes from the stream"
 )
 
-// watchSource compares the tables with those of HQ until ctx ends: at once, every hour, and
-// after the stream has made or changed a table.
+// watchSource compares the destination's tables with HQ's tables until ctx ends: at once, then
+// every hour, and each time the main pipeline has created or changed a table.
 func (h *healer) watchSource(ctx context.Context) {
 	for ctx.Err() == nil {
 		wait := sourceInterval
@@ -37,8 +37,8 @@ func (h *healer) watchSource(ctx context.Context) {
 	}
 }
 
-// compareSource marks tables that are new at HQ as missing, and records in the set the tables
-// that HQ no longer has.
+// compareSource marks tables that are new at HQ as Missing, and records in h.set which tables HQ no
+// longer has. If new tables are not to be imported, it leaves them to the stream.
 func (h *healer) compareSource(ctx context.Context) error {
 	latest, err := h.latest(ctx)
 	malformed := errors.As(err, new(*schema.MalformedError))
@@ -73,10 +73,9 @@ func (h *healer) compareSource(ctx context.Context) error {
 	return errors.Join(h.set.Mark(ctx, h.destination, fresh), h.set.LeaveToStream(ctx, h.destination, unobtainable, reasonNotBackfill))
 }
 
-// sourceTables returns the tables that are not new at HQ. An import of all tables records
-// them. If there is no record, as after an import by an earlier version, all current tables
-// count as known, except those that wait for their import. HQ also lists tables without rows,
-// which it does not export.
+// sourceTables returns the tables that are not new at HQ. An import of all tables records them. If
+// there is no record, as after an import by an earlier version, all current tables at HQ count as
+// known, except the tables in waiting. HQ also lists tables without rows, which it does not export.
 func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string) ([]string, error) {
 	known, recorded, err := h.State.Tables(state.SourceTables, h.at.Destination)
 	if err != nil || recorded || len(latest) == 0 {
@@ -90,9 +89,9 @@ func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string)
 	return known, h.State.SetTables(state.SourceTables, h.at.Destination, known)
 }
 
-// recordUnobtainable records the tables that no import can bring: HQ has no rows of them, or
-// the destination has a table of that name that eds does not own. If they are new, they get the
-// changes from the stream.
+// recordUnobtainable records, as known at HQ, the tables that no import can load. Either HQ has no
+// rows of such a table, or the destination has a table of that name that eds does not own. If such
+// a table is new, it then receives its changes from the stream.
 func (r *Reconciler) recordUnobtainable(job *importJob) error {
 	var names []string
 	for _, t := range job.report.Tables {

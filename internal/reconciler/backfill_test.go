@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// lists sets the tables that HQ lists, or its error.
+// lists sets the tables that HQ lists, or the error that HQ returns.
 func (g *healerTest) lists(err error, names ...string) {
 	latest := make(map[string]*schema.Table)
 	for _, name := range names {
@@ -27,7 +27,7 @@ func (g *healerTest) lists(err error, names ...string) {
 	g.h.latest = func(context.Context) (map[string]*schema.Table, error) { return latest, err }
 }
 
-// source checks the tables that are recorded as known.
+// source checks which tables are recorded as known at HQ.
 func (g *healerTest) source(want ...string) {
 	g.t.Helper()
 	names, _, err := g.State.Tables(state.SourceTables, g.d.Destination)
@@ -88,7 +88,7 @@ func TestBackfill_TreatsTheFirstListAsKnown(t *testing.T) {
 	})
 }
 
-// TestBackfill_LeavesTablesToTheStream that are not to be imported or that no import can bring.
+// TestBackfill_LeavesTablesToTheStream that are not to be imported or that no import can load.
 func TestBackfill_LeavesTablesToTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newHealing(t, imports("a"), fresh("foreign"), fresh("new"), fresh("none"))

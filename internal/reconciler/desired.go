@@ -13,27 +13,28 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// desired is the desired state.
+// desired is the desired state: the requests of HQ and the operator, and the objects that carry
+// them out.
 type desired struct {
-	state.Desired              // the part that survives the process
-	destination   *Destination // to follow the stream into; nil: none yet
-	job           *importJob   // of Import; nil: none
+	state.Desired              // the part that outlives the process
+	destination   *Destination // destination of the stream's changes; nil if there is none yet
+	job           *importJob   // job of the requested import; nil if there is none
 	filled        int          // number of imports that filled a destination
 }
 
-// needsImport reports whether HQ has configured a destination that holds no snapshot. HQ
+// needsImport reports whether HQ has configured a destination that has no snapshot yet. HQ then
 // requests an import next.
 func (d desired) needsImport() bool {
 	return d.destination != nil && slices.Contains(d.NeedsImport, d.destination.Identity)
 }
 
-// beside reports whether the import runs beside the followed stream.
+// beside reports whether an import is requested that runs while the stream is followed.
 func (d desired) beside() bool { return d.Import != nil && d.Import.Beside }
 
-// follows reports whether the stream shall be followed.
+// follows reports whether the stream is to be followed.
 func (d desired) follows() bool { return d.obstacle() == "" }
 
-// obstacle returns why the stream shall not be followed; "" if it shall.
+// obstacle returns the reason why the stream is not to be followed, or "" if it is to be followed.
 func (d desired) obstacle() string {
 	switch {
 	case d.job != nil && !d.beside():
@@ -53,10 +54,11 @@ type desiredState struct {
 	dir     *state.Dir
 	mu      sync.Mutex
 	desired desired
-	changed chan struct{} // closed at the next change; nil if no caller waits
+	changed chan struct{} // closed when desired changes next; nil if no caller waits
 }
 
-// now returns the current desired state, and a channel that is closed when it changes.
+// now returns the current desired state, and a channel that is closed when the desired state
+// changes.
 func (s *desiredState) now() (desired, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,8 +68,8 @@ func (s *desiredState) now() (desired, <-chan struct{}) {
 	return s.desired, s.changed
 }
 
-// change lets do edit the desired state, and applies the result once it is on disk. If do or
-// the disk fails, nothing changes.
+// change calls do to edit a copy of the desired state, and makes the copy current once it is on
+// disk. If do or the write to disk fails, the desired state does not change.
 func (s *desiredState) change(do func(*desired) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +92,7 @@ func (s *desiredState) change(do func(*desired) error) error {
 	return nil
 }
 
-// await waits until reached returns true for the desired state, or ctx ends.
+// await waits until reached returns true for the current desired state, or until ctx ends.
 func (s *desiredState) await(ctx context.Context, reached func(desired) bool) {
 	for {
 		now, changed := s.now()
@@ -105,13 +107,13 @@ func (s *desiredState) await(ctx context.Context, reached func(desired) bool) {
 	}
 }
 
-// awaitOther waits until the stream shall no longer be followed into d, or ctx ends.
+// awaitOther waits until the stream is no longer to be followed into d, or until ctx ends.
 func (s *desiredState) awaitOther(ctx context.Context, d *Destination) {
 	s.await(ctx, func(now desired) bool { return now.destination != d || !now.follows() })
 }
 
-// restore continues requests to an earlier process, with the destination d; nil: there is
-// none. A requested import into another destination fails.
+// restore continues the requests that an earlier process received. d is the configured destination,
+// or nil if there is none. A requested import fails if it was into another destination than d.
 func (r *Reconciler) restore(d *Destination) error {
 	recorded, err := r.State.Desired()
 	if err != nil {
@@ -134,7 +136,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	}
 	return r.desired.change(func(now *desired) error {
 		now.destination, now.job = d, job
-		if filled { // by the operator's import
+		if filled { // the operator's import has filled d
 			now.fill(d)
 		}
 		if job != nil && (d == nil || d.Identity != recorded.Import.Destination) {
@@ -145,7 +147,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	})
 }
 
-// fill records that a destination no longer needs an import.
+// fill records that the given destination no longer needs an import.
 func (d *desired) fill(at *Destination) {
 	d.NeedsImport = slices.DeleteFunc(d.NeedsImport, func(identity string) bool { return identity == at.Identity })
 	if len(d.NeedsImport) == 0 {
@@ -153,7 +155,8 @@ func (d *desired) fill(at *Destination) {
 	}
 }
 
-// finish records that the job has ended. If HQ requested it, HQ has yet to receive the outcome.
+// finish records that the job has ended. If HQ requested the import, finish adds the outcome to
+// those that HQ has not received yet.
 func (d *desired) finish(job *importJob, err error) {
 	d.job, d.Import = nil, nil
 	if !job.HQ {
@@ -169,9 +172,9 @@ func (d *desired) finish(job *importJob, err error) {
 	d.Outcomes = append(d.Outcomes, outcome)
 }
 
-// SetDestination makes d the desired destination, after save has saved its configuration.
-// If d holds no snapshot, following the stream waits for an import. SetDestination cancels an
-// import into another destination. If save fails, the destination stays the same.
+// SetDestination makes d the desired destination, after save has saved its configuration. If d has
+// no snapshot, the stream is not followed until an import has filled d. SetDestination cancels an
+// import into another destination. If save fails, the desired destination does not change.
 func (r *Reconciler) SetDestination(d *Destination, save func() error) error {
 	snapshots, err := r.State.Snapshots(d.Destination)
 	if err != nil {
@@ -181,7 +184,8 @@ func (r *Reconciler) SetDestination(d *Destination, save func() error) error {
 	if err != nil {
 		return err
 	}
-	// This comes first: after a crash, the saved configuration alone would start the pipeline.
+	// Record the need for an import before save: after a crash, a saved configuration alone would
+	// start the pipeline.
 	err = r.desired.change(func(now *desired) error {
 		switch {
 		case len(snapshots) == 0 && !slices.Contains(now.NeedsImport, d.Identity):
@@ -208,14 +212,14 @@ func (r *Reconciler) SetDestination(d *Destination, save func() error) error {
 	return err
 }
 
-// Destination returns the desired destination; nil if there is none yet.
+// Destination returns the desired destination, or nil if there is none yet.
 func (r *Reconciler) Destination() *Destination {
 	desired, _ := r.desired.now()
 	return desired.destination
 }
 
-// Pause stops or resumes applying changes. The pause survives restarts. To pause again changes
-// nothing.
+// Pause stops applying changes if on is true, and resumes it otherwise. The pause survives
+// restarts. If the server is already paused, pausing it again has no effect.
 func (r *Reconciler) Pause(on bool) error {
 	return r.desired.change(func(d *desired) error {
 		switch {
@@ -228,14 +232,14 @@ func (r *Reconciler) Pause(on bool) error {
 	})
 }
 
-// Paused returns when the pause began; zero if there is none.
+// Paused returns the start of the pause, or zero if the server is not paused.
 func (r *Reconciler) Paused() time.Time {
 	desired, _ := r.desired.now()
 	return desired.Paused
 }
 
-// AwaitOutcome waits for the outcome of an import that HQ requested, and returns the oldest
-// that HQ has not received. It returns false if ctx ends first.
+// AwaitOutcome waits until there is an import outcome that HQ has not received yet, and returns the
+// oldest one. It returns false if ctx ends first.
 func (r *Reconciler) AwaitOutcome(ctx context.Context) (o state.ImportOutcome, ok bool) {
 	r.desired.await(ctx, func(now desired) bool {
 		if ok = len(now.Outcomes) > 0; ok {
@@ -246,7 +250,7 @@ func (r *Reconciler) AwaitOutcome(ctx context.Context) (o state.ImportOutcome, o
 	return o, ok
 }
 
-// OutcomeReceived records that HQ has received the outcome of the import.
+// OutcomeReceived records that HQ has received the outcome of the import with the given id.
 func (r *Reconciler) OutcomeReceived(id string) error {
 	return r.desired.change(func(d *desired) error {
 		d.Outcomes = slices.DeleteFunc(d.Outcomes, func(o state.ImportOutcome) bool { return o.ID == id })

@@ -16,7 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// process is a reconciler with a data directory that survives it.
+// process is a reconciler with a data directory that outlives the reconciler.
 type process struct {
 	*Reconciler
 	t    *testing.T

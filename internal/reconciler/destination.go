@@ -15,16 +15,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// Destination is a destination with its parsed URL.
+// Destination is a configured destination: its identity, its driver and its parsed URL.
 type Destination struct {
-	state.Destination // identifies its records in the data directory
+	state.Destination // identifies the destination's records in the data directory
 	Driver            sink.Driver
 	Target            *url.URL
-	after             bool // the update strategy is config.After
+	after             bool // whether the update strategy is config.After
 	expand            func() (*url.URL, error)
 }
 
-// ParseDestination parses a destination's URL. It does not connect.
+// ParseDestination parses a destination's URL. It does not connect to the destination.
 func ParseDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup) (*Destination, error) {
 	driver, target, err := drivers.Parse(raw.Reveal(), lookup)
 	if err != nil {
@@ -36,9 +36,10 @@ func ParseDestination(raw config.Secret, strategy config.UpdateStrategy, lookup 
 	}, nil
 }
 
-// RestoreDestination parses a destination's URL when the process starts. If a file that the URL
-// names cannot be read, and the destination has worked before, the secret is being rotated:
-// opening the destination then waits for the file.
+// RestoreDestination parses a destination's URL when the process starts. The URL can name files
+// with secrets. If such a file cannot be read and the destination has worked before, eds assumes
+// that the secret is being rotated: RestoreDestination succeeds, and opening the destination waits
+// for the file.
 func RestoreDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup, dir *state.Dir) (*Destination, error) {
 	d, err := ParseDestination(raw, strategy, lookup)
 	if fault.Of(err) != fault.Refused {
@@ -56,9 +57,9 @@ func RestoreDestination(raw config.Secret, strategy config.UpdateStrategy, looku
 	return d, nil
 }
 
-// ParseForeignDestination parses a URL that does not come from the operator. Placeholders in it
-// are not expanded. It must not use a secret of this machine, now or at a later connection. raw is
-// the URL that sink.Literal returns.
+// ParseForeignDestination parses a URL that does not come from the operator. It does not expand
+// placeholders in the URL. The URL must not use a secret of this machine, neither now nor at a
+// later connection. The parameter raw must be a result of sink.Literal.
 func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup) (*Destination, error) {
 	d, err := ParseDestination(raw, strategy, lookup)
 	if err != nil {
@@ -68,8 +69,8 @@ func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, 
 	return d, sink.CheckForeign(d.Driver, d.Target)
 }
 
-// Named returns how the data directory identifies the destination of a URL. It identifies a URL
-// that cannot be parsed by its spelling.
+// Named returns the identification of a URL's destination in the data directory. If the URL cannot
+// be parsed, its spelling identifies the destination.
 func Named(raw string, lookup sink.Lookup) state.Destination {
 	masked := drivers.MaskURL(raw)
 	at := state.Destination{Identity: sink.Spelling(masked), Masked: masked, Spelled: sink.Spelling(masked)}
@@ -81,13 +82,13 @@ func Named(raw string, lookup sink.Lookup) state.Destination {
 		if err == nil && identity == at.Identity {
 			return true
 		}
-		// Some destinations differ only in parts that a spelling lacks.
+		// The URLs of some destinations differ only in parts that a spelling lacks.
 		return (err != nil || recorded == sink.Spelling(recorded)) && sink.Spelling(recorded) == at.Spelled
 	}
 	return at
 }
 
-// open opens d with the current secrets.
+// open opens d with the current values of the secrets in its URL.
 func (d *Destination) open(ctx context.Context, env sink.Env) (*sink.Opened, error) {
 	target, err := sink.Renew(env.Access, d.Target, func(target *url.URL) (*url.URL, error) { return target, nil })
 	if err != nil {
@@ -106,10 +107,11 @@ type DestinationError struct{ Err error }
 func (e *DestinationError) Error() string { return e.Err.Error() }
 func (e *DestinationError) Unwrap() error { return e.Err }
 
-// closeTimeout bounds each step of a graceful stop that depends on another program.
+// closeTimeout is the maximum duration of each step of a graceful stop that depends on another
+// program.
 const closeTimeout = 10 * time.Second
 
-// env returns the environment of a sink of d that stores no checkpoints.
+// env returns the environment for a sink of d that stores no checkpoints.
 func (r *Reconciler) env(d *Destination) sink.Env {
 	return sink.Env{
 		Access: sink.NewAccess(d.expand, false, nil),
@@ -118,7 +120,7 @@ func (r *Reconciler) env(d *Destination) sink.Env {
 	}
 }
 
-// Test opens d, checks whether it would work, and closes it.
+// Test opens d, probes whether eds could write to d, and closes d.
 func (r *Reconciler) Test(ctx context.Context, d *Destination) error {
 	destination, err := d.Driver.Open(ctx, d.Target, r.env(d))
 	if err != nil {
@@ -131,8 +133,8 @@ func (r *Reconciler) Test(ctx context.Context, d *Destination) error {
 }
 
 // openDestination opens d, and retries transient errors until ctx ends. If d is already open,
-// it is used again, unless HQ has changed the filters since: each filter has a checkpoint of its
-// own.
+// openDestination returns the open sink, unless HQ has changed the filters since: each set of
+// filters has a separate checkpoint.
 func (r *follower) openDestination(ctx context.Context, d *Destination) (*sink.Opened, error) {
 	filter := joinFilters(r.Filters)
 	if r.open == d && r.openFilter == filter {
@@ -161,12 +163,12 @@ func (r *follower) openDestination(ctx context.Context, d *Destination) (*sink.O
 	return r.destination, nil
 }
 
-// conditionDestination is the health condition of the open destination.
+// conditionDestination is the name of the open destination's health condition.
 const conditionDestination = "destination"
 
-// access returns the access of a sink of d. If the destination refuses access and has worked
-// before, in this process or an earlier one, eds waits and retries. The health condition shows
-// the reason at once.
+// access returns the access for a sink of d. If the destination refuses access although it has
+// worked before, in this process or an earlier one, eds waits and retries. The health condition
+// shows the reason immediately.
 func (r *Reconciler) access(d *Destination, condition string) (*sink.Access, error) {
 	worked, err := r.State.Worked(d.Identity)
 	if err != nil {
@@ -186,13 +188,14 @@ func (r *Reconciler) access(d *Destination, condition string) (*sink.Access, err
 	}), nil
 }
 
-// envWithIdentity returns the environment of a sink of d that keeps records.
+// envWithIdentity returns the environment for a sink of d that keeps records.
 func (r *Reconciler) envWithIdentity(d *Destination) (sink.Env, error) {
 	return Identify(r.env(d), r.State, d.Identity, r.Version, r.started)
 }
 
-// Identify adds to env what the destination with the given identity records about this
-// process: its id in the data directory, and the writer with the given version and start time.
+// Identify adds to env the data that the destination with the given identity records about this
+// process: the destination's id and epoch in the data directory, and a writer with the given
+// version and start time.
 func Identify(env sink.Env, dir *state.Dir, identity, version string, since time.Time) (sink.Env, error) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -206,8 +209,9 @@ func Identify(env sink.Env, dir *state.Dir, identity, version string, since time
 	return env, err
 }
 
-// awaitWriters returns a *sink.WriterError if another server writes to the open destination. If
-// another server of the same consumer has taken over, awaitWriters waits until that one ends.
+// awaitWriters returns a *sink.WriterError if another server writes to the open destination. If a
+// server with the same consumer has taken over the destination, awaitWriters waits until that
+// server ends.
 func (r *follower) awaitWriters(ctx context.Context, destination *sink.Opened) error {
 	if recorder := destination.Recorder; recorder != nil && !r.watched {
 		if err := r.retry(ctx, conditionDestination, func() error { return recorder.AwaitWriters(ctx, r.gaveWay) }); err != nil {
@@ -219,7 +223,7 @@ func (r *follower) awaitWriters(ctx context.Context, destination *sink.Opened) e
 	return nil
 }
 
-// closeDestination closes the destination if one is open.
+// closeDestination closes the open destination, if there is one.
 func (r *Reconciler) closeDestination() {
 	if r.open == nil {
 		return

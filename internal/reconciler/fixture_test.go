@@ -51,7 +51,7 @@ type fixture struct {
 	stop func() (gap, err error)
 }
 
-// newFixture starts NATS and HQ. The destination is that of the URL.
+// newFixture starts NATS and HQ. The parameter url is the URL of the destination.
 func newFixture(t *testing.T, url string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, data: t.TempDir(), hq: newHQExports(t), url: url}
@@ -142,7 +142,7 @@ func (f *fixture) end() {
 	}
 }
 
-// publish publishes a change of a row now.
+// publish publishes a change of a row, with the current time.
 func (f *fixture) publish(table, id string) {
 	f.t.Helper()
 	now := time.Now().UnixNano()
@@ -168,7 +168,8 @@ func (f *fixture) eventually(what string, condition func() bool) {
 	}
 }
 
-// rows returns the sorted ids of the rows of a table in the destination; nil if there is no table.
+// rows returns the sorted ids of a table's rows in the destination, or nil if there is no such
+// table.
 func (f *fixture) rows(table string) []string {
 	f.t.Helper()
 	_, s, err := drivers.Open(f.t.Context(), f.url, nil, sink.Env{})
@@ -185,7 +186,7 @@ func (f *fixture) rows(table string) []string {
 	return ids
 }
 
-// awaitRows waits until the destination has exactly these rows of a table.
+// awaitRows waits until the table in the destination has the rows with the given ids and no others.
 func (f *fixture) awaitRows(table string, want ...string) {
 	f.t.Helper()
 	f.eventually(fmt.Sprintf("%s has the rows %v", table, want), func() bool { return slices.Equal(f.rows(table), want) })
@@ -220,7 +221,7 @@ type hqExports struct {
 	mu     sync.Mutex
 	rows   map[string][]string // ids of the rows, by table
 	files  map[string][]byte
-	// The next export closes slow and waits for release; nil: it does not wait.
+	// The next export closes slow and waits for release. If they are nil, it does not wait.
 	slow, release chan struct{}
 }
 

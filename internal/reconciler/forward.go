@@ -19,18 +19,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// sessionPatience is how long an import waits, after the stream was last followed, to bring
-// its loaded rows forward. Otherwise a lane does that once the rows are in place.
+// sessionPatience is how long an import waits for the stream to be followed, so that it can bring
+// its loaded rows forward. The time starts when the stream was last followed. After that time, the
+// import puts the rows in place, and a lane brings them forward later.
 const sessionPatience = time.Minute
 
-// errNotCovered says that the stream may have dropped changes since the snapshot. Whether
-// any are missing is decided when the stream is read from the snapshot on.
+// errNotCovered reports that the stream may have dropped changes since the snapshot. eds decides
+// whether any are missing when it reads the stream from the snapshot on.
 var errNotCovered = errors.New("the stream does not reach back to the snapshot")
 
-// bringForward brings the loaded rows of a table to the position of the main pipeline. The
-// pipeline skips the table's changes after that position until the caller calls done. If the
-// stream is not followed, bringForward returns the position that the rows have reached; zero if
-// that is only the snapshot.
+// bringForward applies later changes to the loaded rows of a table, until the rows have reached the
+// position of the main pipeline. The main pipeline skips the table's changes after that position
+// until the caller calls done. If the stream is not followed, bringForward returns the position
+// that the rows have reached, or zero if they have only the changes up to the snapshot.
 func (r *Reconciler) bringForward(
 	ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer,
 ) (applied cdc.Position, done func(), err error) {
@@ -44,7 +45,8 @@ func (r *Reconciler) bringForward(
 	return applied, release, nil
 }
 
-// hold stops lanes from bringing a table forward whose rows are about to be replaced.
+// hold stops lanes from bringing a table forward, because the table's rows are about to be
+// replaced.
 func (r *Reconciler) hold(table string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -57,7 +59,7 @@ func (r *Reconciler) hold(table string) {
 	}
 }
 
-// release ends hold.
+// release ends the effect of hold.
 func (r *Reconciler) release(table string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -67,29 +69,29 @@ func (r *Reconciler) release(table string) {
 	}
 }
 
-// stagedTable is the loaded rows of one table of an import while they are brought forward.
-// It is the sink and the gate of a pipeline.
+// stagedTable holds the loaded rows of one table of an import while they are brought forward. It is
+// both the sink and the gate of a pipeline.
 type stagedTable struct {
 	*Reconciler
 	table string
-	clock cdc.Timestamp // of the snapshot
+	clock cdc.Timestamp // time of the snapshot
 	load  sink.Advancer
 
 	mu       sync.Mutex
-	reached  cdc.Position // up to which the rows have every change; zero before the first attempt
-	advanced bool         // whether changes have been applied
+	reached  cdc.Position // the rows have every change up to here; zero before the first attempt
+	advanced bool         // whether changes have been applied to the rows
 	failure  error        // why the rows cannot be brought forward
 	stop     func()       // ends the pipeline
 	changed  chan struct{}
 }
 
-// bringForward brings the rows forward, over any number of sessions.
+// bringForward brings the rows forward. It continues over any number of HQ sessions.
 func (s *stagedTable) bringForward(ctx context.Context) (cdc.Position, error) {
 	var backoff retry.Backoff
 	for began := time.Now(); ; {
 		var at cdc.Position
 		var err error
-		ended := false // the session
+		ended := false // whether the session has ended
 		followed := s.withLanes(ctx, func(due, hard context.Context, l *lanes) {
 			at, err = s.runPipeline(ctx, due, hard, l)
 			ended = due.Err() != nil
@@ -118,8 +120,8 @@ func (s *stagedTable) bringForward(ctx context.Context) (cdc.Position, error) {
 	}
 }
 
-// position returns the position up to which the rows have every change; zero if that is
-// only the snapshot.
+// position returns the position up to which the rows have every change, or zero if they have only
+// the changes up to the snapshot.
 func (s *stagedTable) position() cdc.Position {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,8 +131,8 @@ func (s *stagedTable) position() cdc.Position {
 	return s.reached
 }
 
-// runPipeline brings the rows forward within one session, whose contexts are due and
-// sessionHard.
+// runPipeline brings the rows forward within one session. due and sessionHard are the contexts of
+// that session.
 func (s *stagedTable) runPipeline(ctx, due, sessionHard context.Context, l *lanes) (cdc.Position, error) {
 	soft, stop := context.WithCancel(ctx)
 	defer stop()
@@ -168,13 +170,13 @@ func (s *stagedTable) runPipeline(ctx, due, sessionHard context.Context, l *lane
 		return cdc.Position{}, err
 	case !joined:
 		return cdc.Position{}, errors.New("the session has ended")
-	case s.reached.Sequence > at.Sequence: // it applied more before the pipeline ended
+	case s.reached.Sequence > at.Sequence: // more changes were applied before the pipeline ended
 		at = s.reached
 	}
 	return at, nil
 }
 
-// openLane opens a lane of the changes that the rows lack.
+// openLane opens a lane that reads the changes that the rows lack.
 func (s *stagedTable) openLane(ctx context.Context, l *lanes) (*jetstream.Lane, error) {
 	s.mu.Lock()
 	after := s.reached
@@ -208,8 +210,8 @@ func (s *stagedTable) openLane(ctx context.Context, l *lanes) (*jetstream.Lane, 
 	return source, nil
 }
 
-// join makes the main pipeline leave the table at the position of the rows, once they have
-// caught up. It returns false if ctx ends first.
+// join waits until the rows have caught up with the main pipeline, and makes the main pipeline skip
+// the table's changes after that position. It returns false if ctx ends first.
 func (s *stagedTable) join(ctx context.Context, l *lanes, source *jetstream.Lane) (at cdc.Position, joined bool, err error) {
 	delivered := tables.Delivered(source.Delivered)
 	caughtUp := func(ctx context.Context, at cdc.Position) error {
@@ -230,8 +232,8 @@ func (s *stagedTable) join(ctx context.Context, l *lanes, source *jetstream.Lane
 	return at, joined, err
 }
 
-// applied returns the sequence up to which the rows have every change, and a channel that
-// is closed when that changes.
+// applied returns the sequence up to which the rows have every change, and a channel that is closed
+// when that sequence changes.
 func (s *stagedTable) applied() (reached uint64, changed <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -241,7 +243,7 @@ func (s *stagedTable) applied() (reached uint64, changed <-chan struct{}) {
 	return s.reached.Sequence, s.changed
 }
 
-// Apply applies a batch to the load.
+// Apply applies a batch to the loaded rows.
 func (s *stagedTable) Apply(ctx context.Context, b *change.Batch) error {
 	if len(b.Sets) > 0 {
 		if err := s.load.Advance(ctx, b); err != nil {
@@ -258,33 +260,34 @@ func (s *stagedTable) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// Close does nothing: the import owns the load.
+// Close does nothing: the import owns the loaded rows.
 func (s *stagedTable) Close(context.Context) error { return nil }
 
-// Checkpoint returns the position of the rows. A sink with a checkpoint also receives
-// batches without rows.
+// Checkpoint returns the position of the rows. The method exists because only a sink with
+// checkpoints receives batches without rows.
 func (s *stagedTable) Checkpoint(context.Context) (cdc.Position, error) { return s.position(), nil }
 
-// ResetCheckpoint does nothing.
+// ResetCheckpoint does nothing: it exists only to implement sink.Checkpointer.
 func (s *stagedTable) ResetCheckpoint(context.Context) error { return nil }
 
-// Enter does not wait: no other pipeline applies changes to the load.
+// Enter does not wait: no other pipeline applies changes to the loaded rows.
 func (s *stagedTable) Enter(context.Context) error { return nil }
 
-// Leave does nothing.
+// Leave does nothing, because Enter reserves nothing.
 func (s *stagedTable) Leave() {}
 
-// Withholds returns true: the load has one table.
+// Withholds returns true: the pipeline applies the changes of one table only.
 func (s *stagedTable) Withholds() bool { return true }
 
-// Applies reports whether the change is of the table and no earlier one has failed.
+// Applies reports whether the change belongs to the imported table, provided that no earlier change
+// has failed.
 func (s *stagedTable) Applies(table string, _ cdc.Position) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return table == s.table && s.failure == nil
 }
 
-// Fail gives up the load.
+// Fail ends the pipeline, so that the import of the table fails.
 func (s *stagedTable) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -294,11 +297,13 @@ func (s *stagedTable) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error)
 	s.stop()
 }
 
-// Lack gives up the load. The live table lacks nothing more.
+// Lack ends the pipeline, so that the import of the table fails. The existing table is not
+// affected.
 func (s *stagedTable) Lack(table string, reason error) { s.Fail(table, cdc.Position{}, "", reason) }
 
-// Denied returns false: the table keeps its rows, and the main pipeline or a lane decides.
+// Denied returns false, so that the import fails and the table keeps its rows. The main pipeline or
+// a lane then decides about the change.
 func (s *stagedTable) Denied(string) bool { return false }
 
-// Known does nothing.
+// Known does nothing: only the main pipeline records newer versions.
 func (s *stagedTable) Known(string) {}

@@ -8,9 +8,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// AcceptGap records that the operator accepts a gap: its tables stay incomplete and no longer
-// cause alerts. If table is not "", it accepts the gap of that table only. It returns the names of
-// the tables. The id is that of sink.TableState.GapID.
+// AcceptGap records that the operator accepts the gap with the given id, which is a
+// sink.TableState.GapID. The tables of the gap remain incomplete, but no longer cause alerts. If
+// table is not "", AcceptGap accepts the gap of that table only. It returns the names of the tables
+// whose gap it accepted.
 func (r *Reconciler) AcceptGap(id, table string) (tables []string, err error) {
 	set := r.currentTables()
 	if set == nil {
@@ -22,8 +23,9 @@ func (r *Reconciler) AcceptGap(id, table string) (tables []string, err error) {
 	return tables, err
 }
 
-// gapTables returns the sorted names of the tables of the gap with the given id, or only table
-// if that is not "". An error names the existing gaps or tables.
+// gapTables returns the sorted names of the tables of the gap with the given id. If table is not
+// "", it returns only that table. If the gap or the table does not exist, the error names the
+// existing ones.
 func gapTables(states []sink.TableState, id, table string) ([]string, error) {
 	var known, all []string
 	for i := range states {

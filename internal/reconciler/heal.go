@@ -16,29 +16,30 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// Bounds of the imports that the server requests itself.
+// Bounds of the imports that the server itself requests.
 const (
-	healInterval  = time.Minute    // between two inspections of the tables
-	healAgain     = 24 * time.Hour // between two imports of a table
-	healMaxTables = 4              // per import
+	healInterval  = time.Minute    // time between two inspections of the tables
+	healAgain     = 24 * time.Hour // minimum time between two imports of one table
+	healMaxTables = 4              // maximum number of tables per import
 )
 
-// healer finds tables that were lost or are new at HQ, and requests imports of them. It runs
-// while the stream is followed.
+// healer finds tables that were lost or are new at HQ, and requests imports of these tables. It
+// runs while the stream is followed.
 type healer struct {
 	*Reconciler
-	inspection  *inspection // nil: the destination cannot be inspected, or charges for it
+	inspection  *inspection // nil if the destination cannot be inspected or charges for queries
 	at          *Destination
 	set         *tables.Set
 	destination tables.Sink
 	imports     map[string]importStats
 	backfill    bool   // whether to import tables that are new at HQ
-	warned      string // latest warning about unverified tables; "": none
+	warned      string // latest warning about unverified tables; "" if there is none
 	latest      func(context.Context) (map[string]*schema.Table, error)
 	retention   func(context.Context) (oldest time.Time, first uint64, err error)
 }
 
-// healerFor returns the healer of the lanes' destination.
+// healerFor returns the healer for the destination of the lanes l. metered reports whether the
+// destination charges for queries, in which case the healer does not inspect it.
 func (r *follower) healerFor(d *Destination, l *lanes, ev *evidence, source *jetstream.Source, metered bool) *healer {
 	h := &healer{
 		Reconciler: r.Reconciler, at: d, set: l.set, destination: l.destination,
@@ -56,17 +57,17 @@ func (r *follower) healerFor(d *Destination, l *lanes, ev *evidence, source *jet
 	return h
 }
 
-// enabled reports whether the server may request imports itself.
+// enabled reports whether the configuration allows the server itself to request imports.
 func (h *healer) enabled() bool {
 	return h.Options.Heal == config.HealTables || h.Options.Heal == config.HealAll
 }
 
-// onProbation reports whether this version is on probation. If it is rolled back, the previous
-// version must find the tables unchanged.
+// onProbation reports whether this version of eds is on probation. During probation, the healer
+// changes no tables: after a rollback, the previous version must find the tables unchanged.
 func (h *healer) onProbation() bool { return h.Probation != nil && h.Probation() }
 
-// watch inspects the tables and their dead letters every minute, and heals them, until due
-// ends.
+// watch inspects the tables and their dead letters every minute until due ends. It heals lost
+// tables, and drops expired dead letters.
 func (h *healer) watch(due, hard context.Context) {
 	tick := time.NewTicker(healInterval)
 	defer tick.Stop()
@@ -81,7 +82,7 @@ func (h *healer) watch(due, hard context.Context) {
 	}
 }
 
-// expire drops dead letters that are too old, and records that their tables lack them.
+// expire drops dead letters that are too old, and records that their tables lack these changes.
 func (h *healer) expire(ctx context.Context) error {
 	now := time.Now()
 	names := h.Dead.Expired(h.at.Identity, now)
@@ -95,7 +96,8 @@ func (h *healer) expire(ctx context.Context) error {
 	return h.Dead.DropExpired(h.at.Identity, names, now)
 }
 
-// heal requests an import of tables that are missing or incomplete, if it may request one now.
+// heal requests an import of tables that are missing or incomplete, if it may request an import
+// now.
 func (h *healer) heal(due, hard context.Context) error {
 	now := time.Now()
 	names := h.tablesToImport(now)
@@ -120,7 +122,7 @@ func (h *healer) heal(due, hard context.Context) error {
 	}
 	id, err := h.requestHealing(h.at, names, now)
 	if errors.Is(err, errUnderWay) || errors.Is(err, errOtherDestination) {
-		return nil // the next call finds the tables again
+		return nil // the next call of heal finds the tables again
 	}
 	if err != nil {
 		return fmt.Errorf("request an import of tables that are missing or incomplete: %w", err)
@@ -129,7 +131,8 @@ func (h *healer) heal(due, hard context.Context) error {
 	return h.set.Postpone(hard, h.destination, names, next, "")
 }
 
-// tablesToImport returns the names of the tables to import now.
+// tablesToImport returns the names of the tables that the server should import now. If all imported
+// tables are lost, it returns none unless the option is config.HealAll.
 func (h *healer) tablesToImport(now time.Time) (names []string) {
 	if !h.enabled() {
 		return nil
@@ -152,8 +155,9 @@ func (h *healer) tablesToImport(now time.Time) (names []string) {
 	return names
 }
 
-// splitByRetention returns the tables whose import is expected to be faster than the stream
-// drops changes, and a reason for each of the others.
+// splitByRetention splits the named tables by the expected duration of their import. fast are the
+// tables whose import is expected to end before the stream drops changes. slow holds all other
+// tables, with the reason why they are not imported.
 func (h *healer) splitByRetention(ctx context.Context, names []string) (fast []string, slow map[string]string, err error) {
 	oldest, first, err := h.retention(ctx)
 	if err != nil {
@@ -172,7 +176,7 @@ func (h *healer) splitByRetention(ctx context.Context, names []string) (fast []s
 	return fast, slow, nil
 }
 
-// recentlyHealed returns the tables of the destination that the server itself requested to
+// recentlyHealed returns the tables of the destination for which the server itself requested an
 // import within the last day.
 func (h *healer) recentlyHealed(now time.Time) map[string]bool {
 	desired, _ := h.desired.now()
@@ -185,7 +189,8 @@ func (h *healer) recentlyHealed(now time.Time) map[string]bool {
 	return recent
 }
 
-// requestHealing requests an import of tables into d. The record of it survives restarts.
+// requestHealing requests an import of the named tables into d, and records it in the desired
+// state, which survives restarts.
 func (r *Reconciler) requestHealing(d *Destination, names []string, now time.Time) (id string, err error) {
 	q := ImportRequest{Options: snapshot.Options{Only: names, OwnTables: true}}
 	return r.requestImport(q, func(desired *desired) error {

@@ -16,8 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// startImport starts the job unless it has been started. The import continues over any
-// number of sessions, until it ends or the Reconciler is closed.
+// startImport starts the job, unless the job has already been started. The import continues over
+// any number of HQ sessions, until it ends or the Reconciler is closed.
 func (r *follower) startImport(job *importJob, beside bool) {
 	if job.started.Swap(true) {
 		return
@@ -29,7 +29,7 @@ func (r *follower) startImport(job *importJob, beside bool) {
 	r.imports.Go(func() { r.runImport(job) })
 }
 
-// startImports starts imports that are requested while the stream is followed, until ctx
+// startImports starts imports that are requested while the stream is followed. It returns when ctx
 // ends.
 func (r *follower) startImports(ctx context.Context) {
 	for ctx.Err() == nil {
@@ -41,8 +41,8 @@ func (r *follower) startImports(ctx context.Context) {
 	}
 }
 
-// runImport runs the job. If the Reconciler is closed meanwhile, the job stays requested
-// and the next process resumes it.
+// runImport runs the job. If the Reconciler is closed before the job ends, the job remains
+// requested, and the next process resumes the import.
 func (r *follower) runImport(job *importJob) {
 	ctx, end := r.untilClosed()
 	defer end()
@@ -60,8 +60,8 @@ func (r *follower) runImport(job *importJob) {
 	r.finishImport(ctx, job, err)
 }
 
-// finishImport records the outcome of the job, and retries that until ctx ends. An import
-// that filled the destination closes a gap, and HQ need not request it again.
+// finishImport records the outcome of the job, and retries that until ctx ends. If the import
+// filled the destination, it closed a gap, and HQ need not request another import.
 func (r *Reconciler) finishImport(ctx context.Context, job *importJob, err error) {
 	failed := new(snapshot.TablesError)
 	filled := err == nil || errors.As(err, &failed) && failed.Final()
@@ -95,8 +95,8 @@ func (r *Reconciler) finishImport(ctx context.Context, job *importJob, err error
 	job.finish(err)
 }
 
-// importSnapshot copies a snapshot into d. A pipeline that follows the stream meanwhile
-// notices each table that is put in place, and leaves it to a lane.
+// importSnapshot copies a snapshot into d. If a pipeline follows the stream at the same time, it
+// notices each table whose rows were replaced, and leaves that table to a lane.
 func (r *follower) importSnapshot(
 	ctx context.Context, d *Destination, request ImportRequest, observe snapshot.Observer,
 ) (report snapshot.Report, err error) {
@@ -147,10 +147,10 @@ func (r *follower) importSnapshot(
 	return report, r.coverOthers(d, began)
 }
 
-// coverOthers records that tables without a record lack nothing, if an import that began at
-// the given time has replaced all rows of every table of the source: tables without a record
-// have left the source. A running pipeline starts again after each imported table. For the last
-// one, it may have done so before the import was known to be of all tables.
+// coverOthers records that tables without a record lack nothing, if an import that started at began
+// has replaced all rows of every table of the source. The source then no longer has the tables
+// without a record. A running pipeline restarts after each imported table. For the last table, it
+// may have restarted before eds recorded that the import covers all tables.
 func (r *Reconciler) coverOthers(d *Destination, began time.Time) error {
 	set := r.currentTables()
 	if set == nil {
@@ -169,11 +169,11 @@ func (r *Reconciler) coverOthers(d *Destination, began time.Time) error {
 	return nil
 }
 
-// conditionImport is the health condition for the destination of an import.
+// conditionImport is the name of the health condition for the destination of an import.
 const conditionImport = "import"
 
-// stalls returns a function that sets the health warnings for parts of an import that make
-// no progress; "" ends the warning of a part. It is safe for concurrent use.
+// stalls returns a function that sets the health warnings for parts of an import that make no
+// progress. The reason "" ends the warning for a part. The function is safe for concurrent use.
 func stalls(health *telemetry.Health) func(part, reason string) {
 	var mu sync.Mutex
 	reasons := make(map[string]string) // by part
@@ -187,8 +187,9 @@ func stalls(health *telemetry.Health) func(part, reason string) {
 	}
 }
 
-// companiesToReplace returns the companies whose rows an import replaces; nil: all rows of
-// the destination. It limits the import if the destination may hold rows of other companies.
+// companiesToReplace returns the companies whose rows an import replaces, or nil if the import
+// replaces all rows of the destination. It returns companies only if the destination may hold rows
+// of other companies.
 func (r *follower) companiesToReplace(ctx context.Context, destination *sink.Opened) ([]string, error) {
 	if slices.Contains(r.Filters, Subjects([]string{AllCompanies})[0]) {
 		return nil, nil
@@ -214,7 +215,7 @@ func (r *follower) companiesToReplace(ctx context.Context, destination *sink.Ope
 // progressInterval is the time between two log lines about an import's progress.
 const progressInterval = 5 * time.Second
 
-// observe returns an observer that keeps the progress for heartbeats and logs it.
+// observe returns an observer that logs the progress of an import, and stores it for heartbeats.
 func (r *Reconciler) observe() snapshot.Observer {
 	var logged time.Time
 	return func(_ snapshot.Progress, t snapshot.Totals) {
@@ -227,14 +228,14 @@ func (r *Reconciler) observe() snapshot.Observer {
 	}
 }
 
-// Progress returns the progress of the import under way; "" if there is none.
+// Progress returns the progress of the running import, or "" if none is running.
 func (r *Reconciler) Progress() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.progress
 }
 
-// ImportID returns the id of the requested import; "" if there is none.
+// ImportID returns the id of the requested import, or "" if there is none.
 func (r *Reconciler) ImportID() string {
 	if now, _ := r.desired.now(); now.job != nil {
 		return now.job.ID

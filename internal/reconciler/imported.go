@@ -12,11 +12,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
 )
 
-// leaveImported records tables as behind that were imported since the stream was last
-// followed, at the position of their snapshot, and returns the plan for the others: they continue
-// from the checkpoint. If there are no others, or the destination does not record states, it
-// returns the given plan: all tables are read from the snapshots on. Snapshots that were brought
-// forward are always recorded as behind, at the position that they have reached.
+// leaveImported leaves tables that were imported since the stream was last followed to a lane: it
+// records these tables as Behind, at the position of their snapshot. It returns a plan with which
+// all other tables continue from the checkpoint. If there are no other tables, or the destination
+// does not record states, it returns the given plan, with which all tables are read from the
+// snapshots on. Tables whose snapshots were brought forward are always recorded as Behind, at the
+// position that they have reached.
 func (r *follower) leaveImported(
 	ctx context.Context, ev *evidence, config jetstream.Config, e continuity.Evidence, plan continuity.Plan,
 ) (continuity.Plan, error) {
@@ -48,9 +49,9 @@ func (r *follower) leaveImported(
 	return continued, nil
 }
 
-// withoutImported returns the states without those of tables whose rows an import has replaced
-// since the stream was last followed. An import of all tables also covers tables without a
-// snapshot: they have left the source.
+// withoutImported returns states without the states of tables whose rows an import has replaced
+// since the stream was last followed. After an import of all tables, it also drops the states of
+// tables without a snapshot, because the source no longer has these tables.
 func withoutImported(states []sink.TableState, snapshots map[string]continuity.Snapshot) []sink.TableState {
 	whole := false
 	for _, s := range snapshots {
@@ -62,8 +63,9 @@ func withoutImported(states []sink.TableState, snapshots map[string]continuity.S
 	})
 }
 
-// withImported adds the states of imported tables. If a table already has a state, only some of
-// its rows were imported, and it still lacks the same changes.
+// withImported adds the states of imported tables to states. If a table already has a state, only
+// some of its rows were imported, so the table still lacks the changes that the existing state
+// describes.
 func withImported(states, imported []sink.TableState) []sink.TableState {
 	for _, t := range imported {
 		i := slices.IndexFunc(states, func(old sink.TableState) bool { return old.Table == t.Table })
@@ -83,8 +85,9 @@ func withImported(states, imported []sink.TableState) []sink.TableState {
 	return states
 }
 
-// behindSnapshots returns the states of tables that have the given snapshots and lack later
-// changes. A snapshot that is newer than the position lacks the changes after the position only.
+// behindSnapshots returns a Behind state for each table in behind, which maps tables to their
+// snapshots. A table lacks the changes after its snapshot. If the snapshot is newer than position,
+// the table counts as complete up to position.
 func behindSnapshots(
 	ctx context.Context, config jetstream.Config, behind map[string]continuity.Snapshot, position cdc.Position,
 ) ([]sink.TableState, error) {

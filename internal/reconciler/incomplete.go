@@ -10,9 +10,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// markIncomplete records that tables lack the changes of a gap, so that all other changes can
-// be applied. It returns false if the destination does not record states, or may be another one
-// than before: then nothing can be applied before an import.
+// markIncomplete records that tables lack the changes of the plan's gap, so that all later changes
+// can be applied. It returns false if the destination does not record states, or may not be the
+// same destination as before: in these cases, nothing can be applied before an import.
 func (r *follower) markIncomplete(ev *evidence, plan continuity.Plan) bool {
 	gap := plan.Gap
 	if ev.recorder == nil || gap.Reason != continuity.Trimmed && gap.Reason != continuity.Recreated {
@@ -27,7 +27,7 @@ func (r *follower) markIncomplete(ev *evidence, plan continuity.Plan) bool {
 		names = slices.AppendSeq(names, maps.Keys(ev.Evidence.Snapshots))
 		names = append(names, sink.OtherTables)
 	}
-	if gap.Reason == continuity.Recreated { // positions in the old stream mean nothing now
+	if gap.Reason == continuity.Recreated { // positions in the old stream are no longer valid
 		names = slices.AppendSeq(names, maps.Keys(states))
 	}
 	now := time.Now().UTC().Truncate(time.Millisecond)

@@ -14,11 +14,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// absentPatience is how long a table must be absent before it is imported: a script that
-// rebuilds a table may rename it for a moment.
+// absentPatience is how long a table must be absent before eds imports it again. A script that
+// rebuilds a table may rename the table for a moment.
 const absentPatience = time.Minute
 
-// Why a table is no longer OK.
+// Reasons why a table is no longer OK.
 const (
 	reasonAbsent  = "it no longer exists in the destination"
 	reasonEmptied = "its rows were removed from the destination"
@@ -26,14 +26,14 @@ const (
 
 // importStats describes the latest import of a table.
 type importStats struct {
-	// rows is the number of rows that it put in place, if this process applies all changes
-	// since; else 0.
+	// rows is the number of imported rows, if this process applies all changes since the import.
+	// Otherwise rows is 0.
 	rows uint64
-	took time.Duration // from the time of the snapshot until its rows were in place; 0: unknown
+	took time.Duration // from the time of the snapshot until its rows were in place; 0 if unknown
 }
 
-// importedTables returns the tables of the snapshots, with details from the destination's
-// records.
+// importedTables returns the latest import of each table in all. The details come from records, the
+// snapshots that the destination has recorded.
 func importedTables(all map[string]continuity.Snapshot, records []sink.Snapshot) map[string]importStats {
 	latest := make(map[string]sink.Snapshot)
 	for _, s := range records {
@@ -55,27 +55,28 @@ func importedTables(all map[string]continuity.Snapshot, records []sink.Snapshot)
 	return imports
 }
 
-// inspection finds tables that another program has dropped or emptied. Another program
-// emptied an empty table if this process deleted fewer rows than the import had, or none since the
-// last inspection that found rows. If neither is known, as after a restart, the table is
-// unverified: the stream may have deleted all rows.
+// inspection finds tables that another program has dropped or emptied. An empty table was emptied
+// by another program if this process has deleted fewer rows than the import loaded, or no row since
+// the last inspection that found rows. If neither number is known, as after a restart, the table is
+// unverified, because changes from the stream may have deleted all rows.
 type inspection struct {
 	sink.Inspector
 	set     *tables.Set
 	imports map[string]importStats
 	dir     *state.Dir
 	at      state.Destination
-	// filled holds the tables in which the last inspection found rows, and the number of
-	// deletes that had ended before it.
+	// filled holds the tables in which the last inspection found rows. The value is the number of
+	// deletes that had ended before that inspection.
 	filled map[string]uint64
-	// unverifiedSince holds the unverified tables. verified reports whether a comparison that
-	// began after a time found a table equal.
+	// unverifiedSince holds, for each unverified table, the time since which it is unverified.
+	// verified reports whether a comparison that started after the given time found the table equal
+	// to the source.
 	unverifiedSince map[string]time.Time
 	verified        func(table string, since time.Time) bool
 }
 
 // inspect returns the new states of tables that were lost, and descriptions of the unverified
-// ones.
+// tables.
 func (i *inspection) inspect(ctx context.Context, now time.Time) (lost []sink.TableState, unverified []string, err error) {
 	ended := make(map[string]uint64, len(i.imports))
 	for table := range i.imports {
@@ -91,7 +92,7 @@ func (i *inspection) inspect(ctx context.Context, now time.Time) (lost []sink.Ta
 	}
 	for _, t := range i.set.States() {
 		if !t.State.Applies() {
-			delete(ended, t.Table) // an import or a lane brings it back
+			delete(ended, t.Table) // an import or a lane restores the table
 			delete(i.filled, t.Table)
 		}
 	}
@@ -123,7 +124,7 @@ func (i *inspection) inspect(ctx context.Context, now time.Time) (lost []sink.Ta
 			}
 			delete(i.filled, table)
 			continue
-		case sink.FoundLocked: // the next inspection may find more
+		case sink.FoundLocked: // the next inspection may succeed
 			continue
 		case sink.FoundAnother:
 			unverified = i.unverified(unverified, table, "is not the table that was imported", now)
@@ -139,7 +140,8 @@ func (i *inspection) inspect(ctx context.Context, now time.Time) (lost []sink.Ta
 	return lost, unverified, err
 }
 
-// unverified appends a description of an unverified table, unless it has been verified since.
+// unverified records the table as unverified, and appends a description of its problem to all. If a
+// comparison has verified the table since then, unverified appends nothing.
 func (i *inspection) unverified(all []string, table, problem string, now time.Time) []string {
 	since, ok := i.unverifiedSince[table]
 	if !ok {
@@ -152,7 +154,7 @@ func (i *inspection) unverified(all []string, table, problem string, now time.Ti
 	return append(all, table+" "+problem)
 }
 
-// describeAbsence returns why a table is absent.
+// describeAbsence returns the reason why the table that f describes is absent.
 func describeAbsence(f sink.Finding) string {
 	if f.Other == "" {
 		return reasonAbsent
@@ -160,8 +162,8 @@ func describeAbsence(f sink.Finding) string {
 	return f.Other + " has its name in the destination: drop or rename it"
 }
 
-// emptiedBy reports whether eds knows who deleted the rows of an empty table, and whether it
-// was another program.
+// emptiedBy reports whether eds knows which program deleted the rows of an empty table, and whether
+// that was another program than eds.
 func (i *inspection) emptiedBy(table string) (known, byOthers bool) {
 	begun, _ := i.set.Deletes(table)
 	ended, seen := i.filled[table]
@@ -169,7 +171,8 @@ func (i *inspection) emptiedBy(table string) (known, byOthers bool) {
 	return seen || rows > 0, seen && begun == ended || begun < rows
 }
 
-// inspect marks the tables that were lost.
+// inspect runs an inspection, marks the tables that were lost, and updates the warning about
+// unverified tables.
 func (h *healer) inspect(ctx context.Context) error {
 	if h.inspection == nil {
 		h.Health.Warn("tables", "")
@@ -191,7 +194,7 @@ func (h *healer) inspect(ctx context.Context) error {
 	return nil
 }
 
-// describeUnverified returns a warning about unverified tables; "" if there are none.
+// describeUnverified returns a warning about unverified tables, or "" if there are none.
 func describeUnverified(tables []string) string {
 	if len(tables) == 0 {
 		return ""

@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// inspects inspects a table in the given condition, and checks the cause of its state and the
-// warning.
+// inspects inspects a table in the given condition, and checks the cause of the table's new state
+// and the warning.
 func (g *healerTest) inspects(kind sink.FindingKind, cause sink.Cause, warning string) {
 	g.t.Helper()
 	g.destination.found(nil)

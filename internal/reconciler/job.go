@@ -17,14 +17,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// ImportRequest asks for an import into the destination.
+// ImportRequest is a request for an import into the destination.
 type ImportRequest struct {
-	ID      string // "": RequestImport chooses one
+	ID      string // if "", RequestImport generates an id
 	Options snapshot.Options
-	HQ      bool // HQ requested it and receives the outcome
+	HQ      bool // whether HQ requested the import and receives the outcome
 }
 
-// Why an import ends early, or cannot be requested.
+// Reasons why an import ends early or cannot be requested.
 var (
 	errNoDestination    = fault.Mark(fault.Fatal, errors.New("this server has no destination yet; configure one first"))
 	errUnderWay         = errors.New("an import is already under way")
@@ -33,25 +33,26 @@ var (
 	errStopped          = errors.New("the server stops; the import continues when it starts again")
 )
 
-// keptJobs is the number of latest imports that WatchImport knows.
+// keptJobs is the number of most recent imports for which WatchImport works.
 const keptJobs = 8
 
-// importJob is an import from its request to its end.
+// importJob is a requested, running or ended import.
 type importJob struct {
 	ImportRequest
 	destination *Destination
-	started     atomic.Bool // or stopped before
+	started     atomic.Bool // set when the import starts, or is canceled before that
 	progress    importProgress
-	done        chan struct{} // closed at the end; report and err do not change after it
+	done        chan struct{} // closed at the end; report and err do not change after that
 	report      snapshot.Report
 	err         error
 
 	mu      sync.Mutex
-	stopped error                   // why it is to end early; nil: it is not
-	cancel  context.CancelCauseFunc // of its context while it runs
+	stopped error                   // why the import must end early; nil if it need not
+	cancel  context.CancelCauseFunc // cancels the context of the running import
 }
 
-// begin returns the context of the running import.
+// begin returns the context for running the import. The context ends when ctx ends or stop is
+// called.
 func (j *importJob) begin(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancelCause(ctx)
 	j.mu.Lock()
@@ -63,7 +64,7 @@ func (j *importJob) begin(ctx context.Context) context.Context {
 	return ctx
 }
 
-// stop ends the import early. The first reason counts.
+// stop ends the import early. If stop is called more than once, the first reason counts.
 func (j *importJob) stop(reason error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -87,7 +88,7 @@ func (j *importJob) finish(err error) {
 	close(j.done)
 }
 
-// newJob returns a job that WatchImport knows.
+// newJob returns a new job, and adds it to the jobs for which WatchImport works.
 func (r *Reconciler) newJob(q ImportRequest, d *Destination) *importJob {
 	job := &importJob{ImportRequest: q, destination: d, done: make(chan struct{})}
 	r.mu.Lock()
@@ -108,15 +109,15 @@ func (r *Reconciler) job(id string) (*importJob, error) {
 	return nil, fmt.Errorf("this server knows no import %q", id)
 }
 
-// RequestImport requests an import and returns its id. The request survives restarts.
-// RequestImport fails if another import is under way or there is no destination. It does
-// nothing if it knows the import of ImportRequest.ID.
+// RequestImport requests an import and returns its id. The request survives restarts. RequestImport
+// fails if another import is running or requested, or if there is no destination. If q.ID is the id
+// of a known import, RequestImport does nothing and returns that id.
 func (r *Reconciler) RequestImport(q ImportRequest) (id string, err error) {
 	return r.requestImport(q, func(*desired) error { return nil })
 }
 
-// requestImport is RequestImport that also lets do edit the desired state. If do fails, it
-// requests no import.
+// requestImport is like RequestImport, but also calls do to edit the desired state. If do fails,
+// requestImport requests no import.
 func (r *Reconciler) requestImport(q ImportRequest, do func(*desired) error) (id string, err error) {
 	options, err := json.Marshal(q.Options)
 	if err != nil {
@@ -147,7 +148,8 @@ func (r *Reconciler) requestImport(q ImportRequest, do func(*desired) error) (id
 	})
 }
 
-// importAlone stops following the stream until the import under way has ended.
+// importAlone changes a requested import so that it runs alone: the stream is not followed until
+// that import has ended.
 func (r *Reconciler) importAlone() error {
 	return r.desired.change(func(d *desired) error {
 		if d.beside() {
@@ -159,10 +161,10 @@ func (r *Reconciler) importAlone() error {
 	})
 }
 
-// WatchImport calls observe with the progress of the import until it ends, and returns its
-// outcome. It also knows the last few imports that have ended. It calls observe for each table
-// that has changed since the previous call; observe may be slow. If ctx ends, the import
-// continues.
+// WatchImport calls observe with the progress of the import until the import ends, and returns its
+// outcome. It also returns the outcome of an import that was among the last keptJobs imports. It
+// calls observe for each table whose progress has changed since the previous call; observe may be
+// slow. If ctx ends, the import continues.
 func (r *Reconciler) WatchImport(
 	ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals),
 ) (snapshot.Report, error) {
@@ -194,8 +196,8 @@ func (r *Reconciler) WatchImport(
 	}
 }
 
-// CancelImport ends an import. Its tables keep their rows. It does nothing if the import has
-// ended.
+// CancelImport cancels an import. Tables that the import has not replaced yet keep their rows. If
+// the import has already ended, CancelImport does nothing.
 func (r *Reconciler) CancelImport(id string) error {
 	job, err := r.job(id)
 	if err == nil {
@@ -213,14 +215,14 @@ func (r *Reconciler) cancelImport(job *importJob, cause error) {
 	}
 }
 
-// importProgress is the progress of an import, for any number of watchers that each read
-// at their own pace.
+// importProgress is the progress of an import. Any number of watchers can read it, each at its own
+// pace.
 type importProgress struct {
 	mu      sync.Mutex
 	version int // number of calls of observe
 	tables  map[string]versionedProgress
 	totals  snapshot.Totals
-	changed chan struct{} // closed at the next call; nil if no caller waits
+	changed chan struct{} // closed at the next call of observe; nil if no caller waits
 }
 
 // versionedProgress is the progress of a table, and the version at which it last changed.
@@ -243,8 +245,9 @@ func (p *importProgress) observe(t snapshot.Progress, totals snapshot.Totals) {
 	}
 }
 
-// since returns the progress of the tables that have changed since a version, oldest change
-// first, the current version, and a channel that is closed when it changes.
+// since returns the progress of the tables that have changed since the given version, in the order
+// of their last changes. It also returns the totals, the current version, and a channel that is
+// closed when the version changes.
 func (p *importProgress) since(version int) (changes []snapshot.Progress, totals snapshot.Totals, now int, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

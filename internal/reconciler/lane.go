@@ -18,20 +18,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// Bounds of the time for which a lane holds the main pipeline while it hands its tables
-// back.
+// Bounds of the time for which a lane may block the main pipeline while it returns its tables.
 const (
 	firstHold = 3 * time.Second
 	lastHold  = 30 * time.Second
 )
 
-// lanes bring tables forward that are behind, beside the main pipeline.
+// lanes apply the missing changes to tables that are behind, while the main pipeline runs.
 type lanes struct {
 	*follower
 	set         *tables.Set
 	destination tables.Sink
-	inspector   sink.Inspector  // nil: the destination cannot be inspected
-	config      pipeline.Config // of a lane's pipeline, without Source, Sink and Gate
+	inspector   sink.Inspector  // nil if the destination cannot be inspected
+	config      pipeline.Config // config of a lane's pipeline, except Source, Sink and Gate
 	healer      *healer
 }
 
@@ -42,9 +41,9 @@ type tableSink struct {
 	sink.Migrator
 }
 
-// lanesFor returns the lanes of the destination, and makes the set of its tables the gate
-// of the main pipeline's config. It returns nil if the destination does not record the states of
-// tables.
+// lanesFor returns the lanes of the destination, and makes the set of the destination's tables the
+// sink and the gate of config, which configures the main pipeline. It returns nil if the
+// destination does not record the states of tables.
 func (r *follower) lanesFor(
 	destination *sink.Opened, ev *evidence, config *pipeline.Config, position cdc.Position,
 ) (*lanes, error) {
@@ -66,7 +65,7 @@ func (r *follower) lanesFor(
 	return l, nil
 }
 
-// TableStates returns the tables of the destination that are not OK, sorted by name.
+// TableStates returns the states of the destination's tables that are not OK, sorted by table name.
 func (r *Reconciler) TableStates() []sink.TableState {
 	if set := r.currentTables(); set != nil {
 		return set.States()
@@ -74,8 +73,8 @@ func (r *Reconciler) TableStates() []sink.TableState {
 	return nil
 }
 
-// currentTables returns the states of the destination's tables; nil if it does not record
-// any, or the stream has not been followed yet.
+// currentTables returns the states of the destination's tables. It returns nil if the destination
+// does not record states, or if the stream has not been followed yet.
 func (r *Reconciler) currentTables() *tables.Set {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,16 +92,16 @@ func (r *Reconciler) setTables(set *tables.Set) {
 	}
 }
 
-// visit is work of an import that needs the lanes of the followed stream.
+// visit is a part of an import that needs the lanes of the followed stream, so the lanes run it.
 type visit struct {
 	do   func(due, hard context.Context, l *lanes)
 	done chan struct{} // closed when do has returned
 }
 
-// withLanes calls do with the lanes of the followed stream, and waits for it. The lanes stop
-// after due has ended and do has returned, and abandon their work when hard ends. If the stream
-// is about to be followed, withLanes waits for that. It returns false if it has not called do: the
-// stream is not followed, or ctx has ended.
+// withLanes calls do with the lanes of the followed stream, and waits until do returns. The lanes
+// stop after due has ended and do has returned. They abandon their work when hard ends. If the
+// stream is about to be followed, withLanes waits for that. It returns false without calling do if
+// the stream is not followed or ctx ends.
 func (r *Reconciler) withLanes(ctx context.Context, do func(due, hard context.Context, l *lanes)) bool {
 	v := visit{do, make(chan struct{})}
 	for ctx.Err() == nil {
@@ -126,14 +125,14 @@ func (r *Reconciler) withLanes(ctx context.Context, do func(due, hard context.Co
 	return false
 }
 
-// setFollowed records whether lanes run from now on.
+// setFollowed records that lanes run, or have stopped, as of now.
 func (r *Reconciler) setFollowed(followed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.followed, r.left = followed, time.Now()
 }
 
-// lastFollowed returns when lanes ran last: now if they do.
+// lastFollowed returns the time at which lanes last ran, which is the current time if they run.
 func (r *Reconciler) lastFollowed() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -143,7 +142,7 @@ func (r *Reconciler) lastFollowed() time.Time {
 	return r.left
 }
 
-// run runs the main pipeline, and lanes and the healer beside it.
+// run runs the main pipeline together with the lanes and the healer.
 func (l *lanes) run(due, hard context.Context, main *pipeline.Pipeline) error {
 	due, end := context.WithCancelCause(due)
 	defer end(nil)
@@ -176,7 +175,7 @@ func (l *lanes) run(due, hard context.Context, main *pipeline.Pipeline) error {
 	return errors.Join(err, failed)
 }
 
-// receiveVisits runs visits until due ends, and waits for them.
+// receiveVisits starts visits until due ends, and then waits until all of them have returned.
 func (l *lanes) receiveVisits(due, hard context.Context) {
 	var visits sync.WaitGroup
 	defer visits.Wait()
@@ -193,8 +192,8 @@ func (l *lanes) receiveVisits(due, hard context.Context) {
 	}
 }
 
-// bringForward brings tables forward until due ends. It returns only errors that concern the
-// main pipeline as well.
+// bringForward brings tables forward until due ends. It returns only errors that also concern the
+// main pipeline.
 func (l *lanes) bringForward(due, hard context.Context) error {
 	defer l.Health.Warn("lane", "")
 	var backoff retry.Backoff
@@ -225,7 +224,8 @@ func (l *lanes) bringForward(due, hard context.Context) error {
 	return nil
 }
 
-// flush records the states of tables that are not recorded yet.
+// flush records those table states that the destination has not recorded yet. It warns if the
+// destination does not answer.
 func (l *lanes) flush(ctx context.Context) error {
 	hangs := false
 	err := retry.Watch(func() {
@@ -239,8 +239,8 @@ func (l *lanes) flush(ctx context.Context) error {
 	return err
 }
 
-// awaitChange waits until changed is closed, or until a time that is not zero, or until ctx
-// ends.
+// awaitChange waits until changed is closed or ctx ends. It also returns at the time given by
+// until, unless that is zero.
 func awaitChange(ctx context.Context, changed <-chan struct{}, until time.Time) {
 	var due <-chan time.Time
 	if !until.IsZero() {
@@ -281,23 +281,24 @@ func (l *lanes) runLane(due, hard context.Context, behind []sink.TableState) err
 	return errors.Join(l.recordLoss(err), l.flush(context.WithoutCancel(hard)))
 }
 
-// openLane opens a reader of the named tables' changes after a message.
+// openLane opens a reader of the named tables' changes. The reader starts with the message that
+// follows the message with sequence after.
 func (l *lanes) openLane(ctx context.Context, names []string, after uint64) (*jetstream.Lane, error) {
 	return jetstream.OpenLane(ctx, jetstream.LaneConfig{
 		Conn: l.Conn, Stream: streamName, Filters: l.Filters, Tables: names, After: after, Logger: l.Logger,
 	})
 }
 
-// closeLane deletes the consumer of a lane. If that fails, NATS deletes it after some idle
-// time.
+// closeLane deletes the consumer of a lane. If that fails, NATS deletes the idle consumer after
+// some time.
 func (l *lanes) closeLane(source *jetstream.Lane) {
 	if err := closeSource(source); err != nil {
 		l.Logger.Debug("the consumer of a lane is left to NATS", "error", err)
 	}
 }
 
-// runUntil runs a pipeline until caughtUp returns or soft ends. It returns the first error of
-// the two.
+// runUntil runs a pipeline until caughtUp returns or soft ends. It returns the first error of the
+// pipeline or of caughtUp.
 func runUntil(soft, hard context.Context, p *pipeline.Pipeline, caughtUp func(context.Context) error) error {
 	soft, stop := context.WithCancel(soft)
 	defer stop()
@@ -313,7 +314,8 @@ func runUntil(soft, hard context.Context, p *pipeline.Pipeline, caughtUp func(co
 	return group.Wait()
 }
 
-// recordLoss records a gap and returns nil. It returns other errors.
+// recordLoss records the gap and returns nil if err is a *continuity.GapError. Otherwise it returns
+// err.
 func (l *lanes) recordLoss(err error) error {
 	gap := new(continuity.GapError)
 	if !errors.As(err, &gap) {
@@ -323,20 +325,20 @@ func (l *lanes) recordLoss(err error) error {
 	return nil
 }
 
-// join hands the lane's tables back once it has caught up. It returns early if the lane
-// should start again with more tables, or has none left.
+// join returns the lane's tables to the main pipeline once the lane has caught up. It returns early
+// if the lane should restart with more tables, or has no table left.
 func (l *lanes) join(ctx context.Context, lane *tables.Lane, source *jetstream.Lane, members int) error {
 	attempt := func(hold time.Duration) error { return l.set.Join(ctx, lane, hold, source.Delivered) }
-	_, _ = l.catchUp(ctx, source, attempt, func(error) bool { // the next lane meets the same error
+	_, _ = l.catchUp(ctx, source, attempt, func(error) bool { // the next lane would return the same error
 		due, _ := l.set.Due()
 		return l.set.Members() == 0 || len(due) > members
 	})
 	return nil
 }
 
-// catchUp calls attempt whenever source is less than a batch behind, and passes how long
-// attempt may hold the main pipeline. It returns when attempt succeeds, when ctx ends, or when
-// ends returns true for the latest error, which may be nil. It reports whether attempt has
+// catchUp calls attempt whenever source is less than one batch behind, and passes the time for
+// which attempt may block the main pipeline. It returns when attempt succeeds, when ctx ends, or
+// when ends returns true for the latest error, which may be nil. It reports whether attempt has
 // succeeded.
 func (l *lanes) catchUp(
 	ctx context.Context, source *jetstream.Lane, attempt func(hold time.Duration) error, ends func(error) bool,

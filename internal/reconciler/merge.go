@@ -11,9 +11,10 @@ import (
 // rowsOf identifies the rows of one company in a table. The company may be AllCompanies.
 type rowsOf struct{ table, company string }
 
-// mergeSnapshots merges the recorded snapshots of a destination into one per table, for a
-// server of the granted companies. The checkpoint says which of them have been followed.
-// Imports that together replaced the rows of each granted company count as one of all rows.
+// mergeSnapshots merges the recorded snapshots of a destination into one snapshot per table, for a
+// server to which the companies in granted are granted. The checkpoint records which of the
+// snapshots have been followed. If several imports together replaced the rows of each granted
+// company, they count as one import of all rows.
 func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.Recorded) map[string]continuity.Snapshot {
 	var followed int64
 	if checkpoint != nil {
@@ -21,7 +22,7 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 	}
 	latest := latestReplacements(records, granted)
 	all := make(map[string]continuity.Snapshot)
-	begun := make(map[string]bool) // tables with replaced rows that have been followed
+	begun := make(map[string]bool) // tables with a followed snapshot that replaced rows
 	for _, s := range records {
 		if !slices.ContainsFunc(granted, func(company string) bool {
 			return s.Replaces(company) && s.Generation == latest[rowsOf{s.Table, company}]
@@ -37,7 +38,7 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 		}
 		all[s.Table] = now
 	}
-	pending := make(map[string]sink.Snapshot) // not followed yet, with the earliest clock
+	pending := make(map[string]sink.Snapshot) // snapshots that have not been followed yet, with their earliest clock
 	for _, s := range records {
 		if _, ok := all[s.Table]; !ok {
 			all[s.Table] = continuity.Snapshot{Clock: s.Clock, Followed: s.Generation <= followed, Partial: true, Whole: s.Whole}
@@ -52,7 +53,8 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 	}
 	for table, p := range pending {
 		s := all[table]
-		// If the table was complete and followed, the later import added a part.
+		// If a snapshot that replaced rows was followed, the pending import has replaced only some
+		// rows.
 		s.Partial = s.Partial || begun[table]
 		s.Clock, s.Followed, s.Applied = p.Clock, false, p.Applied
 		all[table] = s
@@ -60,8 +62,8 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 	return all
 }
 
-// latestReplacements returns the generation of the latest snapshot that replaced a company's
-// rows.
+// latestReplacements returns, for each table and company, the generation of the latest snapshot
+// that replaced the company's rows in the table.
 func latestReplacements(records []sink.Snapshot, granted []string) map[rowsOf]int64 {
 	latest := make(map[rowsOf]int64)
 	for _, s := range records {
@@ -74,8 +76,8 @@ func latestReplacements(records []sink.Snapshot, granted []string) map[rowsOf]in
 	return latest
 }
 
-// superseded reports whether later snapshots have replaced all rows of s that belong to the
-// granted companies.
+// superseded reports whether later snapshots have replaced all rows of s that belong to granted
+// companies.
 func superseded(s *sink.Snapshot, granted []string, latest map[rowsOf]int64) bool {
 	return !slices.ContainsFunc(granted, func(company string) bool {
 		concerned := company == AllCompanies || s.Scope.Companies == nil || slices.Contains(s.Scope.Companies, company)
@@ -90,8 +92,8 @@ func earlier(a, b cdc.Timestamp) cdc.Timestamp {
 	return b
 }
 
-// partialTables returns the tables, sorted, whose imports have not loaded all rows of each
-// granted company.
+// partialTables returns the sorted names of the tables for which the imports have not loaded all
+// rows of every granted company.
 func partialTables(records []sink.Snapshot, granted []string) []string {
 	var tables []string
 	for _, s := range records {

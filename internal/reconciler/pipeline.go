@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-// runPipeline opens the destination and the stream, and runs the pipeline between them until
-// due ends.
+// runPipeline opens the destination and the stream, and runs a pipeline from the stream to the
+// destination until due ends.
 func (r *follower) runPipeline(due, hard context.Context, d *Destination) (err error) {
 	destination, err := r.openDestination(due, d)
 	if err != nil {

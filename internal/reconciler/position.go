@@ -20,13 +20,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// streamName is HQ's stream of changes.
+// streamName is the name of HQ's stream of changes.
 const streamName = "dbchange"
 
-// AllCompanies is the id that means every company.
+// AllCompanies is the company id that matches every company.
 const AllCompanies = "*"
 
-// Subjects returns the subjects of the companies' changes, sorted.
+// Subjects returns the NATS subjects of the companies' changes, sorted and without duplicates.
 func Subjects(companies []string) []string {
 	filters := make([]string, len(companies))
 	for i, id := range companies {
@@ -36,15 +36,15 @@ func Subjects(companies []string) []string {
 	return slices.Compact(filters)
 }
 
-// joinFilters returns the name of a set of filters in the destination.
+// joinFilters returns the name under which the destination records a set of filters.
 func joinFilters(filters []string) string { return strings.Join(filters, " ") }
 
-// recordInterval is the time between two records of the position in the data directory, if the
+// recordInterval is the time between two writes of the position to the data directory, if the
 // destination stores the position with each batch.
 const recordInterval = 5 * time.Second
 
 // subscribe opens the stream at the start that continuity.Decide chooses. It also returns the
-// position up to which everything is applied.
+// position up to which every change is applied.
 func (r *follower) subscribe(
 	ctx context.Context, d *Destination, destination *sink.Opened, ev *evidence,
 ) (*jetstream.Source, cdc.Position, error) {
@@ -96,14 +96,15 @@ func (r *follower) subscribe(
 	r.dropped = nil
 	r.Health.Set("stream", nil)
 	r.reportStart(plan, describeMissingRows(ev, companies(r.Filters)))
-	if ev.Unread != nil { // from now on the position decides
+	if ev.Unread != nil { // from now on, the recorded position decides
 		err = r.State.FinishReference(ev.at)
 	}
 	return source, plan.Applied, errors.Join(err, r.State.MarkBegun(slices.Collect(maps.Keys(ev.Evidence.Snapshots))...))
 }
 
-// reportStart logs the start of reading, unless it just continues. It warns if eds cannot
-// verify the start, or if the destination lacks some rows, as missing describes.
+// reportStart logs the start of reading, unless reading simply continues. It warns if eds cannot
+// verify the start. It also warns if missing, which describes rows that the destination lacks, is
+// not "".
 func (r *follower) reportStart(plan continuity.Plan, missing string) {
 	if plan.Note != "" {
 		r.Logger.Warn(plan.Note)
@@ -118,8 +119,8 @@ func (r *follower) reportStart(plan continuity.Plan, missing string) {
 	}
 }
 
-// warnUnverified warns that eds cannot rule out missing changes, for a reason; "" ends the
-// warning.
+// warnUnverified warns that eds cannot rule out missing changes, for the given reason. The reason
+// "" ends the warning.
 func (r *follower) warnUnverified(reason string) {
 	if reason != "" {
 		reason += "; to compare the destination with the source, run: eds verify"
@@ -149,13 +150,13 @@ func (r *follower) collectEvidence(ctx context.Context, d *Destination, destinat
 		if ev.Destination.Checkpoint, err = r.checkpoint(ctx, destination); err != nil {
 			return nil, err
 		}
-		// Each filter has a checkpoint of its own. A new filter has none yet: then the record
-		// decides.
+		// Each filter has a separate checkpoint. A new filter has no checkpoint yet, so the record
+		// in the data directory decides.
 		ev.Destination.Stores = ev.Destination.Checkpoint.Sequence > 0 || settled.Position.Sequence == 0 || settled.Filter == r.filter()
 	}
 	ev.Record = continuity.Record{Settled: settled.Position, Scanned: settled.Scanned, Elsewhere: settled.Elsewhere}
 	if !settled.Exact && settled.Position.Stored > 0 {
-		// The message may be newer than Stored, but not newer than the record, if the clocks
+		// The message may be newer than Stored. It is not newer than the record, if the clocks
 		// agree within the margin.
 		ev.Record.Settled.Stored = max(settled.Position.Stored, settled.At.Add(continuity.ClockMargin).UnixNano())
 	}
@@ -166,13 +167,13 @@ func (r *follower) collectEvidence(ctx context.Context, d *Destination, destinat
 	return ev, err
 }
 
-// filter returns the name of the consumer's filters in the record.
+// filter returns the name under which the data directory records the consumer's filters.
 func (r *follower) filter() string {
 	sum := sha256.Sum256([]byte(joinFilters(r.Filters)))
 	return hex.EncodeToString(sum[:8])
 }
 
-// sourceConfig returns the configuration of the stream's source.
+// sourceConfig returns the configuration for reading the stream.
 func (r *follower) sourceConfig(ev *evidence, destination *sink.Opened) jetstream.Config {
 	// If the destination stores the position, the local record may lag.
 	every := time.Duration(0)
@@ -191,7 +192,7 @@ func (r *follower) sourceConfig(ev *evidence, destination *sink.Opened) jetstrea
 	}
 }
 
-// checkpoint returns the position that the destination has stored; zero if there is none.
+// checkpoint returns the position that the destination has stored, or zero if there is none.
 func (r *follower) checkpoint(ctx context.Context, destination *sink.Opened) (cdc.Position, error) {
 	var position cdc.Position
 	if destination.Checkpointer == nil {
@@ -207,9 +208,9 @@ func (r *follower) checkpoint(ctx context.Context, destination *sink.Opened) (cd
 	return position, nil
 }
 
-// storeCheckpoint stores a position in the destination that only the data directory has, as
-// after a change of the filter. Otherwise the missing checkpoint would look like a loss until the
-// next batch.
+// storeCheckpoint stores a position in the destination that only the data directory has, as after a
+// change of the filters. Without it, the destination would appear to have lost its checkpoint until
+// the next batch.
 func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Position) error {
 	if destination.Checkpointer == nil {
 		return nil
@@ -220,8 +221,8 @@ func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Posit
 	return nil
 }
 
-// forget drops the recorded positions. It is called after the opened source has recorded its
-// start. If the program ends before that, the old positions lead to the same plan again.
+// forget drops the recorded positions. Call it only after the opened source has recorded its start.
+// If the program ends before forget, the old positions lead to the same plan again.
 func (r *follower) forget(ctx context.Context, destination *sink.Opened, ev *evidence) error {
 	if err := r.State.RecordBatchBoundaries(r.Consumer, ev.at, nil); err != nil {
 		return err

@@ -1,8 +1,8 @@
-// Package reconciler makes the running program match its desired state: it follows
-// the stream into a destination, imports a snapshot, or does nothing.
+// Package reconciler makes the running program match its desired state. The program either follows
+// the stream into a destination, imports a snapshot, does both, or is idle.
 //
-// The desired state is one value. The agent that talks to HQ changes it. The
-// reconciler observes it, and does one thing at a time.
+// The desired state is a single value. The agent that talks to HQ changes the desired state, and
+// the reconciler reacts to each change.
 package reconciler
 
 import (
@@ -34,69 +34,69 @@ import (
 // Config configures a Reconciler. All fields are required, except Rules and Probation.
 type Config struct {
 	Options      config.Server
-	Version      string // of eds
+	Version      string // version of eds
 	State        *state.Dir
-	Lookup       sink.Lookup // of the environment, for the options of destinations
-	HQ           *hq.Client  // for imports
+	Lookup       sink.Lookup // looks up environment variables for destination options
+	HQ           *hq.Client  // the client through which imports request exports
 	Tables       *schema.Catalogue
 	Dead         *dlq.Queue
-	Rules        pipeline.Rules // nil: none
+	Rules        pipeline.Rules // nil for no rules
 	Metrics      *pipeline.Metrics
 	ResetSupport *jetstream.ResetSupport
-	// Adjusted counts a value that a documented rule changed.
+	// Adjusted is called for each value that a documented rule changed.
 	Adjusted func(table, column, rule string)
-	// Probation reports whether this version is on probation after an upgrade. During
-	// probation, only requested tables are imported. Nil: it is not on probation.
+	// Probation reports whether this version is on probation after an upgrade. During probation,
+	// only imports that were requested run. If Probation is nil, this version is not on probation.
 	Probation func() bool
 	Health    *telemetry.Health
 	Logger    *slog.Logger
 }
 
-// Subscription is how the reconciler reads the stream during one session with HQ.
+// Subscription holds the parameters for reading the stream during one session with HQ.
 type Subscription struct {
 	Conn     *nats.Conn
 	Consumer string   // name of the durable consumer
-	Filters  []string // its subjects, sorted
+	Filters  []string // subjects of the consumer, sorted
 }
 
-// Reconciler follows the stream into one destination. Run and Close belong to one
-// goroutine; the other methods are safe for concurrent use.
+// Reconciler follows the stream into one destination. One goroutine must call Run and Close. The
+// other methods are safe for concurrent use.
 type Reconciler struct {
 	Config
 	desired desiredState
 	closing sync.Once
-	closed  chan struct{} // closed when Close begins
+	closed  chan struct{} // closed when Close starts
 	imports sync.WaitGroup
-	visits  chan visit              // requests of imports to the lanes of the followed stream
-	unknown pipeline.UnknownColumns // columns that the schema lacks, logged once
+	visits  chan visit              // visits of imports to the lanes of the followed stream
+	unknown pipeline.UnknownColumns // columns that the schemas lack, each logged once
 
-	open        *Destination // the open destination; nil: none
-	openFilter  string       // the filters that it was opened for
-	destination *sink.Opened // the sink of open
-	watched     bool         // whether no other server writes to it
-	gaveWay     bool         // whether another server of the same consumer took it over
+	open        *Destination // the open destination; nil if there is none
+	openFilter  string       // the filters for which it was opened
+	destination *sink.Opened // the sink of the open destination
+	watched     bool         // whether awaitWriters has found no other writer
+	gaveWay     bool         // whether another server has taken over the destination
 	started     time.Time
-	// dropped is the gap that the source found while it ran, until it is recorded.
+	// dropped is a gap that the source found while it ran and that is not recorded yet.
 	dropped *continuity.GapError
 
 	mu           sync.Mutex
 	running      *pipeline.Pipeline   // nil while the stream is not followed
 	lane         *pipeline.Pipeline   // nil while no lane brings a table forward
-	last         pipeline.Status      // of the latest pipeline
-	progress     string               // of the running import
-	tables       *tables.Set          // of the destination; nil if it does not record their states
+	last         pipeline.Status      // status of the latest pipeline
+	progress     string               // progress of the running import
+	tables       *tables.Set          // the destination's tables; nil if it records no states
 	jobs         []*importJob         // the last few imports, oldest first
 	held         map[string]bool      // tables whose rows an import is about to replace
 	followed     bool                 // whether lanes run now
-	left         time.Time            // when they last stopped
-	verified     map[string]time.Time // when the latest comparison began that found a table equal
-	unverifiedAt time.Time            // when the stream last became unverified, or verified again
+	left         time.Time            // when lanes last stopped
+	verified     map[string]time.Time // per table, start of the latest comparison that found it equal
+	unverifiedAt time.Time            // time of the latest call of setUnverified
 
-	laneMetrics *pipeline.Metrics // of lanes; not exported
+	laneMetrics *pipeline.Metrics // metrics of lanes, which are not exported
 }
 
-// New returns a reconciler that follows the stream into d; nil: there is no destination
-// yet. It continues requests to an earlier process.
+// New returns a reconciler that follows the stream into d. If d is nil, there is no destination
+// yet. The reconciler continues the requests that an earlier process received.
 func New(c Config, d *Destination) (*Reconciler, error) {
 	r := &Reconciler{
 		Config: c, started: time.Now(), left: time.Now(), desired: desiredState{dir: c.State},
@@ -109,15 +109,16 @@ func New(c Config, d *Destination) (*Reconciler, error) {
 	return r, nil
 }
 
-// Close interrupts a running import, which the next process resumes, and closes the
-// destination if one is open.
+// Close interrupts a running import, which the next process resumes. It then closes the destination
+// if one is open.
 func (r *Reconciler) Close() {
 	r.closing.Do(func() { close(r.closed) })
 	r.imports.Wait()
 	r.closeDestination()
 }
 
-// untilClosed returns a context that ends with Close. The caller calls end.
+// untilClosed returns a context that ends when Close is called. The caller must call end to release
+// it.
 func (r *Reconciler) untilClosed() (ctx context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var watcher sync.WaitGroup
@@ -134,26 +135,26 @@ func (r *Reconciler) untilClosed() (ctx context.Context, end func()) {
 	}
 }
 
-// follower is the reconciler within one session.
+// follower is the reconciler within one session with HQ.
 type follower struct {
 	*Reconciler
 	Subscription
 }
 
-// Run reconciles until due ends, and returns its cause. It returns earlier if something
-// fails that another attempt would not change. Imports continue after Run. If hard ends, Run
-// stops at once: the stream delivers unacknowledged messages again. The first result is the
-// gap that keeps the stream from being followed, if there is one.
+// Run reconciles until due ends, and returns the cause of due. It returns earlier if it fails with
+// an error that another attempt would not resolve. Imports continue after Run. If hard ends, Run
+// stops at once; the stream delivers unacknowledged messages again. The result gap is the gap that
+// keeps the stream from being followed, or nil if there is none.
 func (r *Reconciler) Run(due, hard context.Context, s Subscription) (gap, err error) {
 	return (&follower{r, s}).reconcile(due, hard)
 }
 
 func (r *follower) reconcile(due, hard context.Context) (gap, err error) {
-	backoff := retry.Backoff{Max: 2 * time.Second} // of reopening
+	backoff := retry.Backoff{Max: 2 * time.Second} // for reopening the destination
 	started, _ := r.desired.now()
 	for filled := started.filled; ; {
 		desired, changed := r.desired.now()
-		if desired.filled != filled { // which closes a gap
+		if desired.filled != filled { // an import closes a gap
 			filled, gap = desired.filled, nil
 		}
 		if desired.job != nil && due.Err() == nil {
@@ -189,7 +190,7 @@ func (r *follower) reconcile(due, hard context.Context) (gap, err error) {
 			r.closeDestination()
 			_ = retry.Sleep(due, backoff.Next(err))
 		case errors.As(err, new(*continuity.GapError)):
-			// Another attempt would not help, and to continue would hide the loss.
+			// Another attempt would not help, and continuing would hide the loss.
 			gap = err
 			r.Health.Set("stream", err)
 			r.Logger.Error("changes are missing, so nothing is applied until an import", "error", err)
@@ -199,9 +200,9 @@ func (r *follower) reconcile(due, hard context.Context) (gap, err error) {
 	}
 }
 
-// recordDropped records a gap that the running source has found, so that the next
-// subscription marks the tables as incomplete. It returns false if err is another error, or if
-// that does not help.
+// recordDropped records a gap that the running source has found, so that the next subscription
+// marks the tables as incomplete. It returns false if err is another error, or if marking the
+// tables cannot help.
 func (r *follower) recordDropped(err error) bool {
 	found := new(continuity.GapError)
 	switch {
@@ -216,12 +217,12 @@ func (r *follower) recordDropped(err error) bool {
 	return true
 }
 
-// errChanged says that the desired state has changed.
+// errChanged is the cause of ending a pipeline because the desired state has changed.
 var errChanged = errors.New("the desired state has changed")
 
-// follow follows the stream into d until due ends or the desired state changes. It first
-// applies received changes. If that takes longer than closeTimeout while another destination
-// is desired, it abandons them: the stream delivers them again.
+// follow follows the stream into d until due ends or the desired state changes. Before it returns,
+// it applies the received changes. If that takes longer than closeTimeout while another destination
+// is desired, follow abandons these changes; the stream delivers them again.
 func (r *follower) follow(due, hard context.Context, d *Destination) error {
 	due, end := context.WithCancelCause(due)
 	defer end(nil)
@@ -245,11 +246,11 @@ func (r *follower) follow(due, hard context.Context, d *Destination) error {
 		r.closeDestination()
 	}
 	if errors.Is(err, pipeline.ErrAbandoned) {
-		r.closeDestination() // a call to it may not have returned
+		r.closeDestination() // a call to the destination may not have returned
 	}
 	cause := context.Cause(due)
 	ended()
-	_ = watcher.Wait() // it has no errors
+	_ = watcher.Wait() // the watcher returns no error
 	switch {
 	case errors.Is(cause, errChanged) && (err == nil || fault.Of(err) == fault.Transient || errors.As(err, new(*DestinationError))):
 		return errChanged // the error concerns a destination that is no longer desired
@@ -259,8 +260,8 @@ func (r *follower) follow(due, hard context.Context, d *Destination) error {
 	return err
 }
 
-// Status returns the state of the running pipeline. While the stream is not followed, it
-// returns the last state of the latest one. The counts are those of all sessions.
+// Status returns the status of the running pipeline. While the stream is not followed, it returns
+// the last status of the latest pipeline. The counts include all sessions.
 func (r *Reconciler) Status() pipeline.Status {
 	r.mu.Lock()
 	p, last := r.running, r.last
@@ -275,8 +276,8 @@ func (r *Reconciler) Status() pipeline.Status {
 	return last
 }
 
-// LaneStatus returns the state of the lane that brings tables forward; the zero value if
-// there is none.
+// LaneStatus returns the status of the lane that brings tables forward, or the zero value if no
+// lane runs.
 func (r *Reconciler) LaneStatus() pipeline.Status {
 	r.mu.Lock()
 	p := r.lane

@@ -18,19 +18,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// evidence is everything that the destination and the data directory record.
+// evidence holds everything that the destination and the data directory have recorded.
 type evidence struct {
 	continuity.Evidence
 	at         state.Destination
-	id         string          // of the destination, as far as it is known
-	identifier sink.Identifier // nil: the destination holds no id, or records it
-	recorder   sink.Recorder   // nil: the destination keeps no records
+	id         string          // id of the destination; "" if unknown
+	identifier sink.Identifier // nil if the destination has no id, or keeps it in its records
+	recorder   sink.Recorder   // nil if the destination keeps no records
 	sink.Records
 	local map[string]state.Snapshot // snapshots in the data directory, by table
 	seeds []state.Snapshot          // snapshots that only the data directory knows
 }
 
-// readRecords reads the records of the destination.
+// readRecords returns evidence with the records of the destination and its id.
 func (r *follower) readRecords(ctx context.Context, d *Destination, destination *sink.Opened) (*evidence, error) {
 	ev := &evidence{at: d.Destination}
 	ev.Beginning, ev.Now = r.Options.Restart, time.Now()
@@ -58,7 +58,8 @@ func (r *follower) readRecords(ctx context.Context, d *Destination, destination 
 	return ev, nil
 }
 
-// readID checks whether a destination that keeps events still holds its recorded id.
+// readID checks whether the destination still holds the id that the data directory has recorded. It
+// applies to destinations that keep events, not rows.
 func (r *follower) readID(ctx context.Context, destination *sink.Opened, ev *evidence) (err error) {
 	if ev.identifier = destination.Identifier; ev.identifier == nil {
 		return nil
@@ -77,7 +78,8 @@ func (r *follower) readID(ctx context.Context, destination *sink.Opened, ev *evi
 	return nil
 }
 
-// unavailable returns the health warning for a destination that keeps no records.
+// unavailable returns the health warning for a destination that keeps no records because of err, or
+// "" if err is nil.
 func unavailable(err error) string {
 	if err == nil {
 		return ""
@@ -85,8 +87,8 @@ func unavailable(err error) string {
 	return "the destination keeps no records: " + err.Error()
 }
 
-// destinationID returns the id of d. The id that the destination itself records counts; if
-// there is none, it is that of the data directory.
+// destinationID returns the id of d. The parameter own is the id in the destination's own records,
+// which takes precedence. If own is "", destinationID returns the id in the data directory.
 func (r *Reconciler) destinationID(d *Destination, own string) (string, error) {
 	known, err := r.State.DestinationID(d.Identity)
 	if err != nil || own == "" || own == known {
@@ -96,9 +98,10 @@ func (r *Reconciler) destinationID(d *Destination, own string) (string, error) {
 	return own, r.State.RecordDestinationID(d.Identity, own)
 }
 
-// settled returns the data directory's record of the position in the destination. If there
-// is neither a record nor a checkpoint, it returns the record of the previous destination: this
-// one lacks the changes that were applied there.
+// settled returns the data directory's record of the position in the destination. own reports
+// whether the record belongs to this destination. If there is neither a record nor a checkpoint,
+// settled returns the record of the previous destination, because this destination lacks the
+// changes that were applied to that one.
 func (r *follower) settled(ev *evidence) (settled state.Settled, own bool, err error) {
 	settled, own, err = r.State.Settled(r.Consumer, ev.at)
 	if !own && ev.Checkpoint != nil {
@@ -107,8 +110,8 @@ func (r *follower) settled(ev *evidence) (settled state.Settled, own bool, err e
 	return settled, own, err
 }
 
-// snapshots returns the snapshots that the destination holds, by table. It adds those to
-// ev.seeds that only the data directory knows, as after an import by an earlier version.
+// snapshots returns the snapshots that the destination holds, by table. It adds snapshots that only
+// the data directory knows to ev.seeds. Such snapshots exist after an import by an earlier version.
 func (r *follower) snapshots(ev *evidence) (map[string]continuity.Snapshot, error) {
 	var err error
 	if ev.local, err = r.State.Snapshots(ev.at); err != nil {
@@ -127,7 +130,7 @@ func (r *follower) snapshots(ev *evidence) (map[string]continuity.Snapshot, erro
 		case ev.recorder == nil && !ev.Destination.Lost || snap.ID == "" || restored:
 			ev.add(all, snap)
 		case snap.ID != ev.id || known || importedWhole(ev.Records.Snapshots, snap.ImportedAt):
-		case ev.CheckpointLost(): // Decide reports it
+		case ev.CheckpointLost(): // Decide reports the loss
 			all[table] = continuity.Snapshot{Clock: snap.Clock.Timestamp, Followed: true}
 		default:
 			lost = append(lost, table)
@@ -140,8 +143,9 @@ func (r *follower) snapshots(ev *evidence) (map[string]continuity.Snapshot, erro
 	return all, nil
 }
 
-// add adds a snapshot that only the data directory knows. An import of the schema alone
-// replaces no change if the stream has been followed before.
+// add adds snap, a snapshot that only the data directory knows, to the map all. If the destination
+// should record the snapshot, add also appends it to ev.seeds. If the stream has been followed
+// before, an import of the schema alone replaces no change.
 func (ev *evidence) add(all map[string]continuity.Snapshot, snap state.Snapshot) {
 	followed := ev.Destination.Begun || ev.Position().Sequence > 0
 	schemaOnly := snap.Job == "" && snap.Rows == 0 && !snap.Reference
@@ -160,8 +164,9 @@ func (ev *evidence) add(all map[string]continuity.Snapshot, snap state.Snapshot)
 	}
 }
 
-// copies returns the destination's snapshots that the data directory lacks, except those of
-// the given tables. If the destination loses its snapshots, the copies show the loss.
+// copies returns the destination's snapshots that the data directory lacks, except those of the
+// tables in except. If the destination later loses its snapshots, the copies in the data directory
+// show the loss.
 func (ev *evidence) copies(except []string) []state.Snapshot {
 	latest := make(map[string]state.Snapshot)
 	for _, s := range ev.Records.Snapshots {
@@ -179,13 +184,14 @@ func (ev *evidence) copies(except []string) []state.Snapshot {
 	return slices.Collect(maps.Values(latest))
 }
 
-// importedWhole reports whether every table of the source was imported after a time. Tables
-// without a record have left the source then.
+// importedWhole reports whether every table of the source was imported after the given time. If so,
+// the source no longer has the tables without a record.
 func importedWhole(snapshots []sink.Snapshot, after time.Time) bool {
 	return slices.ContainsFunc(snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Imported.After(after) })
 }
 
-// recordBeginning makes the destination record the planned start of reading.
+// recordBeginning records the planned start of reading in the destination, and the resulting epoch
+// in the data directory.
 func (r *follower) recordBeginning(
 	ctx context.Context, ev *evidence, plan continuity.Plan, source *jetstream.Source, e *continuity.Evidence,
 ) error {
@@ -215,8 +221,9 @@ func (r *follower) recordBeginning(
 	return errors.Join(r.State.RecordEpoch(ev.at.ID, epoch), r.State.MarkRecorded(ev.at.ID, tables...))
 }
 
-// startPosition returns the position before the first message to read. If the message at
-// that position was not applied, its storage time is unknown, and Stored is an upper bound of it.
+// startPosition returns the position before the first message to read. If the message at that
+// position was not applied, its storage time is unknown, and Stored is an upper bound of its
+// storage time.
 func startPosition(plan continuity.Plan, at cdc.Position, e *continuity.Evidence) cdc.Position {
 	switch {
 	case at.Stored > 0 || at.Sequence == 0:
@@ -232,8 +239,8 @@ func startPosition(plan continuity.Plan, at cdc.Position, e *continuity.Evidence
 	return at
 }
 
-// describeMissingRows returns a warning about rows of the granted companies that the
-// destination lacks because they were not imported; "" if there are none.
+// describeMissingRows returns a warning about rows of the granted companies that the destination
+// lacks because they were not imported. It returns "" if there are no such rows.
 func describeMissingRows(ev *evidence, granted []string) string {
 	if ev.Checkpoint != nil && len(ev.Checkpoint.Added) > 0 {
 		return "the rows of companies that were added are missing: " + strings.Join(companies(ev.Checkpoint.Added), ", ") +
@@ -246,7 +253,7 @@ func describeMissingRows(ev *evidence, granted []string) string {
 	return ""
 }
 
-// companies returns the companies of the subjects.
+// companies returns the company id of each subject.
 func companies(subjects []string) []string {
 	ids := make([]string, len(subjects))
 	for i, s := range subjects {

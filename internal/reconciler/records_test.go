@@ -71,8 +71,8 @@ func TestDescribeMissingRows_NamesCompaniesAndTables(t *testing.T) {
 	}
 }
 
-// TestSnapshots_ReportsLostRecords of a destination that was emptied, and not those that an import
-// of all tables has removed.
+// TestSnapshots_ReportsLostRecords if a destination was emptied. It does not report records that an
+// import of all tables has removed.
 func TestSnapshots_ReportsLostRecords(t *testing.T) {
 	imported := time.Unix(1_800_000_000, 0).UTC()
 	here := state.Destination{Identity: "here", ID: "id"}
@@ -99,7 +99,7 @@ func TestSnapshots_ReportsLostRecords(t *testing.T) {
 	}
 }
 
-// recorderOnly is a recorder without calls.
+// recorderOnly is a recorder none of whose methods is called.
 type recorderOnly struct{ sink.Recorder }
 
 // TestEvidence_CopiesRecordsOfTheDestination that the data directory lacks.

@@ -7,9 +7,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// takeOver records the snapshots of the reference server, if eds runs with its data directory
-// for the first time. The destination holds them and lacks later changes. It skips tables that
-// eds itself has imported. If the file of the reference server cannot be read, unread says why.
+// takeOver records the snapshots of the reference server, if eds uses that server's data directory
+// for the first time. The destination holds these snapshots, and may lack later changes. takeOver
+// skips tables that eds itself has imported. If the file of the reference server cannot be read,
+// unread is the reason.
 func (r *Reconciler) takeOver(d *Destination) (unread, err error) {
 	if pending, err := r.State.HasReference(); err != nil || !pending {
 		return nil, err
@@ -40,8 +41,8 @@ func (r *Reconciler) takeOver(d *Destination) (unread, err error) {
 	return nil, r.State.FinishReference(d.Destination, taken...)
 }
 
-// ownSnapshots returns the snapshots whose rows eds has imported into d, by table. An import of
-// the schema alone does not count: it leaves the rows unchanged.
+// ownSnapshots returns the snapshots in d that eds itself has imported, by table. An import of the
+// schema alone does not count, because it does not change the rows.
 func (r *Reconciler) ownSnapshots(d *Destination) (map[string]state.Snapshot, error) {
 	all, err := r.State.Snapshots(d.Destination)
 	maps.DeleteFunc(all, func(_ string, s state.Snapshot) bool { return s.Job == "" && s.Rows == 0 })

@@ -9,9 +9,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/telemetry"
 )
 
-// Retry calls fn until it succeeds, fails with an error that is not transient, or ctx ends.
-// It returns nil, that error, or the cause of ctx. While fn fails or hangs, Retry logs and sets
-// the health condition, which it clears before it returns.
+// Retry calls fn until it succeeds, fails with an error that is not transient, or ctx ends. It
+// returns nil, the error of fn, or the cause of ctx. While fn fails or hangs, Retry logs the reason
+// and sets the health condition. Retry clears the condition before it returns.
 func Retry(ctx context.Context, health *telemetry.Health, logger *slog.Logger, condition string, fn func() error) error {
 	waiting := "waiting for " + label(condition)
 	policy := retry.Policy{

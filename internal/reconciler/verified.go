@@ -2,15 +2,16 @@ package reconciler
 
 import "time"
 
-// Verification is a comparison that found rows of the destination equal to those of the source.
+// Verification is the result of a comparison that found rows of the destination equal to the rows
+// of the source.
 type Verification struct {
-	Began  time.Time `json:"began"` // it says nothing about later warnings
+	Began  time.Time `json:"began"` // start of the comparison; later warnings remain valid
 	Tables []string  `json:"tables"`
-	All    bool      `json:"all"` // all tables of the source are equal, with all rows
+	All    bool      `json:"all"` // whether all rows of all tables of the source are equal
 }
 
-// Verified ends warnings from before the comparison that eds cannot rule out missing changes
-// or rows. Warnings about single tables end within a minute.
+// Verified ends the warning that eds cannot rule out missing changes or rows, if the warning is
+// older than the comparison. Warnings about single tables end within a minute.
 func (r *Reconciler) Verified(v Verification) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -25,15 +26,15 @@ func (r *Reconciler) Verified(v Verification) {
 	}
 }
 
-// verifiedSince reports whether a comparison that began after a time found a table equal.
+// verifiedSince reports whether a comparison that started after t found the table equal.
 func (r *Reconciler) verifiedSince(table string, t time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.verified[table].After(t)
 }
 
-// setUnverified warns that eds cannot rule out missing changes, for a reason; "" ends the
-// warning.
+// setUnverified sets the health warning that eds cannot rule out missing changes, for the given
+// reason. The reason "" ends the warning.
 func (r *Reconciler) setUnverified(reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

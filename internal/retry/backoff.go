@@ -30,5 +30,5 @@ func (b *Backoff) Next(err error) time.Duration {
 	return max(wait, fault.RetryAfter(err))
 }
 
-// Reset makes the next wait the shortest one again.
+// Reset restarts the waits at the shortest one.
 func (b *Backoff) Reset() { b.step = 0 }

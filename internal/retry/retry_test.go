@@ -55,7 +55,7 @@ func TestDo_StopsWhenThePolicySaysSo(t *testing.T) {
 		"attempts": {policy: retry.Policy{Attempts: 3}, fails: always(errDown), calls: 3, err: errDown},
 		"patience": {
 			policy: retry.Policy{Patience: time.Second, Backoff: retry.Backoff{Min: 400 * time.Millisecond, Max: 400 * time.Millisecond}},
-			fails:  always(errDown), err: errDown, // three to five calls, as waits are 200 to 400 ms
+			fails:  always(errDown), err: errDown, // three to five calls, because waits are 200 to 400 ms
 		},
 		"own rule": {
 			policy: retry.Policy{Retryable: func(err error) bool { return errors.Is(err, errOther) }},

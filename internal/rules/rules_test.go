@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rules"
 )
 
-// directory writes files, by name, and returns their directory.
+// directory writes the given files, keyed by name, to a new directory and returns its path.
 func directory(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -47,7 +47,7 @@ func event(t testing.TB, payload string) *cdc.Event {
 	return e
 }
 
-// checkResult is the result of Check.
+// checkResult holds the results of one call of Check.
 type checkResult struct {
 	Skip           bool
 	Reason, Object string

@@ -20,7 +20,7 @@ type Fetcher interface {
 	// LatestSchemas returns the newest schema of every object, keyed by object name.
 	LatestSchemas(ctx context.Context) (map[string]json.RawMessage, error)
 	// Schema returns one version of an object's schema, which never changes. If HQ denies the
-	// version, the error is poison. HQ denies a version that it does not know, or for which
+	// version, the error is poison. HQ denies a version if HQ does not know the version, or if
 	// another attempt would fail in the same way.
 	Schema(ctx context.Context, object, modelVersion string) (json.RawMessage, error)
 }

@@ -28,8 +28,8 @@ func (e *DeniedError) Unwrap() error { return e.Err }
 func (e *DeniedError) NotFound() bool { return true }
 
 const (
-	// HQ is asked again about a denied version after up to half of the time since the first
-	// denial. That wait is kept between shortestDenial and longestDenial.
+	// HQ is asked again about a denied version after about half of the time since the first
+	// denial. That wait is limited to these bounds, and then jittered.
 	shortestDenial = 250 * time.Millisecond
 	longestDenial  = 10 * time.Minute
 	// maxDenials is the maximum number of remembered denials.
@@ -84,7 +84,8 @@ func (d *denials) add(key versionKey, cause error, now time.Time) error {
 	return fault.Mark(fault.Poison, &e)
 }
 
-// forgetOne drops the denial that was used least recently if denials is full.
+// forgetOne drops the denial that was used least recently, unless there is space for another
+// denial.
 func (d *denials) forgetOne() {
 	if len(d.known) < maxDenials {
 		return

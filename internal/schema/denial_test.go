@@ -21,8 +21,8 @@ import (
 type slowHQ struct {
 	mu      sync.Mutex
 	listed  map[string]json.RawMessage
-	answers map[string]json.RawMessage // by "object/version"; others are denied
-	down    error                      // the error of every request
+	answers map[string]json.RawMessage // by "object/version"; all other versions are denied
+	down    error                      // error for every request, if not nil
 	asked   []string
 }
 
@@ -61,7 +61,7 @@ func (h *slowHQ) Schema(ctx context.Context, object, version string) (json.RawMe
 	return nil, fault.Mark(fault.Poison, errors.New("404 Not Found"))
 }
 
-// requests returns the requests since the last call.
+// requests returns the requests made since the last call.
 func (h *slowHQ) requests() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -281,7 +281,7 @@ func TestCatalogue_BoundsTheDenialsThatItRemembers(t *testing.T) {
 		for i := range 3000 {
 			_, err := c.Version(t.Context(), "order", fmt.Sprint(i))
 			denied(t, err)
-			if i%500 == 0 { // it stays in use
+			if i%500 == 0 { // keeps the denial in use
 				_, err = c.Version(t.Context(), "order", "kept")
 				if d := denied(t, err); !d.Since.Equal(since) || first != nil {
 					t.Fatalf("%v is forgotten", d)

@@ -163,7 +163,8 @@ func TestLatest_AMalformedSchemaHidesNoOther(t *testing.T) {
 	}
 }
 
-// TestReserved recognises names in any case, and no similar names.
+// TestReserved checks that reserved names are recognised in any case, and that similar names are
+// not.
 func TestReserved(t *testing.T) {
 	for name, want := range map[string]bool{
 		"_eds_checkpoint": true, "_EDS_CHECKPOINT": true, "_Eds_x": true, "_eds_": true, "_ed\u017f_op": true,
@@ -176,8 +177,8 @@ func TestReserved(t *testing.T) {
 	}
 }
 
-// TestCatalogue_RefusesReservedNames: a table or column with such a name is left out, and its
-// changes can never be applied, whatever name HQ states in the schema.
+// TestCatalogue_RefusesReservedNames: a table or column with a reserved name is omitted, and
+// changes of it can never be applied, whatever name HQ states in the schema.
 func TestCatalogue_RefusesReservedNames(t *testing.T) {
 	const key = `"primaryKeys":["id"],"properties":{"id":{"type":"string"}`
 	fetch := &hq{latest: map[string]json.RawMessage{

@@ -1,7 +1,7 @@
 package sink
 
-// Capabilities are the optional interfaces of a sink. A field is nil if the sink does not
-// implement its interface.
+// Capabilities has the optional interfaces that a sink may implement. A field is nil if the sink
+// does not implement the interface.
 type Capabilities struct {
 	Checkpointer Checkpointer
 	Recorder     Recorder

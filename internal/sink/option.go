@@ -197,9 +197,9 @@ func (v Values) File(name string) ([]byte, error) {
 }
 
 // RejectedOptions returns the error for options that a client library does not accept. Use it
-// instead of the library's own error, which may quote their values. The function accepts reports
-// whether the library accepts some options. RejectedOptions names the first option that the
-// library does not accept even alone.
+// instead of the library's own error, which may quote their values. The parameter accepts is a
+// function that reports whether the library accepts the given options. RejectedOptions names the
+// first option that the library does not accept even alone.
 func RejectedOptions(query url.Values, accepts func(url.Values) bool) error {
 	names := slices.Sorted(maps.Keys(query))
 	for _, name := range names {

@@ -34,7 +34,7 @@ var testOptions = []sink.Option{
 	{Name: "password", Type: sink.Secret{}},
 }
 
-// values is what the options of a URL are.
+// values holds the options of a URL, read with each method of sink.Values.
 type values struct {
 	Schema, Mode string
 	Gzip         bool

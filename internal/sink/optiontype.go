@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// OptionType is the type of an option's value.
+// OptionType defines the valid values of an option, and parses them.
 type OptionType interface {
 	// parse returns the value of text, which is not empty. ok is false if text is not valid.
 	parse(text string) (value any, ok bool)

@@ -65,7 +65,7 @@ type Records struct {
 	Unavailable error
 }
 
-// Recorded is a recorded checkpoint.
+// Recorded is a checkpoint that the destination has recorded.
 type Recorded struct {
 	// Position is the position of the last applied message. If no message was applied yet, it is
 	// the position before the first message to read. Its Stored is 0 if the time is unknown.
@@ -164,7 +164,7 @@ type Beginning struct {
 	Tables []TableState
 }
 
-// SnapshotLoad is a Load that records its snapshot.
+// SnapshotLoad is a Load that can record its snapshot at the destination.
 type SnapshotLoad interface {
 	// Record makes Finish record s, in the same transaction that puts the rows in place. The load
 	// sets s.Rows and s.Generation. Record returns false if the destination keeps no records.

@@ -102,7 +102,7 @@ const (
 	ReplaceOrEmpty
 )
 
-// Replaces reports whether the load removes rows that it did not load.
+// Replaces reports whether a load with mode m removes rows of its scope that it did not load.
 func (m LoadMode) Replaces() bool { return m != Merge }
 
 // ErrWouldEmpty says that a load has no rows but its table has some. The table keeps its rows,

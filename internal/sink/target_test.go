@@ -58,7 +58,8 @@ func TestParseURL_RefusesAnUnreadableFile(t *testing.T) {
 	}
 }
 
-// TestSpelling_StaysAsRecorded in data directories of earlier versions.
+// TestSpelling_StaysAsRecorded checks the spellings that earlier versions recorded in data
+// directories.
 func TestSpelling_StaysAsRecorded(t *testing.T) {
 	d := sink.Driver{Options: []sink.Option{{Name: "schema", Harmless: true}}}
 	for raw, want := range map[string]string{

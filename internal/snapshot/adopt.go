@@ -9,7 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// refuseForeign refuses tables that eds may not replace, before the import changes anything.
+// refuseForeign adds the tables that eds must not replace to r.refused. Call it before the import
+// changes anything.
 func (r *importRun) refuseForeign(ctx context.Context) error {
 	adopter := r.sink.Adopter
 	if adopter == nil || !r.cfg.OwnTables {
@@ -38,8 +39,8 @@ func (r *importRun) refuseForeign(ctx context.Context) error {
 	return nil
 }
 
-// adopted returns the tables that already hold an import, according to the destination or the
-// data directory.
+// adopted returns the tables that already hold rows of an import, according to the records of the
+// destination or of the data directory.
 func (r *importRun) adopted() (map[string]bool, error) {
 	tables := make(map[string]bool)
 	for _, s := range r.snapshots {

@@ -21,36 +21,38 @@ import (
 )
 
 const (
-	// MaxLine bounds a row, in bytes of JSON. It is the bound of messages of the stream.
+	// MaxLine is the maximum size of a row, in bytes of JSON. It equals the maximum size of a
+	// message's payload in the stream.
 	MaxLine = cdc.MaxPayload
-	// blockSize is the amount of text that is decoded at once, in bytes. A longer line makes a
-	// larger block.
+	// blockSize is the amount of text that is decoded at once, in bytes. A block is larger only if
+	// it contains a longer line.
 	blockSize = 256 << 10
-	// readSize is the amount of a file that is read at once, in bytes.
+	// readSize is the size of the buffer for reading a file, in bytes.
 	readSize = 64 << 10
-	// keptBlock is the largest block whose memory is reused, in bytes.
+	// keptBlock is the maximum size of a block whose memory is reused, in bytes.
 	keptBlock = 4 << 20
-	// blocks is the number of blocks of a file in flight: one being unpacked, one being split,
-	// one being loaded. A file with long lines has one.
+	// blocks is the number of blocks in flight per file: one is being unpacked, one is being split,
+	// and one is being loaded. A file that is loaded alone has one block in flight.
 	blocks = 3
-	// shortLines bounds the memory for lines in flight of all files that are loaded side by
-	// side, in bytes, if each line is as long as shortLine allows.
+	// shortLines is the maximum memory, in bytes, for the lines in flight of all files that are
+	// loaded concurrently, if each line is as long as shortLine allows.
 	shortLines = 16 << 20
 )
 
 // shortLine returns the maximum length of a line, in bytes, if the given number of files is loaded
-// side by side.
+// concurrently.
 func shortLine(files int) int { return max(blockSize, shortLines/(blocks*files)) }
 
-// errLongLine says that a file must be loaded alone, because one of its lines is too long to load
-// the file beside others.
+// errLongLine reports that a file must be loaded alone, because one of its lines is too long for
+// loading the file concurrently with other files.
 var errLongLine = errors.New("a line is too long to load the file beside others")
 
-// FileError is an error at a place in an export file. It contains no value of a row.
+// FileError is an error at a certain line of an export file, or about the whole file. It contains
+// no value of a row.
 type FileError struct {
 	File string
-	Line int64 // from 1; 0 if the error is not about a line
-	// Before is true if the error is in Line or an earlier line.
+	Line int64 // line number, from 1; 0 if the error is not about a line
+	// Before is true if the error may also be in a line before Line.
 	Before bool
 	Err    error
 }
@@ -67,62 +69,63 @@ func (e *FileError) Error() string {
 
 func (e *FileError) Unwrap() error { return e.Err }
 
-// damaged reports whether the file is damaged. Its text then means nothing.
+// damaged reports whether the file is damaged. The text of a damaged file is not reliable.
 func (e *FileError) damaged() bool { return errors.As(e.Err, new(*damagedError)) }
 
-// damagedError is an error that another download of the file may fix.
+// damagedError is an error in a file that another download of the file may fix.
 type damagedError struct{ err error }
 
 func (e *damagedError) Error() string { return e.err.Error() }
 func (e *damagedError) Unwrap() error { return e.err }
 
-// block is a run of whole lines.
+// block is a sequence of whole lines of a file.
 type block struct {
 	text []byte
 	line int64 // number of the first line
 	rows []change.Row
-	// lines are the line numbers of the rows, counted from the first line of the block.
+	// lines are the line numbers of the rows, relative to the first line of the block.
 	lines []int
 	bad   []badLine
-	last  bool       // it is the last block
-	err   *FileError // an error after these rows that ends the file; nil: none
+	last  bool       // whether this is the last block of the file
+	err   *FileError // the error after these rows that ends the file, or nil
 }
 
 // badLine is a line that is not a row of the table.
 type badLine struct {
-	line int64 // of the file
+	line int64 // line number in the file
 	text []byte
 	err  error
 }
 
-// fileDecoder decodes one export file: gzipped NDJSON, one row object per line.
+// fileDecoder decodes one export file, which is gzipped NDJSON with one row object per line.
 type fileDecoder struct {
 	name  string
 	table *schema.Table
-	clock cdc.Timestamp // of the rows
-	limit int           // of a line, in bytes
-	// alone is set if no other file is loaded meanwhile: then one block is in flight. beside is
-	// set otherwise: then a line over the limit is an errLongLine.
+	clock cdc.Timestamp // time of the rows
+	limit int           // maximum length of a line, in bytes
+	// alone is set if no other file is loaded at the same time. Only one block is then in flight.
+	// beside is set otherwise. A line over the limit is then an errLongLine.
 	alone, beside bool
 	// unknown is called with the name of each member that the table lacks.
 	unknown func(name []byte)
-	// passed is called with the number of rows after each block.
+	// passed is called after each block, with the number of rows in the block.
 	passed func(rows int)
-	// refused is called after each block for every line that is not a row, with the reason. Its
-	// error ends the rows. The text is valid during the call. Nil: such a line ends the rows.
+	// refused is called after each block, once for every line that is not a row, with the reason.
+	// If it returns an error, Rows ends with that error. The text is valid only during the call. If
+	// refused is nil, Rows ends at the first such line.
 	refused func(line int64, text []byte, reason error) error
 
-	row   int64 // number of the last row yielded, from 1
-	line  int64 // its line
-	gaps  []gap // lines between rows that are not rows, ascending
-	err   error // the yielded error
+	row   int64 // number of the last yielded row, from 1
+	line  int64 // line of the last yielded row
+	gaps  []gap // rows that do not directly follow the previous row, ascending
+	err   error // the error that was yielded
 	ended bool  // whether every row was yielded
 }
 
-// gap is a row that is not in the line directly after the previous row.
+// gap identifies a row that is not in the line directly after the previous row.
 type gap struct{ row, line int64 }
 
-// lineOf returns the line of a yielded row.
+// lineOf returns the line of a yielded row, given the number of the row.
 func (d *fileDecoder) lineOf(row int64) int64 {
 	i, found := slices.BinarySearchFunc(d.gaps, row, func(g gap, row int64) int { return cmp.Compare(g.row, row) })
 	switch {
@@ -135,7 +138,8 @@ func (d *fileDecoder) lineOf(row int64) int64 {
 }
 
 // Rows yields the file's rows. It unpacks and splits later blocks while the caller handles a row. A
-// row is valid until the next iteration. An error ends the rows: a *FileError, or the cause of ctx.
+// row is valid until the next iteration. If Rows yields an error, it ends. The error is a
+// *FileError, an error of refused, or the cause of ctx.
 func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		parent := ctx
@@ -190,12 +194,12 @@ func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.R
 				d.ended = true
 				return
 			}
-			free <- b // never blocks: its capacity is the number of blocks
+			free <- b // never blocks: the channel's capacity is the number of blocks
 		}
 	}
 }
 
-// receive receives from c. It returns false if ctx ends first.
+// receive returns the next value from c, or false if ctx ends first.
 func receive[T any](ctx context.Context, c <-chan T) (v T, ok bool) {
 	select {
 	case v = <-c:
@@ -224,20 +228,21 @@ func (d *fileDecoder) unpack(ctx context.Context, r io.Reader, free <-chan *bloc
 		rest = d.fill(b, unzipped, rest)
 		line += int64(bytes.Count(b.text, []byte{'\n'}))
 		last := b.last
-		out <- b // never blocks: its capacity is the number of blocks
+		out <- b // never blocks: the channel's capacity is the number of blocks
 		if last {
 			return
 		}
 	}
 }
 
-// fill reads whole lines into b, after rest. It returns the start of the next line.
+// fill fills b with whole lines: first rest, then text from r. It returns the text after the last
+// whole line, which is the start of the next block.
 func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 	if cap(b.text) > keptBlock || cap(b.text) < blockSize {
 		b.text = make([]byte, 0, max(blockSize, 2*len(rest)))
 	}
 	b.text = append(b.text[:0], rest...)
-	searched := 0 // there is no line break before it
+	searched := 0 // there is no line break before this index
 	for {
 		if len(b.text) == cap(b.text) {
 			if end := searched + bytes.LastIndexByte(b.text[searched:], '\n'); end >= searched {
@@ -262,7 +267,8 @@ func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 			return nil
 		}
 		if err != nil {
-			// Whole lines before the damage are valid, and show its line number.
+			// Keep the whole lines before the damage. They are valid, and their number shows the
+			// line of the damage.
 			b.text = b.text[:bytes.LastIndexByte(b.text, '\n')+1]
 			b.last = true
 			b.err = d.damaged(b.line+int64(bytes.Count(b.text, []byte{'\n'})), err)
@@ -290,7 +296,7 @@ func (d *fileDecoder) damaged(line int64, err error) *FileError {
 	return &FileError{File: d.name, Line: line, Err: &damagedError{err}}
 }
 
-// split cuts the rows of blocks into column slots.
+// split parses the lines of each block into rows by column slot.
 func (d *fileDecoder) split(ctx context.Context, in <-chan *block, free chan<- *block, out chan<- *block) {
 	splitter := change.NewSplitter(d.table)
 	splitter.Unknown = d.unknown
@@ -310,15 +316,16 @@ func (d *fileDecoder) split(ctx context.Context, in <-chan *block, free chan<- *
 			b.err, b.last = bad, true
 		}
 		last := b.last
-		out <- b // never blocks: its capacity is the number of blocks
+		out <- b // never blocks: the channel's capacity is the number of blocks
 		if last {
 			return
 		}
 	}
 }
 
-// drain unpacks the rest of the file and returns the error that ends it. A bad line may be the
-// result of damage that only the checksum at the end shows.
+// drain reads the rest of the file without splitting it, and returns the error that ends the file,
+// or nil. A bad line may be the result of damage that only the checksum at the end of the file
+// shows.
 func (d *fileDecoder) drain(ctx context.Context, in <-chan *block, free chan<- *block) *FileError {
 	for {
 		b, ok := receive(ctx, in)
@@ -328,7 +335,7 @@ func (d *fileDecoder) drain(ctx context.Context, in <-chan *block, free chan<- *
 		if b.last {
 			return b.err
 		}
-		free <- b // never blocks: its capacity is the number of blocks
+		free <- b // never blocks: the channel's capacity is the number of blocks
 	}
 }
 

@@ -21,7 +21,7 @@ import (
 )
 
 // destination is a sink on disk that survives a killed process. live/<table> has the rows of the
-// table, one per line. stage/<table>/<job>/<file> has those of loaded files.
+// table, one per line. stage/<table>/<job>/<file> has the rows of a loaded file.
 type destination struct {
 	root string
 
@@ -31,13 +31,14 @@ type destination struct {
 	loaded   []string // files, in the order of loading
 	clocks   map[string]cdc.Timestamp
 	probe    error
-	// fail is called before each operation, and after it with a name that ends in "ed".
+	// fail is called before each operation, and after an operation with a name that ends in "ed".
 	fail func(operation, table, file string) error
 	// hang is called before fail, for the operation and table in hanging. It may be slow. Nil: not
 	// called.
 	hang    func()
 	hanging [2]string
-	// row is called for each row of a file. errEnough ends the file as if it were loaded.
+	// row is called for each row of a file. If it returns errEnough, the destination skips the rest
+	// of the file and reports the file as loaded.
 	row func(n int, r *change.Row) error
 }
 
@@ -236,7 +237,7 @@ func (d *destination) setLive(table string, rows []string) error {
 	return os.Rename(path+".tmp", path)
 }
 
-// staged returns the number of files of a table that are loaded and not in place.
+// staged returns the number of a table's files whose rows are loaded but not in place yet.
 func (d *destination) staged(table string) int {
 	files, _ := filepath.Glob(filepath.Join(d.root, "stage", table, "*", "*.gz"))
 	return len(files)
@@ -249,7 +250,7 @@ func splitLines(text []byte) []string {
 	return strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
 }
 
-// rows returns what live returns for the rows of rowsOf.
+// rows returns the rows of rowsOf in the form in which live returns them.
 func rows(first, n int) []string {
 	out := []string{}
 	for i := first; i < first+n; i++ {

@@ -122,7 +122,7 @@ func TestRun_ResumesInDownloadDir(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		dir := filepath.Join(w.root, "some", "dir")
 		into := func(c *snapshot.Config) { c.DownloadDir = dir }
-		// The download of one file fails, so that the import does.
+		// The download of one file fails, so that the import fails.
 		w.serve = func(rw http.ResponseWriter, r *http.Request, file string, _ int) bool {
 			if file == fileName("order", 2) {
 				http.NotFound(rw, r)

@@ -31,7 +31,7 @@ func noise(n int) string {
 	return b.String()
 }
 
-// cut sends body[from:to] of body[from:], and breaks the connection.
+// cut announces body[from:], sends only body[from:to], and breaks the connection.
 func cut(w http.ResponseWriter, tag string, body []byte, from, to int) {
 	w.Header().Set("ETag", tag)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)-from))

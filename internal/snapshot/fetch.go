@@ -22,24 +22,27 @@ import (
 )
 
 const (
-	partSuffix = ".part" // of a file that is not complete yet
-	tagSuffix  = ".tag"  // of the file that identifies the version of a partial file
-	// stallTimeout is how long a download may receive no data.
+	partSuffix = ".part" // suffix of a file that is not complete yet
+	tagSuffix  = ".tag"  // suffix of the file that identifies the version of a partial file
+	// stallTimeout is how long a download may go without receiving data.
 	stallTimeout = time.Minute
-	// maxUnannounced bounds a file, in bytes, if the server does not announce its size.
+	// maxUnannounced is the maximum size of a file, in bytes, if the server does not announce the
+	// size.
 	maxUnannounced = 16 << 30
-	// maxRefusals is how often the server may refuse fresh URLs of a file.
+	// maxRefusals is the number of times that the server may refuse fresh URLs of a file.
 	maxRefusals = 4
 )
 
-// locator returns the URL of a file. If the known URL is stale, it gets a fresh one from HQ.
+// locator returns the URL of a file. If the known URL equals stale, the locator requests a fresh
+// URL from HQ.
 type locator func(ctx context.Context, stale string) (string, error)
 
-// downloader downloads export files into a directory. A file with its own name is complete.
+// downloader downloads export files into a directory. A file gets its final name only once it is
+// complete.
 type downloader struct {
 	client   *http.Client
 	log      *slog.Logger
-	slots    chan struct{} // its capacity bounds the concurrent downloads
+	slots    chan struct{} // the capacity bounds the number of concurrent downloads
 	patience time.Duration
 	backoff  retry.Backoff
 }
@@ -47,18 +50,18 @@ type downloader struct {
 // transfer is the download of one file.
 type transfer struct {
 	path string
-	// size is called once the size of the file is known. got is called with the number of
-	// downloaded bytes.
+	// size is called with the size of the file once it is known. got is called with the number of
+	// bytes downloaded so far.
 	size, got func(n int64)
 
-	have int64 // bytes of the partial file
+	have int64 // number of bytes in the partial file
 }
 
-// errRefused says that a URL gives no access, or has expired.
+// errRefused reports that a URL gives no access to the file, or has expired.
 var errRefused = errors.New("the download url is refused")
 
-// download downloads the file to t.path. It continues a partial file of an earlier attempt or run.
-// It gives up if it has received no data for f.patience. Its errors contain no URL.
+// download downloads the file to t.path. It continues the partial file of an earlier attempt or
+// run. It gives up once it has received no data for f.patience. Its errors contain no URL.
 func (f *downloader) download(ctx context.Context, t *transfer, locate locator) error {
 	select {
 	case f.slots <- struct{}{}:
@@ -98,7 +101,8 @@ func (f *downloader) download(ctx context.Context, t *transfer, locate locator) 
 	}
 }
 
-// attempt makes one request for the file, or for the rest of it. It stores the URL in stale.
+// attempt makes one request for the file, or for the rest of a partial file. It passes *stale to
+// locate, and then stores the URL of the request there.
 func (f *downloader) attempt(ctx context.Context, t *transfer, locate locator, stale *string) error {
 	target, err := locate(ctx, *stale)
 	if err != nil {
@@ -167,7 +171,7 @@ func (f *downloader) request(ctx context.Context, target string, p *partialFile)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, errors.New("hq sent an invalid download url"))
 	}
-	// An explicit header stops the transport and object stores from unpacking.
+	// The explicit header prevents the transport and object stores from unpacking the file.
 	r.Header.Set("Accept-Encoding", "gzip")
 	if p.have > 0 {
 		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", p.have))
@@ -178,9 +182,9 @@ func (f *downloader) request(ctx context.Context, target string, p *partialFile)
 	return f.client.Do(r)
 }
 
-// partialFile is a file that is not complete yet.
+// partialFile is an export file that is not completely downloaded yet.
 type partialFile struct {
-	path string // of the complete file
+	path string // path of the complete file
 	file *os.File
 	have int64
 	tag  partTag
@@ -188,8 +192,8 @@ type partialFile struct {
 
 // partTag identifies the version of the file that a partial file belongs to.
 type partTag struct {
-	Validator string `json:"validator,omitempty"` // an ETag or a date; "" if the server sent none
-	Size      int64  `json:"size"`                // of the complete file, in bytes; -1 if unknown
+	Validator string `json:"validator,omitempty"` // a strong ETag or a date; "" if the server sent neither
+	Size      int64  `json:"size"`                // size of the complete file, in bytes; -1 if unknown
 }
 
 func openPartialFile(path string) (*partialFile, error) {
@@ -203,7 +207,7 @@ func openPartialFile(path string) (*partialFile, error) {
 	}
 	text, err := os.ReadFile(path + tagSuffix)
 	if p.have > 0 && (err != nil || json.Unmarshal(text, &p.tag) != nil) {
-		// Its version is unknown.
+		// The version of the partial file is unknown.
 		if err := p.restart(); err != nil {
 			return nil, errors.Join(err, file.Close())
 		}
@@ -221,8 +225,8 @@ func (p *partialFile) restart() error {
 	return err
 }
 
-// accept prepares the partial file for the body of the response. It reports whether the file is
-// already complete.
+// accept prepares the partial file for the body of the response r. It reports whether the file is
+// already complete, in which case the body is not needed.
 func (p *partialFile) accept(r *http.Response) (complete bool, err error) {
 	switch r.StatusCode {
 	case http.StatusOK:
@@ -245,7 +249,7 @@ func (p *partialFile) accept(r *http.Response) (complete bool, err error) {
 	return false, statusError(r)
 }
 
-// begin starts the file from the beginning.
+// begin empties the partial file, and records the version that will be downloaded.
 func (p *partialFile) begin(of partTag) error {
 	if err := p.restart(); err != nil {
 		return err
@@ -258,7 +262,8 @@ func (p *partialFile) begin(of partTag) error {
 	return os.WriteFile(p.path+tagSuffix, text, 0o600)
 }
 
-// write appends b. If the file becomes larger than announced, write discards all of it.
+// write appends b to the file. If the file would become larger than announced, write discards its
+// content and returns an error.
 func (p *partialFile) write(b []byte) error {
 	switch size := p.have + int64(len(b)); {
 	case p.tag.Size >= 0 && size > p.tag.Size:
@@ -272,12 +277,12 @@ func (p *partialFile) write(b []byte) error {
 	return err
 }
 
-// finish checks the length of the file and gives it its name, durably.
+// finish checks the length of the file, and durably gives the file its final name.
 func (p *partialFile) finish() error {
 	if p.tag.Size >= 0 && p.have != p.tag.Size {
 		return fmt.Errorf("the download ended at %d of %d bytes", p.have, p.tag.Size)
 	}
-	// Close it first: some systems cannot rename an open file.
+	// Close the file first: some systems cannot rename an open file.
 	if err := errors.Join(p.file.Sync(), p.file.Close()); err != nil {
 		return err
 	}
@@ -290,7 +295,8 @@ func (p *partialFile) finish() error {
 	return removeFile(p.path + tagSuffix)
 }
 
-// close keeps the partial file for another attempt. After finish it does nothing.
+// close closes the partial file, and keeps it on disk for another attempt. After finish, close does
+// nothing.
 func (p *partialFile) close() { _ = p.file.Close() }
 
 func removeFile(path string) error {
@@ -300,7 +306,8 @@ func removeFile(path string) error {
 	return nil
 }
 
-// validator returns the value for If-Range: a strong ETag, else a date.
+// validator returns the value for an If-Range header: the strong ETag in h if there is one, else
+// the Last-Modified date.
 func validator(h http.Header) string {
 	if tag := h.Get("ETag"); strings.HasPrefix(tag, `"`) {
 		return tag
@@ -308,7 +315,8 @@ func validator(h http.Header) string {
 	return h.Get("Last-Modified")
 }
 
-// contentRange parses "bytes 5-9/10" and "bytes */10". The size of "bytes 5-9/*" is -1.
+// contentRange parses a Content-Range header, such as "bytes 5-9/10" or "bytes */10". For "bytes
+// 5-9/*", size is -1.
 func contentRange(text string) (first, size int64, ok bool) {
 	text, ok = strings.CutPrefix(text, "bytes ")
 	span, total, slash := strings.Cut(text, "/")
@@ -331,8 +339,8 @@ func contentRange(text string) (first, size int64, ok bool) {
 	return int64(n), size, err == nil
 }
 
-// statusError classifies a response without the file. The downloader replaces refused URLs and
-// retries transient errors. The operator must fix the others.
+// statusError returns the classified error for a response that does not contain the file. The
+// downloader replaces refused URLs and retries transient errors. Fatal errors need the operator.
 func statusError(r *http.Response) error {
 	err := fmt.Errorf("the server answers %d %s", r.StatusCode, http.StatusText(r.StatusCode))
 	switch code := r.StatusCode; {

@@ -44,8 +44,8 @@ func (h *eventSink) apply(_ context.Context, b *change.Batch, from encode.Origin
 	return nil
 }
 
-// TestRun_WritesEventsOnce: neither an error with a later file nor another run writes a file again.
-// Only the interrupted file is written again, from its beginning.
+// TestRun_WritesEventsOnce: a written file is not written again, neither after an error with a
+// later file nor by another run. Only an interrupted file is written again, from its start.
 func TestRun_WritesEventsOnce(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		h := newEventSink()
@@ -83,7 +83,7 @@ func TestRun_WritesEventsOnce(t *testing.T) {
 		if report.Rows != 205 || !report.Plan.Resumed {
 			t.Errorf("%d rows, resumed %v", report.Rows, report.Plan.Resumed)
 		}
-		// After an import has ended, the next one is new.
+		// After an import has ended, the next import starts from the first file.
 		clear(h.rows)
 		if _, err := w.run(t.Context(), d, into); err != nil {
 			t.Fatal(err)

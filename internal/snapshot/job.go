@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// execute executes the plan.
+// execute runs the confirmed plan.
 func (r *importRun) execute(ctx context.Context) error {
 	if err := r.checkDownloads(); err != nil {
 		return err
@@ -67,8 +67,8 @@ func (r *importRun) execute(ctx context.Context) error {
 	return r.finishImport(ctx)
 }
 
-// checkDownloads checks that files can be downloaded, before the import changes the destination or
-// requests an export from HQ.
+// checkDownloads checks that the download directory is writable. It runs before the import changes
+// the destination or requests an export from HQ.
 func (r *importRun) checkDownloads() error {
 	if r.cfg.Dir != "" {
 		return nil
@@ -90,7 +90,7 @@ func (r *importRun) checkDownloads() error {
 	return nil
 }
 
-// tryWrite writes a file in the directory and removes it.
+// tryWrite writes a small file in the directory, and removes the file again.
 func tryWrite(dir string) error {
 	f, err := os.CreateTemp(dir, ".eds-probe-*")
 	if err != nil {
@@ -100,7 +100,8 @@ func tryWrite(dir string) error {
 	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 }
 
-// startJobs requests new exports from HQ.
+// startJobs requests the exports from HQ that have not been started yet and that have unfinished
+// tables.
 func (r *importRun) startJobs(ctx context.Context) error {
 	for i := range r.imp.Jobs {
 		job := &r.imp.Jobs[i]
@@ -130,13 +131,13 @@ func (r *importRun) startJobs(ctx context.Context) error {
 	return nil
 }
 
-// tablesOfJob returns the unfinished tables of job i.
+// tablesOfJob returns the names of the unfinished tables of job i.
 func (r *importRun) tablesOfJob(i int) []string {
 	return slices.DeleteFunc(r.unfinished(), func(name string) bool { return r.jobIndexOf(name) != i })
 }
 
-// discard removes the staged rows and files of an import that is not continued. Staged rows that
-// cannot be removed only take space.
+// discard removes the staged rows and files of the import i, which is not continued. If staged rows
+// cannot be removed, they only take up space, so discard just logs the error.
 func (r *importRun) discard(ctx context.Context, i *state.Import) {
 	for name, t := range i.Tables {
 		if t.Done || r.tables[name] == nil || !r.cfg.Destination.Owns(i.Identity, i.Destination) {
@@ -153,7 +154,7 @@ func (r *importRun) discard(ctx context.Context, i *state.Import) {
 	}
 }
 
-// discardTable removes the rows of a table that an earlier job staged.
+// discardTable removes the rows that an earlier job has staged for a table.
 func (r *importRun) discardTable(ctx context.Context, name, job string) {
 	load, err := r.cfg.Sink.BeginLoad(ctx, job, r.tables[name], sink.Merge, sink.Scope{})
 	if err == nil {
@@ -164,7 +165,7 @@ func (r *importRun) discardTable(ctx context.Context, name, job string) {
 	}
 }
 
-// runJob imports the tables of job i. It loads each table once it is ready.
+// runJob imports the unfinished tables of job i. It loads each table once its export is ready.
 func (r *importRun) runJob(ctx context.Context, i int) error {
 	tables := r.tablesOfJob(i)
 	if len(tables) == 0 {
@@ -194,7 +195,8 @@ func (r *importRun) runJob(ctx context.Context, i int) error {
 	return err
 }
 
-// followExport polls the export until it is complete, and hands over each table that is ready.
+// followExport polls the export until the export is complete, and sends each table that is ready to
+// the workers.
 func (r *importRun) followExport(ctx context.Context, job string, tables []string, ready chan<- *tableImport) error {
 	src, backoff, handedOver := r.sources[job], r.cfg.Poll, make(map[string]bool)
 	if err := r.writeJobManifest(job, src.last()); err != nil {
@@ -221,7 +223,7 @@ func (r *importRun) followExport(ctx context.Context, job string, tables []strin
 	}
 }
 
-// writeJobManifest records the job that the downloads belong to.
+// writeJobManifest records in the download directory which job the downloads belong to.
 func (r *importRun) writeJobManifest(job string, e exportProgress) error {
 	if r.cfg.Dir != "" {
 		return nil
@@ -232,8 +234,9 @@ func (r *importRun) writeJobManifest(job string, e exportProgress) error {
 	return nil
 }
 
-// handOver hands over the tables that are newly ready, those with the most files first. It fails
-// the tables that HQ could not export. It returns the number of both.
+// handOver sends the tables that are newly ready to the workers, starting with the tables that have
+// the most files. It fails the tables that HQ could not export. It returns the number of tables
+// that it has sent or failed.
 func (r *importRun) handOver(job string, now exportProgress, tables []string, handedOver map[string]bool, ready chan<- *tableImport) int {
 	var found []*tableImport
 	changed := 0
@@ -262,13 +265,13 @@ func (r *importRun) handOver(job string, now exportProgress, tables []string, ha
 	for _, t := range found {
 		t.progress.expect(len(t.export.files))
 		t.progress.phase(Queued)
-		ready <- t // never blocks: its capacity is the number of tables
+		ready <- t // never blocks: the channel's capacity is the number of tables
 	}
 	return changed
 }
 
-// fail records the result of a table that was not imported. If at is not the zero value, fail also
-// records it in the data directory.
+// fail records t as the result of a table that was not imported. If at is not the zero value, fail
+// also stores at as the table's progress in the data directory.
 func (r *importRun) fail(t TableReport, at state.ImportTable) {
 	if at.Job != "" {
 		if err := r.cfg.State.RecordTable(t.Table, at); err != nil {
@@ -279,11 +282,12 @@ func (r *importRun) fail(t TableReport, at state.ImportTable) {
 	r.tracker.table(t.Table).fail(t.Err)
 }
 
-// ErrNotExported says that the complete export lacks a requested table: HQ has no rows of it.
+// ErrNotExported reports that the complete export lacks a requested table, because HQ has no rows
+// of that table.
 var ErrNotExported = errors.New("the export does not have it")
 
-// failMissing records the results of tables that a complete export lacks. It fails tables that
-// were requested by name. Of the others, HQ has no rows.
+// failMissing records the results of tables that a complete export lacks. Tables that were
+// requested by name fail. HQ has no rows of the other tables, so they are recorded as absent.
 func (r *importRun) failMissing(ctx context.Context, now exportProgress, tables []string) {
 	for _, name := range tables {
 		if _, ok := now.tables[name]; ok {
@@ -299,7 +303,8 @@ func (r *importRun) failMissing(ctx context.Context, now exportProgress, tables 
 	}
 }
 
-// finishImport removes the record of the import, unless a later run can import more tables.
+// finishImport removes the record of the import, unless another run could import more tables. If
+// tables have failed, it returns a *TablesError.
 func (r *importRun) finishImport(ctx context.Context) error {
 	var failed []TableReport
 	var imported []string
@@ -335,7 +340,8 @@ func (r *importRun) finishImport(ctx context.Context) error {
 	return err
 }
 
-// cleanUp calls finish, which removes the record of the import, and removes its downloads.
+// cleanUp calls finish, which must remove the record of the import. It then removes the downloads
+// of the import, unless files are kept.
 func (r *importRun) cleanUp(finish func() error) error {
 	if err := finish(); err != nil {
 		return err

@@ -23,7 +23,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// The environment of the importing process, which is killed.
+// Environment variables of the importing child process, which is killed.
 const (
 	childRoot = "EDS_TEST_SNAPSHOT_ROOT"
 	childHQ   = "EDS_TEST_SNAPSHOT_HQ"
@@ -143,8 +143,8 @@ func TestRun_ResumesAfterAKill(t *testing.T) {
 	}
 }
 
-// runChild runs the importing process, and kills it after limit steps; 0: never. It reports whether
-// the process has finished.
+// runChild runs the importing process, and kills it after limit steps, or never if limit is 0. It
+// reports whether the process has finished.
 func runChild(t *testing.T, root, address string, limit int, files map[string]int) bool {
 	t.Helper()
 	self, err := os.Executable()

@@ -16,10 +16,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// maxUnknown bounds the columns in the log that the schema lacks.
+// maxUnknown is the maximum number of unknown columns that are logged per table.
 const maxUnknown = 20
 
-// loadFiles downloads and loads the files that are not loaded yet.
+// loadFiles downloads and loads the table's files that are not loaded yet.
 func (t *tableImport) loadFiles(ctx context.Context, load sink.Load) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var downloading sync.WaitGroup
@@ -56,7 +56,7 @@ func (t *tableImport) loadFiles(ctx context.Context, load sink.Load) error {
 	return nil
 }
 
-// count adds a file that an earlier run loaded to the progress.
+// count adds to the progress the rows and bytes of a file that an earlier run loaded.
 func (t *tableImport) count(file string) {
 	if known, ok := t.known[file]; ok && !t.counted[file] {
 		t.counted[file] = true
@@ -66,8 +66,8 @@ func (t *tableImport) count(file string) {
 	}
 }
 
-// downloadAhead downloads the files in the background, some of them ahead. It returns a channel of
-// their results, in order.
+// downloadAhead downloads the files in the background, up to a few files ahead of loading. It
+// returns a channel that receives one result channel per file, in the order of files.
 func (t *tableImport) downloadAhead(ctx context.Context, group *sync.WaitGroup, files []exportFile) <-chan chan error {
 	arrivals := make(chan chan error, downloads)
 	group.Go(func() {
@@ -84,7 +84,7 @@ func (t *tableImport) downloadAhead(ctx context.Context, group *sync.WaitGroup, 
 	return arrivals
 }
 
-// downloadFile downloads the file into the directory if it is not there.
+// downloadFile downloads the file into t.dir, unless the file is already there.
 func (t *tableImport) downloadFile(ctx context.Context, file string) error {
 	path := filepath.Join(t.dir, file)
 	if stat, err := os.Stat(path); err == nil {
@@ -102,10 +102,11 @@ func (t *tableImport) downloadFile(ctx context.Context, file string) error {
 	})
 }
 
-// share returns the number of shares of loading that a file of the table needs: one, or all of them.
-// So memory holds either short lines of several files, or long lines of one file. If a load finds a
-// long line, it is closed and begun again alone. While it waits for the others, it holds no resource
-// of the destination that they may need.
+// share returns the number of shares of importRun.loading that a file of the table needs: one
+// share, or all of them if the table is loaded alone. So memory holds either short lines of several
+// files or long lines of one file. If a load finds a long line, it is closed, and restarted as the
+// only load. While the restarted load waits for other loads, it holds no resource of the
+// destination that they may need.
 func (t *tableImport) share() int64 {
 	if t.alone {
 		return int64(t.cfg.Parallel)
@@ -113,7 +114,7 @@ func (t *tableImport) share() int64 {
 	return 1
 }
 
-// loadFile loads one downloaded file. It then removes the file. It also removes a damaged file.
+// loadFile loads one downloaded file, records it, and then removes it unless files are kept.
 func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile) error {
 	now, err := t.loadRows(ctx, load, f)
 	if err != nil {
@@ -128,7 +129,8 @@ func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile
 	return t.remove(f)
 }
 
-// decode passes the rows of d to load, and reports the progress.
+// decode passes the rows of d to load, reports the progress, and returns the numbers of loaded rows
+// and bytes.
 func (t *tableImport) decode(
 	ctx context.Context, load func(context.Context, string, iter.Seq2[*change.Row, error]) (int64, error), d *fileDecoder,
 ) (now state.ImportFile, err error) {
@@ -149,7 +151,7 @@ func (t *tableImport) decode(
 	rows, err := load(ctx, d.name, d.Rows(ctx, reading))
 	switch {
 	case err == nil && d.err != nil:
-		err = d.err // the sink should have returned it
+		err = d.err // the sink should have returned this error
 	case err == nil && !d.ended:
 		err = fault.Mark(fault.Fatal, errors.New("the destination left out rows"))
 	}
@@ -161,13 +163,13 @@ func (t *tableImport) decode(
 	return reported, nil
 }
 
-// loadError adds the place in the file to an error of loading it. If the file is damaged and can be
-// downloaded again, loadError removes it.
+// loadError adds the position in the file to err, an error of loading the file. If the file is
+// damaged and can be downloaded again, loadError removes the file.
 func (t *tableImport) loadError(ctx context.Context, d *fileDecoder, f exportFile, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if d.err != nil { // the sink's error is only a consequence
+	if d.err != nil { // the error of the sink is only a consequence
 		if e := new(FileError); errors.As(d.err, &e) && e.damaged() && f.url != "" {
 			return errors.Join(d.err, removeFile(filepath.Join(t.dir, f.name)), t.dropRefused(f))
 		}
@@ -194,7 +196,8 @@ func (t *tableImport) remove(f exportFile) error {
 	return removeFile(filepath.Join(t.dir, f.name))
 }
 
-// warnUnknown logs once that the export has a column that the schema lacks.
+// warnUnknown logs that the export has a column that the schema lacks. It logs each column once, up
+// to maxUnknown columns.
 func (t *tableImport) warnUnknown(name []byte) {
 	if len(t.unknown) >= maxUnknown || t.unknown[string(name)] {
 		return
@@ -204,7 +207,7 @@ func (t *tableImport) warnUnknown(name []byte) {
 		"table", t.table.Name, "column", string(name[:min(len(name), 100)]))
 }
 
-// countingReader counts the bytes that are read.
+// countingReader counts the bytes read from r.
 type countingReader struct {
 	r io.Reader
 	n atomic.Int64

@@ -17,18 +17,19 @@ const (
 	exportNameForm = "<33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>" + exportSuffix
 )
 
-// ExportName is the parsed name of an export file. It has the form of CockroachDB's changefeeds:
+// ExportName is the parsed name of an export file. The name has the form that CockroachDB's
+// changefeeds use:
 //
 //	<33 digits>-<hash>-<n>-<n>-<8 digits>-<table>-<schema id>.ndjson.gz
 type ExportName struct {
-	Clock  cdc.Timestamp // the file has no change after it
+	Clock  cdc.Timestamp // the file contains no later change
 	Unique string        // "<hash>-<n>-<n>-<8 digits>"
 	Table  string
-	Schema string // the source's own id
+	Schema string // id of the table's schema at the source
 }
 
 // ParseExportName parses the name of an export file, without its directory. The 33 digits are
-// YYYYMMDDHHMMSS in UTC, nine digits of nanoseconds, and ten of the logical clock.
+// YYYYMMDDHHMMSS in UTC, nine digits of nanoseconds, and ten digits of the logical clock.
 func ParseExportName(name string) (ExportName, error) {
 	f, err := parseExportName(name)
 	if err != nil {
@@ -65,7 +66,7 @@ func parseExportName(name string) (ExportName, error) {
 	return ExportName{Clock: clock, Unique: strings.Join(parts[1:5], "-"), Table: parts[5], Schema: parts[6]}, nil
 }
 
-// Name returns the name that ParseExportName parses.
+// Name returns the file name. It is the inverse of ParseExportName.
 func (f ExportName) Name() string {
 	at := f.Clock.Time()
 	return fmt.Sprintf("%s%09d%010d-%s-%s-%s%s",
@@ -94,7 +95,7 @@ func parseExportClock(digits string) (cdc.Timestamp, error) {
 	return cdc.Timestamp{Wall: at.Unix()*int64(time.Second) + nanos, Logical: uint32(logical)}, nil
 }
 
-// consists reports whether s is not empty and is returns true for all of its bytes.
+// consists reports whether s is not empty and consists only of bytes that the predicate is accepts.
 func consists(s string, is func(c byte) bool) bool {
 	for i := range len(s) {
 		if !is(s[i]) {

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Phase is the phase of the import of a table.
+// Phase is a phase in the import of one table.
 type Phase uint8
 
 const (
-	Waiting   Phase = iota + 1 // waiting for HQ to export it
-	Queued                     // waiting for other tables
-	Loading                    // downloading its files and loading their rows
-	Finishing                  // putting its rows in place
+	Waiting   Phase = iota + 1 // waiting for HQ to export the table
+	Queued                     // exported, and waiting until other tables are loaded
+	Loading                    // downloading the table's files and loading their rows
+	Finishing                  // putting the loaded rows in place
 	Done
 	Failed
 )
@@ -26,36 +26,36 @@ type Progress struct {
 	Table      string
 	Phase      Phase
 	Rows       int64
-	Bytes      int64 // of files, compressed, whose rows are loaded
-	Downloaded int64 // of files, compressed
-	// TotalBytes is the size of all files. Until the size of each is known, it is an estimate;
-	// 0 if no size is known.
+	Bytes      int64 // compressed bytes of files whose rows are loaded
+	Downloaded int64 // compressed bytes that were downloaded
+	// TotalBytes is the compressed size of all files. It is an estimate until the size of each file
+	// is known, and 0 while no size is known.
 	TotalBytes int64
-	Files      int // loaded
+	Files      int // number of loaded files
 	TotalFiles int
-	Err        error // of a table that failed
+	Err        error // set if the table failed
 }
 
 func (p Progress) unsized() bool {
 	return p.Phase > 0 && p.Phase < Finishing && p.TotalBytes == 0
 }
 
-// Totals are the sums over all tables.
+// Totals are the sums of the progress of all tables.
 type Totals struct {
 	Tables, Done, Failed int
 	Rows                 int64
 	Bytes, Downloaded    int64
 	TotalBytes           int64
-	// Unsized is the number of tables under way whose size is not known yet. TotalBytes lacks
-	// them.
+	// Unsized is the number of tables in progress whose size is unknown. TotalBytes does not
+	// include these tables.
 	Unsized int
 }
 
-// Observer is called with the progress of a table: at each change of phase, and in between at most
+// Observer is called with the progress of a table at each change of phase, and within a phase up to
 // ten times per second. Calls are serial and block the import.
 type Observer func(Progress, Totals)
 
-// observeInterval is the least time between two reports of a table's progress within a phase.
+// observeInterval is the minimum time between two reports of a table's progress within a phase.
 const observeInterval = 100 * time.Millisecond
 
 // progressTracker adds up the progress of all tables.
@@ -67,7 +67,7 @@ type progressTracker struct {
 	totals Totals
 }
 
-// tableProgress is the progress of one table. Its methods may be called concurrently.
+// tableProgress is the progress of one table. It is safe for concurrent use.
 type tableProgress struct {
 	tracker  *progressTracker
 	now      Progress
@@ -75,7 +75,7 @@ type tableProgress struct {
 	have     map[string]int64 // downloaded bytes of files
 	files    map[string]bool  // loaded files
 	observed time.Time
-	watch    *stallWatch // learns of progress; nil: none
+	watch    *stallWatch // notified of progress; nil if there is none
 }
 
 func newTracker(o Observer) *progressTracker {
@@ -85,7 +85,7 @@ func newTracker(o Observer) *progressTracker {
 	return &progressTracker{observe: o, tables: make(map[string]*tableProgress)}
 }
 
-// table returns the progress of a table. Its first phase is Waiting.
+// table returns the progress of a table. If the table is new, it is added in the phase Waiting.
 func (t *progressTracker) table(name string) *tableProgress {
 	t.expect(name)
 	t.mu.Lock()
@@ -93,7 +93,8 @@ func (t *progressTracker) table(name string) *tableProgress {
 	return t.tables[name]
 }
 
-// expect adds tables to the totals before it reports the first of them.
+// expect adds tables in the phase Waiting. It adds all of them to the totals before it reports the
+// first one.
 func (t *progressTracker) expect(names ...string) {
 	var added []*tableProgress
 	t.mu.Lock()
@@ -115,7 +116,8 @@ func (t *progressTracker) expect(names ...string) {
 	}
 }
 
-// change applies f and reports the progress. If atOnce is set, it does not wait for the interval.
+// change applies f to the progress, and reports the result if observeInterval has passed since the
+// last report. If atOnce is set, it always reports.
 func (p *tableProgress) change(atOnce bool, f func(*Progress)) {
 	t := p.tracker
 	t.mu.Lock()
@@ -152,8 +154,8 @@ func count(b bool) int {
 	return 0
 }
 
-// estimate returns the size of all files, in bytes. For files of unknown size, it uses the mean of
-// the known sizes.
+// estimate returns the total size of all files, in bytes. For files of unknown size, it uses the
+// mean of the known sizes. If no size is known, it returns 0.
 func (p *tableProgress) estimate() int64 {
 	if len(p.sizes) == 0 {
 		return 0
@@ -168,7 +170,7 @@ func (p *tableProgress) estimate() int64 {
 	return sum
 }
 
-// setWatch makes w learn of rows and bytes; nil: none.
+// setWatch makes the progress notify w of new rows and bytes, or no watch if w is nil.
 func (p *tableProgress) setWatch(w *stallWatch) {
 	p.change(false, func(*Progress) { p.watch = w })
 }
@@ -198,12 +200,12 @@ func (p *tableProgress) setDownloaded(file string, n int64) {
 	})
 }
 
-// addRows adds rows of a file that is being loaded.
+// addRows adds the given numbers of loaded rows and compressed bytes, which may be negative.
 func (p *tableProgress) addRows(rows, bytes int64) {
 	p.change(false, func(now *Progress) { now.Rows, now.Bytes = now.Rows+rows, now.Bytes+bytes })
 }
 
-// setLoaded records that a file is loaded. Its rows and bytes have been added.
+// setLoaded records that a file is loaded. The caller has already added its rows and bytes.
 func (p *tableProgress) setLoaded(file string) {
 	p.change(true, func(now *Progress) {
 		if !p.files[file] {

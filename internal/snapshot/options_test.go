@@ -45,7 +45,7 @@ func TestRun_KeepsRowsThatAPartialSnapshotLacks(t *testing.T) {
 	for _, change := range []func(c *snapshot.Config){
 		func(c *snapshot.Config) { c.NoDelete = true },
 		func(c *snapshot.Config) { c.TimeOffset = time.UnixMilli(1) },
-		// The tables do not have the companies of their rows.
+		// The tables have no column with the company of a row.
 		func(c *snapshot.Config) { c.CompanyIDs = []string{"c"} },
 		func(c *snapshot.Config) { c.CompanyIDs, c.AllowEmpty = []string{"c"}, true },
 	} {
@@ -163,7 +163,8 @@ func TestRun_SchemaOnlyRecordsTheCurrentTime(t *testing.T) {
 			t.Error(diff)
 		}
 		expect(t, d, map[string][]string{"order": {"old"}, "customer": {"old"}, "vendor": {}})
-		// Later, for existing tables: later changes are still to be applied.
+		// A later call for existing tables keeps the clock, because the changes since then have yet
+		// to be applied.
 		now = now.Add(time.Hour)
 		if _, err := w.run(t.Context(), d, only); err != nil {
 			t.Fatal(err)
@@ -171,7 +172,7 @@ func TestRun_SchemaOnlyRecordsTheCurrentTime(t *testing.T) {
 		if again, _ := w.clocks(); !cmp.Equal(again, clocks) {
 			t.Errorf("the times have changed: %v", again)
 		}
-		// Another user and another option: it is the same destination.
+		// A URL with another user and another option names the same destination.
 		same := "disk://user@" + d.root + "?timeout=5s"
 		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = named(same) }); err != nil {
 			t.Fatal(err)
@@ -179,7 +180,7 @@ func TestRun_SchemaOnlyRecordsTheCurrentTime(t *testing.T) {
 		if again, _ := w.clocks(); !cmp.Equal(again, clocks) {
 			t.Errorf("the times have changed, as if %s were another destination: %v", same, again)
 		}
-		// Another destination, which is empty.
+		// This URL names another destination, which is empty.
 		if _, err := w.run(t.Context(), d, func(c *snapshot.Config) { only(c); c.Destination = named("disk://other") }); err != nil {
 			t.Fatal(err)
 		}

@@ -16,8 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// awaitWriters checks that no server writes to the destination. Changes that a server applies while
-// a table is loaded would be lost with the replaced rows.
+// awaitWriters checks that no server writes to the destination. If a server applied changes while a
+// table is loaded, these changes would be lost when the table's rows are replaced.
 func (r *importRun) awaitWriters(ctx context.Context) error {
 	recorder := r.sink.Recorder
 	if recorder == nil || r.cfg.DryRun || r.cfg.SchemaOnly {
@@ -30,7 +30,7 @@ func (r *importRun) awaitWriters(ctx context.Context) error {
 	return nil
 }
 
-// readRecords reads the records of the destination, if it keeps any.
+// readRecords reads the records of the destination if it keeps any, or else handles its id.
 func (r *importRun) readRecords(ctx context.Context) error {
 	if r.sink.Identifier != nil {
 		return r.holdID(ctx, r.sink.Identifier)
@@ -55,8 +55,9 @@ func (r *importRun) readRecords(ctx context.Context) error {
 	return r.cfg.State.RecordDestinationID(r.cfg.Destination.Identity, r.id)
 }
 
-// reloadLost reopens tables that an earlier run has put in place, if the destination has lost them
-// since: it was emptied, restored from a backup, or replaced.
+// reloadLost restarts the import of tables that an earlier run had finished, if the destination has
+// lost these tables since. The destination may have been emptied, restored from a backup, or
+// replaced.
 func (r *importRun) reloadLost(ctx context.Context) error {
 	done := slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool { return !r.imp.Tables[name].Done })
 	lost, err := r.lost(done, r.snapshots)
@@ -67,8 +68,8 @@ func (r *importRun) reloadLost(ctx context.Context) error {
 	return r.reopen(lost)
 }
 
-// lost returns the imported tables that the destination does not record. A record of a later import
-// also counts.
+// lost returns the names in imported whose snapshot the destination has lost from its records. If
+// the destination has a record of a later import, the table is not lost.
 func (r *importRun) lost(imported []string, recorded []sink.Snapshot) ([]string, error) {
 	if r.recorder == nil || len(imported) == 0 {
 		return nil, nil
@@ -82,7 +83,7 @@ func (r *importRun) lost(imported []string, recorded []sink.Snapshot) ([]string,
 	}), err
 }
 
-// reopen restarts the import of tables.
+// reopen resets the recorded progress of tables, so that they are imported again.
 func (r *importRun) reopen(tables []string) error {
 	for _, name := range tables {
 		t := state.ImportTable{Job: r.imp.Tables[name].Job}
@@ -94,8 +95,9 @@ func (r *importRun) reopen(tables []string) error {
 	return nil
 }
 
-// holdID makes the destination hold its id. If the destination has lost the id, it still lacks the
-// tables that are not imported now. Then it gets no id until a server continues.
+// holdID stores the id in the destination. If the destination has lost its id, it lacks all tables
+// that are not part of this import. holdID then stores no id, so that the server notices the loss
+// when it continues.
 func (r *importRun) holdID(ctx context.Context, identifier sink.Identifier) error {
 	known, err := r.cfg.State.HeldID(r.cfg.Destination.Identity)
 	if err != nil {
@@ -111,7 +113,8 @@ func (r *importRun) holdID(ctx context.Context, identifier sink.Identifier) erro
 	return err
 }
 
-// HoldID makes the destination hold an id, and returns the id.
+// HoldID stores an id in the destination if it has none, records the id in the data directory, and
+// returns the id.
 func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at state.Destination) (string, error) {
 	if err := identifier.SetID(ctx); err != nil {
 		return "", err
@@ -123,9 +126,9 @@ func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at 
 	return id, dir.RecordHeldID(at.Identity, id)
 }
 
-// record makes a load record the snapshot that it puts in place. The snapshot has every change up
-// to applied. It returns the id of the destination; "" if the destination neither records snapshots
-// nor holds an id.
+// record makes load record the snapshot in the destination when its rows are put in place. The
+// snapshot has every change of the stream up to applied. record returns the id of the destination,
+// or "" if the destination neither records snapshots nor holds an id.
 func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
 	if t.held != "" {
 		return t.held
@@ -139,7 +142,7 @@ func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
 	return t.id
 }
 
-// scope returns the scope of the imported rows.
+// scope returns the scope of the imported rows: the selected companies, locations and start time.
 func (r *importRun) scope() sink.Scope {
 	sorted := func(ids []string) []string { return slices.Compact(slices.Sorted(slices.Values(ids))) }
 	s := sink.Scope{Companies: sorted(r.cfg.CompanyIDs), Locations: sorted(r.cfg.LocationIDs)}
@@ -150,7 +153,8 @@ func (r *importRun) scope() sink.Scope {
 }
 
 // finishWhole records that every table of the source was imported, at least for some companies. If
-// the destination has lost a table meanwhile, the import has not ended.
+// the destination has lost a table since, finishWhole returns an error, and the import remains
+// unfinished.
 func (r *importRun) finishWhole(ctx context.Context, imported []string) error {
 	source := slices.Collect(maps.Keys(r.tables))
 	if r.recorder != nil {

@@ -19,22 +19,22 @@ import (
 )
 
 // A table fails if more than maxRefused rows among refusedWindow lines are refused, or more than
-// maxRefusedTotal in all: then the table is wrong, not the rows. The rates are those for events of
-// the stream.
+// maxRefusedTotal rows in total. So many refused rows show that the table is at fault, not single
+// rows. The first two limits equal those for events of the stream.
 const (
 	maxRefused      = 100
 	refusedWindow   = 1000
 	maxRefusedTotal = 10_000
 )
 
-// refusals counts the refused rows of a table.
+// refusals counts the refused rows of one table, in total and among its latest lines.
 type refusals struct {
-	lines  int64   // of earlier files
-	recent []int64 // the latest refused lines, counted over all files
+	lines  int64   // number of lines of earlier files
+	recent []int64 // the latest refused lines, numbered across all files
 	total  int
 }
 
-// add counts a refused row. It returns an error if there are too many.
+// add counts a refused row. It returns an error if too many rows were refused.
 func (r *refusals) add(line int64) error {
 	at := r.lines + line
 	r.total++
@@ -57,14 +57,14 @@ func (r refusals) clone() refusals {
 // lenient reports whether rows that cannot be loaded become dead letters.
 func (r *importRun) lenient() bool { return r.cfg.Dead != nil && !r.cfg.Strict }
 
-// deadLetters identifies the dead letters of a table's import.
+// deadLetters returns the key of the dead letters that a table's import has written.
 func (r *importRun) deadLetters(table, job string) dlq.Import {
 	return dlq.Import{Destination: r.cfg.Destination.Identity, Table: table, Job: job}
 }
 
 func (t *tableImport) deadLetters() dlq.Import { return t.importRun.deadLetters(t.table.Name, t.job) }
 
-// countRefused returns the number of refused rows of a table.
+// countRefused returns the number of rows of a table that a job's import has refused.
 func (r *importRun) countRefused(table, job string) int {
 	if r.cfg.Dead == nil {
 		return 0
@@ -72,7 +72,8 @@ func (r *importRun) countRefused(table, job string) int {
 	return r.cfg.Dead.CountRows(r.deadLetters(table, job))
 }
 
-// loadRows loads the rows of a file. If the destination refuses a row, it loads the others.
+// loadRows loads the rows of a file. If the destination refuses a row and refused rows become dead
+// letters, loadRows loads all other rows.
 func (t *tableImport) loadRows(ctx context.Context, load sink.Load, f exportFile) (now state.ImportFile, err error) {
 	share := t.share()
 	if err := t.loading.Acquire(ctx, share); err != nil {
@@ -107,12 +108,12 @@ func (t *tableImport) loadRows(ctx context.Context, load sink.Load, f exportFile
 	return now, nil
 }
 
-// isRefused reports whether the error says that a row can never be loaded.
+// isRefused reports whether err means that a row can never be loaded.
 func isRefused(err error) bool {
 	return err != nil && (fault.Of(err) == fault.Poison || errors.As(err, new(*sink.RowError)))
 }
 
-// decoder returns a decoder of a file.
+// decoder returns a decoder for a file.
 func (t *tableImport) decoder(ctx context.Context, f exportFile) *fileDecoder {
 	d := &fileDecoder{
 		name: f.name, table: t.table, clock: f.clock, limit: MaxLine, alone: t.alone, beside: !t.alone, unknown: t.warnUnknown,
@@ -128,8 +129,8 @@ func (t *tableImport) decoder(ctx context.Context, f exportFile) *fileDecoder {
 	return d
 }
 
-// refuse makes a line of a file a dead letter. It fails if the table has too many of them. row is
-// nil if the line is not a row.
+// refuse turns a line of a file into a dead letter. It returns an error if too many rows of the
+// table were refused. row is nil if the line cannot be parsed as a row.
 func (t *tableImport) refuse(ctx context.Context, f exportFile, line int64, row *change.Row, text []byte, reason error) error {
 	where := &FileError{File: f.name, Line: line, Err: reason}
 	if err := t.refused.add(line); err != nil {
@@ -154,7 +155,8 @@ func (t *tableImport) refuse(ctx context.Context, f exportFile, line int64, row 
 	})
 }
 
-// dropRefused removes the dead letters of a damaged file. Its lines mean nothing.
+// dropRefused removes the dead letters of a damaged file, because the lines of such a file are not
+// reliable.
 func (t *tableImport) dropRefused(f exportFile) error {
 	if !t.lenient() {
 		return nil
@@ -162,8 +164,9 @@ func (t *tableImport) dropRefused(f exportFile) error {
 	return t.cfg.Dead.DropFile(t.deadLetters(), f.name)
 }
 
-// finishRefused returns the number of refused rows of a table that is in place. If all rows of the
-// table were replaced, it drops the dead letters of earlier imports.
+// finishRefused returns the number of refused rows of a table that is in place. If the import has
+// replaced all rows of the table, finishRefused also drops the dead letters of earlier imports, and
+// those of changes that the snapshot contains.
 func (t *tableImport) finishRefused(ctx context.Context) (int, error) {
 	if t.cfg.Dead == nil {
 		return 0, nil

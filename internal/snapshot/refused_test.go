@@ -49,7 +49,7 @@ func (w *world) letters() []string {
 	return all
 }
 
-// without returns the rows of order in everyRow, except some.
+// without returns the rows of order in everyRow, except the rows with the given ids.
 func without(ids ...int) []string {
 	return slices.DeleteFunc(rows(0, 205), func(row string) bool {
 		return slices.ContainsFunc(ids, func(id int) bool { return row == rows(id, 1)[0] })
@@ -140,7 +140,8 @@ func TestRefusedRows_FailTheTableIfStrict(t *testing.T) {
 	})
 }
 
-// TestRefusedRows_FailTheTableIfTheyAreTooMany: 101 among 1,000 lines of two files.
+// TestRefusedRows_FailTheTableIfTheyAreTooMany: 101 of 1,000 lines, spread over two files, are
+// refused.
 func TestRefusedRows_FailTheTableIfTheyAreTooMany(t *testing.T) {
 	for name, c := range map[string]struct {
 		text    string
@@ -257,7 +258,8 @@ func TestRefusedRows_OfEarlierImportsAreDropped(t *testing.T) {
 	})
 }
 
-// TestRefusedRows_OfADamagedFileAreNone: its lines mean nothing, and the file is loaded again.
+// TestRefusedRows_OfADamagedFileAreNone: the lines of a damaged file are not reliable, and the file
+// is loaded again.
 func TestRefusedRows_OfADamagedFileAreNone(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world, d *destination) {
 		file := fileName("order", 2)

@@ -18,12 +18,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// maxResumed is the largest age of an import that is resumed. Its export has the tables as they
-// were at its start, and the stream may no longer have the changes since.
+// maxResumed is the maximum age of an interrupted import that is resumed. Its export has the tables
+// as of the start of the import, and the stream may no longer have all later changes.
 const maxResumed = 24 * time.Hour
 
-// resolve decides which exports to import: that of --job-id, those of an interrupted import, the
-// files in --dir, or a new one.
+// resolve decides which exports to import: the export of --job-id, the exports of an interrupted
+// import, the files in --dir, or a new export.
 func (r *importRun) resolve(ctx context.Context) error {
 	previous, interrupted, err := r.cfg.State.Import()
 	if err != nil {
@@ -56,18 +56,18 @@ func (r *importRun) resolve(ctx context.Context) error {
 	return nil
 }
 
-// tooOld reports whether one of the exports is too old to be resumed.
+// tooOld reports whether any of the jobs is older than maxResumed.
 func tooOld(jobs []state.ImportJob) bool {
 	return slices.ContainsFunc(jobs, func(j state.ImportJob) bool {
 		return j.ID != "" && time.Since(j.Started) > maxResumed
 	})
 }
 
-// requestsExport reports whether the options name an export.
+// requestsExport reports whether the options name an export, by --job-id or --dir.
 func (r *importRun) requestsExport() bool { return r.cfg.JobID != "" || r.cfg.Dir != "" }
 
-// canResume reports whether the import can continue with the given jobs. With --dir, it can only
-// if the directory is that of the single job.
+// canResume reports whether an import with the given jobs can be resumed. With --dir, it can be
+// resumed only if it has a single job and the directory holds the files of that job.
 func (r *importRun) canResume(jobs []state.ImportJob) bool {
 	if r.cfg.Dir != "" && len(jobs) != 1 {
 		return false
@@ -75,8 +75,8 @@ func (r *importRun) canResume(jobs []state.ImportJob) bool {
 	return r.requestedJob == "" || slices.ContainsFunc(jobs, func(j state.ImportJob) bool { return j.ID == r.requestedJob })
 }
 
-// readDirs reads the requested export from the options and from the directories that they name. It
-// makes no requests.
+// readDirs finds the requested export in the options and in the directories that they name. It does
+// not send requests to HQ.
 func (r *importRun) readDirs() (err error) {
 	r.requestedJob = r.cfg.JobID
 	switch {
@@ -88,7 +88,8 @@ func (r *importRun) readDirs() (err error) {
 	return err
 }
 
-// readDir returns the files in dir and their job.
+// readDir returns the export files in dir, and the id of their job. If the job is unknown, it
+// generates an id from the file names.
 func (r *importRun) readDir(dir string) (job string, local *dirSource, err error) {
 	local, err = sourceOfNames(dir)
 	if err != nil {
@@ -122,8 +123,8 @@ func (r *importRun) readDir(dir string) (job string, local *dirSource, err error
 	return m.Job, local, err
 }
 
-// readDownloads returns the job whose files are downloaded into dir, and whether the export is
-// complete. The job is "" if nothing has been downloaded.
+// readDownloads returns the job whose files were downloaded into dir, and whether dir has the
+// complete export. If nothing was downloaded, it returns the option JobID, which may be "".
 func (r *importRun) readDownloads(dir string) (job string, complete bool, err error) {
 	m, err := readManifest(dir)
 	if err != nil {
@@ -148,12 +149,12 @@ func (r *importRun) readDownloads(dir string) (job string, complete bool, err er
 	return m.Job, m.Complete, nil
 }
 
-// dirJob is the prefix of the job id for files of an unknown job.
+// dirJob is the prefix of the generated job id for files of an unknown job.
 const dirJob = "dir-"
 
-// reexport adds a new export for tables that the exports of an interrupted import cannot bring: HQ
-// failed to export them, or the server has since read the stream beyond the export. It does nothing
-// if the operator has named the export.
+// reexport adds a new export for tables that the exports of an interrupted import cannot provide.
+// Either HQ failed to export such a table, or the server has since read the stream beyond the
+// export. If named is true, the operator has named the export, and reexport does nothing.
 func (r *importRun) reexport(named bool) error {
 	snapshots, err := r.cfg.State.Snapshots(r.cfg.Destination)
 	if err != nil {
@@ -174,13 +175,14 @@ func (r *importRun) reexport(named bool) error {
 		return nil
 	}
 	if len(missing) == len(r.wanted) {
-		missing = nil // every table: the default of exports
+		missing = nil // nil requests every table
 	}
 	r.imp.Jobs = append(r.imp.Jobs, state.ImportJob{Tables: missing})
 	return nil
 }
 
-// openSource opens the source of a job. If HQ no longer has the export, a new one replaces it.
+// openSource opens the source of a job's files. If HQ no longer has the export of an interrupted
+// import, openSource clears the job's id, so that a new export is requested.
 func (r *importRun) openSource(ctx context.Context, job *state.ImportJob) error {
 	named := job.ID == r.requestedJob && r.requestsExport()
 	switch {
@@ -222,8 +224,8 @@ func (r *importRun) openSource(ctx context.Context, job *state.ImportJob) error 
 	return nil
 }
 
-// jobIndexOf returns the index of the job that a table belongs to: the last one that exports it; -1
-// if there is none.
+// jobIndexOf returns the index of the last job that exports the table, which is the job that the
+// table belongs to. It returns -1 if no job exports the table.
 func (r *importRun) jobIndexOf(table string) int {
 	for i, job := range slices.Backward(r.imp.Jobs) {
 		if job.Tables == nil || slices.Contains(job.Tables, table) {
@@ -233,7 +235,7 @@ func (r *importRun) jobIndexOf(table string) int {
 	return -1
 }
 
-// workDir returns the directory of a job's files.
+// workDir returns the path of the directory with a job's files.
 func (r *importRun) workDir(job string) string {
 	switch {
 	case r.cfg.Dir != "":

@@ -23,8 +23,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// TestRun_FailsOnlyTheTableOfABadFile, and finishes the others. The next run continues with that file
-// and loads no other again. It downloads a damaged file again.
+// TestRun_FailsOnlyTheTableOfABadFile, and finishes all other tables. The next run continues with
+// the bad file, which it downloads again if the file is damaged. It loads no other file again.
 func TestRun_FailsOnlyTheTableOfABadFile(t *testing.T) {
 	file := fileName("order", 2)
 	good := zipped(rowsOf(100, 100))
@@ -192,7 +192,7 @@ func TestRun_FailsTheTablesOfADestinationThatStaysDown(t *testing.T) {
 	})
 }
 
-// TestRun_LoadsLostFilesAgain, a few times at most, and reports the rows of the table.
+// TestRun_LoadsLostFilesAgain a few times, and reports the rows of the table.
 func TestRun_LoadsLostFilesAgain(t *testing.T) {
 	for losses, loads := range map[int]int{1: 2, 2: 3, 3: 3} {
 		inWorld(t, func(t *testing.T, w *world, d *destination) {

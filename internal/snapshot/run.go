@@ -27,43 +27,44 @@ import (
 const (
 	defaultPatience = 5 * time.Minute
 	defaultParallel = 4
-	// downloads is the number of files that are downloaded at once, and the number of files of
-	// a table that are downloaded ahead of the one that is loaded.
+	// downloads is the maximum number of files that are downloaded at once. It is also the maximum
+	// number of a table's files that are downloaded ahead of the file that is being loaded.
 	downloads = 4
 )
 
-// importRun is one run of an import.
+// importRun is the state of one call of Run.
 type importRun struct {
 	cfg  Config
-	sink sink.Capabilities // of cfg.Sink
-	// recorder records snapshots in the destination, under its id; nil: it keeps no records.
+	sink sink.Capabilities // capabilities of cfg.Sink
+	// recorder records snapshots in the destination, under id. It is nil if the destination keeps
+	// no records.
 	recorder   sink.Recorder
-	snapshots  []sink.Snapshot // that the destination has recorded
+	snapshots  []sink.Snapshot // snapshots that the destination has recorded
 	id         string
-	held       string // id that a destination without records holds; "": none
+	held       string // id that a destination without records holds; "" if there is none
 	mode       sink.LoadMode
 	downloader *downloader
 	tracker    *progressTracker
-	began      time.Time // zero before the confirmation
+	began      time.Time // start of the import; zero before the confirmation
 
 	tables map[string]*schema.Table // every table that HQ knows
 	wanted []string                 // the tables to import, sorted by name
-	// refused are the tables that the destination cannot have, with the reason.
+	// refused are the tables that the destination cannot hold, with the reason.
 	refused map[string]error
 	// reserved are the objects whose schemas use names that are reserved for eds.
 	reserved []TableReport
 
-	requestedJob string     // the export that the options name; "": none
-	local        *dirSource // its files in Dir; nil: none
+	requestedJob string     // id of the export that the options name; "" if there is none
+	local        *dirSource // files of requestedJob in Dir; nil if Dir is not set
 	downloaded   bool       // whether DownloadDir has all files of the complete export
 
 	imp      state.Import
 	resumed  bool
-	previous *state.Import           // the import that this one replaces
-	sources  map[string]exportSource // by job
+	previous *state.Import           // an interrupted import that this import replaces
+	sources  map[string]exportSource // sources of the export files, by job id
 
-	// loading has one share per table that is loaded at once. Loading a file takes one share, or
-	// all of them.
+	// loading has as many shares as tables can be loaded at once. Loading a file takes one share,
+	// or all shares if the file must be loaded alone.
 	loading *semaphore.Weighted
 
 	mu      sync.Mutex
@@ -102,7 +103,7 @@ func newImportRun(c Config) *importRun {
 		},
 	}
 	switch {
-	case c.NoDelete || !c.TimeOffset.IsZero(): // a part of a table must not replace the whole table
+	case c.NoDelete || !c.TimeOffset.IsZero(): // some rows of a table must not replace all rows
 		r.mode = sink.Merge
 	case c.AllowEmpty:
 		r.mode = sink.ReplaceOrEmpty
@@ -110,7 +111,8 @@ func newImportRun(c Config) *importRun {
 	return r
 }
 
-// check checks the destination, the key and the tables before the import changes anything.
+// check probes the destination, requests the tables from HQ, which also checks the API key, and
+// selects the tables to import. It runs before the import changes anything.
 func (r *importRun) check(ctx context.Context) error {
 	if !r.cfg.DryRun {
 		w := r.newWatch("all tables", "test the destination")
@@ -142,7 +144,7 @@ func (r *importRun) check(ctx context.Context) error {
 	return err
 }
 
-// selectTables returns the names of the tables to import.
+// selectTables returns the names of the tables to import, sorted.
 func (r *importRun) selectTables() ([]string, error) {
 	all := slices.Sorted(maps.Keys(r.tables))
 	if len(r.cfg.Only) == 0 {
@@ -162,13 +164,14 @@ func (r *importRun) selectTables() ([]string, error) {
 
 // matches reports whether a previous import has the same parameters and destination as this one.
 func (r *importRun) matches(previous state.Import) bool {
-	if previous.Parameters == "" { // an earlier version began it
+	if previous.Parameters == "" { // an earlier version started the import
 		return previous.Fingerprint == r.imp.Fingerprint
 	}
 	return previous.Parameters == r.imp.Parameters && r.cfg.Destination.Owns(previous.Identity, previous.Destination)
 }
 
-// fingerprint returns a hash of the parameters and of the spelling of the destination's URL.
+// fingerprint returns a hash of the import's parameters and of spelling, which is a spelling of the
+// destination's URL or "".
 func (r *importRun) fingerprint(spelling string) string {
 	sorted := func(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
 	o := r.cfg.Options
@@ -186,13 +189,13 @@ func (r *importRun) fingerprint(spelling string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// partial reports whether tables get only some of the source's rows, or keep rows that the source
-// may have deleted.
+// partial reports whether the import loads only some of the source's rows, or keeps rows that the
+// source may have deleted.
 func (r *importRun) partial() bool {
 	return r.mode == sink.Merge || len(r.cfg.CompanyIDs) > 0 || len(r.cfg.LocationIDs) > 0
 }
 
-// timeOffset returns the option in Unix milliseconds; 0 if it is not set.
+// timeOffset returns the option TimeOffset in Unix milliseconds, or 0 if the option is not set.
 func (r *importRun) timeOffset() int64 {
 	if r.cfg.TimeOffset.IsZero() {
 		return 0
@@ -226,8 +229,8 @@ func (r *importRun) plan() Plan {
 	return p
 }
 
-// makeTables creates or alters the unfinished tables in the destination. It records the tables that
-// the destination refuses.
+// makeTables creates or alters the unfinished tables in the destination. It adds the tables that
+// the destination refuses to r.refused.
 func (r *importRun) makeTables(ctx context.Context) error {
 	if err := r.refuseForeign(ctx); err != nil {
 		return err
@@ -237,8 +240,8 @@ func (r *importRun) makeTables(ctx context.Context) error {
 	return err
 }
 
-// migrate creates or alters the given tables. It returns the tables that the destination refuses,
-// with the reason. An error concerns all of the tables.
+// migrate creates or alters the named tables. It returns the tables that the destination refuses,
+// with the reason. If it returns an error, the error concerns all named tables.
 func (r *importRun) migrate(ctx context.Context, names []string) (refused map[string]error, err error) {
 	m := r.sink.Migrator
 	if m == nil || len(names) == 0 {
@@ -250,7 +253,7 @@ func (r *importRun) migrate(ctx context.Context, names []string) (refused map[st
 	}
 	migrate := func(tables []*schema.Table) error {
 		return r.retry(ctx, "make the tables", func() error {
-			_, err := m.Migrate(ctx, tables) // it logs the changes
+			_, err := m.Migrate(ctx, tables) // the migrator logs the changes
 			return err
 		})
 	}
@@ -270,15 +273,15 @@ func (r *importRun) migrate(ctx context.Context, names []string) (refused map[st
 	return refused, nil
 }
 
-// retry calls fn until it succeeds, fails with an error that is not transient, or fails for longer
-// than Config.Patience.
+// retry calls fn until fn succeeds, fails with an error that is not transient, or has failed for
+// longer than Config.Patience.
 func (r *importRun) retry(ctx context.Context, operation string, fn func() error) error {
 	w := r.newWatch("all tables", operation)
 	defer w.end()
 	return r.retryWatched(ctx, w, operation, fn)
 }
 
-// retryWatched is retry with an existing watch.
+// retryWatched is like retry, but uses the given watch.
 func (r *importRun) retryWatched(ctx context.Context, w *stallWatch, operation string, fn func() error) error {
 	w.doing(operation)
 	policy := retry.Policy{
@@ -298,14 +301,14 @@ func (r *importRun) retryWatched(ctx context.Context, w *stallWatch, operation s
 	})
 }
 
-// unfinished returns the wanted tables that are neither done nor refused.
+// unfinished returns the names of the wanted tables that are neither done nor refused.
 func (r *importRun) unfinished() []string {
 	return slices.DeleteFunc(slices.Clone(r.wanted), func(name string) bool {
 		return r.imp.Tables[name].Done || r.refused[name] != nil
 	})
 }
 
-// fillReport adds the results to the report.
+// fillReport adds the results of all tables, and their sums, to the report.
 func (r *importRun) fillReport(report *Report) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -322,12 +325,12 @@ func (r *importRun) fillReport(report *Report) {
 	}
 }
 
-// keepsFiles reports whether files are kept after they were loaded.
+// keepsFiles reports whether export files are kept after they were loaded.
 func (r *importRun) keepsFiles() bool {
 	return r.cfg.NoCleanup || r.cfg.Dir != "" || r.cfg.DownloadDir != ""
 }
 
-// setResult records the result of a table.
+// setResult records the result of a table for the report.
 func (r *importRun) setResult(t TableReport) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

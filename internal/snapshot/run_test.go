@@ -44,7 +44,7 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world, d *destination)) {
 	})
 }
 
-// hangs makes the first call of an operation on a table take that long.
+// hangs makes the first call of an operation on a table hang for the given time.
 func (d *destination) hangs(operation, table string, long time.Duration) {
 	d.hang = sync.OnceFunc(func() { time.Sleep(long) })
 	d.hanging = [2]string{operation, table}
@@ -53,7 +53,7 @@ func (d *destination) hangs(operation, table string, long time.Duration) {
 // everyRow has the rows of the destination after a complete import.
 var everyRow = map[string][]string{"order": rows(0, 205), "customer": rows(0, 3), "vendor": {}}
 
-// oneOfThree begins the error if one of the three tables was not imported.
+// oneOfThree is the start of the error message if one of the three tables was not imported.
 const oneOfThree = "1 of 3 tables were not imported: "
 
 // everyClock has the clocks in the data directory after a complete import.
@@ -158,7 +158,7 @@ func TestRun_ReportsTablesWithReservedNames(t *testing.T) {
 	}
 }
 
-// latest answers with tables and an error.
+// latest is a schema source that returns both tables and an error.
 type latest struct {
 	tables map[string]*schema.Table
 	err    error

@@ -1,6 +1,7 @@
-// Package snapshot copies a snapshot of the source into a destination. It requests an export of
-// the tables from HQ, downloads the files, and loads their rows beside the live tables, which it
-// replaces at the end. It can be interrupted at any time, and resumes.
+// Package snapshot copies a snapshot of the source into a destination. It requests an export of the
+// tables from HQ, downloads the files, and loads their rows into staging tables. At the end, these
+// rows replace the rows of the live tables. An import can be interrupted at any time, and the next
+// run resumes it.
 package snapshot
 
 import (
@@ -20,19 +21,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// Exporter is the part of HQ that makes snapshots.
+// Exporter is the part of HQ's API that exports snapshots.
 type Exporter interface {
 	StartExport(ctx context.Context, r hq.ExportRequest) (job string, err error)
 	ExportStatus(ctx context.Context, job string) (hq.Export, error)
 }
 
-// Schemas returns the tables of the source. It requests them from HQ with the API key.
+// Schemas provides the schemas of the source's tables. It requests them from HQ with the API key.
 type Schemas interface {
 	Latest(ctx context.Context) (map[string]*schema.Table, error)
 }
 
-// Sink is what an import loads rows into, as sink.Sink describes it. The optional interfaces
-// of a sink are used if it has them.
+// Sink is the destination of an import, with the contract of sink.Sink. If a sink implements the
+// optional interfaces of package sink, the import uses them.
 type Sink interface {
 	Probe(ctx context.Context) error
 	BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error)
@@ -44,37 +45,39 @@ type Config struct {
 	Schemas Schemas
 	Sink    Sink
 	State   *state.Dir
-	// Dead receives rows that cannot be loaded. If it is nil, such a row fails its table, as with
+	// Dead receives rows that cannot be loaded. If Dead is nil, such a row fails its table, as with
 	// Strict.
 	Dead *dlq.Queue
-	// Destination identifies the sink. An import into another destination is another import.
+	// Destination identifies the sink. A run resumes an interrupted import only if both have the
+	// same destination.
 	Destination state.Destination
-	// ID is the id of the destination if it records none itself.
+	// ID is the id of the destination for the case that the destination itself records none.
 	ID string
-	// HTTP downloads files; nil: a client that uses the proxy settings of the environment.
+	// HTTP is the client that downloads files. If nil, a client with the proxy settings of the
+	// environment is used.
 	HTTP    *http.Client
 	Logger  *slog.Logger
-	Observe Observer // may be nil
-	// Confirm is called after all checks and before any change. Its error ends the import. Nil:
-	// no confirmation.
+	Observe Observer // called with the progress; may be nil
+	// Confirm is called after all checks and before any change. If Confirm returns an error, the
+	// import ends with that error. If Confirm is nil, no confirmation is needed.
 	Confirm func(Plan) error
-	// Present returns the current time of HQ's clock; nil: time.Now.
+	// Present returns the current time of HQ's clock. If nil, time.Now is used.
 	Present func() time.Time
-	// Patience is how long the import retries HQ, downloads and the destination after a failure
-	// without progress; 0: 5 minutes.
+	// Patience is how long the import retries requests to HQ, downloads, and calls to the
+	// destination while they fail without progress. The default is 5 minutes.
 	Patience time.Duration
-	// Poll is the wait between polls of an export; zero: 1 to 15 s. Retry is the wait after a
-	// failure; zero: 0.1 to 30 s.
+	// Poll is the wait between polls of an export, by default 1 to 15 s. Retry is the wait after a
+	// failure, by default 0.1 to 30 s.
 	Poll, Retry retry.Backoff
 	// Stalled is called if a part of the import, such as one table, makes no progress for 30
-	// seconds, and again later. The reason is "" when there is progress again or the part ends.
-	// Calls for one part are serial. It must not block. Nil: not called.
+	// seconds, and again later at growing intervals. The reason is "" when the part makes progress
+	// again or ends. Calls for one part are serial. Stalled must not block. It may be nil.
 	Stalled func(part, reason string)
-	// BringForward is called for a table that is replaced as a whole, after its last file was
-	// loaded. The clock is that of the loaded rows. It applies later changes of the stream to
-	// the sealed load, and returns the position up to which the rows have every change; zero if
-	// there is none. done is called when the load has ended; it is nil if err is not. Nil: not
-	// called.
+	// BringForward is called for a table whose rows are replaced completely, after its last file
+	// was loaded. clock is the time of the loaded rows. BringForward applies later changes of the
+	// stream to load, which is sealed. It returns the position up to which the rows have every
+	// change, or zero if the rows have only the changes up to clock. done is called when the load
+	// has ended; it is nil if err is not nil. BringForward may be nil.
 	BringForward func(
 		ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer,
 	) (applied cdc.Position, done func(), err error)
@@ -82,65 +85,69 @@ type Config struct {
 	Options
 }
 
-// Options are the options of an import.
+// Options are the options that the operator or HQ chooses for an import.
 type Options struct {
-	// Only are the tables to import; none: all.
+	// Only are the names of the tables to import. If Only is empty, all tables are imported.
 	Only []string
-	// CompanyIDs and LocationIDs select the rows of these companies or locations. Other rows
-	// stay.
+	// CompanyIDs and LocationIDs restrict the import to the rows of these companies and locations.
+	// All other rows of the destination are kept.
 	CompanyIDs, LocationIDs []string
-	// TimeOffset selects rows by time; zero: all. If it is set, rows that the snapshot lacks
-	// stay.
+	// TimeOffset restricts the import to rows since that time; zero selects all rows. If it is set,
+	// rows that the snapshot lacks are kept.
 	TimeOffset time.Time
-	// SchemaOnly creates the tables and records the current time as that of their snapshot.
+	// SchemaOnly creates the tables without rows, and records the current time as the time of their
+	// snapshot.
 	SchemaOnly bool
-	// ValidateOnly ends after the destination has passed its probe and HQ has accepted the key.
+	// ValidateOnly ends the import after the destination has passed its probe and HQ has accepted
+	// the API key.
 	ValidateOnly bool
-	// DryRun ends with the plan. It changes nothing, so it does not probe the destination, and
-	// it only reads the state.
+	// DryRun ends the import after the plan is made. It changes nothing, so it does not probe the
+	// destination, and only reads the data directory.
 	DryRun bool
-	// NoDelete keeps rows that the snapshot lacks.
+	// NoDelete keeps rows of the destination that the snapshot lacks.
 	NoDelete bool
-	// OwnTables refuses tables that have rows and that eds neither created nor imported before.
-	// Without it, the operator has agreed to replace them.
+	// OwnTables refuses tables that have rows and that eds has neither created nor imported before.
+	// Without OwnTables, the operator must have agreed to replace such tables.
 	OwnTables bool
-	// AllowEmpty allows a snapshot without rows to empty a table. Otherwise the table is kept.
+	// AllowEmpty allows a snapshot without rows to empty a table. Otherwise, the table keeps its
+	// rows.
 	AllowEmpty bool
-	// Strict fails a table if a row cannot be loaded. The table keeps its rows. Otherwise the
-	// row becomes a dead letter, and the table gets the others.
+	// Strict fails a table if any of its rows cannot be loaded, and the table keeps its old rows.
+	// Without Strict, such a row becomes a dead letter, and all other rows are imported.
 	Strict bool
 	// NoCleanup keeps the downloaded files.
 	NoCleanup bool
-	// JobID is an existing export to load.
+	// JobID is the id of an existing export to import.
 	JobID string
-	// Dir is a directory whose export files are loaded. The import downloads nothing, and does
-	// not change the directory.
+	// Dir is the path of a directory with export files to import. The import then downloads
+	// nothing, and does not change the directory.
 	Dir string
-	// DownloadDir is a directory into which files are downloaded. They are kept, and resumed by
-	// a later run. "": a directory in the data directory.
+	// DownloadDir is the path of the directory into which files are downloaded. The files are kept,
+	// and a later run continues the downloads. If "", files are downloaded into the data directory
+	// and removed after loading.
 	DownloadDir string
-	// Parallel is the number of tables that are loaded at once; 0: 4.
+	// Parallel is the number of tables that are loaded at once. The default is 4.
 	Parallel int
 }
 
-// Plan describes an import before it begins.
+// Plan describes an import before it changes anything.
 type Plan struct {
-	Job     string    // "" if the export is not started yet
-	Dir     string    // directory of the files; "" if it is not known yet
-	Resumed bool      // whether it resumes an interrupted import
-	Began   time.Time // when the resumed import, or this one, began
+	Job     string    // id of the export; "" if it was not started yet
+	Dir     string    // directory of the files; "" if it is unknown yet
+	Resumed bool      // whether the import resumes an interrupted one
+	Began   time.Time // start of the resumed import, else of this one
 	Mode    sink.LoadMode
-	Schema  bool        // whether it creates tables and loads nothing
+	Schema  bool        // whether the import only creates the tables
 	Tables  []PlanTable // sorted by name
 }
 
-// PlanTable is a table of a plan.
+// PlanTable describes one table in a Plan.
 type PlanTable struct {
 	Table  string
-	Done   bool  // by the resumed import
-	Absent bool  // the export does not have it; it is not changed
-	Files  int   // -1 if it is not known yet
-	Bytes  int64 // size of the downloaded files
+	Done   bool  // whether the resumed import has finished the table
+	Absent bool  // whether the export lacks the table, which is then not changed
+	Files  int   // number of export files; -1 if unknown yet
+	Bytes  int64 // size of the already downloaded files
 }
 
 // Report is the result of an import.
@@ -149,30 +156,30 @@ type Report struct {
 	Tables  []TableReport // sorted by name
 	Rows    int64
 	Refused int           // refused rows of tables that are in place
-	Bytes   int64         // of files, compressed
-	Elapsed time.Duration // since the confirmation; 0 if nothing was begun
+	Bytes   int64         // compressed size of the files
+	Elapsed time.Duration // time since the confirmation; 0 if there was none
 	Dir     string        // directory of the kept files; "" if files were not kept
 }
 
 // TableReport is the result of the import of one table.
 type TableReport struct {
 	Table string
-	// Rows is the number of rows in place. If the destination keeps events, it is the number
-	// that this and earlier runs of the import have loaded, without those of a file that was
-	// committed just when an earlier run was killed.
+	// Rows is the number of rows in place. If the destination keeps events, Rows is the number of
+	// rows that this run and earlier runs of the import have loaded. It then lacks the rows of a
+	// file that was committed just when an earlier run was killed.
 	Rows    int64
-	Refused int // rows that could not be loaded, and are dead letters
+	Refused int // number of rows that became dead letters
 	Bytes   int64
 	Files   int
-	Clock   cdc.Timestamp // of the snapshot; zero if Err is set
-	Earlier bool          // an earlier run has done it
-	Absent  bool          // the export does not have it; it is not changed
-	Kept    bool          // the export has no rows of it, so it is not changed; Err says so
-	Final   bool          // another run would not change the result
+	Clock   cdc.Timestamp // time of the snapshot; zero if Err is set
+	Earlier bool          // whether an earlier run has imported the table
+	Absent  bool          // whether the export lacks the table, which was not changed
+	Kept    bool          // whether the table was not changed because the export has no rows of it; Err is set
+	Final   bool          // whether another run would have the same result
 	Err     error
 }
 
-// Count returns n with its noun, in the singular or plural.
+// Count returns n followed by a noun: one if n is 1, else many.
 func Count[N int | int64](n N, one, many string) string {
 	if n == 1 {
 		return "1 " + one
@@ -180,17 +187,17 @@ func Count[N int | int64](n N, one, many string) string {
 	return fmt.Sprintf("%d %s", n, many)
 }
 
-// RefusedError says that rows could not be loaded and are dead letters.
+// RefusedError reports that rows could not be loaded and became dead letters.
 type RefusedError struct{ Rows int }
 
 func (e RefusedError) Error() string {
 	return Count(e.Rows, "row", "rows") + " could not be loaded; the tables have all others; see: eds dlq list"
 }
 
-// TablesError contains the tables that were not imported. The others were.
+// TablesError reports the tables that were not imported. All other tables were imported.
 type TablesError struct {
 	Failed []TableReport
-	Of     int // tables in all
+	Of     int // total number of tables
 }
 
 func (e *TablesError) Error() string {
@@ -204,12 +211,12 @@ func (e *TablesError) Error() string {
 	return text
 }
 
-// Final reports whether another run would import none of them.
+// Final reports whether another run would also import none of the failed tables.
 func (e *TablesError) Final() bool {
 	return !slices.ContainsFunc(e.Failed, func(t TableReport) bool { return !t.Final })
 }
 
-// Unwrap returns the errors of the tables.
+// Unwrap returns the errors of the failed tables.
 func (e *TablesError) Unwrap() []error {
 	all := make([]error, len(e.Failed))
 	for i, t := range e.Failed {
@@ -218,13 +225,13 @@ func (e *TablesError) Unwrap() []error {
 	return all
 }
 
-// ProbeError is a failed probe of the destination.
+// ProbeError reports that the destination has not passed its probe.
 type ProbeError struct{ Err error }
 
 func (e *ProbeError) Error() string { return "test the destination: " + e.Err.Error() }
 func (e *ProbeError) Unwrap() error { return e.Err }
 
-// DirError says that a directory of the options cannot be used for its purpose.
+// DirError reports that a directory in the options cannot be used for its purpose.
 type DirError struct {
 	Dir     string
 	Problem string
@@ -232,10 +239,11 @@ type DirError struct {
 
 func (e *DirError) Error() string { return fmt.Sprintf("directory %s: %s", e.Dir, e.Problem) }
 
-// Run imports a snapshot. It first reads the directories of the options, probes the destination, and
-// checks the key with HQ. If a table cannot be imported, Run imports the others and returns a
-// *TablesError. After any error, and after a kill, each live table is complete, with its old or its
-// new rows. Another Run with the same configuration continues with the first file that is not loaded.
+// Run imports a snapshot. It first reads the directories in the options, probes the destination,
+// and checks the API key with HQ. If a table cannot be imported, Run imports all other tables and
+// returns a *TablesError. After an error or a kill, each live table is complete: it has either its
+// old rows or its new rows. Another Run with the same configuration continues with the first file
+// that is not loaded.
 func Run(ctx context.Context, c Config) (Report, error) {
 	r := newImportRun(c)
 	report, err := r.do(ctx)
@@ -278,7 +286,7 @@ func (r *importRun) do(ctx context.Context) (Report, error) {
 	return report, err
 }
 
-// confirm asks for confirmation of the plan. If it returns nil, the import begins.
+// confirm asks for confirmation of the plan. If it returns nil, the import starts.
 func (r *importRun) confirm(p Plan) error {
 	if r.cfg.Confirm != nil {
 		if err := r.cfg.Confirm(p); err != nil {
@@ -289,8 +297,8 @@ func (r *importRun) confirm(p Plan) error {
 	return nil
 }
 
-// schemaOnly creates the tables. If the destination already holds a snapshot of a table, the
-// snapshot keeps its time, because the changes after it are still to be applied.
+// schemaOnly creates the tables without importing rows. If the destination already holds a snapshot
+// of a table, that snapshot keeps its time, because later changes have yet to be applied.
 func (r *importRun) schemaOnly(ctx context.Context) (Report, error) {
 	clock := cdc.At(r.cfg.Present())
 	report := Report{Plan: r.plan()}

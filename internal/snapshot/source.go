@@ -20,38 +20,38 @@ import (
 	"github.com/shopmonkeyus/eds/internal/hq"
 )
 
-// exportProgress is the progress of an export.
+// exportProgress is the progress of an export at HQ.
 type exportProgress struct {
 	complete bool
 	tables   map[string]tableExport
 }
 
-// tableExport is the progress of the export of a table.
+// tableExport is the progress of the export of one table.
 type tableExport struct {
 	ready bool
-	err   error        // why the table will never be ready
+	err   error        // reason why the table will never be ready
 	files []exportFile // sorted by name
 	clock cdc.Timestamp
 }
 
-// exportFile is one file of a table.
+// exportFile is one export file of a table.
 type exportFile struct {
 	name  string
-	url   string // "" if it cannot be downloaded
+	url   string // "" if the file cannot be downloaded
 	clock cdc.Timestamp
 }
 
-// exportSource is the source of an export's progress and of its files.
+// exportSource provides the progress and the files of an export.
 type exportSource interface {
 	// poll reads the progress of the export.
 	poll(ctx context.Context) (exportProgress, error)
-	// last returns the latest result of poll.
+	// last returns the latest successful result of poll.
 	last() exportProgress
-	// locate returns the URL of a file. If stale is the known URL, it gets a fresh one.
+	// locate returns the URL of a file. If the known URL equals stale, locate requests a fresh URL.
 	locate(ctx context.Context, table, file, stale string) (string, error)
 }
 
-// jobSource is an export job of HQ.
+// jobSource is an exportSource for an export job of HQ.
 type jobSource struct {
 	hq Exporter
 	id string
@@ -108,7 +108,8 @@ func (t tableExport) buildURL(file string) string {
 	return ""
 }
 
-// readTable converts HQ's description of a table.
+// readTable converts HQ's description of a table's export. complete reports whether the whole
+// export has ended.
 func readTable(t hq.ExportTable, complete bool) tableExport {
 	failed := func(format string, a ...any) tableExport {
 		return tableExport{err: fmt.Errorf("export: "+format, a...)}
@@ -135,7 +136,7 @@ func readTable(t hq.ExportTable, complete bool) tableExport {
 	return tableExport{ready: true, files: files, clock: clock}
 }
 
-// readFiles extracts the names of the files from their URLs.
+// readFiles returns the files with the given URLs, sorted by name and without duplicates.
 func readFiles(urls []string) ([]exportFile, error) {
 	byName := make(map[string]*url.URL, len(urls))
 	files := make([]exportFile, 0, len(urls))
@@ -166,8 +167,8 @@ func sortFiles(files []exportFile) {
 	slices.SortFunc(files, func(a, b exportFile) int { return cmp.Compare(a.name, b.name) })
 }
 
-// snapshotClock returns the time of a table's snapshot: that of its newest file, or the cursor if
-// there are no files.
+// snapshotClock returns the time of a table's snapshot: the time of its newest file or, if there
+// are no files, the cursor.
 func snapshotClock(files []exportFile, cursor string) (cdc.Timestamp, error) {
 	if len(files) == 0 {
 		if cursor == "" {
@@ -183,13 +184,13 @@ func snapshotClock(files []exportFile, cursor string) (cdc.Timestamp, error) {
 	return newest.clock, nil
 }
 
-// manifestName is the name of the manifest in a directory of downloads.
+// manifestName is the file name of the manifest in a download directory.
 const manifestName = "export.json"
 
-// manifest identifies the export that downloads belong to.
+// manifest identifies the export that the downloaded files in a directory belong to.
 type manifest struct {
 	Job      string                   `json:"job"`
-	Complete bool                     `json:"complete"` // Tables are all tables of the job
+	Complete bool                     `json:"complete"` // whether Tables has all tables of the job
 	Tables   map[string]manifestTable `json:"tables,omitempty"`
 }
 
@@ -199,7 +200,7 @@ type manifestTable struct {
 	Error string   `json:"error,omitempty"`
 }
 
-// writeManifest writes the manifest of the files in dir.
+// writeManifest writes the manifest into dir. It lists the tables only if the export is complete.
 func writeManifest(dir, job string, e exportProgress) error {
 	m := manifest{Job: job, Complete: e.complete, Tables: make(map[string]manifestTable, len(e.tables))}
 	for name, t := range e.tables {
@@ -226,7 +227,7 @@ func writeManifest(dir, job string, e exportProgress) error {
 	return os.Rename(file+partSuffix, file)
 }
 
-// readManifest returns the manifest of dir; the zero manifest if there is none.
+// readManifest returns the manifest in dir, or the zero manifest if there is none.
 func readManifest(dir string) (manifest, error) {
 	var m manifest
 	text, err := os.ReadFile(filepath.Join(dir, manifestName))
@@ -242,7 +243,7 @@ func readManifest(dir string) (manifest, error) {
 	return m, nil
 }
 
-// dirSource is the export files of a directory.
+// dirSource is an exportSource for the export files in a directory.
 type dirSource struct {
 	found    exportProgress
 	complete bool // whether a manifest lists all files of the export
@@ -259,7 +260,8 @@ var errNotInDir = fault.Mark(
 	errors.New("the file is not in the directory; to download it, name the directory with --download-dir and the export with --job-id"),
 )
 
-// listedSource is an export that HQ lists and whose files are in a directory.
+// listedSource is an exportSource for an export whose files are in a directory. HQ still lists the
+// files of that export.
 type listedSource struct{ *jobSource }
 
 func (s listedSource) poll(ctx context.Context) (exportProgress, error) {
@@ -273,7 +275,7 @@ func (s listedSource) locate(context.Context, string, string, string) (string, e
 	return "", errNotInDir
 }
 
-// withoutURLs returns the export without URLs, so that no file can be downloaded.
+// withoutURLs returns a copy of e without URLs, so that no file can be downloaded.
 func withoutURLs(e exportProgress) exportProgress {
 	tables := make(map[string]tableExport, len(e.tables))
 	for name, t := range e.tables {
@@ -286,7 +288,7 @@ func withoutURLs(e exportProgress) exportProgress {
 	return exportProgress{complete: e.complete, tables: tables}
 }
 
-// sourceOfManifest returns the files that a complete manifest lists.
+// sourceOfManifest returns a source of the files that m, a complete manifest, lists.
 func sourceOfManifest(m manifest) (*dirSource, error) {
 	e := exportProgress{complete: true, tables: make(map[string]tableExport, len(m.Tables))}
 	for name, mt := range m.Tables {
@@ -311,7 +313,8 @@ func sourceOfManifest(m manifest) (*dirSource, error) {
 	return &dirSource{found: e, complete: true}, nil
 }
 
-// sourceOfNames returns the export files in dir; nil if there are none. It ignores other files.
+// sourceOfNames returns a source of the export files in dir, or nil if there are none. It ignores
+// all other files.
 func sourceOfNames(dir string) (*dirSource, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -337,7 +340,7 @@ func sourceOfNames(dir string) (*dirSource, error) {
 	return &dirSource{found: e}, nil // ReadDir sorts by name
 }
 
-// files returns the names of all files, sorted.
+// files returns the sorted names of all files.
 func (s *dirSource) files() []string {
 	var names []string
 	for _, t := range s.found.tables {
@@ -349,7 +352,7 @@ func (s *dirSource) files() []string {
 	return names
 }
 
-// downloaded returns the size of the given files that are in dir, in bytes.
+// downloaded returns the total size, in bytes, of those of the given files that are in dir.
 func downloaded(dir string, files []exportFile) int64 {
 	var n int64
 	for _, f := range files {

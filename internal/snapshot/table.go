@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// closeTimeout bounds closing a load.
+// closeTimeout is the maximum time for closing a load.
 const closeTimeout = 10 * time.Second
 
 // tableImport is the import of one table.
@@ -29,16 +29,16 @@ type tableImport struct {
 	export   tableExport
 	source   exportSource
 	dir      string
-	known    map[string]state.ImportFile // loaded files
-	counted  map[string]bool             // known files whose rows are counted in progress
+	known    map[string]state.ImportFile // loaded files, by name
+	counted  map[string]bool             // known files whose rows are included in progress
 	files    int                         // number of files that this run has loaded
 	rows     int64                       // number of rows in place; -1 if the destination does not count them
-	recorded string                      // id of the destination if it records the snapshot
+	recorded string                      // id of the destination if it records the snapshot, else ""
 	progress *tableProgress
 	watch    *stallWatch
 	unknown  map[string]bool
 	refused  refusals
-	alone    bool // it has long lines, so no other file is loaded beside its files
+	alone    bool // set if the table has long lines: no other file is then loaded at the same time
 }
 
 func (r *importRun) newTable(job, name string, e tableExport) *tableImport {
@@ -53,8 +53,8 @@ func (r *importRun) newTable(job, name string, e tableExport) *tableImport {
 	}
 }
 
-// modeOf returns how the rows of a table are put in place. They are merged if the table does not
-// show which of its rows the snapshot replaces.
+// modeOf returns the mode in which the rows of a table are put in place. If the snapshot replaces
+// only some rows and the table has no columns that identify them, the rows are merged.
 func (r *importRun) modeOf(t *schema.Table) sink.LoadMode {
 	scope := r.scope()
 	if _, ok := scope.Columns(t); ok || !r.mode.Replaces() {
@@ -68,7 +68,7 @@ func (r *importRun) modeOf(t *schema.Table) sink.LoadMode {
 	return sink.Merge
 }
 
-// sinkError is an error of the sink, not of a file.
+// sinkError is an error of the sink, as opposed to an error of a file.
 type sinkError struct{ error }
 
 func (e sinkError) Unwrap() error { return e.error }
@@ -84,7 +84,7 @@ func (t *tableImport) work(ctx context.Context) {
 	defer t.progress.setWatch(nil)
 	err := t.importWithRetries(ctx)
 	if ctx.Err() != nil && err != nil {
-		return // another run continues the table
+		return // another run continues the import of the table
 	}
 	kept := errors.Is(err, sink.ErrWouldEmpty)
 	report := TableReport{Table: t.table.Name, Files: len(t.export.files), Kept: kept, Final: kept, Err: err}
@@ -114,11 +114,12 @@ func (t *tableImport) work(ctx context.Context) {
 	t.progress.phase(Done)
 }
 
-// maxLost is how often a table is loaded again because the staged rows are lost.
+// maxLost is the maximum number of times that a table is loaded again because its staged rows were
+// lost.
 const maxLost = 2
 
-// importWithRetries imports the table, and retries transient errors of the destination. Patience
-// starts with the first failure after progress.
+// importWithRetries imports the table, and retries transient errors of the destination until they
+// have lasted for Config.Patience. That time starts with the first failure after progress.
 func (t *tableImport) importWithRetries(ctx context.Context) error {
 	if before := t.imp.Tables[t.table.Name].Job; before != "" && before != t.job {
 		t.discardTable(ctx, t.table.Name, before)
@@ -127,7 +128,7 @@ func (t *tableImport) importWithRetries(ctx context.Context) error {
 		return err
 	}
 	backoff := t.cfg.Retry
-	var failing time.Time // since the first failure after progress
+	var failing time.Time // time of the first failure after progress
 	for lost := 0; ; {
 		files := t.files
 		err := t.attempt(ctx)
@@ -149,7 +150,7 @@ func (t *tableImport) importWithRetries(ctx context.Context) error {
 		wait := backoff.Next(err)
 		narrow := new(sink.NarrowLoadError)
 		switch {
-		case errors.As(err, &narrow): // the table has more columns each time
+		case errors.As(err, &narrow): // the table gains columns each time, so this ends
 			t.table, failing = narrow.Table, time.Now()
 		case errors.Is(err, sink.ErrLoadLost):
 			lost++
@@ -166,7 +167,8 @@ func (t *tableImport) importWithRetries(ctx context.Context) error {
 	}
 }
 
-// attempt loads the files that the destination has not loaded, and puts the table in place.
+// attempt loads the files that the destination has not loaded yet, and puts the loaded rows in
+// place.
 func (t *tableImport) attempt(ctx context.Context) (err error) {
 	t.progress.phase(Loading)
 	t.refused = refusals{}
@@ -203,8 +205,8 @@ func (t *tableImport) attempt(ctx context.Context) (err error) {
 	return t.finish(ctx, load)
 }
 
-// bringForward applies later changes to the load, if the load replaces the whole table and the
-// caller of Run supports it.
+// bringForward applies later changes to the loaded rows, if the load replaces the whole table and
+// Config.BringForward is set. The caller must call done after the load has ended.
 func (t *tableImport) bringForward(ctx context.Context, load sink.Load) (done func(), err error) {
 	scope := t.scope()
 	advancer, ok := load.(sink.Advancer)
@@ -223,12 +225,12 @@ func (t *tableImport) bringForward(ctx context.Context, load sink.Load) (done fu
 	return done, nil
 }
 
-// retry is importRun.retry with the watch of the table.
+// retry is like importRun.retry, but uses the watch of the table.
 func (t *tableImport) retry(ctx context.Context, operation string, f func() error) error {
 	return t.retryWatched(ctx, t.watch, operation, f)
 }
 
-// watchedAdvancer reports advances of a load as progress.
+// watchedAdvancer reports each advance of a load to a watch.
 type watchedAdvancer struct {
 	sink.Advancer
 	watch *stallWatch
@@ -244,7 +246,8 @@ func (a watchedAdvancer) Advance(ctx context.Context, b *change.Batch) error {
 	return err
 }
 
-// forget removes a file that an earlier run or attempt loaded and that is no longer loaded.
+// forget removes a file from the loaded files and from the progress, because the destination no
+// longer has its rows.
 func (t *tableImport) forget(file string) {
 	if t.counted[file] {
 		t.progress.addRows(-t.known[file].Rows, -t.known[file].Bytes)
@@ -253,8 +256,8 @@ func (t *tableImport) forget(file string) {
 	delete(t.counted, file)
 }
 
-// finish puts the table in place. It retries if the destination fails, as the destination may have
-// done it.
+// finish puts the loaded rows in place. If the destination fails, finish retries; the failed call
+// may nevertheless have put the rows in place.
 func (t *tableImport) finish(ctx context.Context, load sink.Load) error {
 	err := t.retry(ctx, "put the table in place", func() (err error) {
 		t.rows, err = load.Finish(ctx)
@@ -263,8 +266,8 @@ func (t *tableImport) finish(ctx context.Context, load sink.Load) error {
 	return t.finishError(ctx, load, err)
 }
 
-// finishError returns the error for a failure to finish a load. If the load has no rows, it discards
-// the load, and the table keeps its rows.
+// finishError returns the error for a failure to finish a load, or nil if err is nil. If the load
+// failed because it has no rows, finishError discards the load, and the table keeps its rows.
 func (t *tableImport) finishError(ctx context.Context, load sink.Load, err error) error {
 	if !errors.Is(err, sink.ErrWouldEmpty) {
 		if err != nil {

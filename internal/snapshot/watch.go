@@ -8,23 +8,24 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// stallWatch reports if an import, or a part of it, makes no progress for retry.HangTimeout. It
-// reports again after twice that time, and so on. Its methods may be called concurrently. A nil
+// stallWatch reports that an import, or a part of it, has made no progress for retry.HangTimeout.
+// It reports again each time that this time has doubled. It is safe for concurrent use. A nil
 // stallWatch reports nothing.
 type stallWatch struct {
-	report func(reason string) // "": there is progress again
+	report func(reason string) // "" means that there is progress again
 
 	mu        sync.Mutex
 	timer     *time.Timer
-	operation string        // under way
-	downloads bool          // the operation is a download, which may wait for those of other tables
-	failure   string        // of the operation, since the latest progress; "": none
+	operation string        // current operation
+	downloads bool          // whether the operation is a download, which may wait for other tables' downloads
+	failure   string        // latest failure of the operation since the latest progress; "" if none
 	moved     time.Time     // time of the latest progress
 	next      time.Duration // time without progress until the next report
 	ended     bool
 }
 
-// newWatch watches an operation on a part of the import, a table or all tables, until end is called.
+// newWatch starts to watch an operation on a part of the import until end is called. what names the
+// part: a table, or all tables.
 func (r *importRun) newWatch(what, operation string) *stallWatch {
 	w := &stallWatch{operation: operation, moved: time.Now(), next: retry.HangTimeout}
 	w.report = func(reason string) {
@@ -44,8 +45,8 @@ func (r *importRun) newWatch(what, operation string) *stallWatch {
 	return w
 }
 
-// doing records the operation that begins. That is progress, unless an attempt has failed since the
-// latest progress: then it is the next attempt.
+// doing records the start of an operation. The start counts as progress, unless an attempt has
+// failed since the latest progress: then the operation is only the next attempt.
 func (w *stallWatch) doing(operation string) {
 	if w == nil {
 		return
@@ -58,7 +59,7 @@ func (w *stallWatch) doing(operation string) {
 	}
 }
 
-// downloading records that the download of a file begins.
+// downloading records the start of the download of a file.
 func (w *stallWatch) downloading(file string) {
 	w.doing("download file " + file)
 	w.mu.Lock()
@@ -66,7 +67,8 @@ func (w *stallWatch) downloading(file string) {
 	w.downloads = true
 }
 
-// downloaded records that data of any table was downloaded.
+// downloaded records that data of some table was downloaded. That counts as progress if the watched
+// operation is a download.
 func (w *stallWatch) downloaded() {
 	if w == nil {
 		return
@@ -78,7 +80,7 @@ func (w *stallWatch) downloaded() {
 	}
 }
 
-// failed records the error of an attempt.
+// failed records the error of an attempt, to be reported if no progress follows.
 func (w *stallWatch) failed(err error) {
 	if w == nil {
 		return
@@ -88,7 +90,7 @@ func (w *stallWatch) failed(err error) {
 	w.failure = err.Error()
 }
 
-// progress records that rows, bytes or operations are done.
+// progress records that the import has made progress.
 func (w *stallWatch) progress() {
 	if w == nil {
 		return
@@ -107,7 +109,7 @@ func (w *stallWatch) move() {
 	}
 }
 
-// end ends the watch.
+// end stops the watch, and ends its warning if there is one.
 func (w *stallWatch) end() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

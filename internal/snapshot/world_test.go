@@ -53,9 +53,9 @@ type world struct {
 	log      bytes.Buffer
 
 	mu sync.Mutex
-	// export returns the export for StartExport; nil: everything is exported at once.
+	// export returns the export for StartExport. If nil, every table is exported immediately.
 	export func(r hq.ExportRequest) hq.Export
-	// status returns the result of ExportStatus; nil: that of jobs.
+	// status returns the result of ExportStatus. If nil, ExportStatus returns the job in jobs.
 	status func(job string, asked int) (hq.Export, error)
 	asked  map[string]int
 	// serve handles a request for a file. If it returns false, the file is sent.
@@ -92,7 +92,7 @@ func fileName(table string, n int) string {
 	return snapshot.ExportName{Clock: at(n), Unique: "0123abcd-1-2-" + fmt.Sprintf("%08d", n), Table: table, Schema: "5f"}.Name()
 }
 
-// rowsOf returns n row objects whose ids begin at first.
+// rowsOf returns n row objects with consecutive ids from first on.
 func rowsOf(first, n int) string {
 	var b strings.Builder
 	for i := first; i < first+n; i++ {

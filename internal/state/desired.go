@@ -66,7 +66,8 @@ func (d *Dir) SetDesired(desired Desired) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, desiredKey, desired) })
 }
 
-// Filled reports whether at has a recorded snapshot and no interrupted import into it remains.
+// Filled reports whether the destination has a recorded snapshot, and no interrupted import into
+// the destination remains.
 func (d *Dir) Filled(at Destination) (bool, error) {
 	known, err := d.Snapshots(at)
 	unfinished, interrupted, e := d.Import()

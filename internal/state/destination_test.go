@@ -47,8 +47,8 @@ func (e earlierVersion) put(bucket, key string, value any) {
 	e.update(func(tx *bbolt.Tx) { must(e.t, tx.Bucket([]byte(bucket)).Put([]byte(key), text)) })
 }
 
-// position returns the sequence that the earlier version reads for a consumer and a spelling: that
-// of the current record, or of the kept one.
+// position returns the sequence that the earlier version reads for a consumer and a spelling. The
+// sequence comes from the current record or from the kept record.
 func (e earlierVersion) position(consumer, spelling string) (sequence uint64) {
 	e.t.Helper()
 	e.update(func(tx *bbolt.Tx) {
@@ -138,7 +138,8 @@ func TestSettled_IsFoundAfterAnUpgradeAndARollback(t *testing.T) {
 		}; !slices.Equal(got, []uint64{110, 100}) {
 			t.Errorf("the earlier version finds %v", got)
 		}
-		// It follows the stream into the other one, and into the first again.
+		// The earlier version follows the stream into the other destination, and into the first one
+		// again.
 		e.put("positions", "eds\x00postgresql://one", record(120, "postgresql://one"))
 		e.put("positions", "eds", record(130, "postgres://other"))
 	})
@@ -263,7 +264,8 @@ func TestSnapshots_AreKeptByDestination(t *testing.T) {
 	expect(one, map[string]int64{"order": 3, "customer": 1})
 	expect(other, map[string]int64{"order": 2})
 	must(t, d.Close())
-	// An earlier version knows one snapshot per table, that of the followed destination.
+	// An earlier version knows only one snapshot per table: the snapshot of the followed
+	// destination.
 	e := earlierVersion{t, path}
 	e.update(func(tx *bbolt.Tx) {
 		must(t, tx.Bucket([]byte("snapshots")).ForEach(func(key, text []byte) error {
@@ -279,8 +281,8 @@ func TestSnapshots_AreKeptByDestination(t *testing.T) {
 	expect(other, map[string]int64{"order": 4})
 }
 
-// TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling respells the URL at the upgrade,
-// and changes an environment variable of it later.
+// TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling changes the spelling of the URL at
+// the upgrade, and later changes an environment variable that the URL uses.
 func TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
@@ -301,8 +303,8 @@ func TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling(t *testing.T
 	}
 }
 
-// TestRecordSnapshots_KeepsTheClockOfTheLastReplacement under any spelling, and only that of the
-// same destination.
+// TestRecordSnapshots_KeepsTheClockOfTheLastReplacement under any spelling. A replacement in
+// another destination does not count.
 func TestRecordSnapshots_KeepsTheClockOfTheLastReplacement(t *testing.T) {
 	partial := func(s *state.Snapshot) { s.Partial = true }
 	one := at("one", "a://one")
@@ -327,8 +329,8 @@ func TestRecordSnapshots_KeepsTheClockOfTheLastReplacement(t *testing.T) {
 	}
 }
 
-// TestRecordSnapshots_KeepsTheClockThatWasNotFollowed: that of an earlier import, if a later import
-// loads only some of the rows.
+// TestRecordSnapshots_KeepsTheClockThatWasNotFollowed of an earlier import, if a later import loads
+// only some of the rows.
 func TestRecordSnapshots_KeepsTheClockThatWasNotFollowed(t *testing.T) {
 	part := func(s *state.Snapshot) { s.Partial = true }
 	whole := func(s *state.Snapshot) { s.Whole = true }

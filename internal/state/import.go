@@ -55,10 +55,10 @@ type ImportTable struct {
 	Files map[string]ImportFile `json:"-"`
 }
 
-// ImportFile describes a loaded file.
+// ImportFile describes a loaded export file.
 type ImportFile struct {
 	Rows  int64 `json:"rows"`
-	Bytes int64 `json:"bytes"` // of the file, compressed
+	Bytes int64 `json:"bytes"` // compressed size of the file
 }
 
 const (

@@ -110,8 +110,7 @@ const (
 // readReference reads a buntdb file, which is a log of commands in the Redis protocol. It returns
 // the times in the newest value of exportKey. A truncated command at the end of the file was never
 // completed, so readReference ignores the command, unless it could be the only one about exportKey:
-// then readReference returns an error. A truncated command at the end of the file was never
-// completed. It is an error if it could be the only one about exportKey.
+// then readReference returns an error.
 func readReference(r io.Reader, now time.Time) (map[string]time.Time, error) {
 	log := commandLog{bufio.NewReaderSize(r, 64<<10)}
 	var export []byte

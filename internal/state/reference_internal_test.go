@@ -22,7 +22,7 @@ const written = "*3\r\n$3\r\nset\r\n$16\r\nregistry:order-1\r\n" +
 // readAt is the time at which the tests read files.
 var readAt = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 
-// parts writes a command.
+// parts returns a command of the log with the given parts.
 func parts(all ...string) string {
 	text := fmt.Sprintf("*%d\r\n", len(all))
 	for _, part := range all {
@@ -31,7 +31,7 @@ func parts(all ...string) string {
 	return text
 }
 
-// export writes the record of an import.
+// export returns the value that records an import of the table at the given time.
 func export(table, at string) string {
 	return parts("set", exportKey, fmt.Sprintf(`[{"Table":%q,"Timestamp":%q}]`, table, at))
 }

@@ -60,9 +60,9 @@ func (s *Snapshot) replaces() bool {
 	return !s.Partial && !s.Reference && !schemaOnly
 }
 
-// merge adjusts s, a partial snapshot, for the rows of the earlier snapshot before. The stream must
-// not have been followed from before yet, so that the changes since the older clock are still to be
-// read.
+// merge merges the table's earlier snapshot, the parameter before, into s, which is partial. The
+// stream must not have been followed from the earlier snapshot yet, so that the changes since the
+// older clock are still to be read.
 func (s *Snapshot) merge(before *Snapshot) {
 	if before.Clock.Compare(s.Clock.Timestamp) < 0 {
 		s.Clock = before.Clock

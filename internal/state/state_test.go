@@ -251,7 +251,7 @@ func TestDir_KeepsPositionsAndValues(t *testing.T) {
 	}
 }
 
-// filled returns the bytes of a database with some pages in it.
+// filled returns the content of a database file with some used pages.
 func filled(t *testing.T) []byte {
 	path := t.TempDir()
 	d, err := state.Open(path)

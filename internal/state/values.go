@@ -12,7 +12,7 @@ import (
 
 // Settled is the progress of a consumer of the stream.
 type Settled struct {
-	Position cdc.Position `json:"position"` // of the last settled message
+	Position cdc.Position `json:"position"` // position of the last settled message
 	// Scanned is the sequence up to which no message for this consumer is unsettled. It may be less
 	// than Position.Sequence.
 	Scanned uint64    `json:"scanned,omitempty"`

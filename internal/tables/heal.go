@@ -90,8 +90,8 @@ func (s *Set) changeMissing(ctx context.Context, destination Sink, names []strin
 	return s.Flush(ctx, destination)
 }
 
-// SetGone records which denied tables HQ no longer has: the tables for which has returns false. The
-// tables replace those that an earlier call recorded.
+// SetGone records which denied tables HQ no longer has. The function has reports whether HQ has a
+// table; SetGone calls it for each denied table. The record replaces that of an earlier call.
 func (s *Set) SetGone(has func(table string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -52,8 +52,8 @@ func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// unstoredStates returns the states that are not recorded yet, and the states for which also
-// returns true. The caller holds s.mu.
+// unstoredStates returns the states that are not recorded yet, and the states that the predicate
+// also selects. The caller holds s.mu.
 func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState {
 	var states []sink.TableState
 	for name, t := range s.states {
@@ -232,7 +232,7 @@ func (l *Lane) Applies(table string, p cdc.Position) bool {
 	return l.set.members[table] && lacks(l.set.states[table], p)
 }
 
-// Fail drops the table from the lane until its next attempt.
+// Fail removes the table from the lane until the next attempt to bring the table forward.
 func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error) {
 	s := l.set
 	s.mu.Lock()

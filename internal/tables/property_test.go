@@ -86,9 +86,10 @@ func batch(applies func(string, cdc.Position) bool, first, last uint64) *change.
 	return b
 }
 
-// TestSet_AppliesEveryChangeOnceInOrder applies one stream by a main pipeline and lanes,
-// in any order of their batches, with failures of tables and of the destination, and
-// crashes: no table gets a change before all earlier ones, and at the end each has all.
+// TestSet_AppliesEveryChangeOnceInOrder applies one stream with a main pipeline and lanes. Their
+// batches are applied in random order, with failures of tables and of the destination, and with
+// crashes. No table may get a change before all of its earlier changes, and in the end each table
+// must have all of its changes.
 func TestSet_AppliesEveryChangeOnceInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const stream = 60

@@ -44,8 +44,8 @@ const maxReason = 1000
 type Set struct {
 	logger *slog.Logger
 	now    func() time.Time
-	main   turn // held by the main pipeline while it applies a batch
-	lane   turn // held by the lane while it applies a batch
+	main   turn // the main pipeline holds this turn while it applies a batch
+	lane   turn // the lane holds this turn while it applies a batch
 	// recording is held while states are recorded, so that an older state never overwrites a
 	// newer one.
 	recording sync.Mutex
@@ -53,11 +53,11 @@ type Set struct {
 	migrated chan struct{}
 
 	mu       sync.Mutex
-	states   map[string]sink.TableState // of tables that are not OK, or ahead of position
+	states   map[string]sink.TableState // by table; only tables that are not OK or are ahead of position
 	unstored map[string]bool            // tables whose state is not recorded yet
 	known    map[string]bool            // denied tables for which HQ knows a newer version
 	gone     map[string]bool            // denied tables that HQ no longer has
-	deletes  map[string]deletes         // by table
+	deletes  map[string]deletes         // deletes since New, by table
 	position cdc.Position               // the main pipeline has applied all changes up to here
 	members  map[string]bool            // tables of the lane
 	held     map[string]bool            // tables that an import is about to replace

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// TestLane_WaitsLongerAfterEachFailure up to a bound, which is short for denied versions: HQ may
-// publish one at any time.
+// TestLane_WaitsLongerAfterEachFailure up to a bound. The bound is short for denied versions,
+// because HQ may publish a version at any time.
 func TestLane_WaitsLongerAfterEachFailure(t *testing.T) {
 	for cause, want := range map[sink.Cause][]time.Duration{
 		sink.CauseDenied:  {5 * time.Second, 10 * time.Second, 20 * time.Second, 10 * time.Minute},

@@ -21,7 +21,7 @@ func has(t *testing.T, h *tlshosts.Hosts, host string) bool {
 
 func TestHosts_AreRememberedByTheNextProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	names := map[string][]string{ // by one spelling, others of the same host
+	names := map[string][]string{ // one spelling -> other spellings of the same host
 		"nats.example.com": {"NATS.example.com", "nats.example.com."},
 		"127.0.0.1":        {"::ffff:127.0.0.1"},
 		"::1":              {"[::1]", "0:0::1"},

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// TestParseInt_ReadsAnySpelling compares with big arithmetic.
+// TestParseInt_ReadsAnySpelling compares ParseInt with arithmetic of package math/big.
 func TestParseInt_ReadsAnySpelling(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.StringMatching(`-?(0|[1-9][0-9]{0,21})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,2})?`).Draw(t, "text")
@@ -37,15 +37,15 @@ func TestParseInt_ReadsAnySpelling(t *testing.T) {
 	})
 }
 
-// TestParseFloat_ReportsExactness: any spelling of a float's shortest form is exact; a different
-// number that rounds to the same float is not.
+// TestParseFloat_ReportsExactness: any spelling of a float's shortest form is exact. A different
+// number that rounds to the same float is not exact.
 func TestParseFloat_ReportsExactness(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.Float64().Draw(t, "f")
 		short := strconv.FormatFloat(f, 'e', -1, 64)
 		for _, text := range []string{short, strconv.FormatFloat(f, 'f', -1, 64), strings.Replace(short, "e", "000e", 1)} {
 			if !strings.Contains(text, ".") && strings.Contains(text, "000e") {
-				continue // more zeros without a dot are another number
+				continue // without a decimal point, added zeros change the number
 			}
 			got, exact, err := value.ParseFloat(nil, []byte(text), 64)
 			if got != f || !exact || err != nil {
@@ -62,7 +62,7 @@ func TestParseFloat_ReportsExactness(t *testing.T) {
 	})
 }
 
-// The numbers are written with as many decimal places as scale.
+// The numbers are written with scale decimal places.
 func TestDecimal_RoundsHalfAwayFromZero(t *testing.T) {
 	for _, c := range []struct {
 		raw              string

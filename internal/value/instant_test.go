@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// written returns an instant in the form of AppendText.
+// written parses an instant and returns it in the form of AppendText.
 func written(text string) (out []byte, cut bool, err error) {
 	t, err := value.ParseInstant([]byte(text))
 	if err != nil {
@@ -77,7 +77,7 @@ func TestParseInstant_ReturnsUTCWithMicroseconds(t *testing.T) {
 	}
 }
 
-// FuzzInstant compares with package time if that reads the text.
+// FuzzInstant compares ParseInstant with package time, if package time can parse the text.
 func FuzzInstant(f *testing.F) {
 	for _, s := range []string{"2026-01-02T03:04:05.123456Z", "2026-12-31T23:59:59+01:00", "2026-01-02", "0000-02-29T00:00:00-23:59"} {
 		f.Add(s)

@@ -14,7 +14,7 @@ func TestAppendText_NamesReplacedFlaws(t *testing.T) {
 	for _, c := range []struct {
 		raw, text string
 		flaws     value.Flaw
-		nulStays  string // the text if U+0000 may stay
+		nulStays  string // the text if NUL is kept
 	}{
 		{raw: `"plain"`, text: "plain"},
 		{raw: `"\u0041\ud83d\ude00\n\/\b\f\r\t\"\\"`, text: "A😀\n/\b\f\r\t\"\\"},
@@ -26,9 +26,9 @@ func TestAppendText_NamesReplacedFlaws(t *testing.T) {
 			raw: "\"\\u0000\xff\\udfff\"", text: "\ufffd\ufffd\ufffd", flaws: value.NUL | value.UTF8 | value.Surrogate,
 			nulStays: "\x00\ufffd\ufffd",
 		},
-		{raw: `"\ufffd"`, text: "\ufffd"}, // the source's own
+		{raw: `"\ufffd"`, text: "\ufffd"}, // U+FFFD in the source is not a flaw
 		{raw: `12.50`, text: "12.50"},
-		{raw: `{"a":"\u0000"}`, text: `{"a":"\u0000"}`}, // of other values, the text
+		{raw: `{"a":"\u0000"}`, text: `{"a":"\u0000"}`}, // the text of a value that is not a string
 	} {
 		text, flaws := value.AppendText([]byte("> "), []byte(c.raw), 0)
 		if string(text) != "> "+c.text || flaws != c.flaws {
@@ -66,7 +66,8 @@ func TestAppendJSON_KeepsTheText(t *testing.T) {
 	}
 }
 
-// FuzzText: AppendText returns the same text as encoding/json, and valid UTF-8.
+// FuzzText checks that AppendText returns the same text as encoding/json, and that the text is
+// valid UTF-8.
 func FuzzText(f *testing.F) {
 	for _, s := range []string{`"a\u0000\ud83d\ude00\ud83d"`, "\"\xff\xfe\"", `"\n\/"`, `""`} {
 		f.Add([]byte(s))

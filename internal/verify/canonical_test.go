@@ -16,8 +16,8 @@ import (
 
 func column(t schema.Type) schema.Column { return schema.Column{Name: "c", Type: t} }
 
-// TestCanonical_IsTheSameForEqualValues: the values of a line are equal, and differ from those of
-// every other line of their type.
+// TestCanonical_IsTheSameForEqualValues: all values in one line are equal, and differ from the
+// values in every other line of the same type.
 func TestCanonical_IsTheSameForEqualValues(t *testing.T) {
 	for _, c := range []struct {
 		kind  schema.Type
@@ -230,7 +230,7 @@ func FuzzCanonical(f *testing.F) {
 		if null || rawjson.Valid(raw) != nil {
 			return
 		}
-		// The canonical text of a value is a value, and is its own canonical text.
+		// The canonical text of a value is itself a valid value, whose canonical text is the same.
 		again := []byte(text)
 		if !c.Type.IsJSON() {
 			again = rawjson.AppendQuoted(nil, text)

@@ -41,7 +41,7 @@ type Report struct {
 
 // Suspects are the rows that a comparison found unequal, with their checksums on both sides.
 type Suspects struct {
-	rows  map[uint64]sides // by the hash of their key
+	rows  map[uint64]sides // checksums by the hash of the row's key
 	moved int
 }
 
@@ -225,7 +225,7 @@ func (c *tableComparison) addMissing() {
 type digest struct {
 	table  *schema.Table
 	key    []byte // the canonical texts of the key columns, each preceded by its length
-	sum    uint64 // of the whole row
+	sum    uint64 // checksum of the whole row
 	checks []byte // the low byte of each column's hash
 	text   []byte
 	sums   []byte

@@ -245,7 +245,8 @@ func wideRows(table *schema.Table, n int) iter.Seq2[*change.Row, error] {
 	})
 }
 
-// TestCompare_ComparesAMillionRowsIn256MiB: the test compares a tenth of them in an eighth of that.
+// TestCompare_ComparesAMillionRowsIn256MiB compares only a tenth of these rows, in an eighth of
+// that memory.
 func TestCompare_ComparesAMillionRowsIn256MiB(t *testing.T) {
 	const n = 100_000
 	table := wide(t, 20)

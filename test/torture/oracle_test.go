@@ -98,7 +98,7 @@ func symptomOf(f *Failure) Symptom {
 	return f.Symptom
 }
 
-// TestBrokenPromise_MatchesFormula compares brokenPromise with the promise, written as one formula,
+// TestBrokenPromise_MatchesFormula compares brokenPromise with the promise as a single formula,
 // for every state of two tables and every report of eds.
 func TestBrokenPromise_MatchesFormula(t *testing.T) {
 	bit := func(n, i int) bool { return n>>i&1 == 1 }
@@ -153,7 +153,7 @@ func TestBrokenPromise_MatchesFormula(t *testing.T) {
 	}
 }
 
-// mirror is a destination with the shop's rows, altered.
+// mirror is a destination that contains the shop's rows, changed by the function alter.
 type mirror struct {
 	shop  *shop.Shop
 	alter func(t *schema.Table, rows []json.RawMessage) []json.RawMessage
@@ -203,11 +203,11 @@ func differing(t *testing.T, s *shop.Shop, d sink.Reader) []string {
 	return observation{reports: reports}.differing()
 }
 
-// TestCompare_SeesEveryDifference alters rows of every table, column by column.
+// TestCompare_SeesEveryDifference changes rows of every table, one column at a time.
 func TestCompare_SeesEveryDifference(t *testing.T) {
 	t.Parallel()
 	s := openShop(t)
-	// sees alters the rows of those tables for which alter does not return nil.
+	// sees changes the rows of each table for which the function alter does not return nil.
 	sees := func(what string, alter func(layout *schema.Table, rows []json.RawMessage) []json.RawMessage) (altered []string) {
 		t.Helper()
 		got := differing(t, s, mirror{s, func(layout *schema.Table, rows []json.RawMessage) []json.RawMessage {
@@ -256,7 +256,7 @@ func TestCompare_SeesEveryDifference(t *testing.T) {
 	}
 }
 
-// with returns the row with another value in the column.
+// with returns the row with a different value in the column c.
 func with(t *testing.T, row json.RawMessage, c schema.Column) json.RawMessage {
 	t.Helper()
 	var members map[string]json.RawMessage
@@ -268,7 +268,7 @@ func with(t *testing.T, row json.RawMessage, c schema.Column) json.RawMessage {
 		schema.Number: "0.4711", schema.Boolean: "true", schema.Object: `{"another":1}`, schema.Array: `["another"]`,
 	}[c.Type]
 	if bytes.Equal(members[c.Name], []byte(value)) {
-		value = "null" // a boolean
+		value = "null" // the column is a boolean
 	}
 	members[c.Name] = json.RawMessage(value)
 	text, err := json.Marshal(members)

@@ -100,7 +100,8 @@ func (p *postgres) exclusive(ctx context.Context, database, statements string) e
 	})
 }
 
-// execute runs each of the texts on one new connection. It retries if eds wins a deadlock.
+// execute runs each of the texts on one new connection. It retries if the server resolves a
+// deadlock with eds by aborting a text.
 func (p *postgres) execute(ctx context.Context, database string, texts ...string) error {
 	return retryOn(ctx, "40P01", func() error {
 		conn, err := pgx.Connect(ctx, database)

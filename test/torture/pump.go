@@ -11,8 +11,8 @@ import (
 const (
 	// rate is the number of changes per second that the shop makes.
 	rate = 300
-	// chunk is the number of changes that the shop is asked to make at once. It may make a few
-	// more.
+	// chunk is the number of changes that the shop is asked to make at once. The shop may make a
+	// few more.
 	chunk = 5
 )
 

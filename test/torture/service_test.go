@@ -15,7 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq"
 )
 
-// script starts a service whose program is a shell script. $n is its number of starts.
+// script starts a service whose program is a shell script. In the script, $n is the number of the
+// start.
 func script(t *testing.T, text string) *service {
 	t.Helper()
 	dir := t.TempDir()

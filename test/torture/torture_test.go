@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// The parameters of make torture.
+// These are the parameters of make torture.
 var (
 	seed     = flag.Uint64("seed", 1, "the seed of the first round; each further one has the next")
 	length   = flag.Duration("for", 0, "how long to begin rounds; 0 is one round")
@@ -25,7 +25,7 @@ var (
 	patience = flag.Duration("patience", 90*time.Second, "how long eds may take to make the destination complete, or to say why it is not")
 )
 
-// directory holds the program, and is removed at the end.
+// directory holds the built program. It is removed when the tests end.
 var directory string
 
 func TestMain(m *testing.M) {
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	// Rounds wait more than they compute.
+	// Rounds mostly wait, so more of them than CPUs can run in parallel.
 	err := flag.Set("test.parallel", "6")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -48,7 +48,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// build builds eds, once.
+// build builds eds once and returns the path of the program.
 var build = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(directory, "eds")
 	build := exec.Command("go", "build", "-tags", "use_custom_driver,use_postgres,use_sqlite", "-o", path, "github.com/shopmonkeyus/eds")
@@ -81,8 +81,8 @@ func TestTorture(t *testing.T) {
 	}
 }
 
-// chosen returns the kinds for a round on destination number i. In a single round
-// per destination, the destinations share the enabled kinds.
+// chosen returns the kinds for a round on destination number i. If there is only one round per
+// destination, the destinations share the enabled kinds among them.
 func chosen(t *testing.T, i int, name string, seed uint64) []Kind {
 	t.Helper()
 	switch *kinds {
@@ -103,7 +103,7 @@ func chosen(t *testing.T, i int, name string, seed uint64) []Kind {
 	return named
 }
 
-// failAsKnown runs a round for each known fault, and reports those that pass.
+// failAsKnown runs a round for each known fault, and reports faults whose round passes.
 func failAsKnown(t *testing.T, name string, start func(*testing.T, string) Destination) {
 	for _, known := range knownOn(name) {
 		t.Run(known.Kind, func(t *testing.T) {
@@ -132,7 +132,7 @@ func failAsKnown(t *testing.T, name string, start func(*testing.T, string) Desti
 	}
 }
 
-// newRound returns a round on a new destination, without seed and kinds.
+// newRound returns a round on a new destination. The caller sets the seed and the kinds.
 func newRound(t *testing.T, name string, start func(*testing.T, string) Destination) *Round {
 	t.Helper()
 	program, err := build()
@@ -146,7 +146,7 @@ func newRound(t *testing.T, name string, start func(*testing.T, string) Destinat
 	return &Round{Program: program, Dir: dir, Destination: start(t, dir), Patience: *patience}
 }
 
-// finish runs the round, and removes its files unless it fails.
+// finish runs the round. It removes the files of the round unless the round fails.
 func (r *Round) finish(t *testing.T) error {
 	t.Helper()
 	began := time.Now()
@@ -158,7 +158,7 @@ func (r *Round) finish(t *testing.T) error {
 	return err
 }
 
-// TestRound_FailsForAWrongDestination changes rows in a way that eds cannot notice.
+// TestRound_FailsForAWrongDestination changes rows in a way that eds cannot detect.
 func TestRound_FailsForAWrongDestination(t *testing.T) {
 	t.Parallel()
 	r := newRound(t, "falsified", func(t *testing.T, dir string) Destination {

@@ -42,7 +42,7 @@ func TestShop_WorksBesideReaders(t *testing.T) {
 	readers.Wait()
 }
 
-// shopOf makes a shop with n customers.
+// shopOf creates a shop with n customers.
 func shopOf(b *testing.B, n int) *shop.Shop {
 	b.Helper()
 	s, err := shop.Open(b.TempDir(), shop.Options{Seed: 1, Customers: n})

@@ -10,21 +10,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// Change is one change of one row, as HQ publishes it. It is immutable, so callers may keep it.
+// Change is one change of one row, as HQ publishes it. It is immutable, so callers may keep it
+// without a copy.
 type Change struct {
-	// Seq counts the shop's changes from 1, without gaps. It is not on the wire.
+	// Seq numbers the shop's changes from 1, without gaps. It is not part of the published
+	// message.
 	Seq uint64
-	// ID identifies the change. It is unique, and the same each time the change is published, so
-	// it is the message id for deduplication.
+	// ID identifies the change. It is unique, and stays the same if the change is published again,
+	// so it serves as the message id for deduplication.
 	ID string
 
 	Op           cdc.Op
 	Table        string
-	Key          json.RawMessage // array of the primary key's values, the row's own id last
+	Key          json.RawMessage // JSON array of the primary key's values; the row's own id is the last one
 	ModelVersion string
 	CompanyID    string
 	LocationID   string // "" if the row belongs to the whole company
-	UserID       string // "" for the shop's own machinery
+	UserID       string // "" if the shop's machinery made the change
 	Before       json.RawMessage
 	After        json.RawMessage
 	Diff         []string // the columns that an UPDATE changed
@@ -32,7 +34,7 @@ type Change struct {
 	Imported     bool
 }
 
-// Timestamp returns the time of the change in unix milliseconds.
+// Timestamp returns the time of the change in Unix milliseconds.
 func (c *Change) Timestamp() int64 { return c.Clock.Wall / 1e6 }
 
 // Subject returns the subject under which the change is published.
@@ -42,7 +44,7 @@ func (c *Change) Subject() string {
 	}, ".")
 }
 
-// AppendJSON appends the change as it is on the wire to dst.
+// AppendJSON appends the change in its published JSON form to dst.
 func (c *Change) AppendJSON(dst []byte) []byte {
 	dst = append(dst, `{"operation":"`...)
 	dst = append(dst, c.Op.String()...)
@@ -86,7 +88,7 @@ func (c *Change) AppendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// appendMember appends a member, unless its value is empty.
+// appendMember appends an object member with a string value, unless the value is empty.
 func appendMember(dst []byte, name, value string) []byte {
 	if value == "" {
 		return dst

@@ -10,13 +10,13 @@ import (
 )
 
 // ChangeGenerator generates the changes of one table as fast as memory allows, for benchmarks. It
-// has no model and keeps only a counter per row. Of 100 changes, 20 insert a row, 20 update one of
-// the 100 hot rows, and 60 update any row. An update gives one group of four columns new values and
-// increments the column revision. With both row images, an event of 20 columns is some 1.3 KB of
-// JSON on average, one of 60 columns some 3.2 KB.
+// has no model of a shop, and stores only a counter per row. Of 100 changes, 20 insert a row, 20
+// update one of 100 hot rows, and 60 update any row. An update gives one group of four columns new
+// values, and increments the column revision. With both row images, the JSON of an event has about
+// 1.3 KB on average for 20 columns, and about 3.2 KB for 60 columns.
 //
-// A row is a function of its number and its number of updates, so any image can be written at any
-// time. A ChangeGenerator is not safe for concurrent use.
+// A row's image depends only on the row's number and its number of updates, so any image can be
+// generated at any time. A ChangeGenerator is not safe for concurrent use.
 type ChangeGenerator struct {
 	layout    *layout
 	groups    []group
@@ -24,18 +24,19 @@ type ChangeGenerator struct {
 	seed      uint64
 	clock     cdc.Timestamp
 	seq       uint64
-	revisions []uint32 // by row
+	revisions []uint32 // number of updates by row number
 	change    Change
 	before    []byte
 	after     []byte
 	key       []byte
-	prefix    string // of the changes' ids
+	prefix    string // prefix of the changes' ids
 }
 
-// group is a few neighbouring columns as ready pieces of JSON. Row images consist of such pieces.
+// group holds ready-made JSON for a few neighbouring columns, in several variants. Row images are
+// composed of such pieces.
 type group struct {
 	pieces [variants]string
-	diffs  [variants][]string // revision and the columns that differ from the next variant
+	diffs  [variants][]string // names of revision and of the columns that differ from the next variant
 }
 
 const (
@@ -44,9 +45,9 @@ const (
 	hotRows      = 100
 )
 
-// NewChangeGenerator returns a generator for a table with the given number of columns, at least 8,
-// that already has the given number of rows. The clocks of the changes are microseconds apart, the
-// first one after begin.
+// NewChangeGenerator returns a generator for a table. The table has at least 8 columns, and
+// initially has the given number of rows. The clocks of successive changes are one to two
+// microseconds apart. The first clock is after begin.
 func NewChangeGenerator(seed uint64, table string, columns, rows int, begin time.Time) *ChangeGenerator {
 	g := &ChangeGenerator{
 		values: newGenerator(), seed: seed, prefix: "g" + strconv.FormatUint(seed, 36) + "-",
@@ -65,8 +66,8 @@ func NewChangeGenerator(seed uint64, table string, columns, rows int, begin time
 	return g
 }
 
-// benchmarkColumn returns a column. The types are those of a wide business table: text, numbers,
-// instants, flags, a little JSON.
+// benchmarkColumn returns the column with index i. The column types are those of a wide business
+// table: text, numbers, instants, booleans and a little JSON.
 func benchmarkColumn(i int) column {
 	name := "column" + strconv.Itoa(i)
 	switch i % 10 {
@@ -96,7 +97,7 @@ func benchmarkColumn(i int) column {
 	}
 }
 
-// group adds a group of columns and generates its variants.
+// group adds a group of columns to the generator, and generates the variants of the group.
 func (g *ChangeGenerator) group(columns []column, names []string) {
 	var values [variants][]string
 	var made group
@@ -123,7 +124,8 @@ func (g *ChangeGenerator) group(columns []column, names []string) {
 // Schema returns the schema of the table.
 func (g *ChangeGenerator) Schema() json.RawMessage { return g.layout.schema }
 
-// Rows returns the rows after the changes so far. Each is valid until the next.
+// Rows returns the rows as they are after all changes so far. Each row is valid only until the
+// next row.
 func (g *ChangeGenerator) Rows() iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		var image []byte
@@ -135,7 +137,7 @@ func (g *ChangeGenerator) Rows() iter.Seq[json.RawMessage] {
 	}
 }
 
-// Len returns the number of rows.
+// Len returns the current number of rows.
 func (g *ChangeGenerator) Len() int { return len(g.revisions) }
 
 // Next returns the next change. The change and its slices are valid until the next call.
@@ -174,7 +176,7 @@ func (g *ChangeGenerator) update(c *Change, n int) {
 	g.revisions[n]++
 }
 
-// identify sets the id, key, company and location of the change.
+// identify sets the id, key, company and location of the change c, which concerns row n.
 func (g *ChangeGenerator) identify(c *Change, n int) {
 	c.ID = g.prefix + strconv.FormatUint(g.seq, 10)
 	g.key = append(appendRowID(append(g.key[:0], '['), n), ']')
@@ -199,7 +201,7 @@ func appendRowID(dst []byte, n int) []byte {
 	return dst
 }
 
-// appendRow appends row n as it is after the given number of updates.
+// appendRow appends the image of row n after the given number of updates, which is revision.
 func (g *ChangeGenerator) appendRow(dst []byte, n int, revision uint32) []byte {
 	company, location := benchmarkOwners(n)
 	dst = append(dst, `{"id":`...)
@@ -214,8 +216,8 @@ func (g *ChangeGenerator) appendRow(dst []byte, n int, revision uint32) []byte {
 	return append(dst, '}')
 }
 
-// variant returns the variant of a group in row n after the given number of updates. Update r moves
-// group r modulo the number of groups to its next variant.
+// variant returns the variant of a group in row n after the given number of updates. Update r
+// moves the group r modulo the number of groups to its next variant.
 func (g *ChangeGenerator) variant(n, group int, revision uint32) uint32 {
 	groups := uint32(len(g.groups))
 	moved := (revision + groups - 1 - uint32(group)) / groups

@@ -1,6 +1,6 @@
 package shop
 
-// common returns the columns that every table begins with, followed by its own.
+// common returns the columns that every table starts with, followed by the table's own columns.
 func common(own ...column) []column {
 	columns := []column{
 		text("id", nil),
@@ -12,7 +12,7 @@ func common(own ...column) []column {
 	return append(columns, own...)
 }
 
-// The statuses of an order that the model acts on.
+// These are the order statuses that the model acts on.
 const (
 	statusEstimate = "Estimate"
 	statusApproved = "Approved"
@@ -23,7 +23,7 @@ const (
 
 const orderTable = "order"
 
-// firstLayouts returns the tables of a shop before its first evolution.
+// firstLayouts returns the first layout of each table, before any evolution.
 func firstLayouts() []*layout {
 	id := []string{"id"}
 	return []*layout{

@@ -18,14 +18,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// TestShop_ProducesEveryKindOfChangeSoon checks that a short run has every kind of value and change,
-// so that a test against the shop covers them.
+// TestShop_ProducesEveryKindOfChangeSoon checks that a short run produces every kind of value and
+// change, so that a test with the shop covers all kinds.
 func TestShop_ProducesEveryKindOfChangeSoon(t *testing.T) {
 	s := open(t, t.TempDir(), 23, newClock())
 	defer closed(t, s)
 	known := &schemas{shop: s}
 	seen := map[string]int{}
-	updates := map[string]int{} // of one row
+	updates := map[string]int{} // number of updates by row
 	deleted := map[string]bool{}
 	var previous cdc.Timestamp
 	var changes []shop.Change
@@ -168,8 +168,8 @@ func TestChange_DiffNamesTheColumnsThatDiffer(t *testing.T) {
 	}
 }
 
-// checkDiff checks that the diff of an UPDATE names the columns whose values differ. Other changes
-// have none.
+// checkDiff checks that the diff of an UPDATE names exactly the columns whose values differ. Other
+// changes must have no diff.
 func checkDiff(t testing.TB, c *shop.Change) {
 	t.Helper()
 	if c.Op != cdc.Update {

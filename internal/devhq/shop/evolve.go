@@ -4,12 +4,12 @@ package shop
 type evolution struct {
 	description string
 	table       string
-	column      column  // that is added or widened; unset for a new table
-	layout      *layout // of a new table; nil otherwise
+	column      column  // the added or widened column; the zero column for a new table
+	layout      *layout // the layout of a new table; nil otherwise
 }
 
-// evolutions returns all evolutions of the schema, in order. Added columns are nullable, because
-// existing rows lack them.
+// evolutions returns all evolutions of the schema, in the order in which they happen. Added
+// columns are nullable, because existing rows have no values in them.
 func evolutions() []evolution {
 	inspection := newLayout("inspection", "Inspection", definition{primaryKey: []string{"id"}, standalone: true}, inspectionColumns())
 	loaner := newLayout("loaner_car", "LoanerCar", definition{primaryKey: []string{"companyId", "id"}, standalone: true}, loanerColumns())
@@ -63,12 +63,13 @@ func loanerColumns() []column {
 	)
 }
 
-// mileage makes an odometer reading as people write it.
+// mileage generates an odometer reading as people write it.
 func mileage(g *generator, dst []byte) []byte {
 	return quoted(dst, string(decimal(0, 400_000, 1)(g, nil))+pick(g, []string{"", " mi", " km", " Meilen (geschätzt)"}))
 }
 
-// evolve makes the next evolution and returns it, or nil if none is left.
+// evolve applies the next evolution to the model and returns it. If no evolution is left, it
+// returns nil.
 func (m *model) evolve() *evolution {
 	all := evolutions()
 	if m.evolved == len(all) {
@@ -85,8 +86,8 @@ func (m *model) evolve() *evolution {
 	return e
 }
 
-// show writes a few rows of the table in its new layout, with values in the new column, so that
-// clients see the evolution at once.
+// show writes a few rows of the evolved table in its new layout, with values in the new column. This
+// lets clients see the evolution at once.
 func (st *step) show(e *evolution) {
 	t := st.table(e.table)
 	if t.latest().standalone {

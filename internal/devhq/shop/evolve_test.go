@@ -26,7 +26,7 @@ func latest(t testing.TB, s *shop.Shop) map[string]*schema.Table {
 	return tables
 }
 
-// wider maps a type to those that hold all its values.
+// wider maps a type to the types that can hold all of its values.
 var wider = map[schema.Type][]schema.Type{schema.Integer: {schema.Number, schema.String}, schema.Number: {schema.String}}
 
 func TestEvolve_OnlyExtendsTheSchema(t *testing.T) {
@@ -64,7 +64,7 @@ func TestEvolve_OnlyExtendsTheSchema(t *testing.T) {
 	if kinds["column"] < 2 || kinds["table"] < 2 || kinds["type"] < 2 {
 		t.Errorf("evolutions: %v", kinds)
 	}
-	// The shop works without evolutions, too.
+	// The shop also works when no evolutions are left.
 	do(t, s, 20)
 }
 
@@ -76,7 +76,8 @@ func versions(tables map[string]*schema.Table) map[string]string {
 	return out
 }
 
-// difference checks that one thing changed, and returns its kind.
+// difference checks that the schema changed in exactly one way, and returns the kind of that
+// change.
 func difference(t testing.TB, description string, before, after map[string]*schema.Table) string {
 	t.Helper()
 	var found []string
@@ -144,7 +145,8 @@ func TestSchema_ReturnsOlderVersions(t *testing.T) {
 	}
 }
 
-// TestEvolve_ConvertsRowsWhenTheyAreWritten follows one column from integer to number to text.
+// TestEvolve_ConvertsRowsWhenTheyAreWritten follows one column whose type changes from integer to
+// number to text.
 func TestEvolve_ConvertsRowsWhenTheyAreWritten(t *testing.T) {
 	s := open(t, t.TempDir(), 33, newClock())
 	defer closed(t, s)

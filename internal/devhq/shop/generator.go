@@ -9,12 +9,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// generator generates values. They follow from its seed alone.
+// generator generates random values. They depend only on the seed and the step given to reseed.
 type generator struct {
 	*rand.Rand
 	source            *rand.PCG
 	now               time.Time
-	company, location string // of the row; location "" means none
+	company, location string // ids of the row's company and location; location is "" if there is none
 	buf               []byte
 }
 
@@ -23,7 +23,7 @@ func newGenerator() *generator {
 	return &generator{Rand: rand.New(source), source: source}
 }
 
-// reseed restarts the generator for one step.
+// reseed restarts the generator for the given step, at the time now.
 func (g *generator) reseed(seed, step uint64, now time.Time) {
 	g.source.Seed(mix(seed), mix(step^mix(seed)))
 	g.now = now.UTC()
@@ -31,7 +31,8 @@ func (g *generator) reseed(seed, step uint64, now time.Time) {
 
 func (g *generator) percent(n int) bool { return g.IntN(100) < n }
 
-// skewed returns a number below n. Half of the time it is one of the first eight.
+// skewed returns a random number from 0 to n-1. Half of the time, it is one of the first eight
+// numbers.
 func (g *generator) skewed(n int) int {
 	if n > 8 && g.percent(50) {
 		n = 8
@@ -41,7 +42,8 @@ func (g *generator) skewed(n int) int {
 
 func pick[T any](g *generator, from []T) T { return from[g.IntN(len(from))] }
 
-// row appends a row of l: the given values, which are in the layout's order, and generated ones.
+// row appends a row in the layout l. It uses the given values, which must be in the layout's
+// order, and generates all others.
 func (g *generator) row(dst []byte, l *layout, values []assignment) []byte {
 	dst = append(dst, '{')
 	for i := range l.columns {
@@ -65,7 +67,8 @@ func (g *generator) row(dst []byte, l *layout, values []assignment) []byte {
 	return append(dst, '}')
 }
 
-// value appends a generated value of a column, or its start value if it has no maker.
+// value appends a generated value for a column. If the column has no maker, the value is the
+// column's start value.
 func (g *generator) value(dst []byte, c *column) []byte {
 	if c.nulls > 0 && g.percent(c.nulls) {
 		return append(dst, "null"...)
@@ -83,8 +86,8 @@ func (g *generator) value(dst []byte, c *column) []byte {
 
 func quoted(dst []byte, s string) []byte { return rawjson.AppendQuoted(dst, s) }
 
-// hex24 returns the id of the n-th row inserted into a table: 24 hexadecimal digits that sort
-// like n.
+// hex24 returns the id of the n-th row inserted into a table. The id has 24 hexadecimal digits,
+// and ids sort in the order of n.
 func hex24(seed uint64, table string, n uint64) string {
 	for i := range len(table) {
 		seed = mix(seed ^ uint64(table[i]))
@@ -102,30 +105,30 @@ func hex24(seed uint64, table string, n uint64) string {
 	return string(id[:])
 }
 
-// chance makes booleans that are true with the given percentage.
+// chance returns a maker of booleans. The given percentage of the booleans is true.
 func chance(percent int) maker {
 	return func(g *generator, dst []byte) []byte { return strconv.AppendBool(dst, g.percent(percent)) }
 }
 
-// oneOf makes one of the values.
+// oneOf returns a maker that picks one of the given strings.
 func oneOf(values ...string) maker {
 	return func(g *generator, dst []byte) []byte { return quoted(dst, pick(g, values)) }
 }
 
-// between makes integers from low to high.
+// between returns a maker of integers from low to high, both included.
 func between(low, high int64) maker {
 	return func(g *generator, dst []byte) []byte { return strconv.AppendInt(dst, low+g.Int64N(high-low+1), 10) }
 }
 
-// decimal makes numbers with a fixed number of decimals.
+// decimal returns a maker of numbers with a fixed number of decimal places.
 func decimal(low, high float64, decimals int) maker {
 	return func(g *generator, dst []byte) []byte {
 		return strconv.AppendFloat(dst, low+g.Float64()*(high-low), 'f', decimals, 64)
 	}
 }
 
-// precise makes numbers, some of them with all seventeen digits of a float, very large or very
-// small.
+// precise returns a maker of numbers. Some of the numbers have all seventeen digits of a float,
+// and some are very large or very small.
 func precise(low, high float64) maker {
 	return func(g *generator, dst []byte) []byte {
 		f := low + g.Float64()*(high-low)
@@ -142,7 +145,7 @@ func precise(low, high float64) maker {
 	}
 }
 
-// anyInteger makes integers of all sizes up to 64 bits.
+// anyInteger generates an integer of any size up to 64 bits.
 func anyInteger(g *generator, dst []byte) []byte {
 	switch g.IntN(6) {
 	case 0:
@@ -156,17 +159,18 @@ func anyInteger(g *generator, dst []byte) []byte {
 	}
 }
 
-// instant appends a date-time with microseconds, as the database has them.
+// instant appends a date-time with a precision of microseconds, like that of the shop's database.
 func instant(dst []byte, t time.Time) []byte {
 	dst = append(dst, '"')
 	dst = t.UTC().AppendFormat(dst, "2006-01-02T15:04:05.999999Z07:00")
 	return append(dst, '"')
 }
 
-// present makes the time of the step.
+// present generates the time of the current step.
 func present(g *generator, dst []byte) []byte { return instant(dst, g.now) }
 
-// around makes instants from before days before now to after days after it.
+// around returns a maker of instants. The instants are from the given number of days before now to
+// the given number of days after now.
 func around(before, after int) maker {
 	const day = 24 * time.Hour
 	return func(g *generator, dst []byte) []byte {
@@ -182,14 +186,16 @@ func around(before, after int) maker {
 	}
 }
 
-// years makes midnights of days from one year to another.
+// years returns a maker of days, as midnight UTC. The parameters from and to are the first and the
+// last possible year.
 func years(from, to int) maker {
 	return func(g *generator, dst []byte) []byte {
 		return instant(dst, time.Date(from+g.IntN(to-from+1), time.Month(1+g.IntN(12)), 1+g.IntN(28), 0, 0, 0, 0, time.UTC))
 	}
 }
 
-// pattern makes text: a digit for each # and a letter for each @.
+// pattern returns a maker of strings. In s, each # is replaced by a random digit, and each @ by a
+// random letter.
 func pattern(s string) maker {
 	return func(g *generator, dst []byte) []byte {
 		dst = append(dst, '"')

@@ -10,21 +10,22 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// column is one column of a layout: its schema, and how the model generates its values.
+// column is one column of a layout. It holds the column's schema, and the way in which the model
+// generates values.
 type column struct {
 	name       string
 	typ        schema.Type
 	enum       []string
-	nulls      int    // percent of generated values that are null; 0 makes the column required
+	nulls      int    // percentage of generated values that are null; 0 means required, and -1 nullable but never null
 	make       maker  // nil if the model sets every value
-	start      string // raw value of a new row without a value; "" means null
-	isManaged  bool   // only the model changes it, never a random edit
-	items      string // of an array: the type of its elements
+	start      string // raw value of a new row if no value is given and make is nil; "" means null
+	isManaged  bool   // only the model changes the column, never a random edit
+	items      string // type of the elements of an array column
 	comment    string
 	deprecated bool
 }
 
-// maker appends one raw JSON value.
+// maker generates a raw JSON value and appends it to dst.
 type maker func(g *generator, dst []byte) []byte
 
 func text(name string, m maker) column { return column{name: name, typ: schema.String, make: m} }
@@ -45,25 +46,26 @@ func enum(name string, values ...string) column {
 	return column{name: name, typ: schema.Enum, enum: values, make: oneOf(values...)}
 }
 
-// null makes the column nullable and the given percentage of its values null.
+// null makes the column nullable. The given percentage of its generated values is null.
 func (c column) null(percent int) column {
 	c.nulls = percent
 	return c
 }
 
-// nullable makes the column nullable, but no generated value null.
+// nullable makes the column nullable, although generated values are never null.
 func (c column) nullable() column {
 	c.nulls = -1
 	return c
 }
 
-// managed leaves changes of the column to the model.
+// managed reserves changes of the column for the model.
 func (c column) managed() column {
 	c.isManaged = true
 	return c
 }
 
-// startingAt gives new rows a raw value and leaves its changes to the model.
+// startingAt sets the raw value that new rows get, and reserves changes of the column for the
+// model.
 func (c column) startingAt(start string) column {
 	c.start = start
 	return c.managed()
@@ -74,13 +76,13 @@ func flagged(name string) column {
 	return column{name: name, typ: schema.Boolean}.startingAt("false")
 }
 
-// withComment gives the column a comment.
+// withComment sets the comment of the column.
 func (c column) withComment(comment string) column {
 	c.comment = comment
 	return c
 }
 
-// asDeprecated marks the column deprecated.
+// asDeprecated marks the column as deprecated.
 func (c column) asDeprecated() column {
 	c.deprecated = true
 	return c
@@ -88,20 +90,20 @@ func (c column) asDeprecated() column {
 
 func (c *column) required() bool { return c.nulls == 0 }
 
-// editable reports whether a generated value may replace the column's value without contradicting
-// another row.
+// editable reports whether a random value may replace the column's value. A random value must not
+// contradict other rows.
 func (c *column) editable() bool { return c.make != nil && !c.isManaged }
 
-// layout is one version of a table's columns. It is immutable.
+// layout is one version of a table's definition. It is immutable.
 type layout struct {
 	table, object, version string
 
 	columns []column
-	key     []int // slots of the primary key, in its order
+	key     []int // slots of the primary key columns, in the order of the key
 	slots   map[string]int
-	names   []string // `"name":` of each column
+	names   []string // the JSON text `"name":` for each column
 
-	company, location, parent int // slots of the columns that name a row's owners; -1 if there is none
+	company, location, parent int // slots of the columns that name a row's owners, or -1 if there is no such column
 
 	definition
 	schema json.RawMessage
@@ -110,10 +112,10 @@ type layout struct {
 // definition holds the properties that all layouts of a table share.
 type definition struct {
 	primaryKey []string
-	parent     string // column with the key of the parent row; "" if there is none
-	omitNulls  bool   // rows leave out null columns
-	companyKey bool   // keys of changes begin with the company
-	standalone bool   // rows are generated entirely and refer to no other row
+	parent     string // column that contains the key of the parent row, or "" if there is none
+	omitNulls  bool   // rows omit null columns
+	companyKey bool   // the keys of changes start with the company
+	standalone bool   // rows consist of generated values only, and refer to no other row
 }
 
 func newLayout(table, object string, d definition, columns []column) *layout {
@@ -138,14 +140,15 @@ func (l *layout) slot(name string) int {
 	return -1
 }
 
-// fingerprint returns a version name that follows from the content, so that the same schema has the
-// same version everywhere.
+// fingerprint returns a version name that depends only on the content of the layout, so that the
+// same schema has the same version everywhere.
 func (l *layout) fingerprint() string {
 	sum := sha256.Sum256(l.encode(""))
 	return hex.EncodeToString(sum[:8])
 }
 
-// with returns the version after l, in which c is added or replaces the column of its name.
+// with returns the layout that follows l. It has the column c in addition, or instead of the
+// column with the same name.
 func (l *layout) with(c column) *layout {
 	columns := slices.Clone(l.columns)
 	if i := l.slot(c.name); i >= 0 {
@@ -179,7 +182,7 @@ type wireItems struct {
 	Enum []string `json:"enum,omitempty"`
 }
 
-// encode writes the layout as HQ sends a Schema.
+// encode returns the schema of the layout in HQ's JSON format.
 func (l *layout) encode(version string) json.RawMessage {
 	w := wireSchema{
 		Table: l.table, ModelVersion: version, PrimaryKeys: l.primaryKey, Required: []string{},

@@ -8,25 +8,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// model is the shop's whole state. Only apply, evolve, tick and step.begin change it.
+// model is the entire state of the shop. Only apply, evolve, tick and step.begin change it.
 type model struct {
 	seed      uint64
-	customers int   // that the shop was made for
-	history   int64 // when the history began, unix nanoseconds; part of every change's id
+	customers int   // number of customers that the shop was created for
+	history   int64 // when the history began, in Unix nanoseconds; part of every change's id
 
-	step    uint64 // steps done
-	seq     uint64 // changes made
+	step    uint64 // number of steps done
+	seq     uint64 // number of changes made
 	clock   cdc.Timestamp
-	evolved int // evolutions done
+	evolved int // number of evolutions done
 
 	tables  []*table
 	byName  map[string]*table
 	owners  []string // ids of companies and locations; owners[0] is ""
 	ownerID map[string]uint16
 
-	open, closed []string // keys of unpaid and of paid orders, ascending
+	open, closed []string // sorted keys of unpaid and of paid orders
 
-	spans []rawjson.Span // buffer
+	spans []rawjson.Span // reusable buffer
 }
 
 func newModel(seed uint64, customers int, history int64) *model {
@@ -46,7 +46,8 @@ func (m *model) addTable(l *layout) {
 	m.byName[l.table] = t
 }
 
-// tick returns a clock that is newer than every one before it: now's if that is newer.
+// tick returns a clock that is newer than every earlier one. The clock has the wall time now, if
+// that is newer.
 func (m *model) tick(now int64) cdc.Timestamp {
 	if now > m.clock.Wall {
 		m.clock = cdc.Timestamp{Wall: now}
@@ -56,7 +57,7 @@ func (m *model) tick(now int64) cdc.Timestamp {
 	return m.clock
 }
 
-// owner returns the index of an id in owners.
+// owner returns the index of an id in owners, and adds the id if it is missing.
 func (m *model) owner(id []byte) uint16 {
 	if n, ok := m.ownerID[string(id)]; ok {
 		return n
@@ -67,7 +68,7 @@ func (m *model) owner(id []byte) uint16 {
 	return n
 }
 
-// at returns the row in a slot. It is valid until the next call.
+// at returns the row in slot i of a table. The row is valid until the next call.
 func (m *model) at(t *table, i int) row {
 	s := &t.rows[i]
 	l := t.layouts[s.layout]
@@ -75,7 +76,7 @@ func (m *model) at(t *table, i int) row {
 	return row{table: t, layout: l, slot: i, image: s.image, spans: m.spans}
 }
 
-// apply performs o and returns the change.
+// apply performs the operation o, and returns the resulting change.
 func (m *model) apply(o *operation) Change {
 	switch o.op {
 	case cdc.Insert:
@@ -100,7 +101,7 @@ func (m *model) insert(o *operation) Change {
 	return c
 }
 
-// put adds a row to its table.
+// put adds a row to its table. The parameter layout is the index of the row's layout.
 func (m *model) put(r *row, layout int) {
 	l := r.layout
 	r.slot = r.table.add(slot{
@@ -109,7 +110,7 @@ func (m *model) put(r *row, layout int) {
 	}, string(textOrNil(r.raw(l.parent))))
 }
 
-// textOrNil returns the text of a raw value, nil if it is missing or null.
+// textOrNil returns the text of a raw value, or nil if the value is missing or null.
 func textOrNil(raw []byte) []byte {
 	if isNull(raw) {
 		return nil
@@ -144,7 +145,7 @@ func (m *model) delete(o *operation) Change {
 	return c
 }
 
-// change returns the change that o makes to r, without the images.
+// change returns the change that the operation o makes to the row r, without the row images.
 func (m *model) change(o *operation, r *row) Change {
 	m.seq++
 	m.clock = o.clock
@@ -156,7 +157,8 @@ func (m *model) change(o *operation, r *row) Change {
 	}
 }
 
-// changeID returns the id of a change: a UUID whose last twelve digits are seq.
+// changeID returns the id of the change with the number seq. The id is a UUID whose last twelve
+// digits are seq.
 func (m *model) changeID(seq uint64) string {
 	h := mix(m.seed ^ mix(uint64(m.history)))
 	const digits = "0123456789abcdef"
@@ -171,7 +173,7 @@ func (m *model) changeID(seq uint64) string {
 	return string(id)
 }
 
-// mix is the finaliser of SplitMix64. It maps neighbouring numbers to distant ones.
+// mix is the finaliser of SplitMix64. It maps neighbouring numbers to unrelated ones.
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -179,8 +181,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// fileOrder moves an order between the lists of open and closed ones as its status changes; "" is
-// the status of an order that does not exist.
+// fileOrder moves an order between the lists of open and closed orders when its status changes
+// from was to now. The status "" means that the order does not exist.
 func (m *model) fileOrder(key, was, now string) {
 	from, to := m.orderList(was), m.orderList(now)
 	if from == to {
@@ -199,7 +201,7 @@ func (m *model) fileOrder(key, was, now string) {
 	}
 }
 
-// orderList returns the list that holds orders of a status, nil for "".
+// orderList returns the list for orders with the given status, or nil for the status "".
 func (m *model) orderList(status string) *[]string {
 	switch status {
 	case "":

@@ -1,7 +1,7 @@
 package shop
 
-// hotOrder returns an open order, most often one of the newest few, which change many times a
-// second.
+// hotOrder returns a random open order. Most often, it is one of the newest few, which change many
+// times per second.
 func (st *step) hotOrder() (row, bool) {
 	open := st.m.open
 	if len(open) == 0 {
@@ -10,7 +10,7 @@ func (st *step) hotOrder() (row, bool) {
 	return st.find(orderTable, open[len(open)-1-st.skewed(len(open))]), true
 }
 
-// arrive begins an order: a customer arrives, with or without an appointment.
+// arrive creates an order: a customer arrives, with or without an appointment.
 func (st *step) arrive() {
 	if len(st.m.open) > 20+st.m.customers/8 {
 		return
@@ -39,8 +39,8 @@ func (st *step) arrive() {
 	st.update(customer, num("orderCount", customer.int("orderCount")+1), st.nowIn("lastVisitDate"))
 }
 
-// visitor returns a customer and a vehicle. If it picks an appointment that has no order yet, it
-// returns that too.
+// visitor returns a customer, the location, and a vehicle of the customer, or "" if there is none.
+// If it picks an appointment that has no order yet, it also returns the appointment.
 func (st *step) visitor() (customer, location row, vehicle string, appointment *row) {
 	if a, ok := st.any("appointment"); ok && a.text("orderId") == "" && st.percent(70) {
 		if c, ok := st.lookup("customer", a.text("customerId")); ok {
@@ -54,7 +54,7 @@ func (st *step) visitor() (customer, location row, vehicle string, appointment *
 	return customer, location, vehicle, nil
 }
 
-// advanceOrder does the next piece of work on an open order.
+// advanceOrder does the next piece of work on a random open order.
 func (st *step) advanceOrder() {
 	o, ok := st.hotOrder()
 	if !ok {
@@ -85,7 +85,8 @@ func (st *step) advanceOrder() {
 	}
 }
 
-// totals returns the values of an order's sums after adding labour and parts, in cents.
+// totals returns new values for the sums of an order, after labour and parts for the given amounts
+// in cents were added.
 func (st *step) totals(o row, laborCents, partsCents int64) []value {
 	labor, parts := o.int("laborCents")+laborCents, o.int("partsCents")+partsCents
 	subtotal := labor + parts + o.int("feesCents") - o.int("discountCents")
@@ -97,7 +98,7 @@ func (st *step) totals(o row, laborCents, partsCents int64) []value {
 	}
 }
 
-// addService adds a service with its labour and parts to an estimate.
+// addService adds a service to an estimate, with labour and parts for the service.
 func (st *step) addService(o row) {
 	service := st.insert("service", str("orderId", o.key()))
 	var laborCents, partsCents, hours int64
@@ -121,7 +122,8 @@ func (st *step) addService(o row) {
 		hundredths("laborHours", o.hundredths("laborHours")+hours))...)
 }
 
-// addPart adds a part to an order, reserves it in the stock, and returns its price in cents.
+// addPart adds a part to an order, reserves it in stock, and returns the price of the part in
+// cents.
 func (st *step) addPart(o row, service string) int64 {
 	values := []value{str("orderId", o.key()), str("serviceId", service)}
 	quantity, cost := 1+st.Int64N(8), 100+st.Int64N(20_000)
@@ -145,7 +147,7 @@ func (st *step) approve(o row) {
 	st.send(o.text("customerId"), o.key(), "Queued")
 }
 
-// decline deletes an estimate with all its rows.
+// decline deletes an estimate with all rows that belong to it.
 func (st *step) decline(o row) {
 	location := st.locationOf(o)
 	st.removeOrder(o.key())
@@ -158,13 +160,13 @@ func (st *step) start(o row) {
 	st.clockIn(o, technician.key())
 }
 
-// clockIn opens a time entry. Its id counts within the order.
+// clockIn inserts a time entry that has no end. Its id is its number within the order.
 func (st *step) clockIn(o row, technician string) {
 	id := int64(1 + len(st.childKeys("time_entry", o.key())))
 	st.insert("time_entry", str("orderId", o.key()), num("id", id), str("userId", technician))
 }
 
-// labour does some of an order's work: it completes a labour line or books time.
+// labour does part of the work on an order. It completes a labour line, books time, or both.
 func (st *step) labour(o row) {
 	done := o.hundredths("progress")
 	values := []value{hundredths("progress", min(done+5+st.Int64N(20), 100))}
@@ -195,7 +197,7 @@ func (st *step) invoice(o row) {
 	st.send(customer.key(), o.key(), "Sent")
 }
 
-// pay pays an order, in part or in full. A fully paid order is closed.
+// pay pays part of an order or the whole order. A fully paid order becomes closed.
 func (st *step) pay(o row) {
 	rest := o.int("remainingCents")
 	amount := rest

@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/devhq/shop"
 )
 
-// killed returns the directory of a shop as a kill would leave it.
+// killed returns a copy of a shop's directory, as a kill would leave it.
 func killed(t testing.TB, dir string) string {
 	t.Helper()
 	to := t.TempDir()
@@ -75,7 +75,7 @@ func TestOpen_BeginsAnotherHistoryAfterKill(t *testing.T) {
 	copied := killed(t, dir)
 	closed(t, s)
 
-	must(t, os.WriteFile(filepath.Join(copied, "snapshot-1.tmp"), nil, 0o600)) // killed while it saved
+	must(t, os.WriteFile(filepath.Join(copied, "snapshot-1.tmp"), nil, 0o600)) // as if the shop had been killed while it saved
 	again := open(t, copied, 0, c)
 	defer closed(t, again)
 	if files, err := os.ReadDir(copied); err != nil || len(files) != 1 {
@@ -172,7 +172,7 @@ func TestOpen_RefusesDamagedSnapshot(t *testing.T) {
 		},
 		"or damaged": func(text []byte) []byte { return text[:3] },
 		"is from another version of the program": func(text []byte) []byte {
-			text[len("eds shop 2")] ^= 1 // in the fingerprint of the layouts
+			text[len("eds shop 2")] ^= 1 // damages the fingerprint of the layouts
 			body := len(text) - 4
 			return binary.LittleEndian.AppendUint32(text[:body], crc32.Checksum(text[:body], crc32.MakeTable(crc32.Castagnoli)))
 		},
@@ -192,15 +192,16 @@ func TestOpen_RefusesDamagedSnapshot(t *testing.T) {
 	}
 }
 
-// stream is a stream of one history that deduplicates by the ids of changes.
+// stream is the stream of one history. It detects duplicates by the ids of changes.
 type stream struct {
 	history string
-	before  contents // when the history began
+	before  contents // the shop's rows when the history began
 	changes []shop.Change
-	texts   map[string]string // by id
+	texts   map[string]string // texts of changes by id
 }
 
-// store stores a change. A change that it has already must be the same; a new one must be the next.
+// store stores a change. A change that the stream already has must be identical; a new one must be
+// the next in order.
 func (st *stream) store(t testing.TB, c shop.Change) {
 	t.Helper()
 	text := string(c.AppendJSON(nil))
@@ -217,7 +218,7 @@ func (st *stream) store(t testing.TB, c shop.Change) {
 	st.changes = append(st.changes, c)
 }
 
-// open opens the shop in dir. In another history, the stream begins again.
+// open opens the shop in dir. If the shop has a new history, the stream starts again.
 func (st *stream) open(t testing.TB, dir string, c *clock) *shop.Shop {
 	t.Helper()
 	s := open(t, dir, 13, c)
@@ -227,8 +228,9 @@ func (st *stream) open(t testing.TB, dir string, c *clock) *shop.Shop {
 	return s
 }
 
-// TestShop_StreamMatchesRows refuses changes, kills and restarts the shop, and changes its schema, in
-// any order. The changes of a history must turn its first rows into the last ones.
+// TestShop_StreamMatchesRows refuses changes, kills and restarts the shop, and changes its schema,
+// in any order. Applied to the first rows of a history, the changes of the history must produce
+// its last rows.
 func TestShop_StreamMatchesRows(t *testing.T) {
 	made := t.TempDir()
 	closed(t, open(t, made, 13, newClock()))

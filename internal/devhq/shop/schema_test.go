@@ -18,7 +18,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// wireSchema holds the parts of a Schema that rows are checked against.
+// wireSchema holds the parts of a published schema against which rows are checked.
 type wireSchema struct {
 	Table, ModelVersion string
 	PrimaryKeys         []string
@@ -33,10 +33,10 @@ type wireSchema struct {
 	}
 }
 
-// schemas looks up the schema of any version of any table.
+// schemas looks up the schemas of all versions of all tables.
 type schemas struct {
 	shop    *shop.Shop
-	objects map[string]string // table -> object
+	objects map[string]string // table name -> object name
 	known   map[string]*wireSchema
 }
 
@@ -148,7 +148,7 @@ func TestShop_RowsConformToTheirSchemaVersion(t *testing.T) {
 		keys := primaryKeys(t, s)
 		for _, c := range changes {
 			if c.Before != nil {
-				// The row before has the version that it was written with.
+				// The old row image conforms to the version with which it was written.
 				known.version(t, c.Table, versions[c.Table+rowKey(t, keys[c.Table], c.Before)]).check(t, c.Before)
 			}
 			if c.After != nil {

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// seedPeriod is the time that a new shop has been at work for.
+// seedPeriod is how long a new shop has already been working.
 const seedPeriod = 400 * 24 * time.Hour
 
-// seedShop fills an empty model with the rows of a shop that has been at work for a while. They
-// exist before the first change is published.
+// seedShop fills an empty model with the rows of a shop that has been working for seedPeriod.
+// These rows exist before the first published change.
 func (m *model) seedShop(now time.Time) {
 	begin := now.Add(-seedPeriod)
 	elapsed := time.Duration(0)
@@ -30,14 +30,14 @@ func (m *model) seedShop(now time.Time) {
 	m.clock.Logical, m.clock.Wall = 0, now.UnixNano()
 }
 
-// seedCompanies adds the companies, their locations and their users.
+// seedCompanies adds the companies, with their locations, users and vendors.
 func (st *step) seedCompanies() {
 	for i := range 3 {
 		st.company = hex24(st.m.seed, "company", uint64(i))
 		st.location = ""
 		st.insert("company", str("id", st.company))
 		for range 2 + i%2 {
-			// The row of a location has its own id as locationId.
+			// A location's own row has the location's id as its locationId.
 			st.location = hex24(st.m.seed, "location", st.table("location").next)
 			st.insert("location", str("id", st.location))
 			for range 4 {
@@ -52,8 +52,8 @@ func (st *step) seedCompanies() {
 	}
 }
 
-// seedStock adds the parts in stock. Locations share part numbers, so only the whole key
-// distinguishes two rows.
+// seedStock adds the parts in stock. Several locations have the same part numbers, so only the
+// whole primary key identifies a row.
 func (st *step) seedStock() {
 	numbers := partNumbers(40 + st.m.customers/10)
 	for i := range st.table("location").rows {
@@ -68,8 +68,8 @@ func (st *step) seedStock() {
 	}
 }
 
-// partNumbers returns n different part numbers with characters that real catalogues use. Some differ
-// only in case or accent.
+// partNumbers returns n different part numbers, with characters that occur in real catalogues.
+// Some part numbers differ only in case or accents.
 func partNumbers(n int) []string {
 	numbers := []string{
 		"OIL-5W30/1qt", "oil-5w30/1qt", "BRK 300mm \"F\"", "O'Ring 3/4", "ÖLF-76", "OLF-76", "ブレーキ-001", "100%-SYN", "A_B.C", "A\\B",

@@ -1,10 +1,10 @@
-// Package shop simulates an auto-repair shop: companies with locations, customers with vehicles,
-// appointments that become estimates, repair orders, invoices and payments. It is the data source
-// of the HQ for development. Everything it does follows from a seed and the time, and its rows can
-// be read at any moment, so that a destination can be compared with them.
+// Package shop simulates an auto-repair shop. It has companies with locations, and customers with
+// vehicles. Appointments become estimates, repair orders, invoices and payments. The shop is the
+// data source of the HQ for development. Everything it does depends only on a seed and the time.
+// Its rows can be read at any moment, so that they can be compared with a destination.
 //
-// The rows are in memory. A snapshot file keeps them from one run to the next: it is written when
-// the shop opens, after every saveAfter changes, when the schema changes, and when the shop closes.
+// The rows are in memory. A snapshot file stores them across runs. The file is written when the
+// shop opens, after every saveAfter changes, when the schema changes, and when the shop closes.
 package shop
 
 import (
@@ -25,46 +25,46 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// ErrEvolved says that the schema has gone through all its evolutions.
+// ErrEvolved means that the schema has gone through all its evolutions.
 var ErrEvolved = errors.New("the schema has no evolution left")
 
 var errClosed = errors.New("the shop is closed")
 
-// Options configure a new shop. An existing shop keeps its seed and its customers.
+// Options configures a new shop. An existing shop keeps its seed and its number of customers.
 type Options struct {
 	Seed      uint64
-	Customers int              // of a new shop; 0 means 500
-	Now       func() time.Time // nil means time.Now
+	Customers int              // number of customers of a new shop; 0 means 500
+	Now       func() time.Time // returns the current time; nil means time.Now
 }
 
-// saveAfter is the number of changes after which the snapshot file is written.
+// saveAfter is the number of changes after which the snapshot file is written again.
 const saveAfter = 50_000
 
-// temporary is the pattern of the snapshot file's name while it is written.
+// temporary is the name pattern of a snapshot file that is still being written.
 const temporary = "snapshot-*.tmp"
 
-// Shop is a simulated shop. It is safe for concurrent use. It does one piece of work at a time.
+// Shop is a simulated shop. It is safe for concurrent use, and does one piece of work at a time.
 type Shop struct {
-	path      string // of the snapshot file
+	path      string // path of the snapshot file
 	now       func() time.Time
 	saveAfter int
 
 	work    sync.Mutex // held while changes are made and published
 	step    *step
 	actions []action
-	pending []Change // made, but perhaps not in the stream
-	unsaved int      // changes since the snapshot file was written
+	pending []Change // changes made that may not be in the stream yet
+	unsaved int      // number of changes since the snapshot file was last written
 
 	state  sync.RWMutex // guards model and closed
 	model  *model
 	closed bool
 }
 
-// Open opens the shop in dir. If there is none, it makes the directory and a new shop. The caller
-// must not open a directory twice.
+// Open opens the shop in the directory dir. If dir contains no shop, Open creates a new one. The
+// same directory must not be opened twice at the same time.
 //
-// A shop that was killed opens as its snapshot file has it, so it may have published changes that
-// it does not know any more. Then it begins a new history: see History.
+// If the shop was killed, it starts from its snapshot file. It may have lost changes that it had
+// published, so it then starts a new history; see History.
 func Open(dir string, o Options) (*Shop, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -85,7 +85,7 @@ func (s *Shop) open(o Options) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	unfinished, _ := filepath.Glob(filepath.Join(dir, temporary)) // after a kill
+	unfinished, _ := filepath.Glob(filepath.Join(dir, temporary)) // left over from a killed process
 	for _, path := range unfinished {
 		if err := os.Remove(path); err != nil {
 			return err
@@ -106,8 +106,8 @@ func (s *Shop) open(o Options) error {
 	return s.save(false)
 }
 
-// save replaces the snapshot file. closed says that the stream has every change of it, and that no
-// change follows. The caller holds state.
+// save replaces the snapshot file. The parameter closed means that the stream has every change in
+// the snapshot, and that the shop makes no more changes. The caller holds the lock state.
 func (s *Shop) save(closed bool) error {
 	err := durable.Replace(s.path, temporary, func(w io.Writer) error { return s.model.save(w, closed) })
 	if err != nil {
@@ -117,8 +117,8 @@ func (s *Shop) save(closed bool) error {
 	return nil
 }
 
-// Close saves the shop and ends its work. If changes are not published, the shop has another
-// history after the next Open.
+// Close saves the shop and ends its work. If some changes are not published yet, the shop starts a
+// new history at the next Open.
 func (s *Shop) Close() error {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -131,15 +131,16 @@ func (s *Shop) Close() error {
 	return s.save(len(s.pending) == 0)
 }
 
-// History identifies the shop's history. All changes published in one history follow from each
-// other. If it differs from the history of a stream or of an export, these may contradict the
+// History returns the id of the shop's history. All changes published during one history are
+// consistent with each other. A stream or an export of a different history may contradict the
 // shop's rows.
 func (s *Shop) History() string { return strconv.FormatInt(s.model.history, 36) }
 
-// Do does one step of the shop's work: one business action, which changes a few rows. It calls
-// publish with each change, in commit order. After an error Do returns, and the next call
-// publishes the change and those after it again, in order, before it makes new ones. So the stream
-// may receive a change twice, always with the same ID, but misses none and sees none out of order.
+// Do performs one step of the shop's work, which is one business action that changes a few rows.
+// It calls publish with each change, in commit order. If publish fails, Do returns the error. The
+// next call then publishes the failed change and all later ones again, before it makes new
+// changes. So the stream may receive a change twice, always with the same ID, but no change is
+// missing or out of order.
 func (s *Shop) Do(ctx context.Context, publish func(Change) error) error {
 	return s.Work(ctx, 1, each(publish))
 }
@@ -155,9 +156,10 @@ func each(publish func(Change) error) func([]Change) (int, error) {
 	}
 }
 
-// Work does steps until they make at least the given number of changes, and calls publish once for
-// all of them. If publish fails, it returns how many of the changes, from the first on, are in the
-// stream. The slice is valid until publish returns. Otherwise Work is like Do.
+// Work performs steps until they have made at least the given number of changes, and then calls
+// publish once with all of these changes. If publish fails, it must return the number of changes,
+// counted from the first one, that are in the stream. The slice is valid until publish returns. In
+// all other respects, Work is like Do.
 func (s *Shop) Work(ctx context.Context, changes int, publish func([]Change) (int, error)) error {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -183,9 +185,10 @@ func (s *Shop) Work(ctx context.Context, changes int, publish func([]Change) (in
 	return s.save(false)
 }
 
-// Evolve makes the next evolution of the schema and returns its description. It also changes a few
-// rows of the table and publishes them as Do does; if that fails, the evolution has happened. If
-// none is left, Evolve returns ErrEvolved.
+// Evolve applies the next evolution of the schema, and returns a description of the evolution. It
+// also changes a few rows of the evolved table, and publishes these changes as Do does. If
+// publishing fails, the evolution has happened nevertheless. If no evolution is left, the error is
+// ErrEvolved.
 func (s *Shop) Evolve(ctx context.Context, publish func(Change) error) (description string, err error) {
 	s.work.Lock()
 	defer s.work.Unlock()
@@ -201,7 +204,7 @@ func (s *Shop) Evolve(ctx context.Context, publish func(Change) error) (descript
 		s.step.begin()
 		s.step.show(e)
 		s.collect()
-		return s.save(false) // a schema that clients have seen must not disappear
+		return s.save(false) // a schema that clients may have seen must not be lost
 	})
 	if err != nil {
 		return "", err
@@ -209,7 +212,8 @@ func (s *Shop) Evolve(ctx context.Context, publish func(Change) error) (descript
 	return description, s.publishPending(ctx, each(publish))
 }
 
-// change calls act, which changes the model.
+// change calls act, which may change the model, with the lock held. If the shop is closed, it
+// returns an error instead.
 func (s *Shop) change(act func() error) error {
 	s.state.Lock()
 	defer s.state.Unlock()
@@ -219,14 +223,14 @@ func (s *Shop) change(act func() error) error {
 	return act()
 }
 
-// collect adds the changes of the last step to those that are pending.
+// collect adds the changes of the last step to the pending changes.
 func (s *Shop) collect() {
 	s.pending = append(s.pending, s.step.changes...)
 	s.unsaved += len(s.step.changes)
 	clear(s.step.changes)
 }
 
-// publishPending publishes the pending changes.
+// publishPending publishes all pending changes. Changes that publish could not store stay pending.
 func (s *Shop) publishPending(ctx context.Context, publish func([]Change) (int, error)) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -246,8 +250,8 @@ func (s *Shop) publishPending(ctx context.Context, publish func([]Change) (int, 
 	return nil
 }
 
-// Snapshot returns the shop as it is now, with the changes that are not published yet. It takes
-// some ten milliseconds per million rows.
+// Snapshot returns the current state of the shop, including changes that are not published yet. It
+// takes about ten milliseconds per million rows.
 func (s *Shop) Snapshot() *Snapshot {
 	s.state.Lock()
 	defer s.state.Unlock()
@@ -258,10 +262,10 @@ func (s *Shop) Snapshot() *Snapshot {
 	return sn
 }
 
-// Companies returns the ids of the companies.
+// Companies returns the sorted ids of all companies.
 func (s *Shop) Companies() []string { return s.keys("company") }
 
-// Locations returns the ids of the locations.
+// Locations returns the sorted ids of all locations.
 func (s *Shop) Locations() []string { return s.keys("location") }
 
 func (s *Shop) keys(table string) []string {
@@ -270,7 +274,7 @@ func (s *Shop) keys(table string) []string {
 	return slices.Sorted(maps.Keys(s.model.byName[table].byKey))
 }
 
-// LatestSchemas returns the newest schema of every object, by object name.
+// LatestSchemas returns the newest schema of every object, keyed by object name.
 func (s *Shop) LatestSchemas() map[string]json.RawMessage {
 	s.state.RLock()
 	defer s.state.RUnlock()
@@ -281,7 +285,7 @@ func (s *Shop) LatestSchemas() map[string]json.RawMessage {
 	return latest
 }
 
-// Schema returns one version of an object's schema.
+// Schema returns one version of an object's schema, and whether that version exists.
 func (s *Shop) Schema(object, version string) (json.RawMessage, bool) {
 	s.state.RLock()
 	defer s.state.RUnlock()

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if err := flag.Set("rapid.checks", "40"); err != nil { // not 100, because each opens many shops
+	if err := flag.Set("rapid.checks", "40"); err != nil { // fewer than the default of 100, because each check opens many shops
 		panic(err)
 	}
 	os.Exit(m.Run())
@@ -81,7 +81,7 @@ func TestSnapshot_IsImmutableAndItsClockDividesTheChanges(t *testing.T) {
 	if sn.Clock.Compare(last) <= 0 {
 		t.Errorf("the snapshot at %v holds a change at %v", sn.Clock, last)
 	}
-	// Later changes have later clocks, even after a restart with a clock that stands still.
+	// Later changes have later clocks, even after a restart with a clock that does not advance.
 	closed(t, s)
 	frozen := c.at
 	s, err := shop.Open(dir, shop.Options{Now: func() time.Time { return frozen }})

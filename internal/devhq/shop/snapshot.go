@@ -9,17 +9,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Snapshot is the shop at one moment. It is immutable and safe for concurrent use. It costs the
-// memory of an index into the rows.
+// Snapshot is the state of the shop at one moment. It is immutable and safe for concurrent use. It
+// shares the row images with the shop, so it needs memory only for an index of the rows.
 type Snapshot struct {
-	// Clock is newer than every change in the snapshot and older than every later one.
+	// Clock is newer than every change in the snapshot, and older than every later change.
 	Clock cdc.Timestamp
 
 	tables map[string][]slot
 	owners []string
 }
 
-// Tables returns the names of the tables, in the order of their creation.
+// Tables returns the names of the tables, in the order in which they were created.
 func (s *Shop) Tables() []string {
 	s.state.RLock()
 	defer s.state.RUnlock()
@@ -30,12 +30,13 @@ func (s *Shop) Tables() []string {
 	return names
 }
 
-// Len returns the number of rows of a table.
+// Len returns the number of rows in a table.
 func (sn *Snapshot) Len(table string) int { return len(sn.tables[table]) }
 
-// Rows returns the rows of a table, ordered by the text of their keys. Each is a JSON object that
-// the caller must not change. If companies or locations are given, only their rows are returned. A
-// row that belongs to a whole company is a row of all its locations.
+// Rows returns the rows of a table, ordered by the text of their keys. Each row is a JSON object,
+// which the caller must not modify. If companies is not empty, only rows of these companies are
+// returned. The same applies to locations. A row that belongs to a whole company counts as a row
+// of each of its locations.
 func (sn *Snapshot) Rows(table string, companies, locations []string) iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		rows := slices.Clone(sn.tables[table])

@@ -14,13 +14,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// snapshotMagic begins every snapshot file. Its last character is the version of the format.
+// snapshotMagic is the start of every snapshot file. Its last character is the version of the file
+// format.
 const snapshotMagic = "eds shop 2"
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// save writes a snapshot file: the magic, the fingerprint of the layouts, whether the shop was
-// closed, the model's numbers, every table's rows in their order, and the CRC-32C of all that.
+// save writes a snapshot file. The file consists of the magic, the fingerprint of the layouts, a
+// flag for a closed shop, the model's numbers, the rows of every table in their order in memory,
+// and the CRC-32C of all that.
 func (m *model) save(out io.Writer, closed bool) error {
 	w := checksumWriter{w: bufio.NewWriterSize(out, 1<<20), sum: crc32.New(castagnoli())}
 	head := binary.LittleEndian.AppendUint32([]byte(snapshotMagic), m.fingerprint())
@@ -42,8 +44,8 @@ func (m *model) save(out io.Writer, closed bool) error {
 	return errors.Join(w.err, w.w.Flush())
 }
 
-// fingerprint identifies the layouts of the tables, so that only a program with the same columns
-// loads a snapshot.
+// fingerprint returns a checksum of the tables' layouts. Only a program with the same columns can
+// load a snapshot.
 func (m *model) fingerprint() uint32 {
 	sum := crc32.New(castagnoli())
 	for _, t := range m.tables {
@@ -54,7 +56,8 @@ func (m *model) fingerprint() uint32 {
 	return sum.Sum32()
 }
 
-// load reads the file that save wrote. closed is false if the shop was killed after it.
+// load loads a snapshot file that save wrote. The result closed is false if the shop was killed
+// after the file was written.
 func load(path string) (m *model, closed bool, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -104,7 +107,7 @@ func (m *model) loadTable(t *table, r *reader) {
 	t.next = next
 }
 
-// checksumWriter buffers writes, sums them up, and keeps the first error.
+// checksumWriter buffers writes, computes their checksum, and keeps the first error.
 type checksumWriter struct {
 	w   *bufio.Writer
 	sum hash.Hash32
@@ -129,7 +132,7 @@ func appendBytes(dst, b []byte) []byte {
 
 var errDamaged = errors.New("the snapshot is damaged")
 
-// reader reads the values of a snapshot file. After the first error it returns zeros.
+// reader decodes the values in a snapshot file. After the first error, it returns zero values.
 type reader struct {
 	rest []byte
 	err  error
@@ -152,7 +155,8 @@ func (r *reader) uint32() uint32 {
 	return take(r, binary.LittleEndian.Uint32(r.rest), 4)
 }
 
-// take consumes the n bytes of v. n <= 0 means that they do not hold a value.
+// take consumes the n bytes of the value v, and returns v. If n is not positive, the bytes were
+// malformed, and take sets the error.
 func take[T uint64 | int64 | uint32](r *reader, v T, n int) T {
 	if n <= 0 {
 		r.fail()
@@ -164,7 +168,7 @@ func take[T uint64 | int64 | uint32](r *reader, v T, n int) T {
 
 func (r *reader) fail() { r.err, r.rest = errDamaged, nil }
 
-// index reads a number that must be below n.
+// index reads a number that must be less than n.
 func (r *reader) index(n int) int {
 	v := r.uint()
 	if v >= uint64(n) {
@@ -174,7 +178,7 @@ func (r *reader) index(n int) int {
 	return int(v)
 }
 
-// bytes returns bytes that share the reader's memory.
+// bytes reads a byte string. The result shares the reader's memory.
 func (r *reader) bytes() []byte {
 	n := r.uint()
 	if n > uint64(len(r.rest)) {

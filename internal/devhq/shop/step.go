@@ -11,25 +11,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// step is one business action in progress. It changes rows and collects the changes. Its random
-// values follow from the seed and the step's number.
+// step is one business action in progress. It changes rows, and collects the changes. Its random
+// values depend only on the seed and the number of the step.
 type step struct {
 	*generator
 	m        *model
 	clock    func() time.Time
-	spread   bool   // each change reads the clock; otherwise all have the step's time
-	user     string // that makes the changes, "" for the shop's machinery
+	spread   bool   // each change reads the clock; otherwise, all changes have the time of the step
+	user     string // id of the user who makes the changes, or "" for the shop's machinery
 	imported bool
 
 	changes []Change
-	keep    bool // collect changes; false while a new shop is filled
+	keep    bool // collect the changes; false while a new shop is being filled
 
-	sets  []assignment   // buffers
-	slab  []rawjson.Span // for rows that are read
+	sets  []assignment   // reusable buffers
+	slab  []rawjson.Span // memory for the spans of rows that are read
 	image []byte
 }
 
-// begin begins the next step.
+// begin starts the next step.
 func (st *step) begin() {
 	st.m.step++
 	st.reseed(st.m.seed, st.m.step, st.clock())
@@ -38,7 +38,7 @@ func (st *step) begin() {
 	st.changes = st.changes[:0]
 }
 
-// value is a column's new value.
+// value is a new raw value for the column with the given name.
 type value struct {
 	column string
 	raw    []byte
@@ -51,7 +51,7 @@ func nullIn(column string) value       { return value{column, []byte("null")} }
 
 func flag(column string, b bool) value { return value{column, strconv.AppendBool(nil, b)} }
 
-// optional is a text, or null if it is empty.
+// optional returns a value with the text s, or null if s is empty.
 func optional(column, s string) value {
 	if s == "" {
 		return nullIn(column)
@@ -59,7 +59,7 @@ func optional(column, s string) value {
 	return str(column, s)
 }
 
-// hundredths is a number with two decimals; n is in hundredths.
+// hundredths returns a number with two decimal places. The parameter n is the number times 100.
 func hundredths(column string, n int64) value {
 	sign := ""
 	if n < 0 {
@@ -68,12 +68,12 @@ func hundredths(column string, n int64) value {
 	return value{column, fmt.Appendf(nil, "%s%d.%02d", sign, n/100, n%100)}
 }
 
-// nowIn is the step's time in a date column.
+// nowIn returns the time of the step as a value for a date column.
 func (st *step) nowIn(column string) value { return value{column, instant(nil, st.now)} }
 
 func (st *step) table(name string) *table { return st.m.byName[name] }
 
-// actAt makes the company and location of r those of the rows inserted from now on.
+// actAt sets the company and location of all rows inserted from now on to those of the row r.
 func (st *step) actAt(r row) {
 	st.company, st.location = r.text("companyId"), r.text("locationId")
 }
@@ -98,8 +98,8 @@ func (st *step) assign(l *layout, values []value) []assignment {
 	return st.sets
 }
 
-// insert adds a row with the given values, generates the others, and returns the row's key. If
-// values has no id, the row gets the next one.
+// insert inserts a row with the given values, generates all other values, and returns the key of
+// the row. If the values contain no id, the row gets the next id.
 func (st *step) insert(name string, values ...value) string {
 	t := st.table(name)
 	id := ""
@@ -113,12 +113,12 @@ func (st *step) insert(name string, values ...value) string {
 	return t.rows[len(t.rows)-1].key
 }
 
-// reinsert adds a row with the given image.
+// reinsert inserts a row with the given image.
 func (st *step) reinsert(t *table, image []byte) {
 	st.apply(operation{op: cdc.Insert, table: t, image: image})
 }
 
-// update gives columns of a row new values. If none of them differs, it does nothing.
+// update gives some columns of a row new values. If no value differs, update does nothing.
 func (st *step) update(r row, values ...value) {
 	t := r.table
 	st.check(r)
@@ -136,14 +136,14 @@ func (st *step) update(r row, values ...value) {
 	}
 }
 
-// check panics if r is not the row in its slot any more.
+// check panics if r is no longer the current row in its slot.
 func (st *step) check(r row) {
 	if r.slot >= len(r.table.rows) || &r.image[0] != &r.table.rows[r.slot].image[0] {
 		panic("shop: a row of " + r.table.name() + " changed since it was read")
 	}
 }
 
-// edit gives up to n editable columns of a row generated values.
+// edit gives up to n editable columns of a row new generated values.
 func (st *step) edit(r row, n int) {
 	l := r.table.latest()
 	values := make([]value, 0, n)
@@ -169,7 +169,7 @@ func (st *step) apply(o operation) {
 	}
 }
 
-// find returns the row with a key. It panics if there is none.
+// find returns the row with the given key. It panics if there is none.
 func (st *step) find(name, key string) row {
 	r, ok := st.lookup(name, key)
 	if !ok {
@@ -178,8 +178,8 @@ func (st *step) find(name, key string) row {
 	return r
 }
 
-// lookup returns the row with a key. The row is valid until the step changes it or removes any
-// row of its table.
+// lookup returns the row with the given key, and whether the row exists. The row is valid until
+// the step changes it, or removes any row of the same table.
 func (st *step) lookup(name, key string) (row, bool) {
 	t := st.table(name)
 	i, ok := t.byKey[key]
@@ -189,7 +189,7 @@ func (st *step) lookup(name, key string) (row, bool) {
 	return st.read(t, int(i)), true
 }
 
-// any returns a random row of a table; false if the table is empty.
+// any returns a random row of a table. It returns false if the table is empty.
 func (st *step) any(name string) (row, bool) {
 	t := st.table(name)
 	if len(t.rows) == 0 {
@@ -198,7 +198,8 @@ func (st *step) any(name string) (row, bool) {
 	return st.read(t, st.IntN(len(t.rows))), true
 }
 
-// read returns a row with spans of its own, which later reads do not overwrite.
+// read returns the row in slot i of a table. The row has its own spans, which later reads do not
+// overwrite.
 func (st *step) read(t *table, i int) row {
 	r := st.m.at(t, i)
 	if len(st.slab) < len(r.spans) {
@@ -211,8 +212,8 @@ func (st *step) read(t *table, i int) row {
 	return r
 }
 
-// childKeys returns the keys of a table's rows that belong to a parent row. The result is a copy,
-// so that the caller may remove rows while it iterates.
+// childKeys returns the keys of the rows in a table that belong to a parent row. The result is a
+// copy, so that the caller may remove rows while iterating over it.
 func (st *step) childKeys(name, parent string) []string {
 	return slices.Clone(st.table(name).children[parent])
 }

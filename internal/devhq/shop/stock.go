@@ -2,7 +2,8 @@ package shop
 
 import "strconv"
 
-// hotPart returns a part in stock, most often one of the few that every job needs.
+// hotPart returns a random part in stock. Most often, it is one of the few parts that every job
+// needs.
 func (st *step) hotPart() (row, bool) {
 	t := st.table("inventory_part")
 	if len(t.rows) == 0 {
@@ -11,8 +12,8 @@ func (st *step) hotPart() (row, bool) {
 	return st.read(t, st.skewed(len(t.rows))), true
 }
 
-// takeFromStock installs a part: it lowers the part's quantity, marks its line installed, and changes
-// the order's sums.
+// takeFromStock installs a part. It lowers the quantity in stock, marks a part of a random open
+// order as installed, and changes the sums of that order.
 func (st *step) takeFromStock() {
 	o, ok := st.hotOrder()
 	if !ok {
@@ -36,7 +37,7 @@ func (st *step) takeFromStock() {
 	}
 }
 
-// orderParts orders parts from a vendor.
+// orderParts inserts a purchase order for parts from a random vendor.
 func (st *step) orderParts() {
 	st.clerk()
 	v, _ := st.any("vendor")
@@ -62,7 +63,8 @@ func (st *step) orderParts() {
 	st.update(v, num("openPurchaseOrders", v.int("openPurchaseOrders")+1), value{"ledger", anyInteger(st.generator, nil)})
 }
 
-// receiveDelivery receives a purchase order and raises the quantities of several parts.
+// receiveDelivery marks a purchase order as received, and raises the quantities of several parts
+// in stock.
 func (st *step) receiveDelivery() {
 	p, ok := st.any("purchase_order")
 	if !ok || p.text("status") == "Received" {
@@ -79,7 +81,7 @@ func (st *step) receiveDelivery() {
 	}
 }
 
-// recount deletes a row of the stock and inserts it again with the same key and the counted quantity.
+// recount deletes a row of the stock, and inserts it again with the same key and a new quantity.
 func (st *step) recount() {
 	t := st.table("inventory_part")
 	if len(t.rows) == 0 {

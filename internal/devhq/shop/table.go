@@ -13,31 +13,31 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// table holds the rows of one table, each as the JSON text that is published. Its state follows
-// from the rows and the order in which they were added, so that loading a snapshot restores it
+// table holds the rows of one table, each as the JSON text that is published. Its state depends
+// only on the rows and the order in which they are stored, so that loading a snapshot restores it
 // exactly.
 type table struct {
-	index    int // in model.tables
+	index    int // index in model.tables
 	layouts  []*layout
-	rows     []slot // in no order; remove moves the last row into the gap
+	rows     []slot // in no particular order; remove fills a gap with the last row
 	byKey    map[string]int32
-	children map[string][]string // parent key -> keys of its rows, ascending; see definition.parent
-	next     uint64              // rows ever inserted
+	children map[string][]string // parent key -> sorted keys of the rows that belong to the parent; see definition.parent
+	next     uint64              // number of rows ever inserted
 }
 
-// slot is one row.
+// slot is the stored form of one row.
 type slot struct {
 	key               string
 	image             []byte // immutable
-	layout            uint16 // in table.layouts
-	company, location uint16 // in model.owners
+	layout            uint16 // index in table.layouts
+	company, location uint16 // indexes in model.owners
 }
 
 func (t *table) latest() *layout { return t.layouts[len(t.layouts)-1] }
 func (t *table) name() string    { return t.layouts[0].table }
 
-// row is one row cut into columns. It is immutable. Its spans are valid as long as the buffer that
-// they were cut into.
+// row is one row, split into columns. It is immutable. Its spans are valid as long as their buffer
+// is not reused.
 type row struct {
 	table  *table
 	layout *layout
@@ -46,8 +46,9 @@ type row struct {
 	spans  []rawjson.Span
 }
 
-// cut returns the spans of the columns of an image that generator.row or rewrite wrote: columns in
-// the layout's order, some left out, no white space.
+// cut returns the spans of the columns in a row image. The image must have the form that
+// generator.row and row.rewrite write: columns in the layout's order, some of them omitted, and no
+// white space.
 func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
 	spans = slices.Grow(spans[:0], len(l.columns))[:len(l.columns)]
 	clear(spans)
@@ -67,7 +68,7 @@ func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
 	return spans
 }
 
-// skipValue returns the index after the value that begins at text[i]. The value must be valid and
+// skipValue returns the index after the value that starts at text[i]. The value must be valid and
 // inside an object.
 func skipValue(text []byte, i int) int {
 	switch text[i] {
@@ -107,7 +108,7 @@ func skipString(text []byte, i int) int {
 	}
 }
 
-// raw returns a column's raw value, nil if the row has none.
+// raw returns the raw value of the column in slot i, or nil if the row has none.
 func (r *row) raw(i int) []byte {
 	if i < 0 || r.spans[i].IsZero() {
 		return nil
@@ -128,7 +129,8 @@ func (r *row) int(column string) int64 {
 	return n
 }
 
-// hundredths returns a number with at most two decimals, times a hundred.
+// hundredths returns the value of a number column times 100. The number must have no more than two
+// decimal places.
 func (r *row) hundredths(column string) int64 {
 	whole, decimals, _ := strings.Cut(r.text(column), ".")
 	n, _ := strconv.ParseInt(whole+(decimals + "00")[:2], 10, 64)
@@ -137,7 +139,8 @@ func (r *row) hundredths(column string) int64 {
 
 func (r *row) key() string { return r.table.rows[r.slot].key }
 
-// keyOf returns the key of a row in table.byKey: the texts of its key columns.
+// keyOf returns the key that identifies the row in table.byKey. It consists of the texts of the
+// key columns, separated by NULs.
 func (r *row) keyOf() string {
 	if len(r.layout.key) == 1 {
 		return string(rawjson.Text(r.raw(r.layout.key[0])))
@@ -152,7 +155,7 @@ func (r *row) keyOf() string {
 	return string(key)
 }
 
-// wireKey returns the key as it is on the wire.
+// wireKey returns the key in the JSON form in which changes contain it.
 func (r *row) wireKey() json.RawMessage {
 	key := []byte{'['}
 	if r.layout.companyKey {
@@ -167,14 +170,15 @@ func (r *row) wireKey() json.RawMessage {
 	return append(key, ']')
 }
 
-// assignment is a new raw value for a column, by its slot in the newest layout.
+// assignment is a new raw value for the column in the given slot of the newest layout.
 type assignment struct {
 	column int
 	value  []byte
 }
 
-// rewrite returns the image of r in its table's newest layout with new values, and the names of
-// the columns that differ. sets is in the layout's order.
+// rewrite returns the image of r in the newest layout of its table, with the values in sets. It
+// also returns the names of the columns whose values differ. sets must be in the layout's order.
+// The memory of scratch is reused.
 func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []string) {
 	to := r.table.latest()
 	out := append(scratch[:0], '{')
@@ -207,8 +211,8 @@ func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []s
 
 func isNull(raw []byte) bool { return raw == nil || rawjson.IsNull(raw) }
 
-// convert converts a value of an older layout to the type that its column was widened to. A number
-// becomes its digits if the column is text now.
+// convert converts a raw value from an older layout whose column has since been widened to the
+// type to. If that type is String, a number becomes a string with the same digits.
 func convert(raw []byte, to schema.Type) []byte {
 	if to == schema.String && len(raw) > 0 && raw[0] != '"' && !rawjson.IsNull(raw) {
 		return rawjson.AppendQuoted(nil, raw)
@@ -216,7 +220,7 @@ func convert(raw []byte, to schema.Type) []byte {
 	return raw
 }
 
-// add adds a row and returns its index.
+// add adds a row to the table and returns the index of the row.
 func (t *table) add(s slot, parent string) int {
 	if _, twice := t.byKey[s.key]; twice {
 		panic(fmt.Sprintf("shop: a row of %s is inserted twice", t.name()))
@@ -232,7 +236,7 @@ func (t *table) add(s slot, parent string) int {
 	return len(t.rows) - 1
 }
 
-// remove takes a row out.
+// remove removes the row at index at from the table.
 func (t *table) remove(at int, parent string) {
 	key := t.rows[at].key
 	delete(t.byKey, key)
@@ -257,14 +261,14 @@ func (t *table) remove(at int, parent string) {
 	}
 }
 
-// operation is one change in the terms of the model.
+// operation is one change, as the model applies it.
 type operation struct {
 	op       cdc.Op
 	table    *table
-	row      *row         // UPDATE, DELETE: the row before the change
-	image    []byte       // INSERT, UPDATE: the row after the change
-	sets     []assignment // UPDATE: the new values, in the layout's order
-	diff     []string     // UPDATE: the columns that differ
+	row      *row         // for UPDATE and DELETE: the row before the change
+	image    []byte       // for INSERT and UPDATE: the row after the change
+	sets     []assignment // for UPDATE: the new values, in the layout's order
+	diff     []string     // for UPDATE: the names of the columns that differ
 	clock    cdc.Timestamp
 	user     string
 	imported bool

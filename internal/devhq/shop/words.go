@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// The words of generated text: short lists with everything that real data contains and software
-// stumbles over.
+// These lists are the vocabulary of generated text. They are short, but contain everything in real
+// data that software has trouble with.
 var (
 	givenNames = []string{
 		"Ana", "Bob", "Chloé", "Dmitri", "Eoin", "Fátima", "Günther", "Hana", "İbrahim", "José", "Kwame", "Łukasz", "María-José", "Ngọc",
@@ -86,7 +86,7 @@ func address(g *generator, dst []byte) []byte {
 	return quoted(dst, strconv.Itoa(1+g.IntN(9999))+" "+pick(g, streets))
 }
 
-// remark makes a short text, sometimes of two lines.
+// remark generates a short text, sometimes with two lines.
 func remark(g *generator, dst []byte) []byte {
 	s := pick(g, remarks)
 	if g.percent(20) {
@@ -95,7 +95,8 @@ func remark(g *generator, dst []byte) []byte {
 	return quoted(dst, s)
 }
 
-// longRemark makes a remark that has up to most bytes once in oneIn times.
+// longRemark returns a maker of remarks. On average, one of oneIn remarks is long, with a size
+// from about most/2 to most bytes.
 func longRemark(oneIn, most int) maker {
 	return func(g *generator, dst []byte) []byte {
 		if g.IntN(oneIn) != 0 {
@@ -111,7 +112,8 @@ func longRemark(oneIn, most int) maker {
 	}
 }
 
-// settings makes an object: flat, nested, empty, or with JSON in its strings.
+// settings generates an object that is flat, nested or empty, or that has JSON text in its
+// strings.
 func settings(g *generator, dst []byte) []byte {
 	switch g.IntN(6) {
 	case 0:
@@ -144,7 +146,7 @@ func settings(g *generator, dst []byte) []byte {
 	}
 }
 
-// list makes an array of up to most elements.
+// list returns a maker of arrays with up to most elements.
 func list(most int, element maker) maker {
 	return func(g *generator, dst []byte) []byte {
 		dst = append(dst, '[')
@@ -158,7 +160,7 @@ func list(most int, element maker) maker {
 	}
 }
 
-// photo makes an object as an element of a list.
+// photo generates an object that describes a photo, as an element of a list.
 func photo(g *generator, dst []byte) []byte {
 	dst = append(dst, `{"url":"https://img.example.com/`...)
 	dst = strconv.AppendUint(dst, g.Uint64(), 36)

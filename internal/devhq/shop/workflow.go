@@ -1,6 +1,6 @@
 package shop
 
-// action is a business action with its relative frequency. It may find nothing to do.
+// action is a business action with its relative frequency. An action may find nothing to do.
 type action struct {
 	weight int
 	do     func(*step)
@@ -26,7 +26,7 @@ func actions() []action {
 	}
 }
 
-// work runs actions until one changes a row.
+// work performs random actions until one of them changes a row.
 func (st *step) work(all []action) {
 	total := 0
 	for _, a := range all {
@@ -44,8 +44,8 @@ func (st *step) work(all []action) {
 	}
 }
 
-// clerk picks a user and returns the id. Most of the time the user makes the next changes, otherwise
-// the shop's machinery does.
+// clerk picks a random user and returns the id of that user. In 80% of the calls, this user makes
+// the following changes; otherwise, the shop's machinery does.
 func (st *step) clerk() string {
 	users := st.table("user").rows
 	key := users[st.IntN(len(users))].key
@@ -55,10 +55,10 @@ func (st *step) clerk() string {
 	return key
 }
 
-// mostCustomers is the number of customers that the shop grows to.
+// mostCustomers returns the number of customers up to which the shop grows.
 func (m *model) mostCustomers() int { return 2*m.customers + 20 }
 
-// newCustomer inserts a customer of a location with one or two vehicles.
+// newCustomer inserts a customer of the given location, with one or two vehicles.
 func (st *step) newCustomer(location row) row {
 	st.actAt(location)
 	if st.percent(15) {
@@ -79,8 +79,8 @@ func (st *step) newVehicle(customer row) string {
 	return key
 }
 
-// someCustomer returns a customer and the location in charge. Until the shop has mostCustomers, it
-// adds a new one now and then.
+// someCustomer returns a random customer and the location in charge. As long as the shop has fewer
+// than mostCustomers customers, it sometimes adds a new customer instead.
 func (st *step) someCustomer() (customer, location row) {
 	if len(st.table("customer").rows) < st.m.mostCustomers() && st.percent(10) {
 		location, _ = st.any("location")
@@ -90,7 +90,8 @@ func (st *step) someCustomer() (customer, location row) {
 	return customer, st.locationOf(customer)
 }
 
-// locationOf returns a row's location, or any of its company's locations if it has none.
+// locationOf returns the location of a row. If the row has none, locationOf returns a random
+// location of the same company.
 func (st *step) locationOf(r row) row {
 	if id := r.text("locationId"); id != "" {
 		return st.find("location", id)
@@ -103,7 +104,7 @@ func (st *step) locationOf(r row) row {
 	}
 }
 
-// book makes an appointment and sends a message to confirm it.
+// book inserts an appointment, and a message that confirms it.
 func (st *step) book() {
 	if len(st.table("appointment").rows) > st.m.customers+10 {
 		return
@@ -128,8 +129,8 @@ func (st *step) send(customer, order, status string) {
 	st.insert("message", str("customerId", customer), optional("orderId", order), str("status", status), sent, nullIn("readDate"))
 }
 
-// reschedule moves an appointment. It updates the row, or deletes it and inserts it again with the
-// same id.
+// reschedule moves an appointment to another time. It either updates the row, or deletes the row
+// and inserts it again with the same id.
 func (st *step) reschedule() {
 	a, ok := st.any("appointment")
 	if !ok {
@@ -148,7 +149,7 @@ func (st *step) reschedule() {
 	st.reinsert(a.table, image)
 }
 
-// chat sends a new message or advances the status of an old one.
+// chat inserts a new message, or advances the status of an existing message.
 func (st *step) chat() {
 	msg, ok := st.any("message")
 	if !ok || st.percent(40) && len(st.table("message").rows) < 6*st.m.customers+20 {
@@ -169,7 +170,8 @@ func (st *step) chat() {
 	}
 }
 
-// discardDrafts deletes drafts. If there are too many messages, it also deletes sent and read ones.
+// discardDrafts deletes some drafts. If there are too many messages, it also deletes some sent and
+// read messages.
 func (st *step) discardDrafts() {
 	t := st.table("message")
 	tooMany := len(t.rows) > 4*st.m.customers+10
@@ -193,7 +195,7 @@ func (st *step) editCustomer() {
 	}
 }
 
-// editAnything changes a few columns of a few rows of any table.
+// editAnything edits a few columns in a few rows of a random table.
 func (st *step) editAnything() {
 	t := pick(st.generator, st.m.tables)
 	for range 1 + st.IntN(3) {
@@ -203,7 +205,7 @@ func (st *step) editAnything() {
 	}
 }
 
-// routine inserts and deletes rows of the standalone tables, which evolutions added.
+// routine inserts and deletes rows of standalone tables. Such tables are created by evolutions.
 func (st *step) routine() {
 	for _, t := range st.m.tables {
 		if !t.latest().standalone {
@@ -227,7 +229,7 @@ func (st *step) fill(t *table) {
 	st.insert(t.name())
 }
 
-// importCustomers adds several customers at once, as an import does.
+// importCustomers inserts several customers in one step, marked as imported.
 func (st *step) importCustomers() {
 	if len(st.table("customer").rows) > st.m.mostCustomers()-10 {
 		return
@@ -240,8 +242,8 @@ func (st *step) importCustomers() {
 	}
 }
 
-// tidy limits the size of the shop: it deletes the oldest closed order with all its rows, purchase
-// orders, and customers without orders.
+// tidy limits the size of the shop. It deletes the oldest closed order with all rows that belong
+// to it, purchase orders, and customers without orders.
 func (st *step) tidy() {
 	if len(st.m.closed) > 2*st.m.customers {
 		st.removeOrder(st.m.closed[0])
@@ -254,7 +256,8 @@ func (st *step) tidy() {
 	}
 }
 
-// removeCustomer picks a customer and deletes it with its vehicles if it never had an order.
+// removeCustomer picks a random customer. If the customer never had an order, it deletes the
+// customer and the customer's vehicles.
 func (st *step) removeCustomer() {
 	c, _ := st.any("customer")
 	if c.int("orderCount") > 0 {
@@ -266,7 +269,7 @@ func (st *step) removeCustomer() {
 	st.delete(st.find("customer", c.key()))
 }
 
-// removeOrder deletes an order with all its rows.
+// removeOrder deletes an order and all rows that belong to it.
 func (st *step) removeOrder(key string) {
 	for _, name := range []string{"payment", "time_entry", "part", "labor", "service"} {
 		for _, child := range st.childKeys(name, key) {

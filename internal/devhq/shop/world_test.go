@@ -12,7 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// clock advances by a microsecond each time it is read, except every third time.
+// clock is a test clock. It advances by a microsecond each time it is read, except every third
+// time.
 type clock struct {
 	at    time.Time
 	reads int
@@ -27,7 +28,7 @@ func (c *clock) Now() time.Time {
 	return c.at
 }
 
-// open opens the shop in dir. A new one is small.
+// open opens the shop in dir. If dir contains no shop, open creates a small one.
 func open(t testing.TB, dir string, seed uint64, c *clock) *shop.Shop {
 	t.Helper()
 	s, err := shop.Open(dir, shop.Options{Seed: seed, Customers: 20, Now: c.Now})
@@ -44,7 +45,7 @@ func closed(t testing.TB, s *shop.Shop) {
 	}
 }
 
-// do does n steps and returns their changes.
+// do performs n steps of work and returns their changes.
 func do(t testing.TB, s *shop.Shop, n int) []shop.Change {
 	t.Helper()
 	var changes []shop.Change
@@ -63,7 +64,7 @@ func keep(changes *[]shop.Change) func(shop.Change) error {
 	}
 }
 
-// wireLines returns changes with their subjects as they are on the wire.
+// wireLines returns the changes in their published form, with their subjects.
 func wireLines(changes []shop.Change) []string {
 	out := make([]string, len(changes))
 	for i := range changes {
@@ -92,7 +93,7 @@ func held(t testing.TB, s *shop.Shop, sn *shop.Snapshot) contents {
 	return all
 }
 
-// apply applies a change and checks its before image.
+// apply applies a change, and checks the change's old row image.
 func (all contents) apply(t testing.TB, keys map[string][]string, c *shop.Change) {
 	t.Helper()
 	rows := all[c.Table]

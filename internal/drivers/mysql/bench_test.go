@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
-// benchBatch is a batch, with its rows encoded for LOAD DATA, sorted by key.
+// benchBatch is a batch and the same rows encoded for LOAD DATA, sorted by key.
 type benchBatch struct {
 	*change.Batch
 	raw []byte
@@ -54,7 +54,7 @@ func rawRows(columns int, rows map[string]int) []byte {
 }
 
 // BenchmarkApply compares batches with plain LOAD DATA ... REPLACE of the same rows into the same
-// table: the ratio counts.
+// table. The result is the ratio of the two.
 func BenchmarkApply(b *testing.B) {
 	for _, columns := range []int{20, 60} {
 		for _, size := range []int{5_000, 20_000} {
@@ -106,7 +106,7 @@ func openMigrated(b *testing.B, t *schema.Table, options ...string) *destination
 	return d
 }
 
-// loadRaw loads encoded rows in another session than the sink's.
+// loadRaw loads encoded rows in a session other than the sink's.
 func (d *destination) loadRaw(b *testing.B, table string, rows []byte) {
 	b.Helper()
 	driver.RegisterReaderHandler("raw", func() io.Reader { return bytes.NewReader(rows) })

@@ -14,33 +14,35 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is the dialect's knowledge of a table, besides its columns.
+// relation describes a table, except for its columns.
 type relation struct {
 	create string // the result of SHOW CREATE TABLE
-	// uniques are the columns of each unique index; nil for an index on prefixes or expressions.
+	// uniques are the columns of each unique index. The entry for an index on prefixes or
+	// expressions is nil.
 	uniques [][]string
 }
 
-// transactional reports whether the table's engine has transactions.
+// transactional reports whether the table's engine is InnoDB, which supports transactions.
 func (r *relation) transactional() bool { return strings.Contains(r.create, "\n) ENGINE=InnoDB") }
 
-// attribute is the dialect's knowledge of a column.
+// attribute describes the type of a column.
 type attribute struct {
 	kind       kind
-	data       string // the type's bare name
-	definition string // from SHOW CREATE TABLE, after the name
-	key        bool   // part of the primary key
-	length     int    // characters of VARCHAR, bytes of longer texts
-	most       int    // of a text in the primary key: the length that its index allows; 0 for other columns
-	scale      int    // decimal places; -1: any number
-	whole      int    // digits before the decimal point; 0: any number
-	precision  int    // digits of the second
+	data       string // the type's name, in lower case, without length and other attributes
+	definition string // from SHOW CREATE TABLE, after the column's name
+	key        bool   // the column is part of the primary key
+	length     int    // the maximum length: in characters for CHAR and VARCHAR, in bytes for other types
+	most       int    // for a text in the primary key: the length that the index allows; else 0
+	scale      int    // the number of decimal places, or -1 for no limit
+	whole      int    // the number of digits before the decimal point, or 0 for no limit; for BIT, of bits
+	precision  int    // the number of fractional digits of the second
 	unsigned   bool
 	charset    string
 	collation  string
 }
 
-// exact reports whether the column distinguishes any two values.
+// exact reports whether the column stores and compares values without treating different ones as
+// equal.
 func (a *attribute) exact() bool {
 	switch {
 	case a.collation == "", strings.HasSuffix(a.collation, "_nopad_bin"), a.collation == "utf8mb4_0900_bin", a.collation == "binary":
@@ -59,7 +61,8 @@ const indexesQuery = "SELECT table_name, index_name, column_name, sub_part " +
 
 const tablesQuery = "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN (%s)"
 
-// otherThanTable describes a table_type of the catalogue; "" for a table.
+// otherThanTable describes the object with the given table_type, or returns "" if the object is a
+// table.
 func otherThanTable(kind string) string {
 	switch kind {
 	case "BASE TABLE", "SYSTEM VERSIONED":
@@ -72,8 +75,8 @@ func otherThanTable(kind string) string {
 	return "an object of type " + kind
 }
 
-// Objects describes those of the named objects that exist. It returns no ids: InnoDB changes them
-// as tables are altered, and shows them only to administrators.
+// Objects describes the named objects that exist. It returns no ids, because InnoDB changes the id
+// of a table that is altered, and shows ids only to administrators.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	var objects []sqlsink.Object
 	for part := range slices.Chunk(names, namesAtOnce) {
@@ -91,7 +94,7 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	return objects, nil
 }
 
-// Empty returns the indexes of the tables that have no row.
+// Empty returns the indexes in names of the tables that have no row.
 func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -114,12 +117,13 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// namesAtOnce bounds the number of tables per query.
+// namesAtOnce is the maximum number of tables per catalogue query.
 const namesAtOnce = 200
 
 func markers(n int) string { return strings.Repeat(", ?", n)[2:] }
 
-// nameArgs returns names as parameters, and a map to them from the catalogue's spelling.
+// nameArgs returns names as query parameters. It also returns a map from each name, folded as the
+// server folds table names, to the name itself.
 func (s *session) nameArgs(names []string) ([]driver.Value, map[string]string) {
 	args := make([]driver.Value, len(names))
 	requested := make(map[string]string, len(names))
@@ -130,7 +134,8 @@ func (s *session) nameArgs(names []string) ([]driver.Value, map[string]string) {
 	return args, requested
 }
 
-// Tables describes those of the named tables that exist, and other objects with such a name.
+// Tables describes the named tables that exist. If a name belongs to an object of another kind,
+// such as a view, the result has an entry for the object, without columns.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	var tables []*sqlsink.Table
 	for part := range slices.Chunk(names, namesAtOnce) {
@@ -154,7 +159,7 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 		return nil, err
 	}
 	for _, row := range rows {
-		// The catalogue's collation may match more names than the server does.
+		// The catalogue's collation may match names that differ from the requested ones.
 		name, ok := requested[s.foldTable(row[0])]
 		if !ok {
 			continue
@@ -189,8 +194,9 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 	return tables, nil
 }
 
-// limitKey sets how long texts of the table's primary key may become: as long as in a table that
-// eds creates, unless the other columns leave less of the index entry.
+// limitKey sets the length to which eds may widen each text column of the table's primary key. The
+// limit is the length of such a column in a table that eds creates, or less if the key's other
+// columns leave less space in an index entry.
 func limitKey(t *sqlsink.Table) {
 	var texts []*sqlsink.Column
 	size := 0
@@ -205,7 +211,8 @@ func limitKey(t *sqlsink.Table) {
 			texts = append(texts, c)
 		}
 	}
-	// The longest first: the others get what it leaves of its share.
+	// The longest column comes first, so that the shorter columns get the space that it does not
+	// use.
 	slices.SortStableFunc(texts, func(a, b *sqlsink.Column) int {
 		return cmp.Compare(b.Native.(*attribute).length, a.Native.(*attribute).length)
 	})
@@ -218,7 +225,7 @@ func limitKey(t *sqlsink.Table) {
 	}
 }
 
-// keySize returns the bytes that the column may take in an index entry.
+// keySize returns the maximum size of the column's value in an index entry, in bytes.
 func (a *attribute) keySize() int {
 	switch {
 	case a.kind == kindText && strings.HasPrefix(a.charset, "utf8"):
@@ -250,7 +257,8 @@ func (s *session) showCreate(ctx context.Context, t *sqlsink.Table) error {
 	return nil
 }
 
-// definitionOf returns the part of SHOW CREATE TABLE that follows a column's name.
+// definitionOf returns the definition of a column in SHOW CREATE TABLE, without the column's name.
+// It returns "" if it cannot find the column.
 func (r *relation) definitionOf(column string) string {
 	_, rest, ok := strings.Cut(r.create, "\n  "+quote(column)+" ")
 	if !ok {
@@ -260,7 +268,8 @@ func (r *relation) definitionOf(column string) string {
 	return strings.TrimSuffix(line, ",")
 }
 
-// describeColumn reads a row of columnsQuery, without the table's name.
+// describeColumn converts a row of columnsQuery to a column. The parameter row lacks the first
+// field, which is the table's name.
 func (s *session) describeColumn(r *relation, row []string) sqlsink.Column {
 	extra := strings.ToUpper(row[5])
 	c := sqlsink.Column{
@@ -291,8 +300,9 @@ func (s *session) describeColumn(r *relation, row []string) sqlsink.Column {
 	return c
 }
 
-// holds returns how values of the type are encoded, which schema type it holds, and whether it
-// holds only some of those values.
+// holds returns the encoding for values of the column's type, the schema type that the column can
+// hold or 0 for none, and whether the column is narrow, which means that it holds only some values
+// of the schema type. The parameter checked is set if a constraint checks that the text is JSON.
 func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, bool) {
 	foreign := a.charset != "utf8mb4"
 	switch a.data {
@@ -312,7 +322,7 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 		}
 		return kindText, schema.String, foreign
 	case "enum", "set":
-		return kindText, schema.Enum, false // on purpose
+		return kindText, schema.Enum, false // its owner restricts the values on purpose
 	case "json":
 		return kindJSON, schema.Object, false
 	case "tinyint":
@@ -333,7 +343,7 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 		}
 		return kindDouble, schema.Number, false
 	case "decimal", "numeric":
-		return kindDecimal, schema.Number, false // on purpose
+		return kindDecimal, schema.Number, false // its owner restricts the values on purpose
 	case "datetime":
 		return kindDateTime, schema.DateTime, false
 	case "timestamp":
@@ -351,7 +361,7 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 	return kindOther, 0, false
 }
 
-// describeIndexes reads rows of indexesQuery.
+// describeIndexes sets the unique indexes of the tables from rows of indexesQuery.
 func describeIndexes(tables map[string]*sqlsink.Table, rows [][]string) {
 	for i := 0; i < len(rows); {
 		first := rows[i]
@@ -376,8 +386,8 @@ func describeIndexes(tables map[string]*sqlsink.Table, rows [][]string) {
 	}
 }
 
-// keyed reports whether the only unique index of the table has exactly the given columns, so an
-// insert can conflict only with the row of its own key.
+// keyed reports whether the table has a single unique index, which has exactly the given columns.
+// An insert can then conflict only with the row that has the same key.
 func (r *relation) keyed(key []string) bool {
 	if len(r.uniques) != 1 || len(r.uniques[0]) != len(key) {
 		return false

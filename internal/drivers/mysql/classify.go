@@ -5,14 +5,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify classifies by the server's error numbers (MySQL 8.0 Error Message Reference; MariaDB
-// Error Codes). An error that the server did not return comes from the network: the session is
+// Classify classifies an error by its number (MySQL 8.0 Error Message Reference; MariaDB Error
+// Codes). If the error did not come from the server, it is a network error, and the session is
 // lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	return sqlsink.ClassifyError(err, func(e *serverError) sqlsink.Verdict { return classifyNumber(e.number, e.state) })
 }
 
-// classifyNumber returns what an error number means for the current batch.
+// classifyNumber returns the verdict on an error with the given number and SQLSTATE.
 func classifyNumber(number uint16, state string) sqlsink.Verdict {
 	switch number {
 	case 1044, 1142, 1143, 1227, 1370, 1410: // a privilege is missing
@@ -29,7 +29,7 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 		return sqlsink.Verdict{Class: fault.Poison, Lost: true}
 	case 1205: // locked by another session
 		return sqlsink.Verdict{Locked: true}
-	case 1046: // the database was dropped under the session
+	case 1046: // the session's database was dropped
 		return sqlsink.Verdict{Lost: true}
 	case 1040, 1042, 1043, 1047, 1053, 1077, 1079, 1152, 1158, 1159, 1160, 1161, 1184, 1203, 1927, 4031:
 		// The connection was refused or ended.
@@ -38,12 +38,14 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 	if isPoison(number, state) {
 		return sqlsink.Verdict{Class: fault.Poison}
 	}
-	// Deadlocks (1213), space (1021, 1030, 1114, 1206), memory (1037, 1038, 1041), an administrator
-	// (1317, 1969, 3024), and everything unknown: a later attempt may succeed.
+	// A later attempt may succeed after a deadlock (1213), a lack of space (1021, 1030, 1114, 1206)
+	// or of memory (1037, 1038, 1041), an administrator's action (1317, 1969, 3024), or an unknown
+	// error.
 	return sqlsink.Verdict{}
 }
 
-// isPoison reports whether the row is invalid: its values, a constraint, a limit, a trigger.
+// isPoison reports whether the row is invalid. Its values may be invalid, or it may violate a
+// constraint, exceed a limit or be rejected by a trigger.
 func isPoison(number uint16, state string) bool {
 	switch number {
 	case 1048, 1062, 1118, 1138, 1153, 1216, 1217, 1264, 1265, 1292, 1364, 1366, 1367, 1406, 1411, 1416, 1451, 1452, 1526, 1644, 1690,
@@ -53,14 +55,15 @@ func isPoison(number uint16, state string) bool {
 	return state[:min(2, len(state))] == "22" || state[:min(2, len(state))] == "45"
 }
 
-// permanentDDLNumbers are the errors for a table that can never be created or changed as requested,
-// because of a limit, a name, an index, a foreign key or existing values.
+// permanentDDLNumbers are the numbers of errors of DDL that can never succeed, because of a limit,
+// a name, an index, a foreign key or existing values.
 var permanentDDLNumbers = []uint16{
 	1059, 1063, 1067, 1068, 1069, 1070, 1071, 1073, 1074, 1075, 1101, 1102, 1103, 1117, 1118, 1166, 1170, 1171, 1215, 1235, 1253,
 	1267, 1478, 1506, 1564, 1659, 1674, 1800, 1832, 1833, 1834, 1845, 1846, 3105, 3106, 3108, 3750, 3780, 3959, 4025,
 }
 
-// permanentDDLError marks the error of DDL that can never succeed.
+// permanentDDLError marks err as poison if the DDL can never succeed. It returns other errors
+// unchanged.
 func permanentDDLError(err error) error {
 	if numbered(err, permanentDDLNumbers...) {
 		return fault.Mark(fault.Poison, err)

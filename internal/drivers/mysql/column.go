@@ -11,11 +11,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// kind is the form of the text that a value becomes.
+// kind is the text format in which eds sends a value to the server.
 type kind uint8
 
 const (
-	kindOther kind = iota // any text: the server converts it to the type
+	kindOther kind = iota // any text, which the server converts to the column's type
 	kindText
 	kindTruth // TINYINT(1)
 	kindBit
@@ -26,7 +26,7 @@ const (
 	kindDateTime
 	kindTimestamp
 	kindDate
-	kindJSON  // the server checks it
+	kindJSON  // JSON text, which the server checks
 	kindBytes // hexadecimal digits, for UNHEX
 )
 
@@ -34,12 +34,12 @@ const (
 type column struct {
 	sqlsink.ValueDecoder
 	*attribute
-	name   string // of the real column
-	native bool   // the server stores JSON as values, not as text
-	buffer []byte // of one value at a time
+	name   string // the real column's name
+	native bool   // the server stores JSON in a binary form, not as text
+	buffer []byte // reused to encode one value
 }
 
-// rules name the adjustments of values that a column cannot store.
+// rules names and describes the adjustments that eds makes to values that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {
 		Name: "mysql_surrogate",
@@ -69,7 +69,8 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout.
+// newColumn returns the encoder for a target of a layout. The parameter native says whether the
+// server stores JSON in a binary form. The encoder calls adjusted for each value that it adjusts.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(table, column, rule string)) column {
 	return column{
 		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute),
@@ -77,8 +78,8 @@ func newColumn(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(
 	}
 }
 
-// append appends the value's text. raw is not null. The error is poison and names the column, but
-// never the value.
+// append appends the text of the raw JSON value, which must not be nil. An error is poison; its
+// text names the column and never contains the value.
 func (c *column) append(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	dst, err := c.appendValue(dst, raw)
@@ -88,14 +89,14 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// appendField appends the value as a field of LOAD DATA. NULL is \N. Characters that would end the
-// field or the line are escaped.
+// appendField appends the raw JSON value as a field of LOAD DATA. If raw is nil, it appends \N,
+// which is NULL. It escapes characters that would end the field or the line.
 func (c *column) appendField(dst, raw []byte) ([]byte, error) {
 	if raw == nil {
 		return append(dst, '\\', 'N'), nil
 	}
-	// JSON strings without escapes have no control characters. The texts of other types are
-	// digits and letters.
+	// A value without special characters needs no escaping. This is the case for a JSON string
+	// without escapes, and for types whose text consists of digits, letters and punctuation.
 	if c.kind > kindText && c.kind != kindJSON || raw[0] == '"' && bytes.IndexByte(raw, '\\') < 0 && !c.JSON {
 		return c.append(dst, raw)
 	}
@@ -110,7 +111,7 @@ func (c *column) appendField(dst, raw []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// appendEscaped appends text, and escapes characters that LOAD DATA treats as special.
+// appendEscaped appends text. It escapes the characters that LOAD DATA treats as special.
 func appendEscaped(dst, text []byte) []byte {
 	start := 0
 	for i, b := range text {
@@ -163,8 +164,8 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 	}
 }
 
-// appendText appends a string without its quotes, and other values as JSON text. A column that
-// holds JSON in the source keeps the JSON text of strings as well.
+// appendText appends a string without its quotes, and any other value as JSON text. If the column
+// holds JSON in the source, appendText appends strings as JSON text, too.
 func (c *column) appendText(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	var flaws value.Flaw
@@ -206,7 +207,7 @@ func (c *column) appendTruth(dst, raw []byte) ([]byte, error) {
 	return append(dst, '0'), err
 }
 
-// appendBit appends the bits as a number.
+// appendBit appends the value of a BIT column as an unsigned decimal number.
 func (c *column) appendBit(dst, raw []byte) ([]byte, error) {
 	if c.Boolean {
 		return c.appendTruth(dst, raw)
@@ -215,7 +216,7 @@ func (c *column) appendBit(dst, raw []byte) ([]byte, error) {
 	return strconv.AppendUint(dst, n, 10), err
 }
 
-// bits are the sizes of the integer types.
+// bits are the sizes of the integer types, in bits.
 var bits = map[string]int{"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "integer": 32, "bigint": 64}
 
 func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
@@ -272,7 +273,7 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 	return dst[:start+len("2006-01-02 15:04:05.")+c.precision], nil
 }
 
-// appendBytes appends the hexadecimal digits of the value's bytes.
+// appendBytes appends the bytes of the raw JSON value as hexadecimal digits.
 func (c *column) appendBytes(dst, raw []byte) ([]byte, error) {
 	c.buffer = value.AppendBytes(c.buffer[:0], raw)
 	b := c.buffer
@@ -290,8 +291,8 @@ func (c *column) appendBytes(dst, raw []byte) ([]byte, error) {
 	return hex.AppendEncode(dst, b), nil
 }
 
-// checkNumber checks a number in JSON text. MySQL stores it as an integer of 64 bits if it is one,
-// else as a floating-point number.
+// checkNumber checks a number in JSON text. MySQL stores the number as an integer if it fits into
+// 64 bits, signed or unsigned, and as a floating-point number otherwise.
 func (c *column) checkNumber(text []byte) error {
 	if len(text) <= 15 && !bytes.ContainsAny(text, "eE") {
 		return nil

@@ -15,7 +15,7 @@ import (
 func TestColumn_KeepsToItsBounds(t *testing.T) {
 	for _, c := range []struct {
 		attribute attribute
-		raw, want string // "" is refused
+		raw, want string // want is "" if the value is refused
 		rule      string
 	}{
 		{attribute{kind: kindInt, data: "tinyint"}, `127`, "127", ""},
@@ -51,7 +51,7 @@ func TestColumn_KeepsToItsBounds(t *testing.T) {
 	}
 }
 
-// testColumn returns the encoder for column c of table t, whose source holds values of a type.
+// testColumn returns the encoder for column c of table t. The source's column has the given type.
 func testColumn(a attribute, of schema.Type, adjusted func(table, column, rule string)) *column {
 	t := &sqlsink.Target{Slot: -1, Type: of, Real: &sqlsink.Column{Name: "c", Type: a.data, Native: &a}}
 	c := newColumn(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, t, true, adjusted)

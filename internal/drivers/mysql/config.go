@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads the settings from a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	v, err := sink.ParseOptions(target, options)
 	if err != nil {
@@ -34,7 +34,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	return d, shared, nil
 }
 
-// configOf returns the connection's settings, except those that eds decides itself.
+// configOf returns the connection settings for target.
 func configOf(target *url.URL, v sink.Values) (*mysql.Config, error) {
 	c := mysql.NewConfig()
 	if extra := sink.PickOptions(target.Query(), passedOptions...); len(extra) > 0 {
@@ -73,13 +73,14 @@ func configOf(target *url.URL, v sink.Values) (*mysql.Config, error) {
 	return c, secure(c, v, target.Hostname())
 }
 
-// tlsModes are the values of the option tls, with those of other drivers.
+// tlsModes are the values of the option tls. The synonyms are values that other drivers use.
 var tlsModes = sink.Choice{
 	Values:   []string{"false", "preferred", "skip-verify", "true"},
 	Synonyms: map[string]string{"1": "true", "0": "false", "disabled": "false", "required": "skip-verify"},
 }
 
-// secure sets up TLS.
+// secure sets the TLS settings of c from the options v. Unless the options name another one, host
+// is the name that the server's certificate must have.
 func secure(c *mysql.Config, v sink.Values, host string) error {
 	mode := v.Text("tls")
 	if mode == "" {

@@ -32,7 +32,7 @@ func untouched(query string) func(t testing.TB) (string, func() string) {
 	}
 }
 
-// foreign creates a table like another tool would.
+// foreign creates a table as another tool would.
 func foreign(t testing.TB, server, table string) {
 	db := beside(t, server)
 	name := "`" + strings.ReplaceAll(table, "`", "``") + "`"
@@ -44,13 +44,13 @@ func loseStage(t testing.TB, server, job, table, id string) {
 	beside(t, server).Run(t, sinktest.LoseStageSQL("`", job, table, id))
 }
 
-// run runs a statement in another session than the sink's.
+// run runs a statement in a session other than the sink's.
 func run(t testing.TB, server, statement string) {
 	t.Helper()
 	beside(t, server).Run(t, statement)
 }
 
-// beside opens another session than the sink's, which ends with the test.
+// beside opens a session other than the sink's. The session is closed when the test ends.
 func beside(t testing.TB, server string) *peers.MySQL {
 	t.Helper()
 	db, err := peers.OpenMySQL(server)
@@ -61,7 +61,7 @@ func beside(t testing.TB, server string) *peers.MySQL {
 	return db
 }
 
-// faulty opens the destination through a proxy.
+// faulty opens the destination through a proxy that can break connections.
 func faulty(t testing.TB, server string, env sink.Env) (sink.Sink, sinktest.Faults) {
 	u, err := url.Parse(server)
 	if err != nil {
@@ -76,7 +76,7 @@ func faulty(t testing.TB, server string, env sink.Env) (sink.Sink, sinktest.Faul
 	return s, proxy
 }
 
-// TestConformance_WithoutLocalInfile: with INSERT statements the behaviour is the same.
+// TestConformance_WithoutLocalInfile: INSERT statements have the same effect as LOAD DATA.
 func TestConformance_WithoutLocalInfile(t *testing.T) {
 	t.Parallel()
 	sinktest.Run(t, sinktest.Config{

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lastError keeps the last error that the driver logs. For a broken connection the driver itself
-// returns only that it broke.
+// lastError keeps the last error that the driver logs. If a connection breaks, the driver logs the
+// cause, and returns an error that does not contain the cause.
 type lastError struct {
 	mu  sync.Mutex
 	err error
@@ -30,7 +30,8 @@ func (l *lastError) Print(values ...any) {
 	}
 }
 
-// cause returns why the connection broke, if err reports that it did; otherwise err.
+// cause returns the logged error if err reports only that the connection broke. Otherwise it
+// returns err.
 func (l *lastError) cause(err error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,7 +41,8 @@ func (l *lastError) cause(err error) error {
 	return err
 }
 
-// explainConnect explains a failed connection to the operator, without any of the URL's secrets.
+// explainConnect describes why a connection failed and how to fix the failure. The error contains
+// no secret of the URL.
 func (d *dialect) explainConnect(err error) error {
 	e := new(mysql.MySQLError)
 	if !errors.As(err, &e) {
@@ -61,8 +63,8 @@ func (d *dialect) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}}
 }
 
-// explainNetwork explains an error that happened before the server responded. Errors that only
-// another URL can fix are fatal.
+// explainNetwork describes why a connection failed without an error message of the server. It marks
+// errors that only the operator can fix as refused.
 func (d *dialect) explainNetwork(err error) error {
 	switch {
 	case errors.Is(err, mysql.ErrNoTLS):

@@ -18,42 +18,43 @@ import (
 
 // dialect implements sqlsink.Dialect for MySQL and MariaDB.
 type dialect struct {
-	target   *url.URL      // when the destination was opened
-	config   *mysql.Config // parsed from target; each connection parses its own
+	target   *url.URL      // the URL at the time when the destination was opened
+	config   *mysql.Config // parsed from target; each connection parses its own URL again
 	where    string        // the server's address, for messages
-	timeout  time.Duration
+	timeout  time.Duration // the limit for opening a connection
 	timeouts sqlsink.Timeouts
 	env      sink.Env
 
 	// noInfile is set if the URL or the server disallows LOAD DATA LOCAL INFILE.
 	noInfile atomic.Bool
-	// noTemp is set once the server refuses the user a temporary table.
+	// noTemp is set after the server has refused to create a temporary table for the user.
 	noTemp atomic.Bool
-	// setupLogged is set once the warnings about the server's settings were logged.
+	// setupLogged is set after the warnings about the server's settings have been logged.
 	setupLogged atomic.Bool
-	// server is the newest session's view of the server.
+	// server describes the server that the newest session is connected to.
 	server atomic.Pointer[server]
 }
 
-// server has the differences between servers that speak MySQL's protocol.
+// server has the properties that differ between servers that speak MySQL's protocol.
 type server struct {
 	maria bool
-	// exact is the collation that distinguishes any two texts.
+	// exact is the collation for keys; see exactCollation.
 	exact string
-	// foldsTables reports whether table names ignore case.
+	// foldsTables reports whether the server ignores the case of table names.
 	foldsTables bool
 }
 
-// Names have at most maxName characters. A table's name is also a file's name, of at most
-// maxFileName bytes, in which a character other than an ASCII letter, digit or underscore takes
-// five bytes.
+// A name has at most maxName characters. The server also uses a table's name as a file name of at
+// most maxFileName bytes, in which each character other than an ASCII letter, digit or underscore
+// takes five bytes.
 const (
 	maxName     = 64
 	maxFileName = 200
 )
 
-// Name changes a name that MySQL does not allow: too long, ending in a blank, or with characters
-// beyond the Basic Multilingual Plane. A hash of the whole name keeps distinct names distinct.
+// Name returns name if MySQL allows it. A name is not allowed if it is empty or too long, ends in a
+// blank, or has NUL or characters beyond the Basic Multilingual Plane. Name changes such a name and
+// appends a hash of the whole name, so that distinct names stay distinct.
 func (d *dialect) Name(name string) string {
 	fits := func(r rune) rune {
 		if r == 0 || r > 0xFFFF {
@@ -70,7 +71,8 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", valid[:keptBytes(valid, maxName-17, maxFileName-17)], h.Sum64())
 }
 
-// keptBytes returns how many bytes of name are within the bounds.
+// keptBytes returns the length, in bytes, of the longest prefix of name that is within the limits.
+// The limits are the number of characters, and the number of bytes of the file name.
 func keptBytes(name string, characters, file int) int {
 	for i, r := range name {
 		characters--
@@ -85,10 +87,10 @@ func keptBytes(name string, characters, file int) int {
 	return len(name)
 }
 
-// FoldsCase is true: column names ignore case.
+// FoldsCase returns true, because MySQL ignores the case of column names.
 func (d *dialect) FoldsCase() bool { return true }
 
-// quote quotes an identifier.
+// quote returns name as a quoted identifier.
 func quote(name string) string { return "`" + strings.ReplaceAll(name, "`", "``") + "`" }
 
 // literal returns text as a string constant.
@@ -96,17 +98,19 @@ func literal(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(text) + "'"
 }
 
-// utf8mb4 is part of the type of every text column, because other defaults may be narrower.
+// utf8mb4 is part of the type of every text column, because the default character set of the
+// database may lack characters.
 const utf8mb4 = " CHARACTER SET utf8mb4"
 
-// enumType is the type of enumerated columns, which users index.
+// enumType is the type of enumerated columns. It is short, so that users can index the columns.
 const enumType = "VARCHAR(255)" + utf8mb4
 
-// textType is the type of all other text.
+// textType is the type of all other text columns.
 const textType = "LONGTEXT" + utf8mb4
 
-// typeOf returns the type of a new column. MariaDB's JSON is text with a check that refuses more
-// than 32 levels of nesting; eds writes valid JSON anyway, so it uses text.
+// typeOf returns the MySQL type of a new column. For JSON on MariaDB, it returns a text type:
+// MariaDB's type JSON is text with a check that refuses more than 32 levels of nesting. The check
+// is not needed, because eds writes only valid JSON.
 func (s *server) typeOf(t schema.Type) string {
 	switch t {
 	case schema.DateTime:
@@ -129,7 +133,8 @@ func (s *server) typeOf(t schema.Type) string {
 	}
 }
 
-// definition defines a new column. texts is the number of text columns in its key.
+// definition returns the definition of a new column. The parameter texts is the number of text
+// columns in the table's key.
 func (s *server) definition(c sqlsink.NewColumn, texts int) string {
 	switch {
 	case c.Key && keyText(c.Type):
@@ -142,26 +147,27 @@ func (s *server) definition(c sqlsink.NewColumn, texts int) string {
 	return quote(c.Name) + " " + s.typeOf(c.Type)
 }
 
-// shortText returns the type of texts of up to length characters that can be indexed.
+// shortText returns a type that can be indexed, for texts of up to length characters.
 func (s *server) shortText(length int) string {
 	return fmt.Sprintf("VARCHAR(%d)%s COLLATE %s", length, utf8mb4, s.exact)
 }
 
-// keyText reports whether a key stores values of the type as short texts.
+// keyText reports whether a key column for values of type t has a type of shortText.
 func keyText(t schema.Type) bool { return t == schema.String || t == schema.Enum || t.IsJSON() }
 
-// keyLength returns how many characters each of so many text columns of an InnoDB index may have,
-// besides a few integers; 255 at most.
+// keyLength returns the maximum length, in characters, of each text column of an InnoDB index that
+// has the given number of text columns and a few integer columns. The result is at most 255.
 func keyLength(texts int) int { return min(255, (maxIndex-12*8)/4/max(1, texts)) }
 
-// maxIndex is the limit of an InnoDB index entry, in bytes.
+// maxIndex is the maximum size of an InnoDB index entry, in bytes.
 const maxIndex = 3072
 
-// maxShort is how many bytes the short texts of a row may take together. A row has at most 65,535
-// bytes; long texts count little.
+// maxShort is the maximum total size of the enumerated columns of a row, in bytes. MySQL limits a
+// row to 65,535 bytes, to which long texts contribute only a few bytes each.
 const maxShort = 48 << 10
 
-// DDL returns the statements of a migration step, for the server of the newest session.
+// DDL returns the statements of a migration step, for the server that the newest session is
+// connected to. It returns nil if the step is not possible.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	s := d.server.Load()
 	table := quote(step.Table)
@@ -204,9 +210,10 @@ func (s *server) createTable(step sqlsink.Step) string {
 		"\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
 }
 
-// widen changes the column's type and keeps the rest of its definition, as far as the new type
-// allows. Integers become decimals, which are exact; a floating-point type is not. A key column
-// stays in the key.
+// widen returns the statements that change the column's type. They keep the rest of the column's
+// definition, as far as the new type allows. Integers become DECIMAL rather than a floating-point
+// type, because DECIMAL is exact. A key column stays in the key. widen returns nil if it cannot
+// widen the column.
 func (s *server) widen(step sqlsink.Step) []string {
 	a := step.Real.Native.(*attribute)
 	table, name := quote(step.Table), quote(step.Real.Name)
@@ -238,7 +245,7 @@ func (s *server) widen(step sqlsink.Step) []string {
 		text += rest[at:]
 	}
 	statements := []string{modify + text}
-	// The server's text of a value may differ from the source's.
+	// The server may have converted values to text in another format than the source's.
 	switch a.kind {
 	case kindDecimal:
 		if a.scale > 0 {
@@ -252,13 +259,15 @@ func (s *server) widen(step sqlsink.Step) []string {
 	return statements
 }
 
-// The widest decimal type, for columns of integers and other numbers.
+// Digits and decimal places of the widest DECIMAL type. A column of integers gets this type if the
+// source then has other numbers.
 const (
 	wideDigits = 65
 	wideScale  = 30
 )
 
-// replaceWords replaces the first occurrence of old outside quotes in a column's definition.
+// replaceWords replaces the first occurrence of old outside quotes in a column's definition, and
+// reports whether there was one.
 func replaceWords(definition, old, with string) (string, bool) {
 	at, ok := findWords(definition, old)
 	if !ok {
@@ -267,7 +276,8 @@ func replaceWords(definition, old, with string) (string, bool) {
 	return definition[:at] + with + definition[at+len(old):], true
 }
 
-// findWords returns the index of words in a definition, outside quotes.
+// findWords returns the index of the first occurrence of words outside quotes in a definition, and
+// reports whether there is one.
 func findWords(definition, words string) (int, bool) {
 	var quoted byte
 	for i := 0; i+len(words) <= len(definition); i++ {

@@ -10,14 +10,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// serverError is an error that the server returned. Its text contains no value of a row: Error
-// leaves out server messages that may quote one.
+// serverError is an error that the server returned. The text of the error contains no value of a
+// row, because Error leaves out server messages that may quote a value.
 type serverError struct {
 	number  uint16
 	state   string
 	message string
-	what    string // the operation
-	warned  bool   // a warning about a value of a row
+	what    string // the operation that failed
+	warned  bool   // the server returned the error as a warning about a value of a row
 }
 
 func (e *serverError) Error() string {
@@ -34,13 +34,14 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %d)", text, e.number)
 }
 
-// namesOnly are the errors of rows whose messages name only tables, columns and constraints.
+// namesOnly are the numbers of errors about rows whose messages contain only names of tables,
+// columns and constraints, and no values.
 var namesOnly = map[uint16]bool{
 	1048: true, 1118: true, 1153: true, 1216: true, 1217: true, 1264: true, 1265: true, 1364: true, 1406: true, 1451: true, 1452: true,
 	3819: true, 4025: true,
 }
 
-// conditions names the other errors of rows.
+// conditions describes the other errors about rows, by number.
 var conditions = map[uint16]string{
 	1062: "another row has the same value in a unique index",
 	1292: "invalid for the column's type", 1366: "invalid for the column's type",
@@ -49,8 +50,10 @@ var conditions = map[uint16]string{
 	3140: "invalid json", 3141: "invalid json", 3157: "json that is nested too deeply",
 }
 
-// sessionError converts an error of the driver: to a serverError, or to a *sqlsink.ConnectionError
-// if the server did not return it. ctx is the call's. The message starts with what.
+// sessionError converts an error of the driver. An error that the server returned becomes a
+// *serverError, and any other error a *sqlsink.ConnectionError. The parameter ctx is the context of
+// the call that failed. The parameter what names the operation, with which the text of the error
+// starts.
 func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}
@@ -59,7 +62,7 @@ func (s *session) sessionError(ctx context.Context, what string, err error) erro
 	return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, sqlsink.CallError(ctx, err))}
 }
 
-// numbered reports whether err is the server's error of one of the numbers.
+// numbered reports whether err is an error of the server that has one of the numbers.
 func numbered(err error, numbers ...uint16) bool {
 	e := new(serverError)
 	if !errors.As(err, &e) {

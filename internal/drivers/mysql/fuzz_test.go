@@ -85,7 +85,7 @@ func everyColumn() []*column {
 	return all
 }
 
-// unescape decodes a field like LOAD DATA.
+// unescape decodes a field as LOAD DATA does.
 func unescape(field []byte) []byte {
 	out := []byte{}
 	for i := 0; i < len(field); i++ {

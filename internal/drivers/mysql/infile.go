@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/change"
 )
 
-// cursor returns the next row, nil at the end.
+// cursor returns the next row, or nil after the last row.
 type cursor func() (*change.Row, error)
 
 // rowCursor returns a cursor over rows.
@@ -25,16 +25,16 @@ func rowCursor(rows []change.Row) cursor {
 	}
 }
 
-// Sizes in bytes: of one read, of a buffer that is kept, and of one LOAD DATA statement whose rows
-// may have to be sent again.
+// Sizes, in bytes. A rowReader encodes about sendBytes at a time. A buffer of at most keepBuffer is
+// kept for reuse. A LOAD DATA statement whose rows may have to be sent again has about replayBytes.
 const (
 	sendBytes   = 128 << 10
 	keepBuffer  = 4 << 20
 	replayBytes = 16 << 20
 )
 
-// rowReader is the file that LOAD DATA LOCAL INFILE reads, one line per row. It encodes rows while
-// the server reads.
+// rowReader is an io.Reader that supplies the file for LOAD DATA LOCAL INFILE, with one line per
+// row. It encodes rows while the server reads the file.
 type rowReader struct {
 	table   *tableStatements
 	columns []int
@@ -42,14 +42,15 @@ type rowReader struct {
 	synced  time.Time
 	buffer  []byte
 	scratch []byte
-	at      int
-	done    bool // all rows were read
+	at      int  // the index in buffer of the next byte to read
+	done    bool // all rows have been encoded
 	err     error
 
-	// A replayable file ends after replayBytes even if more rows follow; sent is its content.
+	// If replayable is set, the file ends after about replayBytes even if more rows follow, and sent
+	// keeps the content of the file.
 	replayable bool
 	sent       []byte
-	count      int64 // rows in the file
+	count      int64 // the number of rows in the file
 }
 
 // begin starts the next file.
@@ -113,15 +114,16 @@ func (r *rowReader) appendLine(row *change.Row) error {
 	return nil
 }
 
-// errNoInfile reports that the server refused LOAD DATA LOCAL INFILE before it read from the file.
+// errNoInfile reports that the server refused LOAD DATA LOCAL INFILE before reading any row.
 var errNoInfile = errors.New("load data local infile is not allowed")
 
-// noInfileWarning is logged once.
+// noInfileWarning is logged when eds finds that the server does not allow LOAD DATA LOCAL INFILE.
 const noInfileWarning = "the server does not allow LOAD DATA LOCAL INFILE, so eds writes rows with INSERT statements, which is slower; " +
 	"to allow it, run: SET GLOBAL local_infile = ON"
 
 // loadData loads rows with LOAD DATA LOCAL INFILE and returns the number of written rows. The
-// server only warns about invalid values; loadData returns the warning as an error.
+// server only warns about invalid values, so loadData returns a warning as an error. If the server
+// does not allow LOAD DATA LOCAL INFILE, it returns errNoInfile.
 func (s *session) loadData(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	r := &rowReader{
 		table: ts, columns: to.columns, next: next, synced: synced, buffer: s.buffer[:0], scratch: s.scratch,
@@ -142,7 +144,7 @@ func (s *session) loadData(ctx context.Context, ts *tableStatements, to *rowWrit
 		written, err := s.loadFrom(ctx, to.what, to.load, r)
 		switch {
 		case r.err != nil:
-			// Rolling back removes the rows that the server already has.
+			// The caller's rollback removes the rows that the server has already written.
 			return 0, r.err
 		case numbered(err, 1148, 3948, 4166) && first && r.count == 0:
 			return 0, errNoInfile
@@ -162,7 +164,8 @@ func (s *session) loadData(ctx context.Context, ts *tableStatements, to *rowWrit
 	return count, nil
 }
 
-// loadFrom loads the file that from reads, and returns the number of written rows.
+// loadFrom runs one LOAD DATA statement, whose file has the content of from, and returns the number
+// of written rows. The parameter load is the part of the statement that follows the file.
 func (s *session) loadFrom(ctx context.Context, what, load string, from io.Reader) (int64, error) {
 	s.source = from
 	defer func() { s.source = nil }()
@@ -181,8 +184,8 @@ func (s *session) checkWarnings(ctx context.Context, to *rowWriter) error {
 	return warning(to.what, rows)
 }
 
-// fill writes rows and returns the number of written rows. If the writer skips existing keys, it
-// counts each key once.
+// fill writes rows with LOAD DATA if the server allows it, or else with INSERT statements. It
+// returns the number of written rows. If the writer skips existing keys, fill counts each key once.
 func (s *session) fill(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	if to.load != "" && !s.dialect.noInfile.Load() {
 		n, err := s.loadData(ctx, ts, to, next, synced)
@@ -195,7 +198,8 @@ func (s *session) fill(ctx context.Context, ts *tableStatements, to *rowWriter, 
 	return s.insertRows(ctx, ts, to, next, synced)
 }
 
-// parametersOf appends the values of a row's columns to dst.
+// parametersOf appends to dst the row's values of the columns with the given indexes, encoded as
+// statement parameters.
 func (s *session) parametersOf(ts *tableStatements, columns []int, row *change.Row, synced time.Time, dst arguments) (arguments, error) {
 	for _, i := range columns {
 		var raw []byte

@@ -14,14 +14,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Exec runs DDL statements in order. Each is a transaction of its own.
+// Exec runs DDL statements one after the other. Each statement is a separate transaction.
 func (s *session) Exec(ctx context.Context, statements []string) error {
 	defer s.calls.AllowLong()()
 	return s.waitShortly(ctx, func() error {
 		for _, sql := range statements {
 			err := s.exec(ctx, "change the table", sql)
 			if short, ok := strings.CutSuffix(sql, enumType); ok && numbered(err, 1118) {
-				// The row is too long for another short text.
+				// The row has no space for another short text.
 				err = s.exec(ctx, "change the table", short+textType)
 			}
 			if err != nil {
@@ -32,10 +32,11 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	})
 }
 
-// Stage creates a staging table. It is a copy of the live table if it may replace that one; then
-// the same constraints apply to rows as they are loaded. Otherwise it has only the columns that
-// rows have. The key is its primary key, so the last of duplicate rows stays. It is transactional,
-// so a failed file leaves no rows.
+// Stage creates a staging table. If the staging table may replace the live table, it is a copy of
+// the live table, so that the live table's constraints apply to rows while they are loaded.
+// Otherwise it has only the columns that eds writes. The layout's key is its primary key, so that
+// of several rows with the same key the last one stays. The staging table is transactional, so that
+// a file that fails leaves no rows.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	ts := s.tableStatements(live)
 	return s.exec(ctx, "create a staging table", stageText(ts, quote(name)))
@@ -49,7 +50,7 @@ func stageText(ts *tableStatements, stage string) string {
 		"\n) ENGINE=InnoDB DEFAULT" + utf8mb4 + " ROW_FORMAT=DYNAMIC"
 }
 
-// Append loads the rows of a snapshot into a staging table.
+// Append loads the rows of a snapshot into a staging table. It returns the number of keys added.
 func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	if err := tx.start(ctx); err != nil {
 		return 0, err
@@ -66,7 +67,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	}, time.Now().UTC())
 }
 
-// Count counts the rows of a table.
+// Count returns the number of rows of a table in the layout's scope.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	rows, err := s.query(ctx, "count rows", s.countText(l))
@@ -87,15 +88,15 @@ func (s *server) countText(l *sqlsink.Layout) string {
 	return text
 }
 
-// inScope returns the conditions for a row to be in the layout's scope.
+// inScope returns the conditions under which a row is in the layout's scope. All must hold.
 func (s *server) inScope(l *sqlsink.Layout) []string {
 	return l.ScopeTerms(func(name string) string {
 		return "CONVERT(" + quote(l.Real.Name) + "." + quote(name) + " USING utf8mb4) COLLATE " + s.exact
 	}, literal)
 }
 
-// Seal finds out whether the staging table can take the live table's name without losing objects
-// that depend on the live table.
+// Seal finds out whether the staging table can replace the live table without losing triggers,
+// foreign keys or other properties of the live table.
 func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	ts := s.tableStatements(live)
 	ts.swap = false
@@ -114,7 +115,8 @@ func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	return nil
 }
 
-// likeness returns a table's definition without the parts in which it differs from a copy.
+// likeness returns the table's definition without the parts that differ between a table and its
+// copy: the name and the value of AUTO_INCREMENT.
 func likeness(t *sqlsink.Table) string {
 	create := strings.Replace(t.Native.(*relation).create, quote(t.Name), "", 1)
 	if before, after, ok := strings.Cut(create, " AUTO_INCREMENT="); ok {
@@ -123,8 +125,9 @@ func likeness(t *sqlsink.Table) string {
 	return create
 }
 
-// dependentsQuery returns 1 if the table has no triggers and no foreign key refers to it, as far as
-// the user may see: the server hides triggers from users without the privilege TRIGGER.
+// dependentsQuery returns 1 if the table has no triggers and no foreign key refers to the table.
+// The server hides triggers from users without the privilege TRIGGER, so the query returns 0 if
+// the user lacks that privilege. All three parameters are the table's name.
 const dependentsQuery = `SELECT NOT EXISTS (
   SELECT 1 FROM information_schema.triggers WHERE event_object_schema = DATABASE() AND event_object_table = ?)
  AND NOT EXISTS (
@@ -136,15 +139,16 @@ const dependentsQuery = `SELECT NOT EXISTS (
   UNION ALL SELECT 1 FROM information_schema.table_privileges
    WHERE privilege_type = 'TRIGGER' AND table_schema = DATABASE() AND table_name = ? AND grantee = ` + grantee + `)`
 
-// grantee is the session's user, as those tables name it.
+// grantee is an expression for the session's user in the format of the privilege tables.
 const grantee = `CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')`
 
-// oldName is the name of a replaced live table until it is dropped.
+// oldName returns the name that the live table has between its replacement by stage and its drop.
 func oldName(stage string) string { return sqlsink.StageObjectName("old", stage) }
 
-// Place replaces or merges rows. If nothing depends on the live table and all rows are replaced,
-// the staging table takes its name. Otherwise, within the transaction, Place deletes the rows whose
-// keys were not staged and upserts the staged ones.
+// Place merges the staged rows into the live table, or replaces the live table's rows. If all rows
+// are replaced and nothing depends on the live table, Place renames the staging table to the live
+// table's name. If not, Place works within the transaction: to replace rows, it deletes the rows
+// whose keys were not staged. Then it upserts the staged rows.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	ts := tx.tableStatements(live)
 	if mode == sink.Replace && ts.swap && live.Scope == nil {
@@ -152,7 +156,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 			return err
 		}
 	}
-	if !tx.begun && mode == sink.Replace { // another load that replaces rows waits
+	if !tx.begun && mode == sink.Replace { // makes another load that replaces rows wait for this one
 		if err := tx.exec(ctx, "begin", "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"); err != nil {
 			return err
 		}
@@ -180,8 +184,8 @@ func placeTexts(ts *tableStatements, stage string, mode sink.LoadMode) []string 
 	return append([]string{missing}, ts.upsertFrom(stage, false)...)
 }
 
-// staged returns the condition that a staged row has the key of the real row. It uses the staging
-// table's key.
+// staged returns the condition that a staged row has the same key as a row of the live table. The
+// server can evaluate it with the index of the staging table's key.
 func (ts *tableStatements) staged(stage string) string {
 	var terms []string
 	for i := range ts.layout.Keys {
@@ -194,9 +198,9 @@ func (ts *tableStatements) staged(stage string) string {
 	return strings.Join(terms, " AND ")
 }
 
-// rename swaps the tables in one atomic step, and drops the old live table. It reports false,
-// without any change, if the user lacks the privilege, or if the server knows of a foreign key on
-// the live table that the catalogue did not show.
+// rename replaces the live table by the staging table in one atomic step, and drops the old live
+// table. It returns false and leaves both tables unchanged if the user lacks the privilege, or if a
+// foreign key that the catalogue did not show refers to the live table.
 func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, error) {
 	old := oldName(stage)
 	change := func(a, b, c, d string) error {
@@ -212,7 +216,7 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 		}
 		return false, err
 	}
-	defer tx.calls.AllowLong()() // deleting files of many GB is slow
+	defer tx.calls.AllowLong()() // deleting large files is slow
 	err := tx.exec(ctx, "drop the table that was replaced", "DROP TABLE "+quote(old))
 	if numbered(err, 1217, 1451, 3730) {
 		return false, change(live, stage, old, live)
@@ -220,13 +224,14 @@ func (tx *transaction) rename(ctx context.Context, stage, live string) (bool, er
 	return true, err
 }
 
-// Drop drops a staging table, and the live table that an interrupted load may have left renamed.
+// Drop makes Commit drop a staging table, and the old live table that an interrupted load may have
+// renamed and not dropped.
 func (tx *transaction) Drop(_ context.Context, table string) error {
 	tx.drops = append(tx.drops, table, oldName(table))
 	return nil
 }
 
-// PlacesFirst reports whether Place renames tables, which ends the transaction.
+// PlacesFirst reports whether Place may rename tables, which commits the transaction implicitly.
 func (s *session) PlacesFirst(live *sqlsink.Layout) bool {
 	return s.tableStatements(live).swap && live.Scope == nil
 }

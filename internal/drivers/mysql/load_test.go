@@ -86,7 +86,7 @@ func (d *destination) dependents() []string {
 		"WHERE table_schema = DATABASE() AND table_name = 'order'")...)
 }
 
-// created returns an identity that distinguishes tables of one name.
+// created selects an id that distinguishes a table from an earlier or later one with the same name.
 const created = "SELECT table_id FROM information_schema.innodb_sys_tables WHERE name = CONCAT(DATABASE(), '/order')"
 
 func TestLoad_SwapsATableWithoutDependents(t *testing.T) {

@@ -10,11 +10,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait returns how long a statement waits for a lock, in seconds.
+// lockWait returns the limit for how long a statement waits for a lock, in seconds.
 func (s *session) lockWait() int { return int(s.dialect.timeouts.Lock.Seconds()) }
 
-// waitShortly calls do with lock waits on tables limited to ShortLockWait: readers wait behind a
-// statement that waits to change a table.
+// waitShortly calls do with lock waits on tables limited to sqlsink.ShortLockWait. The limit is
+// short because readers of a table have to wait behind a statement that waits to change the table.
 func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	set := func(seconds int) error {
 		return s.exec(ctx, "set up the session", fmt.Sprintf("SET SESSION lock_wait_timeout = %d", seconds))
@@ -32,7 +32,8 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// working asks the server, in another session, whether it still works on the call.
+// working asks the server in another session whether the server is still processing this session's
+// call.
 func (s *session) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
@@ -44,8 +45,8 @@ func (s *session) working(ctx context.Context) sqlsink.Work {
 	return sqlsink.Work{Active: err == nil && len(rows) == 1 && rows[0][0] == "1"}
 }
 
-// kill ends the session at the server, which does not notice that its client is gone while it
-// works.
+// kill ends this session at the server, through another session. A server does not notice that its
+// client is gone while it processes a statement.
 func (s *session) kill(ctx context.Context) {
 	other, err := s.dialect.connect(ctx)
 	if err == nil {
@@ -57,8 +58,8 @@ func (s *session) kill(ctx context.Context) {
 	}
 }
 
-// pausingReader reads rows for LOAD DATA LOCAL INFILE. It pauses the call's deadline while eds
-// encodes.
+// pausingReader reads from the session's source for LOAD DATA LOCAL INFILE. It pauses the call's
+// deadline while the source encodes rows.
 type pausingReader struct{ s *session }
 
 func (r pausingReader) Read(p []byte) (int, error) {
@@ -67,24 +68,27 @@ func (r pausingReader) Read(p []byte) (int, error) {
 	return r.s.source.Read(p)
 }
 
-// metadataLocksQuery lists the sessions that hold or await locks on tables. Every transaction that
-// has read or written a table holds one until it ends. noReaders leaves out transactions that only
-// read.
+// metadataLocksQuery lists up to three sessions that hold or await metadata locks on tables. Every
+// transaction that has read or written a table holds such a lock until the transaction ends.
 const metadataLocksQuery = `SELECT DISTINCT t.processlist_id, t.processlist_user, t.processlist_command, t.processlist_time
 FROM performance_schema.metadata_locks AS m JOIN performance_schema.threads AS t ON t.thread_id = m.owner_thread_id
 WHERE m.object_type = 'TABLE' AND m.object_schema = DATABASE() AND m.object_name IN (%s) AND t.processlist_id <> CONNECTION_ID()%s
 ORDER BY t.processlist_time DESC LIMIT 3`
 
+// noReaders is a condition of metadataLocksQuery that leaves out sessions that only read the
+// tables.
 const noReaders = " AND m.lock_type NOT IN ('SHARED', 'SHARED_HIGH_PRIO', 'SHARED_READ')"
 
-// transactionsQuery lists open transactions. The server does not report their tables.
+// transactionsQuery lists up to three sessions with open transactions. The server does not report
+// which tables a transaction uses.
 const transactionsQuery = `SELECT p.id, p.user, p.command, p.time
 FROM information_schema.innodb_trx AS t JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id
 WHERE p.id <> CONNECTION_ID() ORDER BY p.time DESC LIMIT 3`
 
-// Blockers describes the sessions that hold locks on tables. If the server does not record locks
-// (MariaDB by default), or the user may not read the record, it describes open transactions, which
-// needs the privilege PROCESS.
+// Blockers describes the sessions that hold or await locks on tables. If change is true, it
+// includes sessions that only read, because they block DDL. If the server does not list locks, as
+// MariaDB by default, or the user may not read the list, Blockers describes open transactions
+// instead. Listing transactions needs the privilege PROCESS.
 func (s *session) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	names, readers := make([]string, len(tables)), noReaders
 	for i, t := range tables {

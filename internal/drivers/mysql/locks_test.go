@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
-// reader opens a session of another program with short timeouts.
+// reader opens a session with short timeouts, as another program would.
 func (d *destination) reader() *peers.MySQL {
 	d.T.Helper()
 	db := beside(d.T, d.url)
@@ -165,7 +165,7 @@ func TestApply_LeavesAServerThatDoesNotAnswer(t *testing.T) {
 	})
 }
 
-// TestApply_EndsAbandonedSessions: a statement that kept running would keep its locks.
+// TestApply_EndsAbandonedSessions: a statement that continued to run would keep its locks.
 func TestApply_EndsAbandonedSessions(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")
@@ -179,7 +179,7 @@ func TestApply_EndsAbandonedSessions(t *testing.T) {
 	sinktest.Equal(t, []string{"a|2"}, d.query("SELECT id, n FROM thing"))
 }
 
-// TestFinish_MayTakeLong: the server reports that it still works on the rows.
+// TestFinish_MayTakeLong: the server reports that it is still processing the statement.
 func TestFinish_MayTakeLong(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := sinktest.Table(t, "thing", 1, "id string", "n integer")

@@ -1,4 +1,4 @@
-// Package mysql writes to MySQL and to MariaDB.
+// Package mysql writes to MySQL and MariaDB.
 package mysql
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Driver returns the description of MySQL.
+// Driver returns the driver for MySQL and MariaDB.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "mysql", Title: "MySQL",
@@ -28,7 +28,8 @@ func Driver() sink.Driver {
 	}
 }
 
-// identity returns the server, or its socket, and the database.
+// identity returns a string that identifies the server, by its address or socket, and the database
+// of target.
 func identity(target *url.URL) string {
 	query := target.Query()
 	if query.Get("socket") != "" {
@@ -65,14 +66,14 @@ var options = slices.Concat([]sink.Option{
 	{Name: "compress", Type: sink.Bool{}, Default: "false", Help: "`true` compresses the connection, for slow networks"},
 }, sqlsink.TimeoutOptions, sqlsink.RowOptions, sink.Unlisted(passedOptions...), sink.Unlisted(ignoredOptions...))
 
-// passedOptions are options that go-sql-driver/mysql reads.
+// passedOptions are options that eds passes to go-sql-driver/mysql unchanged.
 var passedOptions = []string{
 	"allowCleartextPasswords", "allowNativePasswords", "allowOldPasswords", "allowFallbackToPlaintext", "serverPubKey",
 	"connectionAttributes",
 }
 
-// ignoredOptions are options of go-sql-driver/mysql that URLs of other programs may have. eds
-// decides these settings itself.
+// ignoredOptions are options of go-sql-driver/mysql that URLs of other programs may contain. eds
+// accepts and ignores them, because it chooses these settings itself.
 var ignoredOptions = []string{
 	"charset", "collation", "parseTime", "loc", "multiStatements", "interpolateParams", "clientFoundRows", "columnsWithAlias",
 	"checkConnLiveness", "maxAllowedPacket", "rejectReadOnly", "readTimeout", "writeTimeout", "timeTruncate",
@@ -118,7 +119,8 @@ adjusted instead, and counted by rule:
 	return b.String()
 }
 
-// buildURL builds a URL from the fields of HQ's form.
+// buildURL builds a destination URL from the fields of HQ's form, or returns the errors of the
+// invalid fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	f := sink.NewForm(fields, values)
 	u := url.URL{Scheme: "mysql", Host: f.HostPort("3306"), Path: "/" + f.Get("Database"), User: url.User(f.Get("Username"))}
@@ -134,7 +136,7 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// open connects to the destination.
+// open opens the destination at target.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	d, shared, err := parse(target, env)

@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
-// destination is a sink on its own database.
+// destination is a sink with a separate database.
 type destination struct {
 	*sqltest.Destination
 	url string
@@ -38,7 +38,7 @@ func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destina
 	return &destination{Destination: sqltest.Open(t, mysql.Driver(), all, env), url: raw}
 }
 
-// beside is another session than the sink's, and kept.
+// beside returns a session other than the sink's. It opens the session on first use.
 func (d *destination) beside() *peers.MySQL {
 	d.T.Helper()
 	if d.db == nil {
@@ -52,7 +52,7 @@ func (d *destination) exec(sql string) {
 	d.beside().Run(d.T, sql)
 }
 
-// query returns the rows of a result, values joined by |.
+// query returns the rows of a result. The values of a row are joined by |.
 func (d *destination) query(sql string) []string {
 	d.T.Helper()
 	return d.beside().Lines(d.T, sql)

@@ -8,10 +8,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// privileges are those that eds needs on its database.
+// privileges are the privileges that eds needs on its database.
 const privileges = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES"
 
-// CanWrite creates a table, changes it, writes to it, and drops it.
+// CanWrite checks that the user can write: it creates a table, changes the table, writes, updates
+// and deletes a row, and drops the table. If the user lacks a privilege or the server is read-only,
+// the error is fatal and says how to fix the problem.
 func (s *session) CanWrite(ctx context.Context) error {
 	probe := quote("_eds_probe_" + s.id)
 	steps := []struct{ what, sql string }{

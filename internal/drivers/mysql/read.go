@@ -19,10 +19,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Read yields the rows of a table while the server streams them.
+// Read yields the rows of a table while the server streams them. It leaves out rows that are marked
+// as deleted. Each row is valid until the next iteration.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
-		// If the caller stops early, the session is lost with the query.
+		// If the caller stops early, Read cancels the query, which closes the connection.
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer s.calls.AllowLong()()
@@ -68,7 +69,8 @@ func readText(ts *tableStatements) string {
 		name := quote(c.name)
 		switch c.kind {
 		case kindFloat:
-			// As text, the server would round it to six digits.
+			// The server sends the sum as a DOUBLE. It would send the FLOAT as text, rounded to six
+			// digits.
 			name = "(" + name + " + 0e0)"
 		case kindBit:
 			name = "(" + name + " + 0)"
@@ -82,7 +84,7 @@ func readText(ts *tableStatements) string {
 	return text
 }
 
-// decode decodes the server's values into row and reuses its memory.
+// decode decodes the server's values into row. It reuses the memory of row.
 func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error {
 	return ts.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
 		if values[i] == nil {
@@ -92,7 +94,7 @@ func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error 
 	})
 }
 
-// appendRaw appends a value of the driver as a raw JSON value.
+// appendRaw appends v, a value from the driver, as a raw JSON value.
 func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	switch v := v.(type) {
 	case int64:
@@ -122,7 +124,7 @@ func (c *column) appendRawText(dst, v []byte) ([]byte, error) {
 	switch c.kind {
 	case kindDateTime, kindTimestamp:
 		t, err := value.ParseInstant(v)
-		if err != nil { // 0000-00-00 00:00:00; eds never writes it
+		if err != nil { // such as 0000-00-00 00:00:00, which eds never writes
 			return rawjson.AppendQuoted(dst, v), nil
 		}
 		if dst, err = t.AppendText(append(dst, '"'), 'T'); err != nil {
@@ -144,7 +146,7 @@ func (c *column) appendRawText(dst, v []byte) ([]byte, error) {
 	return rawjson.AppendQuoted(dst, v), nil
 }
 
-// appendTrimmed appends a decimal without trailing zeros of the fraction.
+// appendTrimmed appends a decimal number without the trailing zeros of its fraction.
 func appendTrimmed(dst, v []byte) []byte {
 	text := string(v)
 	if strings.Contains(text, ".") {

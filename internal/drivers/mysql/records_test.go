@@ -57,7 +57,8 @@ func TestRecords_WithoutPrivileges(t *testing.T) {
 	sinktest.Equal(t, []string{"1"}, d.query("SELECT COUNT(*) FROM _eds_destination"))
 }
 
-// TestPlacing_OutlivesItsImport: the server still executes the RENAME of an import that was killed.
+// TestPlacing_OutlivesItsImport: the server still executes the RENAME of an import after the import
+// was killed.
 func TestPlacing_OutlivesItsImport(t *testing.T) {
 	d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv)
 	order, h := sinktest.Table(t, "order", 1, "id string"), sinktest.NewChanges(t, 0)
@@ -98,7 +99,7 @@ func TestPlacing_OutlivesItsImport(t *testing.T) {
 	sinktest.Equal(t, []string{"4", "new"}, d.query("SELECT id FROM `order` ORDER BY id"))
 }
 
-// killImport loads a table, and ends before the table takes the live one's place.
+// killImport loads a table, and ends before the staging table replaces the live table.
 func killImport(t *testing.T, d *destination, table *schema.Table) {
 	t.Helper()
 	l, err := openURL(t, d.url, sink.Env{}).BeginLoad(t.Context(), "job", table, sink.Replace, sink.Scope{})
@@ -110,7 +111,7 @@ func killImport(t *testing.T, d *destination, table *schema.Table) {
 	if _, err := l.LoadFile(t.Context(), "one", func(yield func(*change.Row, error) bool) { yield(&row, nil) }); err != nil {
 		t.Fatal(err)
 	}
-	// A view has the name to which the import renames the live table.
+	// A view already has the name to which the import renames the live table.
 	stage := d.query("SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE() " +
 		"AND table_name LIKE '\\_eds\\_load\\_%'")[0]
 	view := "`" + sqlsink.StageObjectName("old", stage) + "`"

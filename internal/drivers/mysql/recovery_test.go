@@ -167,8 +167,8 @@ func TestApply_RetriesADroppedDatabase(t *testing.T) {
 	sinktest.Equal(t, []string{"2"}, d.query("SELECT id FROM `order`"))
 }
 
-// TestApply_LosesNothingIfTheServerDies applies batches like the pipeline while the server is
-// stopped and killed, and compares the rows with the batches.
+// TestApply_LosesNothingIfTheServerDies applies batches as the pipeline does, while the server is
+// stopped and killed. Then it compares the rows with the batches.
 func TestApply_LosesNothingIfTheServerDies(t *testing.T) {
 	server := peers.StartMariaDB(t)
 	d := openURL(t, server.Database(t), sqltest.WriterEnv)
@@ -307,7 +307,7 @@ func TestApply_ClassifiesErrors(t *testing.T) {
 	writer.MustApply(batch)
 }
 
-// TestApply_RetriesAFullTable: a full table in memory fails like one on a full disk.
+// TestApply_RetriesAFullTable uses a full table in memory, which fails like a table on a full disk.
 func TestApply_RetriesAFullTable(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := openURL(t, peers.MariaDB(t), sqltest.WriterEnv, option)

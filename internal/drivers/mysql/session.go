@@ -22,24 +22,24 @@ type session struct {
 	server
 	dialect *dialect
 	conn    driverConn
-	id      string // the server's number for the connection
+	id      string // the server's connection id
 
-	statements map[string]driver.Stmt // prepared, by text
-	temps      map[string]bool        // temporary tables; true: may contain rows
-	maxPacket  int                    // limit of a statement and of a value, in bytes
-	call       *sqlsink.Deadline      // of the running statement
+	statements map[string]driver.Stmt // prepared statements, by SQL text
+	temps      map[string]bool        // the temporary tables that exist, by quoted name
+	maxPacket  int                    // maximum size of a statement or a value, in bytes
+	call       *sqlsink.Deadline      // the deadline of the running statement
 	calls      sqlsink.CallLimit
-	unanswered bool // a call timed out: the server may still run it
-	// source is read by the next LOAD DATA LOCAL INFILE.
+	unanswered bool // a call timed out, so the server may still be running it
+	// source is the content of the file for the running LOAD DATA LOCAL INFILE.
 	source  io.Reader
-	handler string // the name by which the server requests it
+	handler string // the file name in LOAD DATA LOCAL INFILE, by which the driver finds source
 
 	buffer  []byte // reused for encoded rows
 	sent    []byte // reused for rows that may have to be sent again
 	scratch []byte // reused for a metadata value
 }
 
-// driverConn is a connection of go-sql-driver.
+// driverConn has the methods of a go-sql-driver/mysql connection that eds uses.
 type driverConn interface {
 	driver.Conn
 	driver.ExecerContext
@@ -47,10 +47,11 @@ type driverConn interface {
 	driver.ConnPrepareContext
 }
 
-// maxStatements bounds the prepared statements that a session keeps.
+// maxStatements is the maximum number of prepared statements that a session keeps.
 const maxStatements = 512
 
-// Connect opens a session.
+// Connect opens a session. Each call parses the URL with the current contents of its placeholders
+// and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
@@ -92,14 +93,16 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// settings make the server reject values instead of changing them, and store zero in AUTO_INCREMENT
-// columns. They also override global settings that would end or refuse long statements.
+// settings is the statement that sets the session's settings. With them, the server rejects invalid
+// values instead of changing them, and stores a zero in an AUTO_INCREMENT column as zero. They also
+// override global settings that would end or refuse long statements.
 const settings = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZERO,NO_ENGINE_SUBSTITUTION', " +
 	"time_zone = '+00:00', autocommit = 1, " +
 	"lock_wait_timeout = %[1]d, innodb_lock_wait_timeout = %[1]d, net_read_timeout = 600, net_write_timeout = 600, max_error_count = 16, " +
 	"sql_safe_updates = 0, sql_select_limit = DEFAULT, sql_big_selects = 1"
 
-// prepareSession sets the session up and inspects the server.
+// prepareSession sets the session's settings and inspects the server. The first session of a
+// destination also logs warnings about the server's settings.
 func (s *session) prepareSession(ctx context.Context) error {
 	d := s.dialect
 	if err := s.exec(ctx, "set up the session", fmt.Sprintf(settings, s.lockWait())); err != nil {
@@ -142,9 +145,9 @@ func (s *session) prepareSession(ctx context.Context) error {
 	return nil
 }
 
-// exactCollation returns a collation that compares texts by all their bytes, including trailing
-// blanks. MySQL has one since 8.0.17. Older versions treat keys that differ only in trailing blanks
-// as equal, so such keys are refused.
+// exactCollation returns the collation that compares texts by all their bytes, including trailing
+// blanks. MySQL has such a collation since 8.0.17. For older versions, exactCollation returns a
+// collation that treats keys as equal if they differ only in trailing blanks.
 func exactCollation(version string, maria bool) string {
 	if maria {
 		return "utf8mb4_nopad_bin"
@@ -157,7 +160,7 @@ func exactCollation(version string, maria bool) string {
 	return "utf8mb4_bin"
 }
 
-// Close ends the session. If a call timed out, it kills the session at the server.
+// Close closes the session. If a call timed out, Close also kills the session at the server.
 func (s *session) Close(ctx context.Context) error {
 	mysql.DeregisterReaderHandler(s.handler)
 	if s.unanswered {
@@ -168,13 +171,13 @@ func (s *session) Close(ctx context.Context) error {
 	return nil
 }
 
-// exec runs one statement. Its arguments are bound.
+// exec runs one statement. It binds args to the statement's parameters.
 func (s *session) exec(ctx context.Context, what, sql string, args ...driver.Value) error {
 	_, err := s.execRows(ctx, what, sql, args...)
 	return err
 }
 
-// execRows runs one statement and returns the number of matched rows.
+// execRows runs one statement and returns the number of rows that it matched or wrote.
 func (s *session) execRows(ctx context.Context, what, sql string, args ...driver.Value) (int64, error) {
 	ctx, call := s.calls.Await(ctx)
 	s.call = call
@@ -214,7 +217,7 @@ func (s *session) execPrepared(ctx context.Context, sql string, args []driver.Va
 	return executor.ExecContext(ctx, namedValues(args))
 }
 
-// namedValues returns args as the driver takes them.
+// namedValues converts args to the type that the driver expects.
 func namedValues(args []driver.Value) []driver.NamedValue {
 	named := make([]driver.NamedValue, len(args))
 	for i, a := range args {
@@ -223,7 +226,7 @@ func namedValues(args []driver.Value) []driver.NamedValue {
 	return named
 }
 
-// query runs one statement and returns its rows as text; NULL is "".
+// query runs one statement and returns its rows, with each value as text. NULL becomes "".
 func (s *session) query(ctx context.Context, what, sql string, args ...driver.Value) ([][]string, error) {
 	ctx, call := s.calls.Await(ctx)
 	defer call.End()
@@ -274,7 +277,7 @@ func (s *session) open(ctx context.Context, sql string, args []driver.Value) (dr
 	return &preparedRows{rows, st}, nil
 }
 
-// preparedRows close their statement when they are closed.
+// preparedRows are the rows of a prepared statement. Closing the rows also closes the statement.
 type preparedRows struct {
 	driver.Rows
 	st driver.Stmt

@@ -11,13 +11,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// described is a table as the catalogue describes it.
+// described is the catalogue's description of a table.
 type described struct {
 	name    string
 	keys    int
 	columns []schema.Column
 	metas   []sqlsink.Meta
-	folds   bool // its keys ignore case
+	folds   bool // the collation of the key ignores case
 }
 
 // native returns the attributes of a column that eds has created.
@@ -82,7 +82,7 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	return l
 }
 
-// titled is one statement or more, with a title.
+// titled is a list of statements with a title.
 type titled struct {
 	title      string
 	statements []string
@@ -90,7 +90,7 @@ type titled struct {
 
 func text(name string) schema.Column { return schema.Column{Name: name, Type: schema.String} }
 
-// tablesShown has one table for each way of writing.
+// tablesShown has one table for each way in which eds writes rows.
 var tablesShown = []described{
 	{name: "order", keys: 2, columns: []schema.Column{
 		text("companyId"),

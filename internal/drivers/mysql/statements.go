@@ -8,59 +8,60 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// tableStatements has the encoders and the text of all statements for one layout.
+// tableStatements has the encoders of all columns and the text of all statements for one layout.
 type tableStatements struct {
 	layout *sqlsink.Layout
 	server server
-	table  string // quoted
-	label  string // for messages
-	// columns are the layout's, in its order.
+	table  string // quoted name
+	label  string // the table's description in messages
+	// columns are the encoders of the layout's columns, in the same order.
 	columns []column
-	// keyOnly: an insert can conflict only with the row of its own key, so one statement inserts or
-	// updates.
+	// keyOnly is set if an insert can conflict only with the row that has the same key. One statement
+	// can then insert or update a row.
 	keyOnly bool
-	// swap: a staging table can take the live table's name.
+	// swap is set if a staging table can replace the live table. Seal determines it.
 	swap bool
 
-	upsertRows  *rowWriter   // inserts or updates; nil unless keyOnly
+	upsertRows  *rowWriter   // inserts or updates rows; nil unless keyOnly is set
 	updateRow   rowStatement // updates one row
-	insertRow   rowStatement // inserts one row if its key is missing
+	insertRow   rowStatement // inserts one row if the table has no row with the same key
 	deleteRows  rowStatement // deletes rows
 	upsertStage *tempStage   // upserts many rows
 	deleteStage *tempStage   // deletes many rows
 }
 
-// rowStatement is a statement with one parameter per column of takes.
+// rowStatement is a statement whose parameters are one row's values of the columns in takes.
 type rowStatement struct {
 	sql       string
-	condition string // for one row, if a condition per row follows sql; else ""
-	takes     []int
+	condition string // the condition for one row, if sql needs one condition per row; else ""
+	takes     []int  // indexes of the layout's columns
 }
 
-// rowWriter writes rows unchanged into a table: by LOAD DATA, or by an INSERT of many rows of
-// parameters.
+// rowWriter has the parts of the statements that write rows into a table: a LOAD DATA, and an
+// INSERT of many rows of parameters.
 type rowWriter struct {
-	what    string // for errors
-	columns []int  // of the layout
-	load    string // follows the file in LOAD DATA; "": LOAD DATA is not used
-	insert  string // precedes the rows
+	what    string // the operation, for errors
+	columns []int  // indexes of the layout's columns
+	load    string // the part of LOAD DATA after the file, or "" if LOAD DATA cannot be used
+	insert  string // the part of the INSERT before the rows
 	row     string // one row of parameters
-	suffix  string // follows the rows
-	// replace writes the rows again if the first pass skipped some because their keys exist: the
-	// last row of a key stays. Nil: the first pass skips none.
+	suffix  string // the part of the INSERT after the rows
+	// replace writes all rows again, if the first pass skipped rows whose keys already existed. With
+	// replace, the last row of each key stays. It is nil if the first pass never skips rows.
 	replace *rowWriter
 }
 
-// tempStage is a temporary table that rows are written through.
+// tempStage is a temporary table. Rows are first written into it, and then from it into the live
+// table.
 type tempStage struct {
-	name   string // quoted
+	name   string // quoted name
 	create string
 	writer *rowWriter
-	apply  []string // statements that write from it
+	apply  []string // the statements that write the rows into the live table
 }
 
-// tableStatements returns the layout's statements. It builds them on first use and keeps them in
-// l.Native.
+// tableStatements returns the statements for layout l. It builds the statements on first use, and
+// again if the server has changed, and keeps them in l.Native.
 func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 	if known, ok := l.Native.(*tableStatements); ok && known.server == s.server {
 		return known
@@ -84,7 +85,7 @@ func newTableStatements(server server, l *sqlsink.Layout, adjusted func(table, c
 	return ts
 }
 
-// names returns the quoted names of columns.
+// names returns the quoted names of the columns with the given indexes, separated by commas.
 func (ts *tableStatements) names(indexes []int) string {
 	names := make([]string, len(indexes))
 	for k, i := range indexes {
@@ -93,10 +94,11 @@ func (ts *tableStatements) names(indexes []int) string {
 	return strings.Join(names, ", ")
 }
 
-// of returns an expression for the real table's column.
+// of returns the qualified name of column i of the real table.
 func (ts *tableStatements) of(i int) string { return ts.table + "." + quote(ts.columns[i].name) }
 
-// parameter returns the expression that decodes the text of an encoded value.
+// parameter returns an SQL expression that converts an encoded value to the column's type. The
+// parameter text is the SQL expression for the encoded value.
 func (c *column) parameter(text string) string {
 	switch c.kind {
 	case kindBytes:
@@ -107,9 +109,11 @@ func (c *column) parameter(text string) string {
 	return text
 }
 
-// matches returns the condition that the real row has the key of the given expressions, and the
-// columns that it takes as parameters. If a collation treats different texts as equal, it finds the
-// row by the index and compares bytes as well.
+// matches returns the condition that a row of the real table has the key given by expression, which
+// returns the SQL expression for the value of key column i. It also returns the indexes of the
+// columns in the order in which the condition uses the expressions. If the collation of a key
+// column treats different texts as equal, the condition compares the texts with the collation, to
+// use the index, and also compares their bytes.
 func (ts *tableStatements) matches(expression func(i int) string) (string, []int) {
 	var terms []string
 	var takes []int
@@ -129,14 +133,17 @@ func (ts *tableStatements) matches(expression func(i int) string) (string, []int
 	return strings.Join(terms, " AND "), takes
 }
 
-// notNewer returns the condition that the real row is not newer than version.
+// notNewer returns the condition that a row of the real table is not newer than version, which is
+// an SQL expression.
 func (ts *tableStatements) notNewer(version string) string {
 	column := ts.of(ts.layout.Meta(sqlsink.MetaVersion))
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", column, column, version)
 }
 
-// onDuplicate returns the clause that updates an existing row to the given expressions. It assigns
-// the version last, because an assignment sees the ones before it.
+// onDuplicate returns the clause that updates an existing row. The parameter expression returns the
+// SQL expression for the new value of column i. If guard is true, the clause changes only a row
+// that is not newer. It then assigns the version last, because each assignment sees the results of
+// the earlier ones.
 func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string) string {
 	var sets []string
 	set := func(i int) {
@@ -165,8 +172,8 @@ func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string
 	return " ON DUPLICATE KEY UPDATE " + strings.Join(sets, ", ")
 }
 
-// upsertFrom returns the statements that upsert the rows of another table with the layout's
-// columns.
+// upsertFrom returns the statements that upsert the rows of another table, which has the layout's
+// columns. If guard is true, the statements do not change rows that are newer.
 func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
 	var values []string
@@ -185,8 +192,8 @@ func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 	return []string{ts.updateFrom(table, ts.layout.All()[ts.layout.Keys:], guard), insert}
 }
 
-// updateFrom returns the statement that updates columns from another table's rows with the same
-// keys.
+// updateFrom returns the statement that updates the given columns from the rows of another table
+// that have the same keys. If guard is true, the statement does not change rows that are newer.
 func (ts *tableStatements) updateFrom(table string, columns []int, guard bool) string {
 	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
 	match, _ := ts.matches(from)
@@ -201,7 +208,7 @@ func (ts *tableStatements) updateFrom(table string, columns []int, guard bool) s
 	return text
 }
 
-// build builds the text of all statements.
+// build sets the text of all statements.
 func (ts *tableStatements) build() {
 	ts.buildSingle()
 	all := ts.layout.All()
@@ -227,7 +234,7 @@ func (ts *tableStatements) build() {
 	ts.deleteStage.apply = []string{text}
 }
 
-// buildSingle builds the statements for one row.
+// buildSingle sets the statements that write single rows, and the statement that deletes rows.
 func (ts *tableStatements) buildSingle() {
 	bind := func(i int) string { return ts.columns[i].parameter("?") }
 	match, keys := ts.matches(bind)
@@ -267,7 +274,8 @@ func (ts *tableStatements) buildSingle() {
 	}
 }
 
-// rowWriter returns a writer of columns into a table.
+// rowWriter returns a writer for the given columns of a table, without LOAD DATA. The suffix is the
+// part of the INSERT after the rows.
 func (ts *tableStatements) rowWriter(what, table string, columns []int, suffix string) *rowWriter {
 	var rows []string
 	for _, i := range columns {
@@ -279,7 +287,7 @@ func (ts *tableStatements) rowWriter(what, table string, columns []int, suffix s
 	}
 }
 
-// stagingWriter returns the writer of a staging table, which has one row per key.
+// stagingWriter returns a writer for a staging table. It keeps the last row of each key.
 func (ts *tableStatements) stagingWriter() *rowWriter {
 	to := ts.rowWriter("load into "+ts.label, ts.table, ts.layout.All(), "")
 	replace := *to
@@ -291,8 +299,9 @@ func (ts *tableStatements) stagingWriter() *rowWriter {
 	return to
 }
 
-// loadText returns the part of a LOAD DATA statement that follows the file. The mode handles
-// existing keys: "IGNORE ", "REPLACE " or "".
+// loadText returns the part of a LOAD DATA statement after the file. If the key of a row already
+// exists in the table, the mode "IGNORE " skips the row, and the mode "REPLACE " replaces the
+// existing row. The mode "" is for tables in which no key can exist already.
 func (ts *tableStatements) loadText(mode, table string, columns []int) string {
 	var into, sets []string
 	for _, i := range columns {
@@ -313,7 +322,8 @@ func (ts *tableStatements) loadText(mode, table string, columns []int) string {
 	return text
 }
 
-// tempStage returns a temporary table of the given columns.
+// tempStage returns a temporary table that has the given columns. Errors of its writer name the
+// operation what.
 func (ts *tableStatements) tempStage(prefix string, columns []int, what string) *tempStage {
 	definition := ts.definitions(columns, !ts.server.maria)
 	engine := "InnoDB"
@@ -331,8 +341,9 @@ func (ts *tableStatements) tempStage(prefix string, columns []int, what string) 
 	}
 }
 
-// definitions defines columns like the real ones, for a staging table: they take NULL and have no
-// defaults, and a key distinguishes any two values.
+// definitions returns the definitions of columns of a staging table. They have the types of the
+// real columns, but no defaults, and allow NULL. Key columns have types that do not treat different
+// values as equal. If keyed is true, they are NOT NULL and form the primary key.
 func (ts *tableStatements) definitions(columns []int, keyed bool) string {
 	var definitions, key []string
 	texts := 0
@@ -350,7 +361,7 @@ func (ts *tableStatements) definitions(columns []int, keyed bool) string {
 			switch {
 			case c.kind == kindBytes:
 				spelling = fmt.Sprintf("VARBINARY(%d)", min(c.length, 4*keyLength(texts)))
-			case c.kind == kindText && c.most > 0: // the real key holds all of it
+			case c.kind == kindText && c.most > 0: // the whole text fits into the real key
 				spelling, collation = fmt.Sprintf("VARCHAR(%d)", c.length), ts.server.exact
 			case c.kind == kindText:
 				spelling, collation = fmt.Sprintf("VARCHAR(%d)", min(max(c.length, 1), keyLength(texts))), ts.server.exact

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// ways are the write paths: few rows, many, and many without LOAD DATA.
+// ways are the write paths: for few rows, for many rows, and for many rows without LOAD DATA.
 var ways = []struct {
 	rows   int
 	option string
@@ -119,7 +119,8 @@ func TestMigrate_KeepsTheRestOfADefinition(t *testing.T) {
 		"FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'order'"))
 }
 
-// sortedBy orders lines by the named column, and then by themselves.
+// sortedBy sorts lines by the value of the named column. Lines with the same value are sorted by
+// their text.
 func sortedBy(lines []string) []string {
 	column := func(line string) string { return strings.Split(line, `"`)[1] }
 	for i := range lines {
@@ -192,8 +193,8 @@ func TestApply_UsesForeignTablesAsTheyAre(t *testing.T) {
 	}
 }
 
-// TestApply_KeepsKeysApartThatACollationEquates: if a table's key ignores case, a row that would
-// replace another one is refused.
+// TestApply_KeepsKeysApartThatACollationEquates: if the key of a table ignores case, a row is
+// refused if it would replace a row whose key differs in case.
 func TestApply_KeepsKeysApartThatACollationEquates(t *testing.T) {
 	each(t, func(t *testing.T, rows int, option string) {
 		d := open(t, option)
@@ -330,8 +331,8 @@ func TestApply_SoftDeletes(t *testing.T) {
 	})
 }
 
-// TestMigrate_WidensKeysAsFarAsTheyFit: eds tries no width beyond the index limit, at this start or
-// the next.
+// TestMigrate_WidensKeysAsFarAsTheyFit: eds does not try to widen a key beyond the index limit,
+// even at the next start.
 func TestMigrate_WidensKeysAsFarAsTheyFit(t *testing.T) {
 	for name, c := range map[string]struct {
 		types []string
@@ -378,7 +379,7 @@ func TestMigrate_WidensKeysAsFarAsTheyFit(t *testing.T) {
 	}
 }
 
-// TestMigrate_RefusesColumnsThatDifferOnlyInCase: only that table is refused.
+// TestMigrate_RefusesColumnsThatDifferOnlyInCase: only the table with such columns is refused.
 func TestMigrate_RefusesColumnsThatDifferOnlyInCase(t *testing.T) {
 	d := open(t)
 	twice, thing := sinktest.Table(t, "twice", 1, "id string", "userId string", "userID string"), sinktest.Table(t, "thing", 1, "id string")

@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// values are source values and their text at the server for columns of every real type, with the
-// rule that changed them; "" if the value is refused.
+// values are test cases for columns of every real type: a value of the source, the text of the
+// value at the server, and the rule that adjusts the value. The text is "" if the value is refused.
 var values = []struct{ real, source, raw, want, rule string }{
 	{"tinyint(1)", "boolean", `true`, "1", ""},
 	{"tinyint(1)", "boolean", `"false"`, "0", ""},

@@ -16,17 +16,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// bulkRows is the number of rows from which a temporary table pays off.
+// bulkRows is the minimum number of rows for which eds uses a temporary table.
 const bulkRows = 64
 
 // transaction implements sqlsink.Tx.
 type transaction struct {
 	*session
 	begun bool
-	drops []string // dropped after the commit: DDL ends a transaction
+	drops []string // tables to drop after the commit, because DDL commits a transaction implicitly
 }
 
-// Begin begins a transaction. It sends nothing yet.
+// Begin returns a transaction. The transaction starts at the server with its first statement.
 func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
 
 func (tx *transaction) start(ctx context.Context) error {
@@ -37,7 +37,7 @@ func (tx *transaction) start(ctx context.Context) error {
 	return tx.exec(ctx, "begin", "START TRANSACTION")
 }
 
-// Write applies deletes, then upserts.
+// Write deletes the rows of w.Deletes, then upserts the rows of w.Upserts.
 func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	if err := tx.start(ctx); err != nil {
 		return err
@@ -73,7 +73,8 @@ func (tx *transaction) upsert(ctx context.Context, ts *tableStatements, rows []c
 	return nil
 }
 
-// deleteRows deletes the rows of the given keys, or marks them as deleted.
+// deleteRows deletes the table's rows that have the keys of the given rows. If the layout is soft,
+// it marks them as deleted instead.
 func (tx *transaction) deleteRows(ctx context.Context, ts *tableStatements, rows []change.Row, synced time.Time) error {
 	if len(rows) >= bulkRows && !tx.dialect.noTemp.Load() {
 		if done, err := tx.writeViaStage(ctx, ts, ts.deleteStage, rows, synced); done || err != nil {
@@ -93,8 +94,8 @@ func (tx *transaction) deleteRows(ctx context.Context, ts *tableStatements, rows
 	return nil
 }
 
-// chunkSize returns the largest power of four up to n and most, so that few distinct statements
-// serve any number of rows.
+// chunkSize returns the largest power of four that is not greater than n and most. With such sizes,
+// a few distinct statements suffice for any number of rows.
 func chunkSize(n, most int) int {
 	p := 1
 	for p*4 <= min(n, most) {
@@ -103,7 +104,8 @@ func chunkSize(n, most int) int {
 	return p
 }
 
-// run runs a statement for rows.
+// run runs a statement once, for all rows. Unless the statement has a condition per row, there must
+// be only one row.
 func (tx *transaction) run(
 	ctx context.Context, ts *tableStatements, what string, c rowStatement, rows []change.Row, synced time.Time,
 ) error {
@@ -121,8 +123,8 @@ func (tx *transaction) run(
 	return tx.exec(ctx, what, sql, args.values...)
 }
 
-// writeViaStage writes rows through a temporary table. It reports false, with nothing written, if
-// the user may not create one.
+// writeViaStage writes rows through a temporary table. It returns false and writes nothing if the
+// user may not create temporary tables.
 func (tx *transaction) writeViaStage(
 	ctx context.Context, ts *tableStatements, t *tempStage, rows []change.Row, synced time.Time,
 ) (bool, error) {
@@ -158,7 +160,8 @@ func (tx *transaction) writeViaStage(
 	return true, nil
 }
 
-// lostTemp forgets a temporary table that the server has dropped.
+// lostTemp returns err. If err reports that the temporary table does not exist, it also removes the
+// table from the session's list, so that the next use creates the table again.
 func (tx *transaction) lostTemp(t *tempStage, err error) error {
 	if numbered(err, 1146) {
 		delete(tx.temps, t.name)
@@ -166,17 +169,17 @@ func (tx *transaction) lostTemp(t *tempStage, err error) error {
 	return err
 }
 
-// arguments are parameter values that point into text.
+// arguments are the values of a statement's parameters. The values are slices of text.
 type arguments struct {
 	values []driver.Value
 	text   []byte
 }
 
-// maxParameters is the limit of a statement's parameters.
+// maxParameters is the maximum number of parameters of a statement in MySQL.
 const maxParameters = 65535
 
-// insertRows writes rows with statements of many rows that fit into max_allowed_packet. It returns
-// the number of rows that the server reports as written.
+// insertRows writes rows with INSERT statements of many rows each, which fit into
+// max_allowed_packet. It returns the number of rows that the server reports as written.
 func (s *session) insertRows(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	most := chunkSize(max(1, maxParameters/len(to.columns)), 1024)
 	var count int64
@@ -218,8 +221,9 @@ func (s *session) insertRows(ctx context.Context, ts *tableStatements, to *rowWr
 	}
 }
 
-// insert writes n rows with one statement, and with a second one if the first has skipped rows. It
-// returns how many rows the first has written.
+// insert writes n rows with one statement. If the statement skipped rows, insert writes all rows
+// again with a second statement, which replaces existing rows. It returns the number of rows that
+// the first statement wrote.
 func (s *session) insert(ctx context.Context, to *rowWriter, n int, values []driver.Value) (int64, error) {
 	rows := strings.Repeat(", "+to.row, n)[2:] + to.suffix
 	written, err := s.execRows(ctx, to.what, to.insert+rows, values...)
@@ -232,12 +236,13 @@ func (s *session) insert(ctx context.Context, to *rowWriter, n int, values []dri
 	return written, s.exec(ctx, to.what, to.replace.insert+rows, values...)
 }
 
-// tooLarge returns the error of a value that exceeds the server's limit.
+// tooLarge returns the error for a value that is larger than most, the server's limit in bytes.
 func tooLarge(c *column, most int) error {
 	return c.Refuse(fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 
-// Checkpoint moves the stored checkpoint from the expected position.
+// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
+// sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	if err := tx.start(ctx); err != nil {
 		return err
@@ -268,7 +273,7 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 	return err
 }
 
-// Raise increments the generation of all checkpoints.
+// Raise increments the generation of every checkpoint in the table.
 func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	if err := tx.start(ctx); err != nil {
 		return err
@@ -277,7 +282,7 @@ func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 		"UPDATE "+quote(l.Real.Name)+" SET `generation` = COALESCE(`generation`, 0) + 1")
 }
 
-// Commit commits the transaction, and then drops the tables that it replaced.
+// Commit commits the transaction, and then drops the tables that Place and Drop have listed.
 func (tx *transaction) Commit(ctx context.Context) error {
 	if tx.begun {
 		if err := tx.exec(ctx, "commit", "COMMIT"); err != nil {
@@ -294,7 +299,7 @@ func (tx *transaction) Commit(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction.
+// Rollback undoes the transaction. If the transaction has not started, Rollback does nothing.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	if !tx.begun {
 		return nil
@@ -303,7 +308,8 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	return tx.exec(ctx, "roll back", "ROLLBACK")
 }
 
-// warning converts the first row of SHOW WARNINGS to an error.
+// warning converts the first row of SHOW WARNINGS to an error, which is poison. The parameter
+// what names the operation, with which the text of the error starts.
 func warning(what string, rows [][]string) error {
 	if len(rows) == 0 || len(rows[0]) < 3 {
 		return fault.Mark(fault.Poison, errors.New(what+": the server changed a value"))

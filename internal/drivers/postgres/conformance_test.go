@@ -63,7 +63,7 @@ INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, name))
 	})
 }
 
-// beside runs statements in another session than the sink's.
+// beside runs statements in a session other than the sink's.
 func beside(t testing.TB, server, statements string) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), server)

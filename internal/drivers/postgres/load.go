@@ -203,8 +203,8 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
 // Place merges the staged rows into the live table, or replaces the live table's rows. To replace
 // all rows, Place drops the live table and renames the staging table if nothing depends on the live
 // table, or else truncates and refills the live table. If other objects react to row changes, or
-// only some rows are replaced, Place deletes the rows whose keys were not staged, and upserts the
-// staged rows. It then locks the live table against another such load.
+// only some rows are replaced, Place locks the live table against another such load, deletes the
+// rows whose keys were not staged, and upserts the staged rows.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
 	if !ts.swaps(mode) {

@@ -225,8 +225,8 @@ func TestLoad_StartsAgainForAnotherJobAndLeavesNothingIfDiscarded(t *testing.T) 
 	sinktest.Equal(t, nil, d.query(`SELECT relname FROM pg_class WHERE relname LIKE '\_eds\_load\__%' AND relkind = 'r'`))
 }
 
-// TestBeginLoad_RemovesStagingTablesOfAbandonedLoads: those of earlier versions have no time, and
-// no job in the name of their staging table.
+// TestBeginLoad_RemovesStagingTablesOfAbandonedLoads: loads of earlier versions have no time, and
+// the names of their staging tables contain no job.
 func TestBeginLoad_RemovesStagingTablesOfAbandonedLoads(t *testing.T) {
 	d := open(t)
 	order := sinktest.Table(t, "order", 1, loadable...)

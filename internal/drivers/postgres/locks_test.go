@@ -22,7 +22,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
-// session opens a session of another program with short timeouts.
+// session opens a session with short timeouts, as another program would.
 func (d *destination) session() *pgx.Conn {
 	d.T.Helper()
 	conn, err := pgx.Connect(context.Background(), d.url+"&application_name=report&statement_timeout=10s")
@@ -184,7 +184,7 @@ func (d *destination) stop() (resume func()) {
 		"ORDER BY backend_start DESC")[0])
 }
 
-// stopProcess is stop for the server process of the given number.
+// stopProcess is like stop, but for the server process with the given process id.
 func (d *destination) stopProcess(number string) (resume func()) {
 	d.T.Helper()
 	pid, err := strconv.Atoi(number)
@@ -231,7 +231,7 @@ func TestLoadFile_LeavesAStoppedServerProcess(t *testing.T) {
 	d.migrate(wide)
 	l := d.StartLoad("job", wide, sink.Replace)
 	defer l.Close(context.Background())
-	// More than fits into the buffers in between.
+	// The batch is larger than the buffers between eds and the server.
 	lines, text := make([]string, 2000), strings.Repeat("x", 16<<10)
 	for i := range lines {
 		lines[i] = fmt.Sprintf(`{"id":"%d","text":"%s"}`, i, text)
@@ -281,7 +281,7 @@ func TestClose_LeavesAStoppedServerProcess(t *testing.T) {
 	resume()
 }
 
-// TestApply_CancelsAbandonedCalls: a statement that kept running would keep its locks.
+// TestApply_CancelsAbandonedCalls: a statement that continued to run would keep its locks.
 func TestApply_CancelsAbandonedCalls(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	thing := things(t)
@@ -296,7 +296,7 @@ func TestApply_CancelsAbandonedCalls(t *testing.T) {
 	sinktest.Equal(t, []string{"a|2"}, d.query("SELECT id, n FROM thing"))
 }
 
-// TestMigrate_MayTakeLong: the server reports that it still changes the table.
+// TestMigrate_MayTakeLong: the server reports that it is still changing the table.
 func TestMigrate_MayTakeLong(t *testing.T) {
 	d := open(t, "statement_timeout=2s")
 	d.exec("CREATE FUNCTION doze() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(5); END'")
@@ -304,8 +304,8 @@ func TestMigrate_MayTakeLong(t *testing.T) {
 	d.migrate(things(t))
 }
 
-// indexing makes every CREATE TABLE also build an index slowly, of the given number of rows, one
-// block each, at half a second per row. The returned query returns a row while the build runs.
+// indexing makes every CREATE TABLE also build a slow index with the given number of rows. Each row
+// fills one block and takes half a second. The returned query returns a row while the build runs.
 func (d *destination) indexing(rows int) (under string) {
 	d.exec("CREATE TABLE slow (x text, g int); ALTER TABLE slow ALTER x SET STORAGE PLAIN")
 	d.exec(fmt.Sprintf("INSERT INTO slow SELECT repeat('x', 7000), g FROM generate_series(1, %d) g", rows))

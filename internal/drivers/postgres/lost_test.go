@@ -18,7 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/sqltest"
 )
 
-// openImported opens a new database as a server does, after an import of one row.
+// openImported imports one row into a new database and opens the database as the server command
+// does.
 func openImported(t *testing.T, thing *schema.Table) *destination {
 	t.Helper()
 	importing := openURL(t, peers.Postgres(t), sink.Env{ID: "id"})
@@ -66,7 +67,7 @@ func wantRefused(t *testing.T, err error, table string, missing bool) {
 	}
 }
 
-// TestInspect_FindsNothingAfterARewrite: some statements give the same table another file.
+// TestInspect_FindsNothingAfterARewrite: some statements store the same table in another file.
 func TestInspect_FindsNothingAfterARewrite(t *testing.T) {
 	thing := things(t)
 	d := openImported(t, thing)
@@ -103,8 +104,8 @@ func TestInspect_FindsAnotherTable(t *testing.T) {
 	}
 }
 
-// TestInspect_FindsNothingInARestoredDatabase: a restore from a dump changes all ids, so they prove
-// nothing.
+// TestInspect_FindsNothingInARestoredDatabase: a restore from a dump changes all ids, so a
+// different id proves nothing.
 func TestInspect_FindsNothingInARestoredDatabase(t *testing.T) {
 	d := openImported(t, things(t))
 	for _, table := range []string{"thing", "_eds_checkpoint"} {
@@ -143,8 +144,8 @@ func TestApply_RefusesAnotherObjectWithTheTablesName(t *testing.T) {
 	}
 }
 
-// TestLoad_LeavesTheNameOfAnotherTablesKeyAlone places a table while a renamed one keeps the name
-// of its index.
+// TestLoad_LeavesTheNameOfAnotherTablesKeyAlone places a table whose key's default name is in use:
+// it is the name of the index of a table that was renamed.
 func TestLoad_LeavesTheNameOfAnotherTablesKeyAlone(t *testing.T) {
 	thing := things(t)
 	d := openImported(t, thing)

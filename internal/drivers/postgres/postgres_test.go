@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { sinktest.Main(m) }
 
-// destination is a sink on its own database.
+// destination is a sink with a separate database.
 type destination struct {
 	*sqltest.Destination
 	url  string
@@ -44,7 +44,7 @@ func openURL(t testing.TB, raw string, env sink.Env, options ...string) *destina
 	return d
 }
 
-// connection is another session than the sink's, and kept.
+// connection returns a session other than the sink's. It opens the session on first use.
 func (d *destination) connection() *pgx.Conn {
 	d.T.Helper()
 	if d.conn == nil {
@@ -64,7 +64,7 @@ func (d *destination) exec(sql string) {
 	}
 }
 
-// query returns the rows of a result, values joined by |.
+// query returns the rows of a result. The values of a row are joined by |.
 func (d *destination) query(sql string) []string {
 	d.T.Helper()
 	rows, err := d.connection().Query(context.Background(), sql, pgx.QueryExecModeSimpleProtocol)

@@ -35,7 +35,7 @@ func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := open(t)
 			order := sinktest.Table(t, "order", 1, loadable...)
-			order.Columns[order.Slot([]byte("v"))].Required = true // otherwise NOT NULL is dropped
+			order.Columns[order.Slot([]byte("v"))].Required = true // otherwise eds drops NOT NULL
 			d.migrate(order)
 			d.exec(c.ddl)
 			const notNull = `SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = to_regclass('public.order') ` +

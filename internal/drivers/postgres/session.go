@@ -55,7 +55,8 @@ type serverFeatures struct {
 // canStage reports whether the session can write rows through a temporary table.
 func (f serverFeatures) canStage() bool { return f.KeepsState && f.TempTables && !f.Cockroach }
 
-// Connect opens a session. It reads credentials that can change, such as an access token, again.
+// Connect opens a session. Each call parses the URL with the current contents of its placeholders
+// and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
@@ -97,8 +98,8 @@ func (s *session) prepare(ctx context.Context) error {
 		return errors.New("inspect the session: the server returned no row")
 	}
 	s.namespace = rows[0].text(0)
-	// A pooler reports a process id of its own when a session starts, so it differs from the
-	// server's.
+	// When a session starts, a pooler reports its own process id, which differs from that of the
+	// server process.
 	s.features.KeepsState = !s.features.Cockroach && rows[0].text(1) == fmt.Sprint(s.pg.PID()) && !s.dialect.pooled.Load()
 	if err := s.findTempPrivilege(ctx); err != nil {
 		return err

@@ -11,14 +11,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// described is a table as the catalogue describes it.
+// described is the catalogue's description of a table.
 type described struct {
 	name    string
 	keys    int
 	columns []schema.Column
 	metas   []sqlsink.Meta
-	loose   bool // without a primary key
-	foreign bool // a column has a type that the server casts to
+	loose   bool // the table has no primary key
+	foreign bool // the server casts the values of a column from text
 }
 
 var natives = map[schema.Type]attribute{

@@ -89,7 +89,7 @@ func (ts *tableStatements) asText(c *column, a *attribute) bool {
 	return ts.casts(c) || a.array == 0 || ts.server.features.Cockroach && (c.kind == kindJSONB || c.kind == kindJSON)
 }
 
-// names returns the quoted names of columns[from:].
+// names returns the quoted names of ts.columns[from:].
 func (ts *tableStatements) names(from int) []string {
 	names := make([]string, 0, len(ts.columns)-from)
 	for i := from; i < len(ts.columns); i++ {

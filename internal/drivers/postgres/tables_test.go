@@ -12,10 +12,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// sizes are numbers of rows for the two write paths of narrow tables.
+// sizes are the numbers of rows that select the two write paths of narrow tables.
 var sizes = []int{1, 100}
 
-// each runs a test with few rows and with many.
+// each runs a test once for each of the sizes.
 func each(t *testing.T, test func(t *testing.T, rows int)) {
 	for _, rows := range sizes {
 		t.Run(fmt.Sprintf("rows=%d", rows), func(t *testing.T) { test(t, rows) })
@@ -90,7 +90,8 @@ func TestMigrate_AddsColumnsAndWidensTypes(t *testing.T) {
 		fields(sinktest.Rows(t, d, two)[0]))
 }
 
-// fields splits a row without spaces in its strings, sorted by name.
+// fields returns the fields of a row, sorted by name. The strings of the row must not contain
+// spaces.
 func fields(row string) []string {
 	var out []string
 	for _, f := range strings.Split(row, " ") {

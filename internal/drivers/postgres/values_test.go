@@ -9,13 +9,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
 
-// valueCase is a value for a column of a real type. want is its text at the server; "" if the row
-// is poison.
+// valueCase is a test case: a value for a column of a real type. The field want is the text of the
+// value at the server, or "" if the row is poison.
 type valueCase struct {
 	real, source string
 	raw          string
 	want         string
-	rule         string // the rule that adjusted it
+	rule         string // the rule that adjusts the value, or ""
 }
 
 var values = []valueCase{

@@ -243,8 +243,8 @@ var guardedTypes = append(slices.Clone(checkpointTypes), oidInt8, oidInt8, oidIn
 
 const oidInt8 = 20
 
-// Checkpoint moves the stored checkpoint from the position from to c. It must be the last statement
-// of a batch.
+// Checkpoint moves the stored checkpoint to c. It must be the last statement of a batch. If the
+// stored position is not from, Commit returns sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	var params [][]byte
 	for _, text := range []string{c.Stream, c.Consumer, c.Filter} {
@@ -290,8 +290,8 @@ func (tx *transaction) Commit(context.Context) error {
 	return err
 }
 
-// Rollback undoes the transaction, and sends ROLLBACK if the server has not undone it already. It
-// returns an error only if the session can no longer be used.
+// Rollback undoes the transaction. It sends ROLLBACK, unless the server has already undone the
+// transaction.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	for _, stage := range tx.created {
 		delete(tx.tempTables, stage)

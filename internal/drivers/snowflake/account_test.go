@@ -65,7 +65,7 @@ func TestAccount(t *testing.T) {
 	})
 }
 
-// withEnvironment lets options name variables of the test's environment.
+// withEnvironment wraps open so that options can name variables of the test's environment.
 func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, error)) func(context.Context, *url.URL,
 	sink.Env) (sink.Sink, error) {
 	return func(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
@@ -74,7 +74,8 @@ func withEnvironment(open func(context.Context, *url.URL, sink.Env) (sink.Sink, 
 	}
 }
 
-// executeOn executes one statement in its own session, and returns the first value of its result.
+// executeOn executes one statement in a separate session, and returns the first value of the
+// result.
 func executeOn(t testing.TB, raw, sql string) string {
 	t.Helper()
 	target, err := url.Parse(raw)

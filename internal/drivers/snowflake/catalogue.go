@@ -11,16 +11,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// attribute is the dialect's knowledge of a column.
+// attribute describes the type of a column.
 type attribute struct {
 	kind      kind
-	length    int // of text: limit in characters
-	precision int // of numbers: digits; of instants: digits of the second
-	scale     int // of numbers: decimal places
+	length    int // for text: the maximum number of characters
+	precision int // for numbers: the number of digits; for instants: fractional digits of the second
+	scale     int // for numbers: the number of decimal places
 }
 
 // catalogueSQL lists the columns of tables in the session's schema. Its parameter is a JSON array
-// of names.
+// of table names.
 const catalogueSQL = `SELECT TABLE_NAME, COLUMN_NAME, DATA_TYPE, TO_VARCHAR(CHARACTER_MAXIMUM_LENGTH), ` +
 	`TO_VARCHAR(NUMERIC_PRECISION), TO_VARCHAR(NUMERIC_SCALE), TO_VARCHAR(DATETIME_PRECISION), IS_NULLABLE, COLUMN_DEFAULT, IS_IDENTITY
 FROM INFORMATION_SCHEMA.COLUMNS
@@ -30,15 +30,17 @@ ORDER BY TABLE_NAME, ORDINAL_POSITION`
 // keysSQL lists the primary keys of the session's schema.
 const keysSQL = "SHOW PRIMARY KEYS IN SCHEMA"
 
-// objectsSQL lists objects in the session's schema. Its parameter is a JSON array of names.
+// objectsSQL lists tables and views in the session's schema. Its parameter is a JSON array of
+// names.
 const objectsSQL = `SELECT TABLE_NAME, TABLE_TYPE
 FROM INFORMATION_SCHEMA.TABLES
 WHERE TABLE_SCHEMA = CURRENT_SCHEMA() AND TABLE_NAME IN (SELECT VALUE::VARCHAR FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?))))`
 
-// objectKinds describes other objects than tables, by TABLES.TABLE_TYPE.
+// objectKinds describes objects other than tables, by TABLES.TABLE_TYPE.
 var objectKinds = map[string]string{"VIEW": "a view", "MATERIALIZED VIEW": "a materialized view", "EXTERNAL TABLE": "an external table"}
 
-// Objects describes those of the named objects that exist. It finds names like Tables.
+// Objects describes the named objects that exist. Like Tables, it also finds an object whose name
+// is the given name in upper case.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	list, err := nameSpellings(names)
 	if err != nil {
@@ -67,8 +69,8 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	return objects, nil
 }
 
-// nameSpellings returns the names as a JSON array: each as it is, and in upper case, as a tool
-// creates it that does not quote names.
+// nameSpellings returns a JSON array that contains each name both unchanged and in upper case.
+// Snowflake stores the name of a table in upper case if the table was created without quotes.
 func nameSpellings(names []string) (string, error) {
 	wanted := make([]string, 0, 2*len(names))
 	for _, n := range names {
@@ -78,7 +80,7 @@ func nameSpellings(names []string) (string, error) {
 	return string(list), err
 }
 
-// Empty returns the indexes of the tables that have no row.
+// Empty returns the indexes in names of the tables that have no row.
 func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -97,8 +99,9 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// Tables describes those of the named tables that exist, by exact name or in upper case, as a tool
-// creates them that does not quote names. It also finishes interrupted widenings.
+// Tables describes the named tables that exist. If no table has the exact name, it looks for the
+// name in upper case, because a table that was created without quotes has such a name. Tables also
+// finishes interrupted widenings of columns.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	tables, err := s.describe(ctx, names)
 	if err != nil {
@@ -160,7 +163,8 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 	return tables, nil
 }
 
-// finishWidening renames the new columns of interrupted widenings whose old columns are gone.
+// finishWidening completes widenings that were interrupted after the old column was dropped: it
+// gives the old column's name to the new column. It reports whether it renamed any column.
 func (s *session) finishWidening(ctx context.Context, tables []*sqlsink.Table) (finished bool, err error) {
 	for _, t := range tables {
 		for i := range t.Columns {
@@ -187,8 +191,8 @@ func hasColumn(t *sqlsink.Table, column string) bool {
 	return false
 }
 
-// hideUnfinished hides the new columns of unfinished widenings, and the row numbers of staging
-// tables.
+// hideUnfinished removes from t.Columns the new columns of unfinished widenings, and the column
+// with the row numbers of a staging table.
 func hideUnfinished(t *sqlsink.Table) {
 	var kept []sqlsink.Column
 	for _, c := range t.Columns {
@@ -227,7 +231,7 @@ func (s *session) describeKeys(ctx context.Context, tables []*sqlsink.Table) err
 	return nil
 }
 
-// describe reads a row of catalogueSQL.
+// describe converts a row of catalogueSQL to a column.
 func describe(found *queryResult, row int) (sqlsink.Column, error) {
 	c := sqlsink.Column{Name: found.text(row, 1), Type: found.text(row, 2), Nullable: found.text(row, 7) == "YES"}
 	c.Filled = found.rows[row][8] != nil || found.text(row, 9) == "YES"
@@ -269,11 +273,12 @@ func describe(found *queryResult, row int) (sqlsink.Column, error) {
 }
 
 const (
-	defaultLength = 16777216 // of a VARCHAR without a length
-	integerDigits = 19       // of a 64-bit integer
+	defaultLength = 16777216 // characters of a VARCHAR that was declared without a length
+	integerDigits = 19       // decimal digits of a 64-bit integer
 )
 
-// kindOf returns how values of a type are encoded and which schema type it holds.
+// kindOf returns the encoding for values of a Snowflake type, and the schema type that the type can
+// hold, or 0 for none. The parameter name is the DATA_TYPE of the catalogue.
 func kindOf(name string) (kind, schema.Type) {
 	switch name {
 	case "TEXT":

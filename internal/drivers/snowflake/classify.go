@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify classifies by Snowflake's error numbers and SQLSTATEs. An error that the server did not
-// return comes from the network: the session is lost.
+// Classify classifies an error by its Snowflake error number and SQLSTATE. If the error did not
+// come from the server, it is a network error, and the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	if busy := new(httpRefusal); errors.As(err, &busy) {
 		return sqlsink.Verdict{Lost: true, RetryAfter: busy.after}
@@ -24,13 +24,13 @@ func classify(e *serverError) sqlsink.Verdict {
 	switch n := e.number; {
 	case n == numberDenied: // a privilege is missing
 		return sqlsink.Verdict{Class: fault.Fatal}
-	case n == numberMissing, n == numberAbsent, n == numberInvalid: // an object of the catalogue is gone
+	case n == numberMissing, n == numberAbsent, n == numberInvalid: // a catalogue object was dropped
 		return sqlsink.Verdict{Stale: true}
 	case n == 390111, n == 390112, n == 390114, n == 390115: // the session is gone, or its token has expired
 		return sqlsink.Verdict{Lost: true}
 	case n >= 390100 && n < 390500, n >= 394300 && n < 395000: // credentials, policies
 		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
-	case n >= 260000 && n < 280000: // Snowflake's driver itself failed, or could not reach the server
+	case n >= 260000 && n < 280000: // Snowflake's driver failed, or could not reach the server
 		return sqlsink.Verdict{Lost: true}
 	case n == 100132, n == 100143: // a function failed
 		return sqlsink.Verdict{}
@@ -51,12 +51,13 @@ func classify(e *serverError) sqlsink.Verdict {
 			return sqlsink.Verdict{Lost: true}
 		}
 	}
-	// 57 intervention, 53 resources, a warehouse that does not run, locks, and everything unknown:
-	// a later attempt may succeed.
+	// A later attempt may succeed after another error, such as 57 (operator intervention), 53
+	// (resources), a suspended warehouse, a lock, or an unknown error.
 	return sqlsink.Verdict{}
 }
 
-// permanentDDLError marks the error of DDL that can never succeed.
+// permanentDDLError marks err as poison if the DDL can never succeed. It returns other errors
+// unchanged.
 func permanentDDLError(err error) error {
 	e := new(serverError)
 	if !errors.As(err, &e) || e.denied() || e.number == numberInvalid {

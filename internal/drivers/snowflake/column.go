@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// kind is the form in which a value travels to the server.
+// kind is the encoding in which eds sends a value to the server.
 type kind uint8
 
 const (
@@ -34,10 +34,10 @@ const (
 type column struct {
 	sqlsink.ValueDecoder
 	attribute
-	text []byte // buffer for one text at a time
+	text []byte // reused to encode one text
 }
 
-// rules name the adjustments of values that a column cannot store.
+// rules names and describes the adjustments that eds makes to values that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceNUL:       {Name: "snowflake_nul", Help: "U+0000 becomes U+FFFD, in text and in JSON"},
 	sqlsink.ReplaceSurrogate: {Name: "snowflake_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
@@ -58,13 +58,14 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout.
+// newColumn returns the encoder for a target of a layout. The encoder calls adjusted for each value
+// that it adjusts.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	return column{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute)}
 }
 
-// append appends the value as a JSON string. VARIANT, OBJECT and ARRAY get JSON as it is. The error
-// is poison and names the column, but never the value.
+// append appends the raw JSON value as a JSON string or, for VARIANT, OBJECT and ARRAY, as JSON. An
+// error is poison; its text names the column and never contains the value.
 func (c *column) append(dst, raw []byte) ([]byte, error) {
 	out, err := c.appendValue(dst, raw)
 	if err != nil {
@@ -110,8 +111,8 @@ func appendBool(dst, raw []byte) ([]byte, error) {
 	return strconv.AppendBool(dst, b), err
 }
 
-// appendFixed appends a number with the column's precision and scale. A column without decimal
-// places refuses fractions.
+// appendFixed appends a number that fits the column's precision, rounded to the column's scale. If
+// the column has no decimal places and the number has a fraction, it returns value.ErrNotInteger.
 func (c *column) appendFixed(dst, raw []byte) ([]byte, error) {
 	d, err := c.Decimal(raw)
 	if err != nil {
@@ -142,7 +143,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	return strconv.AppendFloat(dst, f, 'e', -1, 64), err
 }
 
-// appendInstant appends an instant in the format that the statements read.
+// appendInstant appends an instant in the format that tableStatements.value parses.
 func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 	if c.kind == kindDate {
 		t, err := c.Date(raw)
@@ -168,7 +169,8 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// appendJSON appends JSON as it is written.
+// appendJSON appends a JSON value, with its line breaks replaced by spaces. For an OBJECT or ARRAY
+// column, it returns an error if the value is not an object or an array.
 func (c *column) appendJSON(dst, raw []byte) ([]byte, error) {
 	switch {
 	case c.kind == kindObject && raw[0] != '{':
@@ -181,7 +183,7 @@ func (c *column) appendJSON(dst, raw []byte) ([]byte, error) {
 	}
 	start := len(dst)
 	dst, flaws := value.AppendJSON(dst, raw, 0)
-	for i, b := range dst[start:] { // each line is a row
+	for i, b := range dst[start:] { // a line break would end the row
 		if b == '\n' || b == '\r' {
 			dst[start+i] = ' '
 		}
@@ -189,11 +191,12 @@ func (c *column) appendJSON(dst, raw []byte) ([]byte, error) {
 	return dst, c.Replaced(flaws)
 }
 
-// exactDigits bounds the digits of a number inside JSON. Snowflake makes a longer one a
-// floating-point number.
+// exactDigits is the maximum number of digits of a number inside JSON that Snowflake stores
+// exactly. Snowflake converts a longer number to a floating-point number.
 const exactDigits = 38
 
-// checkNumber checks a number in JSON text, which a VARIANT may not store exactly.
+// checkNumber checks a number in JSON text. If a VARIANT cannot store the number exactly,
+// checkNumber counts the adjustment.
 func (c *column) checkNumber(text []byte) error {
 	if len(text) <= 15 && bytes.IndexByte(text, 'e') < 0 && bytes.IndexByte(text, 'E') < 0 {
 		return nil

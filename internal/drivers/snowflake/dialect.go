@@ -16,18 +16,20 @@ import (
 
 // dialect implements sqlsink.Dialect for Snowflake.
 type dialect struct {
-	target  *url.URL // when the destination was opened
-	account account  // parsed from target; each session parses its own
+	target  *url.URL // the URL at the time when the destination was opened
+	account account  // parsed from target; each session parses its own URL again
 	env     sink.Env
-	// actual maps a table's name, as Name returns it, to the catalogue's if that differs.
+	// actual maps the name of a table, as Name returns it, to the table's name in the catalogue. It
+	// has no entry if the two names are equal.
 	actual sync.Map
 }
 
-// maxName is the longest name that Snowflake keeps, in characters.
+// maxName is the maximum length of a name in Snowflake, in characters.
 const maxName = 255
 
-// Name shortens a long name and replaces characters that a name cannot hold. Such a name ends in a
-// hash of the original, so that distinct names stay distinct.
+// Name returns name if Snowflake can use it unchanged. Otherwise it cuts a name that is too long,
+// replaces characters that a name cannot contain, and appends a hash of the original name, so that
+// distinct names stay distinct.
 func (d *dialect) Name(name string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
@@ -46,11 +48,12 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", clean, h.Sum64())
 }
 
-// FoldsCase is true: users select columns without quotes, and earlier tools created them in upper
-// case, so two names that differ only in case are better one column.
+// FoldsCase returns true, although quoted names keep their case. Users select columns without
+// quotes, and other tools create columns in upper case, so two names that differ only in case
+// should be one column.
 func (d *dialect) FoldsCase() bool { return true }
 
-// quote quotes an identifier.
+// quote returns name as a quoted identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // literal returns text as a string constant.
@@ -58,7 +61,7 @@ func literal(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, "'", "''").Replace(text) + "'"
 }
 
-// quoted quotes an identifier that may be missing.
+// quoted returns name as a quoted identifier, or "" if name is empty.
 func quoted(name string) string {
 	if name == "" {
 		return ""
@@ -66,7 +69,8 @@ func quoted(name string) string {
 	return quote(name)
 }
 
-// table returns the quoted name of the real table for the engine's name.
+// table returns the quoted name of the real table. The parameter name is the table's name as Name
+// returns it.
 func (d *dialect) table(name string) string {
 	if actual, ok := d.actual.Load(name); ok {
 		return quote(actual.(string))
@@ -74,13 +78,14 @@ func (d *dialect) table(name string) string {
 	return quote(name)
 }
 
-// types are the types of new columns.
+// types maps schema types to the Snowflake types of new columns.
 var types = map[schema.Type]string{
 	schema.String: "STRING", schema.Enum: "STRING", schema.DateTime: "TIMESTAMP_TZ(9)", schema.Integer: "NUMBER(38,0)",
 	schema.Number: "FLOAT", schema.Boolean: "BOOLEAN", schema.Object: "VARIANT", schema.Array: "VARIANT",
 }
 
-// DDL returns the statements of a migration step. Snowflake commits each one.
+// DDL returns the statements of a migration step. Snowflake commits each statement separately. DDL
+// returns nil if the step is not possible.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	table := d.table(step.Table)
 	switch step.Kind {
@@ -103,7 +108,7 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	}
 }
 
-// definition defines a new column.
+// definition returns the definition of a new column.
 func definition(c sqlsink.NewColumn) string {
 	text := quote(c.Name) + " " + types[c.Type]
 	if c.Key {
@@ -112,18 +117,19 @@ func definition(c sqlsink.NewColumn) string {
 	return text
 }
 
-// Types of widened columns. Integers become decimals, which hold any 64-bit integer and 18 decimal
-// places exactly; a floating-point type does not.
+// Types of widened columns. A column of integers becomes NUMBER(38,18) rather than a floating-point
+// type, because a NUMBER holds every 64-bit integer and 18 decimal places exactly.
 const (
 	wideInteger = "NUMBER(38,0)"
 	wideDecimal = "NUMBER(38,18)"
 	wideText    = "VARCHAR(16777216)"
 )
 
-// widen returns the statements that widen a column. Snowflake lengthens a type in place. To change
-// the type, they fill a second column, which then takes the first one's name. Whenever they are
-// interrupted, the table has either the complete old column or the complete new one; Tables
-// finishes the renaming.
+// widen returns the statements that widen a column. If only the length or precision changes, one
+// statement alters the column in place. Otherwise the statements add a new column, fill it, drop
+// the old column and rename the new one. If they are interrupted, the table has the complete old
+// column or the complete new column, and Tables finishes the renaming. widen returns nil if it
+// cannot widen the column.
 func widen(table string, step sqlsink.Step) []string {
 	c := step.Real
 	alter := "ALTER TABLE " + table + " "
@@ -150,13 +156,14 @@ func widen(table string, step sqlsink.Step) []string {
 	}
 }
 
-// Prefixes of the new columns of unfinished widenings.
+// Prefixes of the names that the new columns of widenings have before they are renamed.
 const (
 	wideDecimals = "_eds_wide_n_"
 	wideTexts    = "_eds_wide_s_"
 )
 
-// widenedFrom returns the column that a new column of a widening replaces.
+// widenedFrom reports whether name is the temporary name of the new column of a widening, and
+// returns the name of the column that the new column replaces.
 func widenedFrom(name string) (of string, ok bool) {
 	for _, prefix := range []string{wideDecimals, wideTexts} {
 		if of, ok := strings.CutPrefix(name, prefix); ok && of != "" {
@@ -169,7 +176,8 @@ func widenedFrom(name string) (of string, ok bool) {
 // instantFormat formats instants as RFC 3339 with six fractional digits.
 const instantFormat = `'YYYY-MM-DD"T"HH24:MI:SS.FF6"Z"'`
 
-// textExpression returns an expression for a column's values as text.
+// textExpression returns an SQL expression that converts the values of a column to text. The
+// parameter column is the SQL expression for the column.
 func textExpression(column string, a *attribute) string {
 	switch a.kind {
 	case kindText:
@@ -183,7 +191,7 @@ func textExpression(column string, a *attribute) string {
 	case kindVariant, kindObject, kindArray:
 		return "TO_JSON(" + column + ")"
 	case kindFixed:
-		if a.scale > 0 { // without trailing zeros
+		if a.scale > 0 { // remove trailing zeros of the fraction
 			return "RTRIM(RTRIM(TO_VARCHAR(" + column + "), '0'), '.')"
 		}
 	}

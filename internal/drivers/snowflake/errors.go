@@ -15,14 +15,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// serverError is an error that the server or Snowflake's driver numbers. Its text contains no value
-// of a row: Error leaves out messages that may quote one.
+// serverError is an error that has a number from the server or Snowflake's driver. The text of the
+// error contains no value of a row, because Error leaves out messages that may quote a value.
 type serverError struct {
 	number  int
 	state   string // SQLSTATE
 	message string
-	query   string // id in the query history
-	what    string // the operation
+	query   string // the statement's id in the query history
+	what    string // the operation that failed
 }
 
 func (e *serverError) Error() string {
@@ -42,11 +42,11 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %06d, SQLSTATE %s)", text, e.number, e.state)
 }
 
-// quotable reports whether the message only names objects, as those of the compiler and the service
-// do. Data errors quote the datum.
+// quotable reports whether the message contains no values. Messages of the SQL compiler and the
+// service contain only names of objects, but messages of execution errors quote values.
 func (e *serverError) quotable() bool {
 	switch {
-	case e.number >= 100000 && e.number < 110000: // of execution
+	case e.number >= 100000 && e.number < 110000: // execution errors
 		return false
 	case len(e.state) >= 2:
 		switch e.state[:2] {
@@ -57,8 +57,8 @@ func (e *serverError) quotable() bool {
 	return true
 }
 
-// denied reports whether an object is missing or the role lacks a privilege on it. Snowflake does
-// not distinguish the two.
+// denied reports whether an object does not exist or the role lacks a privilege on the object.
+// Snowflake does not distinguish the two cases.
 func (e *serverError) denied() bool {
 	return e.number == numberDenied || e.number == numberMissing || e.number == numberAbsent || e.state == "42501"
 }
@@ -73,7 +73,7 @@ const (
 	numberSuspended   = 608  // warehouse cannot be resumed
 )
 
-// conditions names the execution errors that a row can cause.
+// conditions describes the execution errors that a row can cause, by number.
 var conditions = map[int]string{
 	100035: "it is not a timestamp", 100037: "it is not a boolean", 100038: "it is not a number",
 	100039: "the number is out of range", 100040: "it is not a date", 100046: "the number is out of range",
@@ -82,9 +82,9 @@ var conditions = map[int]string{
 	100090: "two rows of the same key", 100132: "JavaScript failed", 100145: "it is too large",
 }
 
-// sessionError converts an error of Snowflake's driver: to a serverError, or to a
-// *sqlsink.ConnectionError if the server did not return it or the call timed out. The session is in
-// an unknown state then.
+// sessionError converts an error of Snowflake's driver. An error with a number becomes a
+// *serverError. If the error has no number or the call timed out, the state of the session is
+// unknown: sessionError marks the session as broken and returns a *sqlsink.ConnectionError.
 func (s *session) sessionError(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		s.broken = true
@@ -101,7 +101,7 @@ func (s *session) sessionError(ctx context.Context, what string, err error) erro
 	return &serverError{number: e.Number, state: e.SQLState, message: message(e), query: e.QueryID, what: what}
 }
 
-// message returns the error's formatted message.
+// message returns the message of e with its arguments inserted.
 func message(e *sf.SnowflakeError) string {
 	if len(e.MessageArgs) > 0 {
 		return fmt.Sprintf(e.Message, e.MessageArgs...)
@@ -109,8 +109,8 @@ func message(e *sf.SnowflakeError) string {
 	return e.Message
 }
 
-// network returns the cause of a network error without the request's address, which contains
-// session numbers and signatures.
+// network returns the cause of a network error. It leaves out the URL of the request, which
+// contains session ids and signatures.
 func network(err error) error {
 	var (
 		dns     *net.DNSError
@@ -137,7 +137,8 @@ func network(err error) error {
 	return fmt.Errorf("the connection broke (%T)", fault.Innermost(err))
 }
 
-// explainConnect explains a failed login to the operator, without any of the URL's secrets.
+// explainConnect describes why a login failed and how to fix the failure. The error contains no
+// secret of the URL.
 func (a *account) explainConnect(err error) error {
 	where := net.JoinHostPort(a.host, fmt.Sprint(a.port))
 	e := new(sf.SnowflakeError)
@@ -175,8 +176,8 @@ func (a *account) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: &serverError{number: e.Number, state: e.SQLState, message: message(e), what: what}}
 }
 
-// explainNetwork explains an error that happened before the server responded. Errors that only
-// another URL or machine can fix are fatal.
+// explainNetwork describes why a connection failed without an error message of the server. It marks
+// a failure of TLS as refused.
 func explainNetwork(where string, err error) error {
 	server := sqlsink.Server{
 		Address: where, Authority: "there may be a proxy in between: add its certificate to those of this machine",

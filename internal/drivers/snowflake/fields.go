@@ -35,10 +35,11 @@ var keyPairFields = []sink.Field{
 	{Name: "Role", Type: "string", Description: "role of the session", Option: "role"},
 }
 
-// form has the values of HQ's form.
+// form reads the values of HQ's form.
 type form struct{ *sink.Form }
 
-// host returns the value of a field that is the host of the URL.
+// host returns the value of a field that becomes the host of the URL. It refuses a value that is
+// not a valid host.
 func (f form) host(field string) string {
 	host := f.Get(field)
 	if strings.ContainsFunc(host, func(r rune) bool {
@@ -49,7 +50,7 @@ func (f form) host(field string) string {
 	return host
 }
 
-// path returns the path of the URL: the database and the schema.
+// path returns the path of the URL, which consists of the database and, optionally, the schema.
 func (f form) path() string {
 	path := strings.Trim(f.Get("Database"), "/")
 	if strings.Count(path, "/") > 1 {
@@ -61,7 +62,8 @@ func (f form) path() string {
 	return "/" + path
 }
 
-// buildPasswordURL builds a URL from the fields of HQ's form.
+// buildPasswordURL builds a destination URL from the values of passwordFields in HQ's form, or
+// returns the errors of the invalid fields.
 func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
 	f := form{sink.NewForm(passwordFields, values)}
 	user := url.UserPassword(f.Get("Username"), values["Password"])
@@ -76,7 +78,8 @@ func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// buildKeyPairURL builds a URL from the fields of HQ's form.
+// buildKeyPairURL builds a destination URL from the values of keyPairFields in HQ's form, or
+// returns the errors of the invalid fields.
 func buildKeyPairURL(values map[string]string) (string, []sink.FieldError) {
 	f := form{sink.NewForm(keyPairFields, values)}
 	u := url.URL{Scheme: "snowflake-keypair", Host: f.host("Account"), Path: f.path(), User: url.User(f.Get("Username"))}

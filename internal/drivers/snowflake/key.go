@@ -24,7 +24,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// readKey reads the private key, from the environment or a file.
+// readKey sets the private key from an environment variable or a file, and decrypts the key if it
+// is encrypted.
 func (a *account) readKey(v sink.Values, lookup sink.Lookup) error {
 	a.authenticator = sf.AuthTypeJwt
 	if a.user == "" {
@@ -67,7 +68,8 @@ func (a *account) readKey(v sink.Values, lookup sink.Lookup) error {
 	return nil
 }
 
-// variable returns the value of an environment variable that an option names.
+// variable returns the value of the environment variable name, which the option names. The error
+// does not contain name, because the operator may have given the secret itself.
 func variable(lookup sink.Lookup, option, name string) (string, error) {
 	if lookup != nil {
 		if value, ok := lookup(name); ok && value != "" {
@@ -80,8 +82,8 @@ func variable(lookup sink.Lookup, option, name string) (string, error) {
 	return "", fmt.Errorf("option %s names an environment variable that is not set", option)
 }
 
-// parseKey reads a private key of RSA: PKCS#8, or PKCS#1, in PEM or as the
-// base64 of its DER form.
+// parseKey reads an RSA private key in PKCS#8 or PKCS#1 form, encoded as PEM or as base64 of the
+// DER. The passphrase is used only if the key is encrypted.
 func parseKey(text, passphrase string) (*rsa.PrivateKey, error) {
 	text = strings.TrimSpace(strings.ReplaceAll(text, `\n`, "\n"))
 	var der []byte
@@ -126,7 +128,7 @@ func parseKey(text, passphrase string) (*rsa.PrivateKey, error) {
 
 var errWrongPassphrase = errors.New("the passphrase does not match the key")
 
-// The encrypted form of a private key, RFC 5958 section 3 and RFC 8018 appendix A.
+// ASN.1 structures of an encrypted private key (RFC 5958 section 3, RFC 8018 appendix A).
 type (
 	encryptedKey struct {
 		Algorithm pkix.AlgorithmIdentifier
@@ -146,7 +148,8 @@ var (
 	oidPBKDF2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 12}
 )
 
-// prfs and ciphers are the algorithms that OpenSSL writes, by object identifier.
+// prfs and ciphers are the algorithms that OpenSSL uses to encrypt keys, by object identifier. The
+// length of a cipher is the size of its key, in bytes.
 var (
 	prfs = map[string]func() hash.Hash{
 		"": sha1.New, "1.2.840.113549.2.7": sha1.New, "1.2.840.113549.2.9": sha256.New, "1.2.840.113549.2.11": sha512.New,
@@ -168,10 +171,11 @@ func isEncrypted(der []byte) bool {
 	return err == nil
 }
 
-// maxIterations bounds the time of a key derivation.
+// maxIterations is the maximum number of iterations of a key derivation, which limits its duration.
 const maxIterations = 2_000_000
 
-// decrypt returns the PKCS#8 key inside an encrypted one.
+// decrypt decrypts a private key that is encrypted with PBES2, and returns the PKCS#8 key in DER
+// form.
 func decrypt(der []byte, passphrase string) ([]byte, error) {
 	var (
 		k       encryptedKey

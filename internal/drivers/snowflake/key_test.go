@@ -17,7 +17,7 @@ import (
 	"testing"
 )
 
-// opensslKey is an RSA key that openssl pkcs8 -topk8 -v2 aes-256-cbc wrote, with the passphrase
+// opensslKey is an RSA key that openssl pkcs8 -topk8 -v2 aes-256-cbc encrypted with the passphrase
 // "correct horse".
 const opensslKey = `-----BEGIN ENCRYPTED PRIVATE KEY-----
 MIIFLTBXBgkqhkiG9w0BBQ0wSjApBgkqhkiG9w0BBQwwHAQIwPfXRmfImtoCAggA
@@ -66,7 +66,7 @@ func TestParseKey_OpenSSLEncrypted(t *testing.T) {
 	}
 }
 
-// encrypt encrypts a PKCS#8 key like OpenSSL.
+// encrypt encrypts a PKCS#8 key as OpenSSL does.
 func encrypt(t testing.TB, der []byte, passphrase string) []byte {
 	t.Helper()
 	salt, initial := make([]byte, 16), make([]byte, aes.BlockSize)
@@ -144,7 +144,7 @@ func FuzzParseKey(f *testing.F) {
 	f.Add("MIIB", "")
 	f.Fuzz(func(t *testing.T, text, passphrase string) {
 		if strings.Contains(text, "ENCRYPTED") && len(text) > len(opensslKey) {
-			return // many rounds of a derivation test nothing new
+			return // more iterations of the key derivation would test nothing new
 		}
 		key, err := parseKey(text, passphrase)
 		if (key == nil) == (err == nil) {

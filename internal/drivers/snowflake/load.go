@@ -12,11 +12,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// fileBytes is how many bytes of rows go into one file of the stage, before compression. A tenth of
-// it is the file size that Snowflake recommends.
+// fileBytes is the size of a file of the stage before compression, in bytes. Compression makes the
+// file about a tenth of that, which is a size that Snowflake recommends.
 const fileBytes = 256 << 20
 
-// Exec runs DDL statements in order. Snowflake commits each one.
+// Exec runs DDL statements one after the other. Snowflake commits each statement separately. If the
+// schema does not exist, Exec first creates the schema.
 func (s *session) Exec(ctx context.Context, statements []string) error {
 	if err := s.makeSchema(ctx); err != nil {
 		return err
@@ -29,18 +30,18 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	return nil
 }
 
-// Stage creates a staging table. It is transient: no operator will restore it.
+// Stage creates a staging table. The table is transient, because it never has to be restored.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	_, err := s.query(ctx, "create a staging table", s.tableStatements(live).createStage(quote(name)))
 	return err
 }
 
-// Count counts the rows of a table.
+// Count returns the number of rows of a table in the layout's scope.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	return s.count(ctx, "count rows", s.tableStatements(l).countRows())
 }
 
-// count returns the single number that a query selects.
+// count runs a query that selects a single number, and returns the number.
 func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	a, err := s.query(ctx, what, sql)
 	if err != nil {
@@ -52,7 +53,8 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	return strconv.ParseInt(a.text(0, 0), 10, 64)
 }
 
-// Seal only counts duplicate rows: the staging table needs no index.
+// Seal checks that no two staged rows have the same key. If two have, it returns a
+// *sqlsink.DuplicatesError.
 func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	rows, err := s.count(ctx, "count rows that were staged twice", s.tableStatements(stage).duplicates())
 	if err == nil && rows > 0 {
@@ -61,13 +63,14 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	return err
 }
 
-// Deduplicate keeps the last row of each key.
+// Deduplicate removes all rows of each key from the staging table except the last one loaded.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
 	tx.add("remove rows that were staged twice", tx.tableStatements(stage).deduplicate(), nil)
 	return nil
 }
 
-// Append uploads the rows of a snapshot as files. Commit copies them into the staging table.
+// Append uploads the rows of a snapshot as files, and returns the number of rows. Commit copies the
+// files into the staging table.
 func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	ts := tx.tableStatements(stage)
 	number, err := tx.count(ctx, "inspect the staging table", "SELECT TO_VARCHAR(COALESCE(MAX("+quote(rowColumn)+"), 0)) FROM "+ts.table)
@@ -110,8 +113,9 @@ func (tx *transaction) copyFile(ctx context.Context, ts *tableStatements, rows *
 	return nil
 }
 
-// Place replaces or merges rows in the transaction, and keeps the live table. (ALTER TABLE ... SWAP
-// WITH would move grants to the other name, and commit apart from the record of the load.)
+// Place merges the staged rows into the live table, or replaces the live table's rows, within the
+// transaction. It keeps the live table and does not use ALTER TABLE ... SWAP WITH, which would move
+// grants to the other table, and commit separately from the record of the load.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
 	statements := []string{ts.mergeStage(staging, true)}
@@ -125,8 +129,9 @@ func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mod
 	return nil
 }
 
-// Drop drops a staging table after the transaction: eds would trust a record of files without their
-// table, but creates a table without records again.
+// Drop makes Commit drop a staging table after the transaction. If eds stops in between, the table
+// exists without a record of loaded files, and eds creates it again. In the other order, there
+// could be a record of loaded files without their table, and eds would trust the record.
 func (tx *transaction) Drop(_ context.Context, table string) error {
 	tx.after = append(tx.after, "DROP TABLE IF EXISTS "+quote(table))
 	return nil

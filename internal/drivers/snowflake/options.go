@@ -37,8 +37,8 @@ var keyOptions = []sink.Option{
 	{Name: "key-passphrase", Help: "name of the environment variable that holds the passphrase of an encrypted key"},
 }
 
-// optionsOf returns the options of a driver: those of its login, then those that both drivers
-// have.
+// optionsOf returns the options of a driver. They are the given login options, followed by the
+// options that both Snowflake drivers have.
 func optionsOf(login []sink.Option) []sink.Option {
 	return slices.Concat(login, sharedOptions, sqlsink.TimeoutOptions, sqlsink.RowOptions, foreignOptions)
 }
@@ -74,8 +74,8 @@ var sharedOptions = []sink.Option{
 	},
 }
 
-// foreignOptions are options of Snowflake's own driver that URLs of other programs may have.
-// Those that tune that driver have no effect here.
+// foreignOptions are options of Snowflake's own driver that URLs of other programs may contain. The
+// options that tune that driver have no effect in eds.
 var foreignOptions = append(sink.Unlisted(
 	"application", "requestTimeout", "clientTimeout", "jwtTimeout", "ocspFailOpen", "insecureMode", "disableOCSPChecks",
 	"validateDefaultParameters", "database", "user", "timezone", "tracing", "maxRetryCount", "privateKey", "tmpDirPath",
@@ -84,16 +84,17 @@ var foreignOptions = append(sink.Unlisted(
 	sink.Option{Name: "region", Unlisted: true, Harmless: true},
 )
 
-// account is the place of the destination, and how eds signs in.
+// account has the settings of a destination: the server, the database and the schema, the
+// credentials, and the settings of sessions.
 type account struct {
 	host, protocol   string
 	port             int
-	name             string // of the account
+	name             string // the account identifier
 	user, password   string
 	token            string
 	authenticator    sf.AuthType
 	key              *rsa.PrivateKey
-	database, schema string // as the catalogue has them
+	database, schema string // names as in the catalogue
 	warehouse, role  string
 	tag              string
 	keepAlive        bool
@@ -109,7 +110,7 @@ type config struct {
 	limits  sink.Limits
 }
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads the settings from a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL, env sink.Env) (*config, error) {
 	keyPair := target.Scheme == "snowflake-keypair"
 	login := tokenOptions
@@ -138,7 +139,7 @@ func parse(target *url.URL, env sink.Env) (*config, error) {
 
 const domain = ".snowflakecomputing."
 
-// readPlace reads the host, the database and the schema.
+// readPlace sets the server, the account, the database and the schema from a destination URL.
 func (a *account) readPlace(target *url.URL) error {
 	query := target.Query()
 	a.host, a.protocol, a.port = target.Hostname(), "https", 443
@@ -188,7 +189,8 @@ func (a *account) readPlace(target *url.URL) error {
 	return nil
 }
 
-// identity returns the account, the database and the schema, however eds signs in.
+// identity returns a string that identifies the account, the database and the schema of target. It
+// does not depend on the credentials.
 func identity(target *url.URL) string {
 	var a account
 	if err := a.readPlace(target); err != nil {
@@ -204,8 +206,9 @@ func identity(target *url.URL) string {
 
 var plainIdentifier = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_$]*$`)
 
-// identifier returns the name of a spelling: in upper case, unless it is quoted, or is only valid
-// with quotes.
+// identifier returns the name that an identifier refers to in SQL. An unquoted identifier refers to
+// the name in upper case. If the spelling is not valid without quotes, identifier returns it
+// unchanged.
 func identifier(spelling string) string {
 	if len(spelling) >= 2 && spelling[0] == '"' && spelling[len(spelling)-1] == '"' {
 		return strings.ReplaceAll(spelling[1:len(spelling)-1], `""`, `"`)
@@ -216,7 +219,7 @@ func identifier(spelling string) string {
 	return spelling
 }
 
-// readSession reads the settings of a session.
+// readSession sets the user and the settings of sessions from the options v.
 func (a *account) readSession(v sink.Values, user string) {
 	a.user = user
 	if name := v.Text("warehouse"); name != "" {
@@ -229,7 +232,7 @@ func (a *account) readSession(v sink.Values, user string) {
 	a.timeouts = sqlsink.ReadTimeouts(v)
 }
 
-// readPassword reads the password or token.
+// readPassword sets the authenticator and the password or token from the options v and the URL.
 func (a *account) readPassword(v sink.Values, target *url.URL) error {
 	a.password, _ = target.User.Password()
 	a.token = v.Text("token")

@@ -8,13 +8,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite creates a stage and a table, writes to it, and drops it. If the schema does not exist,
-// it uses a temporary one.
+// CanWrite checks that the role can write: it creates a stage and a table, writes a row, and drops
+// the table. If the schema does not exist, CanWrite creates a schema with another name for the
+// check, and then drops that schema. If the role lacks a privilege, the error is fatal and says how
+// to fix the problem.
 func (s *session) CanWrite(ctx context.Context) error {
 	if !s.lacksSchema {
 		return s.canWriteHere(ctx)
 	}
-	// Not the URL's own name: another session may create that schema meanwhile.
+	// Another session may create the URL's schema during the check, so use a different name.
 	own := quote(s.dialect.account.database) + "." + quote("_eds_probe_"+s.id)
 	if err := s.enterSchema(ctx, "CREATE TRANSIENT SCHEMA "+own, own); err != nil {
 		return err
@@ -24,7 +26,7 @@ func (s *session) CanWrite(ctx context.Context) error {
 	return errors.Join(err, dropped)
 }
 
-// canWriteHere does the work of CanWrite in the session's schema.
+// canWriteHere does the checks of CanWrite in the session's current schema.
 func (s *session) canWriteHere(ctx context.Context) error {
 	if err := s.stage(ctx); err != nil {
 		return err
@@ -46,12 +48,13 @@ func (s *session) canWriteHere(ctx context.Context) error {
 	return errors.Join(err, dropped)
 }
 
-// Own returns the statement that makes the session's role own the table.
+// Own returns the statement that makes the session's role the owner of the table.
 func (s *session) Own(table string) string {
 	return fmt.Sprintf("GRANT OWNERSHIP ON TABLE %s TO ROLE %s COPY CURRENT GRANTS", s.dialect.table(table), quote(s.role))
 }
 
-// missingPrivilege returns an error that names a missing privilege on the schema, and its grant.
+// missingPrivilege returns a fatal error for an operation that failed with err because the role
+// lacks privileges on the schema. The error contains the GRANT statement for the privileges.
 func (s *session) missingPrivilege(what, privileges string, err error) error {
 	schema := quote(s.dialect.account.database) + "." + quote(s.dialect.account.schema)
 	return fault.Mark(fault.Fatal, fmt.Errorf("role %q may not %s in schema %s; run: GRANT %s ON SCHEMA %s TO ROLE %s: %w",

@@ -16,7 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Read yields every row of the layout's real table.
+// Read yields the rows of the layout's real table. It leaves out rows that are marked as deleted.
+// Each row is valid until the next iteration.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		sql, targets := s.tableStatements(l).selection()
@@ -41,8 +42,10 @@ func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change
 	}
 }
 
-// selection returns a query for the columns and rows that the source has. It selects them as text,
-// except FLOAT, whose text may lose digits.
+// selection returns a query that selects the source's columns, without eds's metadata columns and
+// without rows that are marked as deleted. It also returns the targets of the selected columns, in
+// the same order. The query converts values to text, except those of FLOAT columns, because their
+// text may lose digits.
 func (ts *tableStatements) selection() (sql string, targets []sqlsink.Target) {
 	var columns []string
 	where := ""
@@ -62,7 +65,7 @@ func (ts *tableStatements) selection() (sql string, targets []sqlsink.Target) {
 	return fmt.Sprintf("SELECT %s FROM %s%s", strings.Join(columns, ", "), ts.table, where), targets
 }
 
-// textOf returns a value as text; false if it is NULL.
+// textOf returns a value from the driver as text. It returns false if the value is NULL.
 func textOf(v driver.Value) (string, bool) {
 	switch v := v.(type) {
 	case nil:
@@ -86,15 +89,16 @@ func textOf(v driver.Value) (string, bool) {
 	}
 }
 
-// appendStored appends a stored value as a raw JSON value for a source column of type wanted;
-// nothing if it is NULL.
+// appendStored appends v, a value from the driver, as a raw JSON value. The parameter wanted is the
+// type of the source's column, and stored is the kind of the real column. If v is NULL, it appends
+// nothing.
 func appendStored(dst []byte, wanted schema.Type, stored kind, v driver.Value) []byte {
 	text, ok := textOf(v)
 	if !ok {
 		return dst
 	}
 	if stored == kindVariant || stored == kindObject || stored == kindArray {
-		return append(dst, text...) // JSON
+		return append(dst, text...) // the text is JSON
 	}
 	switch wanted {
 	case schema.String, schema.Enum, schema.DateTime:

@@ -24,35 +24,35 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Otherwise Snowflake's driver asks clouds whether it runs on them.
+	// Otherwise Snowflake's driver tries to detect the cloud that it runs in.
 	os.Setenv("SNOWFLAKE_DISABLE_PLATFORM_DETECTION", "true")
 	goleak.VerifyTestMain(m)
 }
 
-// script is an engine with scripted results, by the beginning of a statement. It reports that every
-// MERGE, COPY and UPDATE wrote all rows, and stores the definitions of created tables and one
-// checkpoint.
+// script is a double of Snowflake's SQL engine with scripted results, by prefixes of statements. It
+// reports that every MERGE, COPY and UPDATE wrote all rows, and stores the definitions of created
+// tables and one checkpoint.
 type script struct {
 	mu      sync.Mutex
 	answers map[string]func(q peer.Query) (*peer.Result, error)
-	columns [][]string // of INFORMATION_SCHEMA.COLUMNS
-	rows    [][]byte   // received in parameters and files
+	columns [][]string // the rows of INFORMATION_SCHEMA.COLUMNS
+	rows    [][]byte   // the rows received in parameters and files
 
-	checkpoint map[string]string // by column
+	checkpoint map[string]string // the values of the checkpoint, by column
 }
 
 func newScript() *script {
 	return &script{answers: make(map[string]func(peer.Query) (*peer.Result, error))}
 }
 
-// on sets the result of statements that begin with the prefix.
+// on sets the result of statements that start with the prefix.
 func (s *script) on(prefix string, answer func(q peer.Query) (*peer.Result, error)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answers[prefix] = answer
 }
 
-// refuse makes statements that begin with the prefix fail.
+// refuse makes statements that start with the prefix fail.
 func (s *script) refuse(prefix string, code int, state, message string) {
 	s.on(prefix, func(peer.Query) (*peer.Result, error) {
 		return nil, &peer.Error{Code: code, State: state, Message: message}
@@ -145,7 +145,7 @@ func (s *script) store(q peer.Query) {
 	}
 }
 
-// stored returns the result of a SELECT of the checkpoint.
+// stored returns the result of a query for the checkpoint.
 func (s *script) stored(q peer.Query) *peer.Result {
 	if s.checkpoint == nil {
 		return &peer.Result{Columns: []peer.Column{{Name: "c"}}}
@@ -177,7 +177,7 @@ func (s *script) catalogue(names string) *peer.Result {
 	return r
 }
 
-// arrived records the upserted rows that a statement reads, and counts them.
+// arrived records the rows that a statement reads, and returns the number of rows to upsert.
 func (s *script) arrived(q peer.Query) int {
 	n := 0
 	for _, line := range q.Rows() {
@@ -214,7 +214,7 @@ func named(names []string, values ...string) *peer.Result {
 
 var privateKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
 
-// serve starts the double with the script.
+// serve starts the double of Snowflake's service with the script.
 func serve(t *testing.T, s *script) *peer.Server {
 	t.Helper()
 	key, err := privateKey()
@@ -239,7 +239,7 @@ func environment(t testing.TB) sink.Env {
 	return sink.Env{Logger: slog.New(slog.NewTextHandler(t.Output(), nil)), Stream: "dbchange", Consumer: "c", Filter: "f"}
 }
 
-// open opens a URL; the sink is closed when the test ends.
+// open opens the destination at a URL. The sink is closed when the test ends.
 func open(t *testing.T, raw string, change ...func(*sink.Env)) (sink.Sink, error) {
 	t.Helper()
 	env := environment(t)

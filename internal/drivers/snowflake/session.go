@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// driverConn is a connection of Snowflake's driver.
+// driverConn has the methods of a connection of Snowflake's driver that eds uses.
 type driverConn interface {
 	driver.Conn
 	driver.QueryerContext
@@ -30,20 +30,20 @@ type session struct {
 	dialect   *dialect
 	db        driverConn
 	transport *transport
-	id        string // Snowflake's number for the session
+	id        string // Snowflake's session id
 	role      string
 	warehouse string
-	// lacksSchema: the URL's schema does not exist yet, or is not visible.
+	// lacksSchema is set if the URL's schema does not exist yet, or is not visible to the role.
 	lacksSchema bool
-	broken      bool   // a call got no response: the session's state is unknown
-	staged      int    // files uploaded so far
+	broken      bool   // a call got no response, so the state of the session is unknown
+	staged      int    // the number of files uploaded so far
 	hasStage    bool   // the session's stage exists
 	scratch     []byte // reused for a metadata value
 	plain       []byte // reused for JSON lines
 }
 
-// noRetries makes Snowflake's driver return errors instead of retrying: the engine retries, and
-// knows when to give up.
+// noRetries is a retry count with which Snowflake's driver returns errors instead of retrying. The
+// SQL engine of eds retries, and knows when to give up.
 const noRetries = -1
 
 // parameters returns the session's parameters. They override the settings of the account and the
@@ -75,7 +75,8 @@ func (a *account) config(t *transport) sf.Config {
 	}
 }
 
-// Connect opens a session.
+// Connect opens a session. Each call parses the URL with the current contents of its placeholders
+// and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	s, err := d.connect(ctx)
 	if err != nil {
@@ -85,7 +86,7 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
-	// The driver's own log quotes messages of the server, which may quote rows.
+	// Disable the driver's own log. It contains messages of the server, which may quote values.
 	log := sf.GetLogger()
 	log.SetOutput(io.Discard)
 	if err := log.SetLogLevel("fatal"); err != nil {
@@ -123,12 +124,12 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// sessionSQL selects the session's context. Objects that do not exist, or may not be used, are
-// NULL.
+// sessionSQL selects the session's database, schema, warehouse, role and id. The name of an object
+// is NULL if the object does not exist or the role may not use it.
 const sessionSQL = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA(), CURRENT_WAREHOUSE(), CURRENT_ROLE(), CURRENT_SESSION()"
 
-// inspectSession checks that the session can use the objects of the URL. If the schema does not
-// exist, the first DDL creates it.
+// inspectSession checks that the session can use the database and the warehouse of the URL. If the
+// schema does not exist, the first DDL creates it.
 func (s *session) inspectSession(ctx context.Context) error {
 	a := &s.dialect.account
 	at, err := s.query(ctx, "inspect the session", sessionSQL)
@@ -155,7 +156,8 @@ func (s *session) inspectSession(ctx context.Context) error {
 	return nil
 }
 
-// makeSchema creates the schema if it does not exist, and enters it.
+// makeSchema creates the URL's schema if it does not exist, and makes it the session's current
+// schema.
 func (s *session) makeSchema(ctx context.Context) error {
 	if !s.lacksSchema {
 		return nil
@@ -167,7 +169,8 @@ func (s *session) makeSchema(ctx context.Context) error {
 	return err
 }
 
-// enterSchema creates a schema with the given statement, and enters it.
+// enterSchema runs the statement create, which creates a schema, and makes the schema the session's
+// current schema. The parameter schema is the quoted name of the schema.
 func (s *session) enterSchema(ctx context.Context, create, schema string) error {
 	a := &s.dialect.account
 	name := quote(a.database) + "." + quote(a.schema)
@@ -186,7 +189,8 @@ func (s *session) enterSchema(ctx context.Context, create, schema string) error 
 	return nil
 }
 
-// Close ends the session, with its open transaction and its stage.
+// Close closes the session. Snowflake then rolls back an open transaction and drops the session's
+// stage.
 func (s *session) Close(ctx context.Context) error {
 	end := s.transport.bind(ctx, func() {})
 	err := s.db.Close()
@@ -201,13 +205,13 @@ type queryResult struct {
 	rows    [][]driver.Value
 }
 
-// text returns a value as text; NULL is "".
+// text returns a value as text, or "" for NULL.
 func (r *queryResult) text(row, column int) string {
 	text, _ := textOf(r.rows[row][column])
 	return text
 }
 
-// sumColumns returns the sum of the named columns over all rows.
+// sumColumns returns the sum of all values in the named columns, whose names ignore case.
 func (r *queryResult) sumColumns(names ...string) (int64, error) {
 	var sum int64
 	for i, c := range r.columns {
@@ -225,7 +229,7 @@ func (r *queryResult) sumColumns(names ...string) (int64, error) {
 	return sum, nil
 }
 
-// query runs one statement with text parameters and returns its result.
+// query runs one statement with text parameters and returns the whole result.
 func (s *session) query(ctx context.Context, what, sql string, args ...string) (*queryResult, error) {
 	a := &queryResult{}
 	err := s.each(ctx, what, sql, args, func(columns []string, row []driver.Value) bool {
@@ -236,8 +240,8 @@ func (s *session) query(ctx context.Context, what, sql string, args ...string) (
 	return a, err
 }
 
-// each runs one statement and calls yield with every row of its result, until yield returns false.
-// The row is valid during the call.
+// each runs one statement with text parameters and passes each row of the result to yield, until
+// yield returns false. A row is valid only during the call of yield.
 func (s *session) each(
 	ctx context.Context, what, sql string, args []string, yield func(columns []string, row []driver.Value) bool,
 ) (err error) {

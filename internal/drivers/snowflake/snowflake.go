@@ -1,5 +1,5 @@
-// Package snowflake writes to Snowflake: it uploads rows as compressed JSON lines to a stage, and
-// merges them from there into tables.
+// Package snowflake writes to Snowflake. It uploads rows as compressed JSON lines to a stage, and
+// merges the uploaded rows into tables.
 package snowflake
 
 import (
@@ -12,11 +12,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// limits suit a warehouse, which has to be awake for as long as a batch takes: few large batches
-// cost less than many small ones.
+// limits are the default limits of a batch. Snowflake bills the time for which a warehouse runs, so
+// a few large batches cost less than many small ones.
 var limits = sink.Limits{Rows: 50_000, Bytes: 64 << 20, Age: 10 * time.Second, Metered: true}
 
-// Driver returns the description of Snowflake with a password or a token.
+// Driver returns the driver for Snowflake that signs in with a password or a token.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "snowflake", Title: "Snowflake",
@@ -32,7 +32,7 @@ func Driver() sink.Driver {
 	}
 }
 
-// KeyPair returns the description of Snowflake with a private key.
+// KeyPair returns the driver for Snowflake that signs in with a private key.
 func KeyPair() sink.Driver {
 	return sink.Driver{
 		Name: "snowflake-keypair", Title: "Snowflake with a key pair",
@@ -108,7 +108,7 @@ adjusted instead, and counted by rule:
 	return b.String()
 }
 
-// destination is a SQL sink with the limits of its URL.
+// destination is a SQL sink that has the batch limits of its URL.
 type destination struct {
 	*sqlsink.Sink
 	limits sink.Limits
@@ -117,7 +117,7 @@ type destination struct {
 // Limits implements sink.Pacer.
 func (d *destination) Limits() sink.Limits { return d.limits }
 
-// open connects to the destination.
+// open opens the destination at target.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	c, err := parse(target, env)

@@ -114,7 +114,7 @@ func TestOpen_ExplainsRefusedLogins(t *testing.T) {
 
 func TestOpen_NamesMissingObjectsWithTheirGrants(t *testing.T) {
 	for name, c := range map[string]struct {
-		at    []string // database, schema, warehouse
+		at    []string // the database, schema and warehouse of the session
 		query string
 		parts []string
 	}{

@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// real returns a column of the given type of the catalogue.
+// real returns a column whose type is the given type of the catalogue.
 func real(name, kind string, numbers ...int) *sqlsink.Column {
 	c := &sqlsink.Column{Name: name, Type: kind, Nullable: true}
 	a := &attribute{}
@@ -30,7 +30,8 @@ func real(name, kind string, numbers ...int) *sqlsink.Column {
 	return c
 }
 
-// layout maps columns onto real ones. The first keys of them are the key.
+// layout returns a layout that maps columns onto real columns. The first columns, as many as keys
+// says, are the key.
 func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, metas ...sqlsink.Meta) *sqlsink.Layout {
 	t.Helper()
 	var declared []schema.Column
@@ -78,7 +79,8 @@ func TestStatements_MatchGolden(t *testing.T) {
 	golden.Compare(t, "statements.sql", out.String())
 }
 
-// allStatements shows the statements for tables of every kind. odd is the name of one column.
+// allStatements returns the text of the statements for tables of every kind. One column has the
+// name odd.
 func allStatements(t *testing.T, odd string, show func(title string, statements ...string)) {
 	t.Helper()
 	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}

@@ -7,19 +7,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// tableStatements has the encoders and the statements for one layout.
+// tableStatements has the encoders of all columns and the statements for one layout.
 type tableStatements struct {
 	layout  *sqlsink.Layout
-	table   string // quoted
-	label   string // for messages
+	table   string // quoted name
+	label   string // the table's description in messages
 	columns []column
-	members []string // `,"c3":` for each column
-	merges  map[operationFilter]string
+	members []string                   // the JSON member name of each column, such as `,"c3":`
+	merges  map[operationFilter]string // the format strings that merge has built
 }
 
-// Rows are sent as JSON objects: "o" is the operation, "c0", "c1" and so on are values by the index
-// of their column, "n" is the number of a staged row. NULLs are left out. In statements a row is r,
-// from a file or a parameter.
+// Parts of a row. eds sends each row as a JSON object, whose member "o" is the operation. The
+// members "c0", "c1" and so on are the values of the layout's columns, without NULLs. For a staged
+// row, the member "n" is the row's number in the staging table, which the column rowColumn keeps.
 const (
 	opMember  = `{"o":`
 	rowMember = `,"n":`
@@ -32,14 +32,14 @@ const (
 	opDelete = "d"
 )
 
-// operationFilter selects the rows of a MERGE: all, or those of one operation.
+// operationFilter selects the rows that a MERGE reads: the rows of one operation, or all rows.
 type operationFilter string
 
 // allRows selects the rows of all operations.
 const allRows operationFilter = ""
 
-// tableStatements returns the layout's statements. It builds them on first use and keeps them in
-// l.Native.
+// tableStatements returns the statements for layout l. It builds the statements on first use and
+// keeps them in l.Native.
 func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 	if ts, ok := l.Native.(*tableStatements); ok {
 		return ts
@@ -56,7 +56,8 @@ func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 	return ts
 }
 
-// value returns the expression for a column's value in a row.
+// value returns the SQL expression for the value of column i in a row, converted to the column's
+// type. The parameter row is the SQL expression for the row's JSON object.
 func (ts *tableStatements) value(i int, row string) string {
 	c := &ts.columns[i]
 	path := fmt.Sprintf("%s:c%d", row, i)
@@ -95,14 +96,15 @@ func (ts *tableStatements) names() string {
 	return strings.Join(names, ", ")
 }
 
-// Sources of rows: a file of the stage, or the parameter.
+// Sources of rows: a file of the stage, whose name replaces %s, or the statement's parameter. Both
+// are relations with the column r, which is the JSON object of a row.
 const (
 	fromStage     = `(SELECT $1 AS r FROM @"` + stageName + `"/%s)`
 	fromParameter = `(SELECT VALUE AS r FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?, 'd'))))`
 )
 
-// merge returns the statement that writes the rows of from, a relation with the column r, to the
-// table. It deletes and upserts; each key has one row.
+// merge returns the statement that deletes and upserts the rows of from, which is a relation with
+// the column r. Among the rows that the filter only selects, each key must occur once.
 func (ts *tableStatements) merge(from string, only operationFilter) string {
 	text, ok := ts.merges[only]
 	if !ok {
@@ -122,11 +124,11 @@ func (ts *tableStatements) merge(from string, only operationFilter) string {
 	return fmt.Sprintf(text, from)
 }
 
-// escaped escapes text for a format string.
+// escaped returns text with each % doubled, for use in a format string.
 func escaped(text string) string { return strings.ReplaceAll(text, "%", "%%") }
 
-// match returns the condition that the keys of t and s are equal. The columns of s are named prefix
-// and their index.
+// match returns the condition that the keys of t and s are equal. The name of a column of s is the
+// prefix followed by the column's index.
 func (ts *tableStatements) match(prefix string) string {
 	var terms []string
 	for i := range ts.layout.Keys {
@@ -135,7 +137,7 @@ func (ts *tableStatements) match(prefix string) string {
 	return strings.Join(terms, " AND ")
 }
 
-// mergeClauses returns the actions of a MERGE for the rows of s.
+// mergeClauses returns the WHEN clauses of a MERGE, which delete or upsert the rows of s.
 func (ts *tableStatements) mergeClauses() string {
 	guard := ""
 	if ts.layout.Guard {
@@ -157,7 +159,7 @@ func (ts *tableStatements) mergeClauses() string {
 	if ts.layout.Soft {
 		remove = "UPDATE SET " + strings.Join(marks, ", ")
 	}
-	if set == nil { // only the key
+	if set == nil { // all columns belong to the key
 		set = append(set, ts.name(0)+` = s."c0"`)
 	}
 	return fmt.Sprintf(`WHEN MATCHED AND s."o" = '%s'%s THEN %s
@@ -166,7 +168,7 @@ WHEN NOT MATCHED AND s."o" = '%[4]s' THEN INSERT (%[6]s) VALUES (%[7]s)`,
 		opDelete, guard, remove, opUpsert, strings.Join(set, ", "), ts.names(), strings.Join(values, ", "))
 }
 
-// copyInto returns the statement that appends a file to a staging table.
+// copyInto returns the statement that appends the rows of a file of the stage to a staging table.
 func (ts *tableStatements) copyInto(file string) string {
 	values := make([]string, len(ts.columns))
 	for i := range values {
@@ -176,7 +178,8 @@ func (ts *tableStatements) copyInto(file string) string {
 		ts.table, ts.names(), quote(rowColumn), strings.Join(values, ", "), quote(stageName), file)
 }
 
-// createStage returns the statement that creates a staging table for the layout.
+// createStage returns the statement that creates a staging table for the layout. The parameter
+// table is the quoted name of the staging table.
 func (ts *tableStatements) createStage(table string) string {
 	var columns []string
 	for _, t := range ts.layout.Columns {
@@ -194,13 +197,13 @@ func (ts *tableStatements) keyNames() string {
 	return strings.Join(keys, ", ")
 }
 
-// duplicates returns the query that counts the rows that deduplicate removes.
+// duplicates returns the query that counts the rows that the statement of deduplicate removes.
 func (ts *tableStatements) duplicates() string {
 	return fmt.Sprintf("SELECT TO_VARCHAR(COALESCE(SUM(n - 1), 0)) FROM (SELECT COUNT(*) AS n FROM %s GROUP BY %s HAVING COUNT(*) > 1)",
 		ts.table, ts.keyNames())
 }
 
-// deduplicate returns the statement that keeps the row of each key that was staged last.
+// deduplicate returns the statement that removes all rows of each key except the last one loaded.
 func (ts *tableStatements) deduplicate() string {
 	row := quote(rowColumn)
 	return fmt.Sprintf("DELETE FROM %s AS t USING (SELECT %s, MAX(%s) AS %[3]s FROM %[1]s GROUP BY %[2]s HAVING COUNT(*) > 1) AS s "+
@@ -208,10 +211,11 @@ func (ts *tableStatements) deduplicate() string {
 		ts.table, ts.keyNames(), row, ts.matchNames())
 }
 
-// replace returns the statements that replace the table's rows with the staged ones. The table
-// stays, with its grants, views, streams and other dependents.
+// replace returns the statements that replace the table's rows in the layout's scope with the
+// staged rows. They keep the table itself, with its grants and the objects that depend on it, such
+// as views and streams.
 func (ts *tableStatements) replace(staging *tableStatements) []string {
-	if !ts.layout.Covers(ts.layout.Real) || ts.layout.Scope != nil { // rows out of scope and columns out of the layout stay
+	if !ts.layout.Covers(ts.layout.Real) || ts.layout.Scope != nil { // keep other columns and rows
 		terms := append(ts.inScope(), fmt.Sprintf("NOT EXISTS (SELECT 1 FROM %s AS s WHERE %s)", staging.table, ts.matchNames()))
 		missing := "DELETE FROM " + ts.table + " AS t WHERE " + strings.Join(terms, " AND ")
 		return []string{missing, ts.mergeStage(staging, false)}
@@ -231,13 +235,13 @@ func (ts *tableStatements) countRows() string {
 	return text
 }
 
-// inScope returns the conditions for a row of t to be in the layout's scope.
+// inScope returns the conditions under which a row of t is in the layout's scope. All must hold.
 func (ts *tableStatements) inScope() []string {
 	return ts.layout.ScopeTerms(func(name string) string { return "t." + quote(name) + "::VARCHAR" }, literal)
 }
 
-// matchNames returns the condition that the keys of t and s are equal. Both have the real column
-// names.
+// matchNames returns the condition that the keys of t and s are equal. The columns of both have the
+// names of the real columns.
 func (ts *tableStatements) matchNames() string {
 	var terms []string
 	for i := range ts.layout.Keys {
@@ -246,7 +250,8 @@ func (ts *tableStatements) matchNames() string {
 	return strings.Join(terms, " AND ")
 }
 
-// mergeStage returns the statement that upserts the staged rows.
+// mergeStage returns the statement that upserts the staged rows. If guarded is true, the statement
+// applies the layout's guard.
 func (ts *tableStatements) mergeStage(staging *tableStatements, guarded bool) string {
 	var set, values []string
 	for i := range ts.columns {

@@ -12,37 +12,40 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Timeouts of requests that belong to no running call: the driver cancels a statement or ends the
-// session after its caller has given up, and it keeps an idle session alive.
+// Timeouts of requests that belong to no running call. The driver sends such requests to cancel a
+// statement or end the session after the caller has given up (graceTime), and to keep an idle
+// session alive (idleTime).
 const (
 	graceTime = 2 * time.Second
 	idleTime  = time.Minute
 )
 
-// transport sends the requests of one session. Snowflake's driver sends some of them, such as
-// uploads, without a context of ours, and would wait a quarter of an hour for their responses. The
-// transport ends each request with the call that it belongs to.
+// transport sends the HTTP requests of one session. It cancels a request when the call of eds that
+// the request belongs to ends. This is necessary because Snowflake's driver sends some requests,
+// such as uploads, without the context of the call, and waits up to a quarter of an hour for the
+// responses.
 type transport struct {
 	base *http.Transport
 
 	mu       sync.Mutex
 	idle     *sync.Cond
-	call     *boundCall  // nil between calls
-	inFlight int         // requests without a response
-	refusal  httpRefusal // the call's last
+	call     *boundCall  // the current call, or nil between calls
+	inFlight int         // the number of requests without a response
+	refusal  httpRefusal // the last one of the current call
 }
 
-// boundCall is the call that requests currently belong to.
+// boundCall is a call of eds that requests belong to.
 type boundCall struct {
 	ended    func() bool
-	onEnd    func(f func()) (stop func() bool) // calls f when the call ends
-	progress func()                            // notes that the service sent or accepted data
+	onEnd    func(f func()) (stop func() bool) // makes the end of the call run f; stop undoes this
+	progress func()                            // called whenever the service sends or accepts data
 }
 
-// httpRefusal is an HTTP response with an error status. Snowflake's driver hides most of it.
+// httpRefusal describes an HTTP response with an error status. Errors of Snowflake's driver do not
+// contain these details.
 type httpRefusal struct {
-	status int // 0: none
-	after  time.Duration
+	status int           // HTTP status, or 0 if there was no such response
+	after  time.Duration // from the header Retry-After
 }
 
 func (r *httpRefusal) Error() string {
@@ -59,8 +62,9 @@ func newTransport() *transport {
 	return t
 }
 
-// bind ends requests with ctx until the returned function is called, which ends the remaining ones.
-// Meanwhile it calls progress whenever the service sends or accepts data.
+// bind makes requests belong to a call with the context ctx, until the returned function is called.
+// Requests of the call are canceled when ctx ends or the returned function is called. The transport
+// calls progress whenever the service sends or accepts data for the call.
 func (t *transport) bind(ctx context.Context, progress func()) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
@@ -106,8 +110,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// requestContext returns the context of a request of call, which may be nil or have ended. done
-// releases it.
+// requestContext returns the context for a request that belongs to call. The call may be nil or
+// have ended; the context then has a timeout. The caller must call done when the request has ended.
 func requestContext(parent context.Context, call *boundCall) (ctx context.Context, done func()) {
 	switch {
 	case call == nil:
@@ -123,7 +127,7 @@ func requestContext(parent context.Context, call *boundCall) (ctx context.Contex
 	}
 }
 
-// recordRefusal records a response with an error status.
+// recordRefusal records r if it has an error status, or else forgets the previous refusal.
 func (t *transport) recordRefusal(r *http.Response) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,7 +136,8 @@ func (t *transport) recordRefusal(r *http.Response) {
 	}
 }
 
-// lastRefusal returns the call's last refusal.
+// lastRefusal returns the refusal by the last response of the call. Its status is 0 if that
+// response was not a refusal.
 func (t *transport) lastRefusal() httpRefusal {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -146,7 +151,7 @@ func (t *transport) answered() {
 	t.idle.Broadcast()
 }
 
-// close waits for the requests in flight, and closes the connections.
+// close waits until all requests have ended, and closes the connections.
 func (t *transport) close() {
 	t.mu.Lock()
 	for t.inFlight > 0 {
@@ -156,8 +161,8 @@ func (t *transport) close() {
 	t.base.CloseIdleConnections()
 }
 
-// trackedBody is the body of a request or response. It reports progress, and calls done when it
-// ends or is closed.
+// trackedBody is the body of a request or response. It calls progress after each read, and done
+// when the body ends or is closed.
 type trackedBody struct {
 	io.ReadCloser
 	done, progress func()

@@ -15,44 +15,46 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// stageName is the session's own stage. It is temporary: Snowflake drops it, with its files, when
-// the session ends for any reason.
+// stageName is the name of the session's stage. The stage is temporary, so Snowflake drops the
+// stage and its files when the session ends for any reason.
 const stageName = "EDS_STAGE"
 
 const stageSQL = `CREATE TEMPORARY STAGE IF NOT EXISTS "` + stageName + `" ` +
 	`FILE_FORMAT = (TYPE = JSON COMPRESSION = GZIP ALLOW_DUPLICATE = TRUE)`
 
-// ndjsonBuffer collects rows as JSON lines. It compresses them once they are too large for a
-// parameter.
+// ndjsonBuffer collects rows as JSON lines. It starts to compress the lines when they are too large
+// for a statement's parameter.
 type ndjsonBuffer struct {
 	s          *session
-	plain      []byte // not compressed yet
-	line       []byte
-	compressed *bytes.Buffer // nil: nothing is compressed yet
+	plain      []byte        // the lines that are not compressed yet
+	line       []byte        // reused to encode one line
+	compressed *bytes.Buffer // nil before the first compression
 	gzip       *gzip.Writer
-	bytes      int // before compression
-	count      int
+	bytes      int // total size of all lines before compression
+	count      int // the number of rows
 }
 
 func newNDJSONBuffer(s *session) *ndjsonBuffer {
 	return &ndjsonBuffer{s: s, plain: s.plain[:0]}
 }
 
-// keepBuffer is the size up to which a buffer is reused, in bytes.
+// keepBuffer is the maximum capacity, in bytes, of a buffer that is kept for reuse.
 const keepBuffer = 4 << 20
 
-// release returns the memory to the session.
+// release gives the buffer's memory back to the session for reuse. The buffer cannot be used
+// afterwards.
 func (b *ndjsonBuffer) release() {
 	if cap(b.plain) <= keepBuffer {
 		b.s.plain = b.plain[:0]
 	}
 }
 
-// chunkBytes is how many bytes are compressed at a time.
+// chunkBytes is the minimum number of bytes that append compresses at a time.
 const chunkBytes = 128 << 10
 
-// append appends a row and returns its encoded key, which is valid until the next call. number is
-// the row's in its staging table, or 0.
+// append appends a row as a line, and returns the row's encoded key, which is valid until the next
+// call. The parameter op is the operation. The parameter number is the row's number in its staging
+// table, or 0 if the row is not staged.
 func (b *ndjsonBuffer) append(ts *tableStatements, op string, row *change.Row, synced time.Time, number int64) (key []byte, err error) {
 	line, at, err := ts.appendRow(b.line[:0], op, row, synced, number, b.s.scratch[:0])
 	if err != nil {
@@ -81,10 +83,10 @@ func (b *ndjsonBuffer) compress() error {
 	return err
 }
 
-// size returns the number of bytes before compression.
+// size returns the total size of all lines before compression, in bytes.
 func (b *ndjsonBuffer) size() int { return b.bytes }
 
-// file returns the compressed file.
+// file compresses the remaining lines and returns the compressed file.
 func (b *ndjsonBuffer) file() (*bytes.Buffer, error) {
 	if err := b.compress(); err != nil {
 		return nil, err
@@ -92,7 +94,7 @@ func (b *ndjsonBuffer) file() (*bytes.Buffer, error) {
 	return b.compressed, b.gzip.Close()
 }
 
-// upload puts the rows on the stage and returns the file's name there.
+// upload uploads the rows to the stage as a file, and returns the file's name on the stage.
 func (tx *transaction) upload(ctx context.Context, ts *tableStatements, rows *ndjsonBuffer) (string, error) {
 	content, err := rows.file()
 	if err != nil {
@@ -120,7 +122,8 @@ func (tx *transaction) upload(ctx context.Context, ts *tableStatements, rows *nd
 	return name, nil
 }
 
-// stage creates the session's stage if necessary. DDL ends a transaction, so stage must precede it.
+// stage creates the session's stage if the stage does not exist. The caller must not have started a
+// transaction, because DDL commits a transaction implicitly.
 func (s *session) stage(ctx context.Context) error {
 	if s.hasStage {
 		return nil

@@ -14,47 +14,49 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// parameterBytes is the largest parameter for rows, in bytes. A file costs three more round trips
-// and an upload.
+// parameterBytes is the maximum size of rows that are sent as a statement's parameter, in bytes.
+// Larger ones are sent as a file, which needs three more round trips and an upload.
 const parameterBytes = 256 << 10
 
-// errRowCount reports that the server wrote another number of rows than it was sent, for example
-// because a file was removed or truncated.
+// errRowCount reports that the server wrote fewer or more rows than eds sent, for example because a
+// file was removed or truncated.
 var errRowCount = errors.New("the server did not write as many rows as it was sent")
 
-// transaction implements sqlsink.Tx. It uploads files at once, which needs no transaction, and
-// executes its statements in Commit. Snowflake executes one statement of a session at a time
-// anyway, and tables are locked only during Commit.
+// transaction implements sqlsink.Tx. Its methods upload files immediately, because an upload needs
+// no transaction, and queue statements for Commit. This way, tables are locked only during Commit.
+// It costs little time, because Snowflake executes the statements of a session one at a time.
 type transaction struct {
 	*session
 	begun      bool
 	statements []queuedStatement
-	files      []string // on the stage
-	after      []string // DDL to run after the commit, because DDL commits
+	files      []string // names of the uploaded files on the stage
+	after      []string // DDL to run after the commit, because DDL commits a transaction implicitly
 }
 
-// queuedStatement is executed by Commit.
+// queuedStatement is a statement that Commit executes.
 type queuedStatement struct {
 	what, sql string
 	args      []string
-	check     func(*queryResult) error // may be nil
-	layout    *sqlsink.Layout          // of the statement's table; nil if there is none
+	check     func(*queryResult) error // checks the result; may be nil
+	layout    *sqlsink.Layout          // of the statement's table, or nil if the statement is about no table
 }
 
-// Begin begins a transaction. It sends nothing yet.
+// Begin returns a transaction. Commit starts the transaction at the server.
 func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
 
 func (tx *transaction) add(what, sql string, check func(*queryResult) error, args ...string) {
 	tx.statements = append(tx.statements, queuedStatement{what: what, sql: sql, args: args, check: check})
 }
 
-// addTo is add for a statement about the layout's table.
+// addTo is like add, but for a statement about the table of layout l. Errors of the statement are
+// then about that table.
 func (tx *transaction) addTo(l *sqlsink.Layout, what, sql string, check func(*queryResult) error, args ...string) {
 	tx.add(what, sql, check, args...)
 	tx.statements[len(tx.statements)-1].layout = l
 }
 
-// Write encodes the rows, and uploads them if they are many.
+// Write encodes the rows and queues the statements that delete and upsert them. If the rows are too
+// large for a parameter, Write also uploads them.
 func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	ts := tx.tableStatements(w.Layout)
 	rows := newNDJSONBuffer(tx.session)
@@ -74,7 +76,7 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	if !ts.layout.Guard && !ts.layout.Soft {
 		check = checkCount(int64(len(w.Upserts)), "number of rows inserted", "number of rows updated")
 	}
-	if again { // a key is deleted and inserted: delete the old row first
+	if again { // a key is both deleted and upserted, so delete the old row first
 		tx.addTo(w.Layout, "delete from "+ts.label, ts.merge(from, opDelete), nil, arg...)
 		tx.addTo(w.Layout, "merge into "+ts.label, ts.merge(from, opUpsert), check, arg...)
 		return nil
@@ -83,7 +85,7 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	return nil
 }
 
-// checkCount returns a check that the named columns add up to want.
+// checkCount returns a check that the values in the named columns add up to want.
 func checkCount(want int64, names ...string) func(*queryResult) error {
 	return func(r *queryResult) error {
 		got, err := r.sumColumns(names...)
@@ -97,8 +99,8 @@ func checkCount(want int64, names ...string) func(*queryResult) error {
 	}
 }
 
-// send returns the source of the rows in a statement: a file of the stage, or the statement's
-// parameter.
+// send returns the relation from which a statement reads the rows, and the statement's parameters.
+// If the rows are too large for a parameter, send uploads them as a file, and arg is nil.
 func (tx *transaction) send(ctx context.Context, ts *tableStatements, rows *ndjsonBuffer) (from string, arg []string, err error) {
 	if rows.size() <= parameterBytes {
 		return fromParameter, []string{rows.array()}, nil
@@ -107,8 +109,8 @@ func (tx *transaction) send(ctx context.Context, ts *tableStatements, rows *ndjs
 	return fmt.Sprintf(fromStage, file), nil, err
 }
 
-// appendWrite appends all rows of w, and reports whether a key is both deleted
-// and upserted.
+// appendWrite appends all rows of w. It returns true if w both deletes and upserts a row with the
+// same key.
 func (b *ndjsonBuffer) appendWrite(ts *tableStatements, w *sqlsink.Write) (again bool, err error) {
 	deleted := make(map[string]bool, len(w.Deletes))
 	for i := range w.Deletes {
@@ -130,8 +132,8 @@ func (b *ndjsonBuffer) appendWrite(ts *tableStatements, w *sqlsink.Write) (again
 	return again, nil
 }
 
-// appendRow appends a row as one line, and returns the position of the key's values in it. A
-// deleted row has only its key and metadata.
+// appendRow appends a row to dst as one line. The result key is the start and end of the key's
+// values in line. If op is opDelete, the line has only the row's key and metadata.
 func (ts *tableStatements) appendRow(
 	dst []byte, op string, row *change.Row, synced time.Time, number int64, scratch []byte,
 ) (line []byte, key [2]int, err error) {
@@ -164,8 +166,9 @@ func (ts *tableStatements) appendRow(
 	return append(dst, '}', '\n'), key, nil
 }
 
-// moveSQL moves a checkpoint, guardedSQL moves one of this writer, and startSQL creates the first
-// one: with a MERGE, which waits for a concurrent one.
+// Statements that store a checkpoint. moveSQL moves a checkpoint. guardedSQL moves a checkpoint of
+// this writer's epoch and generation. startSQL creates a checkpoint; it is a MERGE, because a MERGE
+// waits for another session's MERGE into the same table.
 const (
 	atPosition = `WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND ` +
 		`"position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0)`
@@ -179,7 +182,8 @@ WHEN NOT MATCHED THEN INSERT ("stream", "consumer", "filter", "position", "store
 		`VALUES (s."stream", s."consumer", s."filter", s."position", s."stored")`
 )
 
-// Checkpoint moves the stored checkpoint, as the last statement of a batch.
+// Checkpoint queues the statement that moves the stored checkpoint to c. It must be the last
+// statement of a batch. If the stored position is not from, Commit returns sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	args := []string{strconv.FormatUint(c.Position.Sequence, 10), strconv.FormatInt(c.Position.Stored, 10), c.Stream, c.Consumer, c.Filter}
 	sql, moved := startSQL, "number of rows inserted"
@@ -202,14 +206,15 @@ func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc
 	return nil
 }
 
-// Raise increments the generation of all checkpoints.
+// Raise queues the statement that increments the generation of every checkpoint in the table.
 func (tx *transaction) Raise(_ context.Context, l *sqlsink.Layout) error {
 	sql := fmt.Sprintf(`UPDATE %s SET "generation" = COALESCE("generation", 0) + 1`, tx.dialect.table(l.Real.Name))
 	tx.add("raise the generation of the checkpoints", sql, nil)
 	return nil
 }
 
-// Commit executes the queued statements in one transaction, and then the DDL.
+// Commit executes the queued statements in one transaction, then drops staging tables, and removes
+// the uploaded files.
 func (tx *transaction) Commit(ctx context.Context) error {
 	if len(tx.statements) > 0 {
 		if err := tx.execute(ctx); err != nil {
@@ -251,7 +256,8 @@ func (tx *transaction) execute(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction. A lost session undoes it by itself.
+// Rollback undoes the transaction and removes the uploaded files. If the session is broken,
+// Rollback returns an error, and the end of the session undoes the transaction.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	if tx.broken {
 		return &sqlsink.ConnectionError{Err: errors.New("the session is lost")}
@@ -266,8 +272,8 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	return nil
 }
 
-// removeFiles removes the transaction's files. If it cannot, they are dropped with the session's
-// stage.
+// removeFiles removes the transaction's files from the stage. If it fails, the files remain until
+// the session ends.
 func (tx *transaction) removeFiles(ctx context.Context) {
 	for _, file := range tx.files {
 		if _, err := tx.query(ctx, "remove a file of the stage", "REMOVE @"+quote(stageName)+"/"+file); err != nil {
@@ -278,7 +284,7 @@ func (tx *transaction) removeFiles(ctx context.Context) {
 	tx.files = nil
 }
 
-// array returns the lines as a JSON array.
+// array returns the rows as a JSON array. It must be called only if no line is compressed.
 func (b *ndjsonBuffer) array() string {
 	var text strings.Builder
 	text.Grow(b.size() + 2)

@@ -25,7 +25,7 @@ func verbs(statements []string) []string {
 	return out
 }
 
-// warm returns a sink that knows its tables, and the number of statements so far.
+// warm returns a sink that already knows its tables, and the number of statements sent so far.
 func warm(t *testing.T, s *script) (sink.Sink, *peer.Server, int) {
 	t.Helper()
 	s.table("customer", "id TEXT", "name TEXT", "visits NUMBER")
@@ -110,8 +110,8 @@ func TestWrite_NoticesUnwrittenRows(t *testing.T) {
 	}
 }
 
-// newScriptThat returns a script that counts one row, and none from the n-th statement on that
-// begins with the prefix.
+// newScriptThat returns a script that reports one written row for each of the first n-1 statements
+// that start with the prefix, and no row for later ones.
 func newScriptThat(prefix string, n int) *script {
 	s := newScript()
 	times := 0
@@ -235,7 +235,7 @@ func TestBusyService_IsRetriedAfterTheTimeItAsks(t *testing.T) {
 		"Fri, 31 Dec 9999 23:59:59 GMT": 10 * time.Minute, "-1": 0,
 	} {
 		server.Busy(asked)
-		for range 2 { // with its session, and without
+		for range 2 { // with a session, and without
 			err := opened.Apply(t.Context(), b)
 			if err == nil || fault.Of(err) != fault.Transient || fault.RetryAfter(err) != want ||
 				!strings.Contains(err.Error(), "HTTP status 503") {

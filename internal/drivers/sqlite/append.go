@@ -11,8 +11,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Append adds rows to a stage. Another goroutine reads and encodes the rows ahead of the writer, so
-// that files of several tables can be read while one table is written.
+// Append adds rows to a stage and returns the number of rows by which the stage has grown. Another
+// goroutine reads and encodes rows ahead of the writer, so that files of several tables can be read
+// while one table is written.
 func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	st := t.s.statementsOf(stage)
 	if len(st.upsert) > 1 {
@@ -30,14 +31,15 @@ func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*
 	go func() { filled <- a.fill(ahead, rows) }()
 	added, err := t.drain(ctx, &a)
 	stop()
-	// fill stops because of drain, never the other way round.
+	// Wait for fill. Canceling its context has made it stop, if it was still running.
 	if failed := <-filled; err == nil {
 		err = failed
 	}
 	return added, err
 }
 
-// drain writes all chunks, and returns the number of rows that the stage has more.
+// drain writes all full chunks to the stage, and returns the number of rows by which the stage has
+// grown.
 func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
 	count := 0
 	for c := range a.full {
@@ -54,23 +56,24 @@ func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
 }
 
 const (
-	chunksAhead = 3         // number of chunks: full, being filled and being written
-	chunkSize   = 512 << 10 // in bytes
-	largeChunk  = 4 << 20   // in bytes; while a larger chunk waits, no other one is filled
+	chunksAhead = 3         // number of chunks: one full, one being filled and one being written
+	chunkSize   = 512 << 10 // size, in bytes, at which a chunk is full
+	largeChunk  = 4 << 20   // size, in bytes, above which fill waits until the chunk is written
 )
 
-// chunk is the encoded values of some rows.
+// chunk has the encoded values of some rows.
 type chunk struct{ args capi.Args }
 
 // appender passes chunks between fill and drain.
 type appender struct {
-	insert     string   // inserts a row unless the stage has its key
-	upsert     *command // writes any row
+	insert     string   // inserts a row, unless the stage has a row with the same key
+	upsert     *command // inserts or updates a row
 	encoder    *encoder
 	free, full chan *chunk
 }
 
-// fill encodes all rows into chunks. It returns an error of rows unchanged.
+// fill encodes all rows into chunks and passes the chunks to drain. It returns an error that rows
+// yields unchanged.
 func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error]) error {
 	defer close(a.full)
 	now := time.Now()
@@ -95,7 +98,7 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 			return fmt.Errorf("row %d: %w", count, err)
 		}
 		if size := c.args.Size(); size >= chunkSize {
-			a.full <- c // never blocks: it has the capacity for all chunks
+			a.full <- c // never blocks, because the channel has the capacity for all chunks
 			c = nil
 			if size > largeChunk {
 				if err := a.empty(ctx); err != nil {
@@ -115,7 +118,7 @@ func (a *appender) empty(ctx context.Context) error {
 	for range chunksAhead {
 		select {
 		case c := <-a.free:
-			defer func() { a.free <- c }() // never blocks: it has the capacity for all chunks
+			defer func() { a.free <- c }() // never blocks, because the channel has the capacity for all chunks
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -123,8 +126,8 @@ func (a *appender) empty(ctx context.Context) error {
 	return nil
 }
 
-// write writes the rows in args. It returns their number, and the number of rows that the stage has
-// more.
+// write writes the rows in args to the stage. It returns the number of written rows, and the number
+// of rows by which the stage has grown.
 func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added int, err error) {
 	err = t.within(ctx, func() error {
 		insert, err := t.s.prepare(a.insert)
@@ -141,7 +144,7 @@ func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added 
 	return n, added, err
 }
 
-// appendByRow is Append for a stage without a unique index on the key.
+// appendByRow does the work of Append for a stage that has no unique index on the key.
 func (t *tx) appendByRow(ctx context.Context, st *tableStatements, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var count, added int64
 	now := time.Now()

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// A row of any size may be in each chunk that is filled ahead.
+// Each chunk that is filled ahead can contain a row of any size.
 func TestAppender_HoldsOneLargeChunk(t *testing.T) {
 	const large, count = largeChunk + 1, 3
 	image := []byte(`"` + strings.Repeat("v", large) + `"`)

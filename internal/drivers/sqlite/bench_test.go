@@ -53,8 +53,8 @@ func benchImage(t *schema.Table, id uint64, r *rand.Rand) []byte {
 	return append(image, '}')
 }
 
-// benchBatches returns a history of batches. One row in five is new; of the others, one in four is
-// among the first 100.
+// benchBatches returns a history of batches. One row in five is new. One in four of the remaining
+// rows is among the first 100.
 func benchBatches(b *testing.B, t *schema.Table, batches, size int) []*change.Batch {
 	r := rand.New(rand.NewPCG(1, 2))
 	splitter := change.NewSplitter(t)
@@ -128,7 +128,7 @@ func BenchmarkApply(b *testing.B) {
 	}
 }
 
-// BenchmarkApplyOne measures batches of one event, until they are on disk.
+// BenchmarkApplyOne measures the time until a batch of one event is on disk.
 func BenchmarkApplyOne(b *testing.B) {
 	for _, options := range []string{"", "?synchronous=normal"} {
 		b.Run("20 columns"+options, func(b *testing.B) {

@@ -11,16 +11,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is the dialect's description of a real table.
+// relation describes a table, except for its columns.
 type relation struct {
 	sql      string // the CREATE TABLE statement in the schema
 	strict   bool
 	rowid    bool
 	triggers bool
-	uniques  [][]string // the columns of unique indexes that compare bytes, including the primary key's
+	uniques  [][]string // the columns of each unique index that compares bytes, such as the primary key's
 }
 
-// unique reports whether a unique index covers exactly the given columns.
+// unique reports whether a unique index has exactly the given columns, in any order.
 func (r *relation) unique(key []string) bool {
 	return slices.ContainsFunc(r.uniques, func(columns []string) bool {
 		return len(columns) == len(key) && !slices.ContainsFunc(key, func(k string) bool {
@@ -29,7 +29,7 @@ func (r *relation) unique(key []string) bool {
 	})
 }
 
-// attribute is the dialect's description of a real column.
+// attribute describes the type of a column.
 type attribute struct {
 	declared string
 	affinity affinity
@@ -37,7 +37,8 @@ type attribute struct {
 	key      bool // part of the primary key
 }
 
-// Tables describes those of the named tables that exist.
+// Tables describes the named tables that exist. If a name belongs to an object of another kind,
+// such as a view, the result has an entry for the object, without columns.
 func (s *fileSession) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
@@ -58,7 +59,8 @@ func (s *fileSession) Tables(ctx context.Context, names []string) ([]*sqlsink.Ta
 	return found, err
 }
 
-// Objects describes those of the named objects that exist. SQLite has no ids for them.
+// Objects describes the named objects that exist. It returns no ids, because objects in SQLite have
+// none.
 func (s *fileSession) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
@@ -79,7 +81,8 @@ func (s *fileSession) Objects(ctx context.Context, names []string) ([]sqlsink.Ob
 	return found, err
 }
 
-// object describes the object with the given name, in any case; nil if there is none.
+// object describes the object with the given name, whose case it ignores. It returns nil if there
+// is no such object.
 func (s *fileSession) object(name string) (*sqlsink.Object, error) {
 	var o *sqlsink.Object
 	err := s.query(`SELECT s.type, l.type FROM sqlite_schema AS s LEFT JOIN pragma_table_list(s.name) AS l ON l.schema = 'main'
@@ -97,7 +100,7 @@ WHERE s.name = ? COLLATE NOCASE AND s.type <> 'trigger'`, []string{name}, func(r
 	return o, err
 }
 
-// Empty returns the indexes of the tables that have no row.
+// Empty returns the indexes in names of the tables that have no row.
 func (s *fileSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
@@ -113,7 +116,8 @@ func (s *fileSession) Empty(ctx context.Context, names []string) ([]int, error) 
 	return indexes, err
 }
 
-// table describes the table or other object with the given name, in any case; nil if there is none.
+// table describes the table or other object with the given name, whose case it ignores. It returns
+// nil if there is no such object.
 func (s *fileSession) table(name string) (*sqlsink.Table, error) {
 	o, err := s.object(name)
 	if o == nil || err != nil {
@@ -166,8 +170,8 @@ func (s *fileSession) columns(t *sqlsink.Table, r *relation) error {
 	return err
 }
 
-// holds returns the type whose values the column stores unchanged. In a table that is not STRICT,
-// all columns but those of affinity TEXT store every number.
+// holds returns the schema type whose values the column can store unchanged, or 0 for none. In a
+// table that is not STRICT, every column can store any number, unless it has affinity TEXT.
 func holds(c *attribute) schema.Type {
 	declared := strings.ToUpper(c.declared)
 	switch {
@@ -186,13 +190,14 @@ func holds(c *attribute) schema.Type {
 	}
 }
 
-// indexes finds the unique indexes.
+// indexes sets r.uniques from the table's unique indexes. It leaves out partial indexes, and
+// indexes that do not compare plain columns byte by byte.
 func (s *fileSession) indexes(t *sqlsink.Table, r *relation) error {
 	if r.rowid && len(t.Key) == 1 && s.isRowid(t) {
 		r.uniques = append(r.uniques, t.Key)
 	}
 	byIndex := make(map[string][]string)
-	odd := make(map[string]bool) // indexes of expressions or with another collation
+	odd := make(map[string]bool) // indexes with expressions or a collation other than BINARY
 	err := s.query(`SELECT l.name, x.name, x.coll FROM pragma_index_list(?) AS l, pragma_index_xinfo(l.name) AS x
 WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno`, []string{t.Name}, func(row *capi.Stmt) {
 		index := row.String(0)
@@ -207,8 +212,8 @@ WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno`, []string{
 	return err
 }
 
-// isRowid reports whether the table's single key column is the rowid itself: it is declared as
-// INTEGER and has no index.
+// isRowid reports whether the table's single key column is the rowid. This is the case if the
+// column's declared type is INTEGER. The column then has no index of its own.
 func (s *fileSession) isRowid(t *sqlsink.Table) bool {
 	for i := range t.Columns {
 		if c := t.Columns[i].Native.(*attribute); c.key {

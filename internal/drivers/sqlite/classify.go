@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify uses SQLite's result codes, https://sqlite.org/rescode.html.
+// Classify classifies an error by its SQLite result code (https://sqlite.org/rescode.html).
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	if errors.Is(err, errMoved) {
 		return sqlsink.Verdict{Lost: true}
@@ -24,7 +24,7 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	case capi.CodeNotADB, capi.CodeCorrupt, capi.CodeFormat:
 		return sqlsink.Verdict{Class: fault.Fatal, Lost: true}
 	case capi.CodeReadOnly, capi.CodeCantOpen, capi.CodePerm, capi.CodeAuth:
-		// It may pass, for example while a disk is mounted again or a file is restored.
+		// A later attempt may succeed, for example after a disk was mounted or a file was restored.
 		return sqlsink.Verdict{Class: fault.Refused, Lost: true}
 	case capi.CodeIOErr, capi.CodeMisuse:
 		return sqlsink.Verdict{Lost: true}
@@ -36,7 +36,8 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	}
 }
 
-// withHint adds the file and, if possible, the cause to an error of SQLite.
+// withHint adds the path of the database file and, if known, the cause to an error of SQLite. It
+// returns other errors unchanged.
 func (d *dialect) withHint(err error) error {
 	e := new(capi.Error)
 	if !errors.As(err, &e) {

@@ -16,7 +16,7 @@ func TestClassify(t *testing.T) {
 	d := &dialect{}
 	for _, c := range []struct {
 		name string
-		code int // extended
+		code int // extended result code
 		want sqlsink.Verdict
 	}{
 		{"busy", 5, sqlsink.Verdict{}},

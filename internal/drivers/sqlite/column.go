@@ -13,7 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// affinity says how SQLite converts a value that is stored in a column.
+// affinity is a column's type affinity, which decides how SQLite converts values that are stored in
+// the column.
 type affinity uint8
 
 const (
@@ -24,7 +25,8 @@ const (
 	asReal                        // like asInteger, and integers become floats
 )
 
-// affinityOf follows https://sqlite.org/datatype3.html, 3.1.
+// affinityOf returns the affinity of a column with the given declared type, according to
+// https://sqlite.org/datatype3.html, section 3.1.
 func affinityOf(declared string) affinity {
 	declared = strings.ToUpper(declared)
 	has := func(words ...string) bool {
@@ -49,7 +51,7 @@ func affinityOf(declared string) affinity {
 	}
 }
 
-// rules name the adjustments of values that a column cannot store.
+// rules names and describes the adjustments that eds makes to values that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {
 		Name: "sqlite_surrogate",
@@ -60,11 +62,11 @@ var rules = sqlsink.ValueRules{
 	sqlsink.RoundFloat:  {Name: "sqlite_float_precision", Help: "a number with more digits than a REAL holds becomes the nearest one"},
 }
 
-// encoder encodes rows of a layout as values that SQLite stores unchanged. Values that a column
-// cannot store are poison. One goroutine at a time uses it.
+// encoder encodes rows of a layout as values that SQLite stores unchanged. The error for a value
+// that a column cannot store is poison. An encoder is used by one goroutine at a time.
 type encoder struct {
 	layout  *sqlsink.Layout
-	columns []column // those of the layout, in its order
+	columns []column // encoders of the layout's columns, in the same order
 	scratch []byte
 }
 
@@ -76,7 +78,7 @@ func newEncoder(l *sqlsink.Layout, adjusted func(table, column, rule string)) *e
 	return e
 }
 
-// row appends the row's value for each of the columns, given by their indexes, to args.
+// row appends to args the row's values of the columns with the given indexes.
 func (e *encoder) row(args *capi.Args, columns []int, row *change.Row, synced time.Time) error {
 	e.scratch = e.scratch[:0]
 	for _, i := range columns {
@@ -96,7 +98,7 @@ func (e *encoder) row(args *capi.Args, columns []int, row *change.Row, synced ti
 // column encodes the values of one column.
 type column struct {
 	sqlsink.ValueDecoder
-	kind     schema.Type // of the source's column
+	kind     schema.Type // the type of the source's column
 	affinity affinity
 }
 
@@ -106,7 +108,7 @@ func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column
 	return c
 }
 
-// encode appends the value of raw, which is not null, to args.
+// encode appends the value of raw, a JSON value other than null, to args.
 func (c *column) encode(args *capi.Args, raw []byte) error {
 	switch c.kind {
 	case schema.DateTime:
@@ -124,10 +126,11 @@ func (c *column) encode(args *capi.Args, raw []byte) error {
 	}
 }
 
-// convertsText reports whether the column converts text that looks like a number to a number.
+// convertsText reports whether SQLite converts text in the column to a number if the text looks
+// like a number.
 func (c *column) convertsText() bool { return c.affinity != asText && c.affinity != asIs }
 
-// encodeInstant appends a text. No affinity takes an instant for a number.
+// encodeInstant appends an instant as text. No column affinity converts that text to a number.
 func (c *column) encodeInstant(args *capi.Args, raw []byte) error {
 	t, err := c.Instant(raw, microDigits)
 	if err != nil {
@@ -141,7 +144,7 @@ func (c *column) encodeInstant(args *capi.Args, raw []byte) error {
 	return nil
 }
 
-// microDigits is the number of digits of a second in an instant.
+// microDigits is the number of fractional digits of the second in an instant.
 const microDigits = 6
 
 // appendInstant appends the instant in the format sqlsink.TimeFormat.
@@ -150,7 +153,8 @@ func appendInstant(dst []byte, t value.Instant) ([]byte, error) {
 	return append(dst, 'Z'), err
 }
 
-// encodeInteger appends an integer of 64 bits. A larger one is a text, if the column keeps texts.
+// encodeInteger appends an integer that fits into 64 bits. It appends a larger integer as text, if
+// the column does not convert text to numbers, or else returns value.ErrRange.
 func (c *column) encodeInteger(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {
@@ -172,7 +176,8 @@ func (c *column) encodeInteger(args *capi.Args, raw []byte) error {
 	return nil
 }
 
-// encodeNumber appends a number exactly, if the column can keep it so, else the nearest REAL.
+// encodeNumber appends a number. If the column cannot store the number exactly, encodeNumber
+// appends the nearest REAL.
 func (c *column) encodeNumber(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {
@@ -198,8 +203,8 @@ func (c *column) encodeNumber(args *capi.Args, raw []byte) error {
 	return nil
 }
 
-// encodeExact appends a number as a REAL, or as an INTEGER if the column keeps these, and reports
-// whether one of them is exact. It appends nothing if none is.
+// encodeExact appends a number as a REAL if that is exact, or else as an INTEGER if that is exact
+// and the column keeps integers. It returns false and appends nothing if neither is possible.
 func (c *column) encodeExact(args *capi.Args, text []byte) (bool, error) {
 	f, exact, err := value.ParseFloat(c.Digits(text), text, 64)
 	if err == nil && exact {
@@ -233,10 +238,10 @@ func (c *column) encodeBoolean(args *capi.Args, raw []byte) error {
 	return nil
 }
 
-// encodeString appends a text. If the column would convert it to a number, it appends the number,
-// provided that the number's own text is the same.
+// encodeString appends a string as text. If the column would convert the text to a number,
+// encodeString appends the number instead, provided that formatting the number gives the same text.
 func (c *column) encodeString(args *capi.Args, raw []byte) error {
-	// SQLite stores the length of a text, so it can keep U+0000.
+	// SQLite stores the length of a text, so the text can contain U+0000.
 	buffer, flaws := value.AppendText(args.Begin(), raw, value.NUL)
 	if c.convertsText() {
 		if text := buffer[len(args.Begin()):]; looksNumeric(text) {
@@ -250,7 +255,8 @@ func (c *column) encodeString(args *capi.Args, raw []byte) error {
 	return nil
 }
 
-// encodeNumeral appends the number whose own text is text, which looks like a number.
+// encodeNumeral appends the number that text looks like. If formatting the number does not give the
+// same text, encodeNumeral returns errNumeral.
 func (c *column) encodeNumeral(args *capi.Args, text []byte) error {
 	raw, err := value.Number(text, false)
 	if err != nil {
@@ -273,8 +279,9 @@ func (c *column) encodeNumeral(args *capi.Args, text []byte) error {
 
 var errNumeral = errors.New("the column would convert the text to a number, and change it")
 
-// encodeJSON appends JSON text as it is. If the column would convert a bare number, it appends the
-// number, provided that it is exact.
+// encodeJSON appends a JSON value verbatim as text. If the value is a number that the column would
+// convert, encodeJSON appends the number instead. If the number is not exact, it returns
+// value.ErrRange.
 func (c *column) encodeJSON(args *capi.Args, raw []byte) error {
 	if c.convertsText() && (raw[0] == '-' || raw[0]-'0' <= 9) {
 		exact, err := c.encodeExact(args, raw)

@@ -17,7 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-// memory opens a database of its own in memory.
+// memory opens a new database in memory.
 func memory(t testing.TB) *capi.DB {
 	t.Helper()
 	return openAt(t, ":memory:")
@@ -44,7 +44,7 @@ func mustExec(t testing.TB, db *capi.DB, sql string) {
 	}
 }
 
-// lines returns the rows of a query, columns joined by "|".
+// lines returns the rows of a query. The columns of a row are joined by "|".
 func lines(t testing.TB, db *capi.DB, sql string) []string {
 	t.Helper()
 	st, err := db.Prepare(sql)
@@ -69,8 +69,8 @@ func lines(t testing.TB, db *capi.DB, sql string) []string {
 	}
 }
 
-// encode appends a value of a column of type kind in the source to args, and returns the name of
-// the rule that has adjusted it, if any.
+// encode appends a value to args, and returns the name of the rule that adjusted the value, or "".
+// The type of the source's column is kind.
 func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule string, err error) {
 	t := &sqlsink.Target{Slot: -1, Type: kind, Real: &sqlsink.Column{Native: &attribute{affinity: a}}}
 	c := newColumn(&sqlsink.Layout{Table: new(schema.Table)}, t, func(_, _, r string) { rule = r })
@@ -78,8 +78,9 @@ func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule str
 	return rule, err
 }
 
-// stored binds a raw value of the given kind to a column with the given declaration. It returns
-// the stored type and literal, and the value that Read returns if that differs; or the error.
+// stored stores a raw value of the given kind in a column with the given declaration. It returns
+// the type and the literal of the stored value, the value that Read returns if that value differs
+// from the raw value, and the rule that adjusted the value. If storing fails, it returns the error.
 func stored(t *testing.T, kind schema.Type, declaration, raw string) string {
 	t.Helper()
 	db := memory(t)
@@ -264,7 +265,7 @@ func TestAffinity_MatchesSQLite(t *testing.T) {
 	}
 }
 
-// FuzzLooksNumeric compares with SQLite.
+// FuzzLooksNumeric compares looksNumeric with SQLite.
 func FuzzLooksNumeric(f *testing.F) {
 	for _, s := range []string{
 		"5", "-5.25", " 1e5\t", "1e", ".5", "5.", ".", "+", "1e+5", "1e999", "0x10", "NaN", "Inf", "1_000", "12a", "", " ", "1 2",
@@ -287,14 +288,15 @@ func FuzzLooksNumeric(f *testing.F) {
 			t.Fatal(err)
 		}
 		number := lines(t, db, "SELECT typeof(c) FROM t")[0] != "text"
-		// A text that only looksNumeric takes for a number would be refused without need.
+		// If only looksNumeric treated a text as a number, eds would refuse the text without need.
 		if got := looksNumeric(text); got != number && (number || bytes.IndexByte(text, 0) < 0) {
 			t.Fatalf("looksNumeric(%q) = %v, SQLite says %v", text, got, number)
 		}
 	})
 }
 
-// FuzzValues checks that a value which a column stores without a rule reads as an equal value.
+// FuzzValues checks that Read returns an equal value, if a column stores a value without adjusting
+// it.
 func FuzzValues(f *testing.F) {
 	declarations := []string{"TEXT", "INTEGER", "REAL", "NUMERIC", "", "DATETIME"}
 	for _, raw := range []string{

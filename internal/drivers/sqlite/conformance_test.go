@@ -59,7 +59,7 @@ INSERT INTO %[1]s VALUES ('old', 7, 'short', 'there', 'kept')`, table))
 	})
 }
 
-// tree lists a directory and everything below it, with hashes of the files.
+// tree lists the files and directories below a directory, with hashes of the files.
 func tree(t testing.TB, dir string) string {
 	t.Helper()
 	var all []string

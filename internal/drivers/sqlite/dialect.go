@@ -8,10 +8,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Name changes names that SQLite reserves, or that a statement cannot contain.
+// Name returns name unchanged, unless SQLite reserves the name or a statement cannot contain it.
+// Name changes such a name, and keeps distinct names distinct.
 func (d *dialect) Name(name string) string {
 	if strings.Contains(name, "\x00") {
-		// U+0000 ends a statement. Doubled underscores keep the names distinct.
+		// U+0000 would end the statement. Doubling underscores keeps distinct names distinct.
 		name = strings.ReplaceAll(strings.ReplaceAll(name, "_", "__"), "\x00", "_0")
 	}
 	if len(name) >= len(reserved) && strings.EqualFold(name[:len(reserved)], reserved) {
@@ -23,10 +24,11 @@ func (d *dialect) Name(name string) string {
 // reserved is the prefix of SQLite's own names.
 const reserved = "sqlite_"
 
-// FoldsCase returns true: SQLite ignores the case of ASCII letters in names.
+// FoldsCase returns true, because SQLite ignores the case of ASCII letters in names.
 func (d *dialect) FoldsCase() bool { return true }
 
-// sameName reports whether a and b are the same name for SQLite.
+// sameName reports whether SQLite treats a and b as the same name. It ignores the case of ASCII
+// letters.
 func sameName(a, b string) bool {
 	lower := func(r rune) rune {
 		if r >= 'A' && r <= 'Z' {
@@ -37,14 +39,14 @@ func sameName(a, b string) bool {
 	return len(a) == len(b) && strings.Map(lower, a) == strings.Map(lower, b)
 }
 
-// quote returns name as an identifier.
+// quote returns name as a quoted identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 // literal returns text as a string constant.
 func literal(text string) string { return `'` + strings.ReplaceAll(text, `'`, `''`) + `'` }
 
-// declared returns the declared type of a column for values of type t. Texts need TEXT affinity,
-// because other affinities convert texts that look like numbers.
+// declared returns the declared type of a new column for values of type t. Text needs the affinity
+// TEXT, because most other affinities convert text that looks like a number.
 func declared(t schema.Type) string {
 	switch t {
 	case schema.Integer, schema.Boolean:
@@ -56,7 +58,8 @@ func declared(t schema.Type) string {
 	}
 }
 
-// DDL returns the statements that carry out step.
+// DDL returns the statements of a migration step. It returns nil if the step is not possible or
+// needs no change.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	switch step.Kind {
 	case sqlsink.CreateTable:
@@ -72,8 +75,8 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	return nil
 }
 
-// createTable declares the key as a constraint of the table. A single INTEGER key column becomes
-// the rowid itself.
+// createTable returns the CREATE TABLE statement of step. The statement declares the key as a table
+// constraint. If the key is a single INTEGER column, the column becomes the rowid.
 func createTable(step sqlsink.Step) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "CREATE TABLE %s (\n", quote(step.Table))
@@ -90,21 +93,22 @@ func createTable(step sqlsink.Step) string {
 	return b.String()
 }
 
-// widen changes the declared type of the column. SQLite has no statement for that, so eds edits the
-// table's definition in the schema, as https://sqlite.org/lang_altertable.html describes under
-// "Making Other Kinds Of Table Schema Changes". Creating and dropping an empty table makes every
-// connection read the schema again. For a text column, the indexes are rebuilt, because they
-// compare by the column's type, and existing numbers are converted to text.
+// widen returns the statements that change the declared type of the column. SQLite has no single
+// statement for this change, so the statements edit the table's definition in the schema, as
+// https://sqlite.org/lang_altertable.html describes under "Making Other Kinds Of Table Schema
+// Changes". They also create and drop an empty table, which makes every connection read the schema
+// again. If the column becomes TEXT, they rebuild the indexes, whose order depends on the column's
+// type, and convert existing numbers to text.
 func widen(step sqlsink.Step) []string {
 	to := declared(step.To)
 	c := step.Real.Native.(*attribute)
 	switch {
-	case c.key: // the positions of rows and index entries depend on its values
+	case c.key: // the order of rows and index entries depends on the key's values
 		return nil
 	case step.To == schema.Number && c.strict: // REAL would round existing integers
 		to = "ANY"
 	case step.To == schema.Number || affinityOf(c.declared) == affinityOf(to):
-		return nil // all affinities but TEXT keep numbers
+		return nil // every affinity except TEXT keeps numbers
 	}
 	table, name := quote(step.Table), quote(step.Real.Name)
 	statements := []string{

@@ -13,13 +13,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// faulty is a dialect whose calls can be made to fail, before or after they have an effect.
+// faulty is a dialect whose calls can be made to fail, either before or after they have taken
+// effect.
 type faulty struct {
 	*dialect
 
 	mu      sync.Mutex
 	steps   int
-	breakAt int // the step after which every call fails; negative: none
+	breakAt int // the step after which every call fails, or negative for none
 	mode    sinktest.Mode
 }
 

@@ -23,8 +23,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// victimOf is an environment variable with the path of a database file. It makes the test program
-// write into the file until it is killed.
+// victimOf is the name of an environment variable with the path of a database file. If the variable
+// is set, the test program writes into the file until the program is killed.
 const victimOf = "EDS_TEST_SQLITE_VICTIM"
 
 // Each round kills a process that applies batches and loads tables, and compares the database with
@@ -85,8 +85,8 @@ func runVictim(t *testing.T, path string, steps int) {
 	}
 }
 
-// changeAt returns the change with the given sequence. The changes are of 400 rows in turn. One in
-// five is a delete.
+// changeAt returns the change with the given sequence. The changes cycle through 400
+// rows. One change in five is a delete.
 func changeAt(sequence uint64) (id string, deleted bool) {
 	return fmt.Sprintf("%04d", sequence*7919%400), sequence%5 == 0
 }
@@ -108,8 +108,8 @@ func historyUpTo(sequence uint64) []string {
 	return all
 }
 
-// beVictim continues the history from the checkpoint, and loads tables, until it is killed. It
-// prints one line per step.
+// beVictim continues the history from the checkpoint, and loads tables, until the program is
+// killed. It prints one line per step.
 func beVictim(path string) int {
 	ctx := context.Background()
 	s, err := open(ctx, &url.URL{Scheme: "sqlite", Path: path}, sink.Env{Stream: "s", Consumer: "c", Filter: "f"})
@@ -153,8 +153,8 @@ func keepApplying(ctx context.Context, s sink.Sink) error {
 	return err
 }
 
-// keepLoading loads a table of 300 rows from 3 files. All rows have the number of the load. It
-// resumes the load of an earlier run.
+// keepLoading loads a table of 300 rows from 3 files, again and again. Every row contains the
+// number of its load. keepLoading resumes the load of an earlier run.
 func keepLoading(ctx context.Context, s sink.Sink) error {
 	columns := []schema.Column{{Name: "id", Type: schema.Integer}, {Name: "n", Type: schema.Integer}}
 	t, err := schema.New("loaded", "1", []string{"id"}, columns)

@@ -12,9 +12,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Stage creates an empty copy of the live table, so that the copy can replace it. The key is
-// indexed from the start: that costs little for sorted rows such as those of a snapshot, and the
-// last row of a key wins.
+// Stage creates a stage, which is an empty copy of the live table, so that the copy can replace the
+// live table. The stage has an index on the key from the start, with which the last row of each key
+// stays. The index costs little, because the rows of a snapshot are sorted.
 func (s *fileSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.write(ctx, func() error {
 		copied, err := renamed(relationOf(live).sql, name)
@@ -23,7 +23,7 @@ func (s *fileSession) Stage(ctx context.Context, live *sqlsink.Layout, name stri
 		}
 		err = s.db.Exec(copied)
 		if e := new(capi.Error); errors.As(err, &e) && e.Primary() == capi.CodeError {
-			// For example, a constraint names its own table.
+			// The definition does not work for a copy, for example because a constraint names the table.
 			err = s.db.Exec(plainCopy(live, name))
 		}
 		if err != nil || relationOf(live).unique(live.KeyNames()) {
@@ -34,7 +34,8 @@ func (s *fileSession) Stage(ctx context.Context, live *sqlsink.Layout, name stri
 	})
 }
 
-// plainCopy returns a statement that creates a table with the live table's columns and key only.
+// plainCopy returns a statement that creates a table with only the columns and the key of the live
+// table.
 func plainCopy(live *sqlsink.Layout, name string) string {
 	var columns []string
 	for _, c := range live.Real.Columns {
@@ -48,7 +49,7 @@ func plainCopy(live *sqlsink.Layout, name string) string {
 	return fmt.Sprintf("CREATE TABLE %s (%s)", quote(name), strings.Join(columns, ", "))
 }
 
-// Count counts the rows of a table.
+// Count returns the number of rows of a table in the layout's scope.
 func (s *fileSession) Count(ctx context.Context, l *sqlsink.Layout) (n int64, err error) {
 	err = s.db.Within(ctx, func() error {
 		return s.query(countSQL(l), nil, func(row *capi.Stmt) { n = row.Int(0) })
@@ -56,10 +57,12 @@ func (s *fileSession) Count(ctx context.Context, l *sqlsink.Layout) (n int64, er
 	return n, err
 }
 
-// Seal does nothing: a stage is indexed and has one row per key.
+// Seal does nothing, because a stage already has an index and one row per key.
 func (s *fileSession) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) error { return nil }
 
-// Place replaces the live table by the stage, if possible, or writes the stage's rows into it.
+// Place merges the rows of the stage into the live table, or replaces the live table's rows. To
+// replace all rows, Place replaces the live table by the stage, if possible. Otherwise it deletes
+// the rows whose keys are not in the stage, and upserts the rows of the stage.
 func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	return t.within(ctx, func() error {
 		if mode == sink.Merge {
@@ -73,7 +76,7 @@ func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.L
 			return t.swap(stage, live)
 		}
 		whole := *live
-		whole.Guard = false // staged rows replace newer ones, too
+		whole.Guard = false // staged rows also replace newer rows
 		return t.execAll(slices.Concat(
 			[]string{pruneSQL(live, stage.Real.Name)}, mergeSQL(&whole, stage.Real.Name), []string{dropSQL(stage.Real.Name)},
 		)...)
@@ -89,18 +92,18 @@ func (t *tx) execAll(statements ...string) error {
 	return nil
 }
 
-// swappable reports whether the stage can become the live table: it has the same definition as the
-// live table has now, no trigger needs to fire for its rows, and the live table has no columns of
-// its own.
+// swappable reports whether the stage can replace the live table. The parameter now describes the
+// current live table, which must have the same definition as the stage, no triggers, and no columns
+// outside the layout.
 func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
 	r := now.Native.(*relation)
 	copied, err := renamed(r.sql, stage.Real.Name)
 	return err == nil && !r.triggers && live.Covers(now) && copied == relationOf(stage).sql
 }
 
-// swap drops the live table and renames the stage, which copies no rows. legacy_alter_table keeps
-// views, and triggers and foreign keys of other tables, unchanged: they refer to the name. The
-// indexes of the live table are created again on the stage.
+// swap drops the live table, gives its name to the stage, and creates the indexes of the live table
+// on the stage. It copies no rows. With legacy_alter_table, the renaming does not change views, and
+// triggers and foreign keys of other tables, so they continue to refer to the live table's name.
 func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
 	name, indexes := "", []string{dropIndexSQL(sqlsink.StageObjectName("key", stage.Real.Name))}

@@ -17,8 +17,8 @@ func appendInt(dst []byte, n int64) []byte { return strconv.AppendInt(dst, n, 10
 
 func appendFloat(dst []byte, f float64) []byte { return value.AppendFloat(dst, f, 64) }
 
-// looksNumeric reports whether a column of numeric affinity converts the text to a number. SQLite
-// looks at the text up to the first U+0000.
+// looksNumeric reports whether SQLite converts the text to a number in a column of numeric
+// affinity. SQLite ignores the text after the first U+0000.
 func looksNumeric(text []byte) bool {
 	text, _, _ = bytes.Cut(text, []byte{0})
 	text = bytes.Trim(text, " \t\n\v\f\r")

@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/rawjson"
 )
 
-// The result is that of encoding/json.
+// The expected result is the result of encoding/json.
 func TestAppendFloat_WritesJSON(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := rapid.Float64().Draw(t, "f")

@@ -14,7 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Read yields every row of the layout's real table.
+// Read yields the rows of the layout's real table. It leaves out rows that are marked as deleted.
+// Each row is valid until the next iteration.
 func (s *fileSession) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		stopped := false
@@ -60,7 +61,9 @@ func (s *fileSession) read(l *sqlsink.Layout, yield func(*change.Row) bool) erro
 	}
 }
 
-// selection returns the query for the columns and rows of the source, and the columns' targets.
+// selection returns a query that selects the source's columns, without eds's metadata columns and
+// without rows that are marked as deleted. It also returns the targets of the selected columns, in
+// the same order.
 func selection(l *sqlsink.Layout) (sql string, targets []sqlsink.Target) {
 	var columns []string
 	where := ""
@@ -76,8 +79,8 @@ func selection(l *sqlsink.Layout) (sql string, targets []sqlsink.Target) {
 	return fmt.Sprintf("SELECT %s FROM %s AS %s%s", strings.Join(columns, ", "), quote(l.Real.Name), here, where), targets
 }
 
-// appendStored appends a stored value as a raw JSON value for a column of type kind in the source.
-// It appends nothing for NULL.
+// appendStored appends value i of the current row of st as a raw JSON value. The parameter kind is
+// the type of the source's column. If the value is NULL, appendStored appends nothing.
 func appendStored(dst []byte, kind schema.Type, st *capi.Stmt, i int) []byte {
 	quoted := kind == schema.String || kind == schema.Enum || kind == schema.DateTime
 	start := len(dst)

@@ -60,7 +60,7 @@ func thing(t testing.TB) *schema.Table {
 	return table(t, "thing", 1, "id", schema.String, "n", schema.Integer, "s", schema.String)
 }
 
-// images returns n rows with ids from first.
+// images returns n rows with successive ids, starting with first.
 func images(first, n int) []string {
 	all := make([]string, n)
 	for i := range all {
@@ -222,7 +222,7 @@ func TestApply_IsTransientWithoutItsFile(t *testing.T) {
 	w.sound()
 }
 
-// Every batch has a row and its twin.
+// Every batch writes one row to each of two tables, which therefore always have equally many rows.
 func TestApply_ShowsReadersWholeBatches(t *testing.T) {
 	w := newFixture(t, "")
 	things, twins := thing(t), table(t, "twin", 1, "id", schema.String, "n", schema.Integer)
@@ -311,7 +311,7 @@ func TestWAL_StaysBoundedWithOverlappingReaders(t *testing.T) {
 }
 
 func TestLoad_SharesTheWriterWithBatches(t *testing.T) {
-	w := newFixture(t, "", "busy_timeout=0s") // without turns, every wait fails
+	w := newFixture(t, "", "busy_timeout=0s") // without turns, every wait for a lock would fail
 	const tables, files, rows = 6, 4, 200
 	var group errgroup.Group
 	for i := range tables {
@@ -373,7 +373,7 @@ func TestApply_StopsWaitingForItsTurnWithItsContext(t *testing.T) {
 		splitter := change.NewSplitter(target)
 		for i := range rows + 1 {
 			if i == rows {
-				// There are more rows than fit into the chunks: the first chunk has been written.
+				// The chunks cannot hold this many rows, so the first chunk has been written.
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 				defer cancel()
 				if err := w.sink.Apply(ctx, w.batch(other, `{"id":"b"}`)); !errors.Is(err, context.DeadlineExceeded) {

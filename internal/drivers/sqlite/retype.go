@@ -11,8 +11,9 @@ import (
 
 var errDefinition = errors.New("eds does not understand the table's definition")
 
-// retype returns sql, a CREATE TABLE statement from a schema, with another declared type for a
-// column. It checks the effect of the change in a separate database in memory.
+// retype returns the statement sql with the declared type of a column replaced by the type to. The
+// parameter sql must be a CREATE TABLE statement from a schema. retype checks, in a separate
+// database in memory, that the new statement creates the same columns except for that type.
 func retype(sql, column, to string) (string, error) {
 	from, end, err := typeOf(sql, column)
 	if err != nil {
@@ -45,10 +46,10 @@ func retype(sql, column, to string) (string, error) {
 	return changed, nil
 }
 
-// columnDefinition is the effect of a table's definition on a column.
+// columnDefinition describes a column as SQLite reports it for a table's definition.
 type columnDefinition struct{ declared, required, fallback, key, hidden string }
 
-// columnsOf returns the columns of the table that the statement creates.
+// columnsOf returns the columns, by name, of the table that the statement sql creates.
 func columnsOf(sql string) (map[string]columnDefinition, error) {
 	db, err := capi.Open(":memory:", capi.Options{Create: true})
 	if err != nil {
@@ -77,8 +78,9 @@ func columnsOf(sql string) (map[string]columnDefinition, error) {
 	}
 }
 
-// renamed returns sql, a CREATE TABLE statement from a schema, for a table with another name. In a
-// schema these words are in upper case with one blank between them.
+// renamed returns the statement sql with another table name. The parameter sql must be a CREATE
+// TABLE statement from a schema. There, SQLite writes the words CREATE TABLE in upper case with one
+// blank between them.
 func renamed(sql, name string) (string, error) {
 	const begin = "CREATE TABLE "
 	if !strings.HasPrefix(sql, begin) {
@@ -91,8 +93,8 @@ func renamed(sql, name string) (string, error) {
 	return begin + quote(name) + sql[l.pos:], nil
 }
 
-// typeOf returns the bounds of a column's declared type in a CREATE TABLE statement: from the end
-// of the column's name to its constraints.
+// typeOf returns the start and end of a column's declared type in a CREATE TABLE statement. The
+// type starts after the column's name and ends before the column's first constraint.
 func typeOf(sql, column string) (from, end int, err error) {
 	l := lexer{text: sql}
 	for l.next() != "(" {
@@ -124,7 +126,8 @@ func typeOf(sql, column string) (from, end int, err error) {
 	}
 }
 
-// constraint reports whether a token ends the type of a column.
+// constraint reports whether a token cannot be part of a column's type, because it starts a
+// constraint or ends the column's definition.
 func constraint(token string) bool {
 	switch strings.ToUpper(token) {
 	case "", ",", ")", "CONSTRAINT", "PRIMARY", "NOT", "NULL", "UNIQUE", "CHECK", "DEFAULT", "COLLATE", "REFERENCES", "GENERATED", "AS":
@@ -133,8 +136,8 @@ func constraint(token string) bool {
 	return false
 }
 
-// tableConstraint reports whether a token begins a constraint of the table. A column with such a
-// name is in quotes.
+// tableConstraint reports whether a token starts a table constraint. The name of a column cannot be
+// such a token, unless it is in quotes.
 func tableConstraint(token string) bool {
 	switch strings.ToUpper(token) {
 	case "CONSTRAINT", "PRIMARY", "UNIQUE", "CHECK", "FOREIGN":
@@ -143,7 +146,7 @@ func tableConstraint(token string) bool {
 	return false
 }
 
-// identifier returns the name of a token, without quotes.
+// identifier returns a token without its quotes, if the token is a quoted name, or unchanged.
 func identifier(token string) string {
 	if len(token) < 2 {
 		return token
@@ -158,15 +161,15 @@ func identifier(token string) string {
 	return token
 }
 
-// lexer splits SQL into tokens: names and strings with their quotes, words and numbers, and single other
-// characters. It skips white space and comments.
+// lexer splits SQL into tokens. A token is a quoted name or string with its quotes, a word, a
+// number, or any other single character. The lexer skips white space and comments.
 type lexer struct {
 	text  string
-	pos   int // end of token
+	pos   int // the end of the current token in text
 	token string
 }
 
-// next moves to the next token and returns it, "" at the end.
+// next moves to the next token and returns it, or "" at the end of the text.
 func (l *lexer) next() string {
 	l.skip()
 	start := l.pos
@@ -194,7 +197,8 @@ func (l *lexer) next() string {
 	return l.token
 }
 
-// quoted moves to the end of a text in quotes c. A doubled quote is part of the text.
+// quoted moves to the end of a quoted token, whose quote character is c. A doubled quote does not
+// end the token.
 func (l *lexer) quoted(c byte) {
 	for l.pos++; l.pos < len(l.text); l.pos++ {
 		if l.text[l.pos] != c {
@@ -206,7 +210,7 @@ func (l *lexer) quoted(c byte) {
 	}
 }
 
-// skip moves over white space and comments.
+// skip moves past white space and comments.
 func (l *lexer) skip() {
 	for l.pos < len(l.text) {
 		rest := l.text[l.pos:]
@@ -223,7 +227,8 @@ func (l *lexer) skip() {
 	}
 }
 
-// lengthThrough returns the length of text up to the end of mark.
+// lengthThrough returns the length of text up to and including the first mark. If text has no mark,
+// it returns the length of text.
 func lengthThrough(text, mark string) int {
 	if n := strings.Index(text, mark); n >= 0 {
 		return n + len(mark)
@@ -231,7 +236,7 @@ func lengthThrough(text, mark string) int {
 	return len(text)
 }
 
-// group moves to the end of the group whose opening parenthesis was just read.
+// group moves to the closing parenthesis that belongs to the opening parenthesis just read.
 func (l *lexer) group() {
 	for depth := 1; depth > 0; {
 		switch l.next() {
@@ -245,12 +250,14 @@ func (l *lexer) group() {
 	}
 }
 
-// inName reports whether c is part of a name or number. All bytes outside ASCII are.
+// inName reports whether c can be part of an unquoted name or a number. All bytes outside ASCII
+// can.
 func inName(c byte) bool {
 	return c == '_' || c == '$' || c >= 0x80 || c-'0' <= 9 || c|0x20 >= 'a' && c|0x20 <= 'z'
 }
 
-// shortest returns the shortest exact form of a number that printf has written with all its digits.
+// shortest implements the SQL function eds_shortest. Its argument is the text of a number with up
+// to seventeen digits. It returns the shortest text that parses to the same REAL.
 func shortest(args []string) (string, error) {
 	f, _, err := value.ParseFloat(nil, []byte(args[0]), 64)
 	if err != nil {

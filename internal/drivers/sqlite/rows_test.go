@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// LoadRows finds the row while it stages the file, and the load finishes without the row.
+// LoadRows finds the invalid row while it stages the file, and the load finishes without that row.
 func TestLoadRows_FindsRowsThatConstraintsRefuse(t *testing.T) {
 	for name, definition := range map[string]string{
 		"check":    "CREATE TABLE thing (id TEXT PRIMARY KEY, n INT CHECK (n < 10))",

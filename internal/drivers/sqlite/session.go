@@ -13,22 +13,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// fileSession is one connection to the database file.
+// fileSession is one connection to the database file. It implements sqlsink.Conn.
 type fileSession struct {
 	dialect     *dialect
 	db          *capi.DB
-	placeholder bool                  // db is in memory, because the file does not exist yet
-	ready       bool                  // the file exists and has its journal mode
-	statements  map[string]*capi.Stmt // prepared, by their text
+	placeholder bool                  // db is a database in memory, because the file does not exist yet
+	ready       bool                  // the file exists and has the configured journal mode
+	statements  map[string]*capi.Stmt // prepared statements, by SQL text
 	args        capi.Args
 	tx          *tx // the open transaction, or nil
 }
 
-// maxStatements bounds the number of prepared statements of a session.
+// maxStatements is the maximum number of prepared statements that a session keeps.
 const maxStatements = 256
 
-// Connect opens the database file if it exists. The first write creates a missing file, unless eds
-// has seen the file before: then the operator must restore it.
+// Connect opens the database file if it exists. If the file is missing and eds has never opened it,
+// the first write creates the file. If eds has opened the file before, Connect returns an error,
+// because the operator must restore the file.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	if _, err := d.existingDir(); err != nil {
 		return nil, err
@@ -47,16 +48,18 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	return s, nil
 }
 
-// inMemory is the path of an empty database, for reading while there is no file.
+// inMemory is the path of an empty database in memory, which a session reads until the database
+// file exists.
 const inMemory = ":memory:"
 
-// missing reports whether the database file does not exist and was never seen.
+// missing reports whether the database file does not exist and eds has never opened it.
 func (d *dialect) missing() bool {
 	_, err := os.Stat(d.path)
 	return errors.Is(err, fs.ErrNotExist) && !d.seen.Load()
 }
 
-// open replaces the open database by another one. If that fails, the old one stays open.
+// open opens the database at path and closes the session's previous database. If opening fails, the
+// previous database stays open. If create is true, open creates a missing file.
 func (s *fileSession) open(ctx context.Context, path string, create bool) error {
 	d := s.dialect
 	db, err := capi.Open(path, capi.Options{Create: create, BusyTimeout: d.busyTimeout, Waiting: d.waiting})
@@ -76,7 +79,7 @@ func (s *fileSession) open(ctx context.Context, path string, create bool) error 
 	return old.Close()
 }
 
-// openIfCreated opens the database file if it was created since the session began.
+// openIfCreated opens the database file if the file has been created since the session connected.
 func (s *fileSession) openIfCreated(ctx context.Context) error {
 	if !s.placeholder || s.dialect.missing() {
 		return nil
@@ -112,7 +115,7 @@ func (s *fileSession) readyToWrite(ctx context.Context) error {
 
 func (d *dialect) waiting() { d.log.Debug("waiting for a lock on the database file", "file", d.path) }
 
-// prepareSession configures the connection.
+// prepareSession registers the SQL functions of eds and sets the connection's settings.
 func (s *fileSession) prepareSession() error {
 	d := s.dialect
 	for _, f := range []struct {
@@ -131,7 +134,7 @@ func (s *fileSession) prepareSession() error {
 		" PRAGMA journal_size_limit=%d; PRAGMA foreign_keys=OFF", d.synchronous, cacheKiB, autoCheckpointPages, walKept))
 }
 
-// setJournalMode configures the file.
+// setJournalMode sets the journal mode of the database file.
 func (s *fileSession) setJournalMode() error {
 	d := s.dialect
 	return s.query("PRAGMA journal_mode="+d.journalMode, nil, func(row *capi.Stmt) {
@@ -143,11 +146,12 @@ func (s *fileSession) setJournalMode() error {
 
 const (
 	cacheKiB            = 16 << 10
-	autoCheckpointPages = 8192     // 32 MiB of the usual 4 KiB
-	walKept             = 64 << 20 // bytes of the log's file that stay after a checkpoint
+	autoCheckpointPages = 8192     // 32 MiB with the usual page size of 4 KiB
+	walKept             = 64 << 20 // maximum size of the log file after a checkpoint, in bytes
 )
 
-// prepare returns the prepared statement with the given text, ready to be executed.
+// prepare returns the prepared statement with the given SQL text. It prepares the statement on
+// first use.
 func (s *fileSession) prepare(sql string) (*capi.Stmt, error) {
 	if st := s.statements[sql]; st != nil {
 		return st, nil
@@ -170,7 +174,7 @@ func (s *fileSession) forgetStatements() {
 	}
 }
 
-// query calls each for every row of the result.
+// query runs one statement with text arguments and calls each for every row of the result.
 func (s *fileSession) query(sql string, args []string, each func(row *capi.Stmt)) error {
 	st, err := s.prepare(sql)
 	if err != nil {
@@ -205,7 +209,8 @@ func (s *fileSession) Exec(ctx context.Context, statements []string) error {
 	})
 }
 
-// write runs do in the open transaction, or in one of its own.
+// write runs do in the open transaction. If no transaction is open, write runs do in a new
+// transaction and commits it.
 func (s *fileSession) write(ctx context.Context, do func() error) error {
 	if s.tx != nil {
 		return s.tx.within(ctx, do)
@@ -223,12 +228,13 @@ func (s *fileSession) write(ctx context.Context, do func() error) error {
 	if failed := t.Rollback(context.WithoutCancel(ctx)); failed != nil {
 		return errors.Join(err, failed)
 	}
-	// An interrupted edit of the schema may have left it on.
+	// An interrupted edit of the schema may have left writable_schema on.
 	return errors.Join(err, s.db.Exec("PRAGMA writable_schema=RESET"))
 }
 
-// CanWrite creates a table in a transaction and rolls that back. If there is no file yet, it uses a
-// temporary file in the same place.
+// CanWrite checks that eds can write the database: it creates a table in a transaction and rolls
+// the transaction back. If the database file does not exist yet, CanWrite uses a temporary file in
+// the same directory or, if the directory does not exist, in the nearest existing parent.
 func (s *fileSession) CanWrite(ctx context.Context) error {
 	if !s.placeholder {
 		return s.canWriteHere(ctx)
@@ -247,7 +253,8 @@ func (s *fileSession) CanWrite(ctx context.Context) error {
 	return errors.Join(err, os.RemoveAll(dir))
 }
 
-// canWriteHere is CanWrite for the open database. It does not change the journal mode.
+// canWriteHere does the check of CanWrite in the open database. It does not change the journal
+// mode.
 func (s *fileSession) canWriteHere(ctx context.Context) error {
 	was := s.ready
 	s.ready = true
@@ -263,8 +270,8 @@ func (s *fileSession) canWriteHere(ctx context.Context) error {
 	return s.dialect.withHint(err)
 }
 
-// Close closes the connection. The last connection to close copies the rest of the log into the
-// database.
+// Close rolls back an open transaction and closes the connection. When the last connection closes,
+// SQLite copies the rest of the write-ahead log into the database.
 func (s *fileSession) Close(ctx context.Context) error {
 	var err error
 	if s.tx != nil {
@@ -274,12 +281,12 @@ func (s *fileSession) Close(ctx context.Context) error {
 	return errors.Join(err, s.db.Close())
 }
 
-// errMoved says that the path no longer leads to the open file.
+// errMoved reports that the path no longer refers to the open database file.
 var errMoved = errors.New("the database file was moved, removed or replaced while it was in use")
 
-// walSize returns the size of the write-ahead log.
+// walSize returns the size of the write-ahead log in bytes, or 0 if there is none.
 func (d *dialect) walSize() int64 {
-	// It does not open the file: closing a descriptor would release all locks of the process on it.
+	// Do not open the file: closing a descriptor would release all of the process's locks on it.
 	info, err := os.Stat(d.path + "-wal")
 	if err != nil {
 		return 0

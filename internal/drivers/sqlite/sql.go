@@ -11,14 +11,15 @@ import (
 
 func relationOf(l *sqlsink.Layout) *relation { return l.Real.Native.(*relation) }
 
-// here is the alias of the real table. A qualified column that is gone is an error; without the
-// alias, its name in double quotes would be a string.
+// here is the alias of the real table. It qualifies columns, so that a column that does not exist
+// is an error. SQLite treats an unqualified name in double quotes as a string if no such column
+// exists.
 const here = `"_here"`
 
 // there is the alias of a stage.
 const there = `"_there"`
 
-// names returns the quoted names of columns, given by their indexes.
+// names returns the quoted names of the columns with the given indexes.
 func names(l *sqlsink.Layout, columns []int) []string {
 	list := make([]string, len(columns))
 	for k, i := range columns {
@@ -27,14 +28,14 @@ func names(l *sqlsink.Layout, columns []int) []string {
 	return list
 }
 
-// keyNames returns the quoted names of the key's columns.
+// keyNames returns the quoted names of the key columns.
 func keyNames(l *sqlsink.Layout) []string { return names(l, l.All()[:l.Keys]) }
 
-// parameters returns (?, ?, ...).
+// parameters returns a list of n parameters in parentheses: (?, ?, ...).
 func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
 
-// upsertSQL inserts rows from source, VALUES or a SELECT. If the key exists, it updates the other
-// columns.
+// upsertSQL returns the statement that inserts rows from source, which is VALUES or a SELECT. If
+// the key of a row exists, the statement updates the other columns.
 func upsertSQL(l *sqlsink.Layout, source string) string {
 	if len(l.Columns) == l.Keys {
 		return insertSQL(l, source)
@@ -46,7 +47,7 @@ func upsertSQL(l *sqlsink.Layout, source string) string {
 	return text
 }
 
-// insertSQL inserts rows from source whose keys do not exist.
+// insertSQL returns the statement that inserts the rows from source whose keys do not exist.
 func insertSQL(l *sqlsink.Layout, source string) string { return onConflict(l, source) + "NOTHING" }
 
 func onConflict(l *sqlsink.Layout, source string) string {
@@ -55,7 +56,8 @@ func onConflict(l *sqlsink.Layout, source string) string {
 		quote(l.Real.Name), here, strings.Join(columns, ", "), source, strings.Join(columns[:l.Keys], ", "))
 }
 
-// assignments sets the columns outside the key to those of the same name with the prefix.
+// assignments returns the assignments to all columns that are not part of the key. Each column gets
+// the value of the column with the same name after the prefix.
 func assignments(l *sqlsink.Layout, prefix string) string {
 	sets := names(l, l.All()[l.Keys:])
 	for i, c := range sets {
@@ -64,19 +66,21 @@ func assignments(l *sqlsink.Layout, prefix string) string {
 	return strings.Join(sets, ", ")
 }
 
-// version returns the quoted name of the column of the row's clock.
+// version returns the quoted name of the column for the row's version.
 func version(l *sqlsink.Layout) string {
 	return quote(l.Columns[l.Meta(sqlsink.MetaVersion)].Real.Name)
 }
 
-// guard returns the condition that the existing row is not newer than the given version.
+// guard returns the condition that the existing row is not newer than the version newer, which is
+// an SQL expression.
 func guard(l *sqlsink.Layout, newer string) string {
 	c := here + "." + version(l)
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
 }
 
-// sameKey returns the condition that the existing row has the key in the parameters, or in the
-// columns with the prefix. It compares byte by byte, whatever the column's collation.
+// sameKey returns the condition that the existing row has a given key. The key comes from the
+// columns with the prefix or, if the prefix is "", from parameters. The condition compares byte by
+// byte, even if a column has another collation.
 func sameKey(l *sqlsink.Layout, prefix string) string {
 	terms := keyNames(l)
 	for i, c := range terms {
@@ -89,7 +93,7 @@ func sameKey(l *sqlsink.Layout, prefix string) string {
 	return strings.Join(terms, " AND ")
 }
 
-// update returns the command that updates an existing row.
+// update returns the command that updates the existing row with the same key.
 func update(l *sqlsink.Layout) command {
 	sets := names(l, l.All())
 	for i := range sets {
@@ -99,7 +103,7 @@ func update(l *sqlsink.Layout) command {
 	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}.guarded(l)
 }
 
-// insertion returns the command that inserts a row unless its key exists.
+// insertion returns the command that inserts a row, unless a row with the same key exists.
 func insertion(l *sqlsink.Layout) command {
 	values := strings.Trim(parameters(len(l.Columns)), "()")
 	sql := fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)",
@@ -107,7 +111,8 @@ func insertion(l *sqlsink.Layout) command {
 	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
-// removal returns the command that deletes a row or marks it as deleted.
+// removal returns the command that deletes the row with the same key or, if the layout is soft,
+// marks that row as deleted.
 func removal(l *sqlsink.Layout) command {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
 	c := command{sql: "DELETE FROM " + table}
@@ -124,7 +129,8 @@ func removal(l *sqlsink.Layout) command {
 	return c.guarded(l)
 }
 
-// guarded adds the guard to the command's condition, which is at the end.
+// guarded returns the command with the layout's guard, if there is one, added to the condition. The
+// command must end with its condition.
 func (c command) guarded(l *sqlsink.Layout) command {
 	if l.Guard {
 		c.sql += " AND " + guard(l, "?")
@@ -133,14 +139,15 @@ func (c command) guarded(l *sqlsink.Layout) command {
 	return c
 }
 
-// pruneSQL deletes the rows in the layout's scope that are not in the stage.
+// pruneSQL returns the statement that deletes the rows in the layout's scope whose keys are not in
+// the stage.
 func pruneSQL(l *sqlsink.Layout, stage string) string {
 	staged := fmt.Sprintf("SELECT 1 FROM %s AS %s WHERE %s", quote(stage), there, sameKey(l, there+"."))
 	terms := append(inScope(l), "NOT EXISTS ("+staged+")")
 	return fmt.Sprintf("DELETE FROM %s AS %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(terms, " AND "))
 }
 
-// countSQL counts the rows in the layout's scope.
+// countSQL returns the query that counts the rows in the layout's scope.
 func countSQL(l *sqlsink.Layout) string {
 	text := fmt.Sprintf("SELECT count(*) FROM %s AS %s", quote(l.Real.Name), here)
 	if terms := inScope(l); len(terms) > 0 {
@@ -149,14 +156,15 @@ func countSQL(l *sqlsink.Layout) string {
 	return text
 }
 
-// inScope returns the conditions that the existing row is in the layout's scope.
+// inScope returns the conditions under which a row is in the layout's scope. All must hold.
 func inScope(l *sqlsink.Layout) []string {
 	return l.ScopeTerms(func(name string) string {
 		return "CAST(" + here + "." + quote(name) + " AS TEXT) COLLATE BINARY"
 	}, literal)
 }
 
-// mergeSQL upserts the rows of a stage, one per key, into the layout's table.
+// mergeSQL returns the statements that upsert the rows of a stage into the layout's table. The
+// stage must have one row per key.
 func mergeSQL(l *sqlsink.Layout, stage string) []string {
 	columns := strings.Join(names(l, l.All()), ", ")
 	if relationOf(l).unique(l.KeyNames()) {
@@ -176,9 +184,10 @@ func mergeSQL(l *sqlsink.Layout, stage string) []string {
 		quote(l.Real.Name), columns, columns, from, quote(l.Real.Name), here, same))
 }
 
-// checkpointSQL moves a checkpoint. Its parameters are the new position, the seen time if it has an
-// epoch, its names and, unless it is new, the old position, then the epoch and generation if it has
-// an epoch.
+// checkpointSQL returns the statement that moves a checkpoint from its old position to c. The
+// statement's parameters are, in this order: the new position (sequence and stored time); the seen
+// time, if c has an epoch; the stream, consumer and filter; the old position, unless c is new; and
+// the epoch and generation, if c has an epoch.
 func checkpointSQL(l *sqlsink.Layout, c *sqlsink.Checkpoint, from cdc.Position) string {
 	const unmoved = ` WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND "position" = ? AND "stored" = ?`
 	table := quote(l.Real.Name)

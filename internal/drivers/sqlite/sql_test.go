@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// newSession returns a session on a new file, after it has run the statements.
+// newSession opens a session on a new file and runs the statements.
 func newSession(t testing.TB, statements ...string) *fileSession {
 	t.Helper()
 	d, _, err := parse(&url.URL{Scheme: "sqlite", Path: filepath.Join(t.TempDir(), "shop.db")}, sink.Env{})
@@ -37,7 +37,8 @@ func newSession(t testing.TB, statements ...string) *fileSession {
 	return s
 }
 
-// newLayout maps columns onto the real table with the given name, like the engine.
+// newLayout returns a layout that maps columns onto the real table with the given name, as the SQL
+// engine does.
 func newLayout(t testing.TB, s *fileSession, name string, keys int, columns ...string) *sqlsink.Layout {
 	t.Helper()
 	found, err := s.Tables(t.Context(), []string{name})

@@ -1,4 +1,4 @@
-// Package sqlite is the destination SQLite: one database file, written without cgo.
+// Package sqlite writes to a SQLite database file, without cgo.
 package sqlite
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Driver returns the description of the destination.
+// Driver returns the driver for SQLite.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "sqlite", Title: "SQLite", Schemes: []string{"sqlite"},
@@ -67,7 +67,7 @@ var options = append([]sink.Option{
 	},
 }, sqlsink.RowOptions...)
 
-// dialect is the SQLite part of the SQL engine, for one database file.
+// dialect implements sqlsink.Dialect for one SQLite database file.
 type dialect struct {
 	path        string
 	busyTimeout time.Duration
@@ -77,14 +77,14 @@ type dialect struct {
 	adjusted    func(table, column, rule string)
 
 	turn chan struct{} // holds a token while a session of this process writes
-	seen atomic.Bool   // the file has been open once
+	seen atomic.Bool   // eds has opened the file at least once
 
-	// maxLog is the size of the write-ahead log beyond which the writer waits until
-	// readers release it. Usually it stays near autoCheckpointPages, but readers that
-	// always overlap would keep it growing.
+	// maxLog is the size of the write-ahead log, in bytes, from which a commit waits for
+	// readers and truncates the log. Usually the log stays near autoCheckpointPages, but
+	// overlapping readers can keep it growing.
 	maxLog int64
-	// logTolerated is the size up to which readers may keep the write-ahead log growing;
-	// 0 if none do. The session with the turn owns it.
+	// logTolerated is the size, in bytes, up to which the log may grow after readers have
+	// blocked a truncation. It is 0 if no readers block. The session with the turn owns it.
 	logTolerated int64
 }
 
@@ -100,7 +100,7 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	return s, nil
 }
 
-// parse reads the URL.
+// parse reads the settings from a destination URL.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	v, err := sink.ParseOptions(target, options)
 	if err != nil {
@@ -121,7 +121,7 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	}, shared, nil
 }
 
-// pathOf returns the absolute path that a URL names.
+// pathOf returns the absolute path of the database file that a URL names.
 func pathOf(target *url.URL) (string, error) {
 	if target.User != nil || target.Fragment != "" {
 		return "", errors.New("the sqlite url has a user name or a fragment; in a path write @ as %40 and # as %23")
@@ -147,7 +147,8 @@ func pathOf(target *url.URL) (string, error) {
 	return filepath.Abs(filepath.FromSlash(path))
 }
 
-// identity returns the database file, with all symbolic links resolved.
+// identity returns a string that identifies the database file of target. It resolves symbolic
+// links.
 func identity(target *url.URL) string {
 	path, err := pathOf(target)
 	if err != nil {
@@ -156,7 +157,8 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("sqlite", "", filepath.ToSlash(durable.Resolve(path)), nil)
 }
 
-// buildURL builds a URL from the values of Driver's Fields.
+// buildURL builds a destination URL from the values of Driver's Fields, or returns the error of the
+// invalid field.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	path := strings.TrimSpace(values["Database"])
 	if path == "" {
@@ -176,7 +178,8 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return "sqlite://" + escaped, nil
 }
 
-// existingDir returns the nearest existing directory at or above that of the database file.
+// existingDir returns the directory of the database file or, if it does not exist, the nearest
+// existing directory above it.
 func (d *dialect) existingDir() (string, error) {
 	if info, err := os.Stat(d.path); err == nil && info.IsDir() {
 		return "", fault.Mark(fault.Fatal, fmt.Errorf("%s is a directory, not a database file", d.path))

@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// fixture is a database file with a sink and a user's own connection.
+// fixture is a database file with a sink and a connection of another program.
 type fixture struct {
 	*testing.T
 	path     string
@@ -29,7 +29,7 @@ type fixture struct {
 	sequence uint64
 }
 
-// newFixture creates a database with the user's statements and opens the sink.
+// newFixture creates a database file, runs the given statements, and opens the sink.
 func newFixture(t *testing.T, statements string, options ...string) *fixture {
 	t.Helper()
 	w := &fixture{T: t, path: filepath.Join(t.TempDir(), "shop.db")}
@@ -54,8 +54,8 @@ func (w *fixture) open(query string) *sqlsink.Sink {
 	return s.(*sqlsink.Sink)
 }
 
-// table returns a table of the source. columns are names and types in turn. The first keys of them
-// are the key.
+// table returns a table of the source. The parameter columns alternates names and types. The first
+// columns, as many as keys says, are the key.
 func table(t testing.TB, name string, keys int, columns ...any) *schema.Table {
 	t.Helper()
 	var list []schema.Column
@@ -73,7 +73,8 @@ func table(t testing.TB, name string, keys int, columns ...any) *schema.Table {
 	return table
 }
 
-// batch returns a batch of upserts of whole rows. An image that begins with - is a delete.
+// batch returns a batch of changes. Each image is a whole row to upsert, or starts with - and is a
+// row to delete.
 func (w *fixture) batch(t *schema.Table, images ...string) *change.Batch {
 	w.Helper()
 	var b change.Builder
@@ -106,7 +107,7 @@ func (w *fixture) apply(t *schema.Table, images ...string) {
 	}
 }
 
-// load replaces the table's rows, or merges into them.
+// load imports rows that replace the table's rows or, depending on the mode, are merged into them.
 func (w *fixture) load(t *schema.Table, mode sink.LoadMode, images ...string) {
 	w.Helper()
 	l, err := w.sink.BeginLoad(w.Context(), "job", t, mode, sink.Scope{})
@@ -132,7 +133,7 @@ func (w *fixture) load(t *schema.Table, mode sink.LoadMode, images ...string) {
 	}
 }
 
-// want compares the rows of a query, columns joined by "|".
+// want compares the rows of a query, whose columns are joined by "|", with the expected rows.
 func (w *fixture) want(sql string, want ...string) {
 	w.Helper()
 	if diff := cmp.Diff(want, lines(w.T, w.user, sql)); diff != "" {
@@ -140,14 +141,14 @@ func (w *fixture) want(sql string, want ...string) {
 	}
 }
 
-// sound checks the integrity of the file, and that eds has left nothing behind.
+// sound checks the integrity of the file, and that eds has left no temporary objects in it.
 func (w *fixture) sound() {
 	w.Helper()
 	w.want("PRAGMA integrity_check", "ok")
 	w.want("SELECT name FROM sqlite_schema WHERE name LIKE '\\_eds\\_load\\_%' ESCAPE '\\' OR name = '_eds_widen'")
 }
 
-// reopen opens another connection of the user, which reads the schema again.
+// reopen opens the other program's connection again, so that it reads the schema again.
 func (w *fixture) reopen() { w.user = openAt(w.T, w.path) }
 
 const usersTable = `CREATE TABLE Customer (
@@ -221,7 +222,7 @@ CREATE TRIGGER went AFTER DELETE ON customer BEGIN INSERT INTO seen VALUES ('-' 
 	w.sound()
 }
 
-// The tables are like those of other tools.
+// The tables are as other tools would create them.
 func TestSink_WritesTablesOfEveryKind(t *testing.T) {
 	for name, definition := range map[string]string{
 		"without rowid":    "CREATE TABLE thing (id TEXT PRIMARY KEY, n INT) WITHOUT ROWID",

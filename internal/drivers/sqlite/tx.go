@@ -8,14 +8,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// tx is a transaction. It takes the process's turn to write with its first statement, and begins in
-// the database then.
+// tx is a transaction. It implements sqlsink.Tx. With its first statement, tx waits for this
+// process's turn to write, and then begins the transaction in the database.
 type tx struct {
 	s     *fileSession
 	begun bool
 }
 
-// Begin begins a transaction.
+// Begin returns a new transaction. It returns an error if a transaction is open.
 func (s *fileSession) Begin(context.Context) (sqlsink.Tx, error) { return s.begin() }
 
 func (s *fileSession) begin() (*tx, error) {
@@ -26,9 +26,10 @@ func (s *fileSession) begin() (*tx, error) {
 	return s.tx, nil
 }
 
-// within runs do in the transaction. SQLite allows one writer at a time. The sessions of this
-// process take turns, in order and without a timeout, before they wait for the database's lock,
-// which other processes may hold.
+// within runs do in the transaction. The first call begins the transaction in the database. SQLite
+// allows only one writer at a time, so a session of this process first waits, without a timeout,
+// for its turn among the sessions of this process. Then it waits for the database's lock, which
+// another process may hold.
 func (t *tx) within(ctx context.Context, do func() error) error {
 	if !t.begun {
 		select {
@@ -66,7 +67,7 @@ func (s *fileSession) run(sql string) error {
 	return err
 }
 
-// end passes the turn to the next session.
+// end ends the transaction for the session, and passes the turn to the next session.
 func (t *tx) end() {
 	if t.begun {
 		t.begun = false
@@ -75,7 +76,7 @@ func (t *tx) end() {
 	t.s.tx = nil
 }
 
-// Commit makes the transaction durable.
+// Commit commits the transaction, and truncates the write-ahead log if it is too large.
 func (t *tx) Commit(ctx context.Context) error {
 	if !t.begun {
 		t.end()
@@ -99,8 +100,8 @@ func (t *tx) Rollback(context.Context) error {
 	return t.s.db.Exec("ROLLBACK")
 }
 
-// boundLog truncates the log if it is too large. If readers block that, the log may grow by half
-// before the next attempt.
+// boundLog truncates the write-ahead log if it is too large. If readers block the truncation, the
+// log may grow by half before the next attempt.
 func (s *fileSession) boundLog(ctx context.Context) {
 	d := s.dialect
 	size := d.walSize()

@@ -10,22 +10,24 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// command is a statement with the columns that its parameters take, by their indexes.
+// command is a statement whose parameters are one row's values of the columns with the given
+// indexes.
 type command struct {
 	sql     string
 	columns []int
 }
 
-// tableStatements are the commands that write rows of one layout.
+// tableStatements has the commands and the encoder for rows of one layout.
 type tableStatements struct {
-	// upsert is one command if a unique index covers the key. Otherwise it is an update, and an
-	// insert for when the update changes no row.
+	// upsert is one command if the key has a unique index. Otherwise it is two commands: an update,
+	// and an insert for the case that the update changes no row.
 	upsert  []command
 	remove  command
 	encoder *encoder
 }
 
-// statementsOf returns the statements of the layout. The first call makes them.
+// statementsOf returns the statements for layout l. It builds the statements on first use and keeps
+// them in l.Native.
 func (s *fileSession) statementsOf(l *sqlsink.Layout) *tableStatements {
 	if l.Native == nil {
 		l.Native = newStatements(l, s.dialect.adjusted)
@@ -43,7 +45,7 @@ func newStatements(l *sqlsink.Layout, adjusted func(table, column, rule string))
 	return st
 }
 
-// Write applies w.Deletes, then w.Upserts.
+// Write deletes the rows of w.Deletes, then upserts the rows of w.Upserts.
 func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
 	return t.within(ctx, func() error {
 		s, st := t.s, t.s.statementsOf(w.Layout)
@@ -61,7 +63,8 @@ func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
 	})
 }
 
-// upsert writes a row, and reports whether the second of two commands did.
+// upsert writes a row with up to two commands, and reports whether the second command wrote the
+// row.
 func (s *fileSession) upsert(ctx context.Context, st *tableStatements, row *change.Row, synced time.Time) (second bool, err error) {
 	for i := range st.upsert {
 		if i > 0 && s.db.Changes() > 0 {
@@ -74,7 +77,7 @@ func (s *fileSession) upsert(ctx context.Context, st *tableStatements, row *chan
 	return len(st.upsert) > 1 && s.db.Changes() > 0, nil
 }
 
-// execRow executes the command with the row's values.
+// execRow executes the command with the values of the row.
 func (s *fileSession) execRow(ctx context.Context, c *command, e *encoder, row *change.Row, synced time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -91,7 +94,8 @@ func (s *fileSession) execRow(ctx context.Context, c *command, e *encoder, row *
 	return err
 }
 
-// Checkpoint moves the stored checkpoint, if it is at from.
+// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
+// sqlsink.ErrMoved.
 func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	return t.within(ctx, func() error {
 		sql := checkpointSQL(l, &c, from)
@@ -127,7 +131,7 @@ func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Positio
 	})
 }
 
-// Raise raises the generation of all checkpoints.
+// Raise increments the generation of every checkpoint in the table.
 func (t *tx) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	return t.within(ctx, func() error {
 		return t.execAll(fmt.Sprintf(`UPDATE %s SET "generation" = coalesce("generation", 0) + 1`, quote(l.Real.Name)))

@@ -10,19 +10,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// bulkLoad streams rows into a table with the bulk protocol.
+// bulkLoad streams rows into a table with the bulk load protocol.
 type bulkLoad struct {
 	s       *session
 	table   *tableStatements
 	indexes []int
 	load    *mssql.Bulk
 	release func()
-	call    *sqlsink.Deadline // paused while eds encodes the next row
-	wrap    func(err error) error
+	call    *sqlsink.Deadline     // paused while eds encodes the next row
+	wrap    func(err error) error // converts an error of the driver
 }
 
-// bulk begins a bulk load into a table that has the columns of the indexes. done or abandon must
-// follow.
+// bulk starts a bulk load into the columns of a table that have the given indexes in the layout.
+// The caller must end the load with done or abandon.
 func (s *session) bulk(ctx context.Context, ts *tableStatements, table string, indexes []int) *bulkLoad {
 	names := make([]string, len(indexes))
 	for i, index := range indexes {
@@ -59,7 +59,7 @@ func (b *bulkLoad) add(ctx context.Context, row *change.Row, synced time.Time) e
 
 func (b *bulkLoad) what() string { return "load rows for " + b.table.label }
 
-// done ends the load and returns the number of rows that the server stored.
+// done completes the load and returns the number of rows that the server stored.
 func (b *bulkLoad) done() (int64, error) {
 	defer b.release()
 	b.call.Resume()
@@ -67,8 +67,8 @@ func (b *bulkLoad) done() (int64, error) {
 	return count, b.wrap(err)
 }
 
-// abandon ends the load after err, and returns err. The transaction's rollback removes the rows
-// that were sent.
+// abandon ends the load after the error err, and returns err. The caller must roll the transaction
+// back, which removes the rows that were sent.
 func (b *bulkLoad) abandon(err error) error {
 	defer b.release()
 	b.call.Resume()

@@ -12,30 +12,33 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// relation is the dialect's knowledge of a table, besides its columns.
+// relation describes a table, except for its columns.
 type relation struct {
 	id string // object_id
-	// plain tables have no side effects on writes, and can be truncated.
+	// plain is set if the table can be truncated, and a write to the table changes nothing but its
+	// rows.
 	plain bool
-	// merges: MERGE may write the table. It has defects in tables with a filtered index, an indexed
-	// view, a history or an INSTEAD OF trigger, and memory-optimised tables refuse it.
+	// merges is set if eds can write the table with MERGE. MERGE has defects in tables with a
+	// filtered index, an indexed view, a history or an INSTEAD OF trigger, and does not work with
+	// memory-optimised tables.
 	merges bool
 }
 
-// attribute is the dialect's knowledge of a column.
+// attribute describes the type of a column.
 type attribute struct {
 	kind      kind
-	base      string // name of the base type, not of an alias
-	length    int    // limit in characters, UTF-16 units or bytes; -1: MAX
+	base      string // the type's name; for an alias type, the name of its base type
+	length    int    // the maximum length: in UTF-16 units for N types, else in bytes; -1 for MAX
 	precision int
 	scale     int
-	collation string // "" if it is not text
-	utf8      bool   // a VARCHAR that holds UTF-8
+	collation string // "" if the type is not a text type
+	utf8      bool   // the collation stores VARCHAR text as UTF-8
 	identity  bool
-	indexed   bool // part of an index, a constraint or a computed column
+	indexed   bool // an index, a constraint or a computed column uses the column
 }
 
-// columnQuery lists the columns of a schema's tables and views, with the base types of aliases.
+// columnQuery lists the columns of the named tables and views of a schema. For an alias type, it
+// returns the base type.
 const columnQuery = `SELECT o.name, c.name, COALESCE(b.name, u.name), c.max_length, c.precision, c.scale, c.collation_name, ` +
 	`c.is_nullable, c.is_identity, c.is_computed,
 CASE WHEN c.default_object_id <> 0 THEN 1 ELSE 0 END, c.generated_always_type,
@@ -52,7 +55,8 @@ LEFT JOIN sys.types AS b ON b.user_type_id = c.system_type_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)
 ORDER BY o.name, c.column_id`
 
-// tableQuery returns the properties of the same tables that decide how rows may be written.
+// tableQuery returns the properties of tables that decide how eds can write rows. It takes the
+// parameters of columnQuery.
 const tableQuery = `SELECT o.name, CASE WHEN o.type = 'V' THEN 1 ELSE 0 END,
 COALESCE((SELECT t.is_memory_optimized FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),
 COALESCE((SELECT t.temporal_type FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),
@@ -67,7 +71,7 @@ FROM sys.objects AS o
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)`
 
-// keyQuery lists the primary keys of the same tables.
+// keyQuery lists the columns of the tables' primary keys. It takes the parameters of columnQuery.
 const keyQuery = `SELECT o.name, c.name
 FROM sys.indexes AS i
 INNER JOIN sys.objects AS o ON o.object_id = i.object_id
@@ -77,19 +81,19 @@ INNER JOIN sys.columns AS c ON c.object_id = x.object_id AND c.column_id = x.col
 WHERE s.name = @p1 AND i.is_primary_key = 1 AND x.is_included_column = 0 AND o.name IN (%s)
 ORDER BY o.name, x.key_ordinal`
 
-// namesAtOnce bounds the number of tables per query.
+// namesAtOnce is the maximum number of tables per catalogue query.
 const namesAtOnce = 500
 
-// objectQuery lists objects of a schema.
+// objectQuery lists the named objects of a schema.
 const objectQuery = `SELECT o.name, o.type, o.object_id
 FROM sys.objects AS o
 INNER JOIN sys.schemas AS s ON s.schema_id = o.schema_id
 WHERE s.name = @p1 AND o.name IN (%s)`
 
-// objectKinds describes other objects than tables, by sys.objects.type.
+// objectKinds describes objects other than tables, by sys.objects.type.
 var objectKinds = map[string]string{"V": "a view", "SN": "a synonym", "SO": "a sequence"}
 
-// Objects describes those of the named objects that exist, with their object ids.
+// Objects describes the named objects that exist. It identifies each object by its object_id.
 func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	var objects []sqlsink.Object
 	for some := range slices.Chunk(names, namesAtOnce) {
@@ -109,12 +113,12 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 	return objects, nil
 }
 
-// PlacedID returns the object id of the live table, which Place keeps.
+// PlacedID returns the object_id of the live table. Place does not change it.
 func (s *session) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
 	return live.Real.Native.(*relation).id
 }
 
-// Empty returns the indexes of the tables that have no row.
+// Empty returns the indexes in names of the tables that have no row.
 func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -135,8 +139,9 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 	return indexes, nil
 }
 
-// nameParams returns the list of parameter markers, the schema and the names as parameters, and a
-// map to the names from their lower case: the server ignores case.
+// nameParams returns the schema and the names as query parameters, with the list of parameter
+// markers for the names. It also returns a map from each name in lower case to the name, because
+// the server ignores case.
 func (s *session) nameParams(names []string) (list string, params []string, requested map[string]string) {
 	params, requested = []string{s.namespace}, make(map[string]string)
 	var markers []string
@@ -148,7 +153,8 @@ func (s *session) nameParams(names []string) (list string, params []string, requ
 	return strings.Join(markers, ", "), params, requested
 }
 
-// Tables describes those of the named tables that exist, and views with such a name.
+// Tables describes the named tables that exist. If a name belongs to a view, the result has an
+// entry for the view, without columns.
 func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
 	var tables []*sqlsink.Table
 	for some := range slices.Chunk(names, namesAtOnce) {
@@ -162,7 +168,7 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 }
 
 func (s *session) tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	list, params, requested := s.nameParams(names) // tables keep the requested spelling
+	list, params, requested := s.nameParams(names) // the result uses the requested spelling of names
 	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(columnQuery, list), params...)
 	if err != nil || len(rows) == 0 {
 		return nil, err
@@ -225,7 +231,7 @@ func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.T
 	return nil
 }
 
-// describe reads a row of columnQuery.
+// describe converts a row of columnQuery to a column.
 func describe(row resultRow) sqlsink.Column {
 	a := &attribute{
 		base: row.text(2), length: int(row.integer(3)), precision: int(row.integer(4)), scale: int(row.integer(5)),
@@ -245,8 +251,8 @@ func describe(row resultRow) sqlsink.Column {
 	return c
 }
 
-// narrow reports whether the type holds only some values of its kind. A DECIMAL with a precision is
-// narrow on purpose.
+// narrow reports whether a wider type for the same values exists, such as BIGINT for INT. It
+// returns false for DECIMAL, because its precision restricts the values on purpose.
 func (a *attribute) narrow() bool {
 	switch a.kind {
 	case kindTinyInt, kindSmallInt, kindInt, kindReal:
@@ -260,7 +266,8 @@ func (a *attribute) narrow() bool {
 	return false
 }
 
-// kindOf returns how values of a type are encoded and which schema type it holds.
+// kindOf returns the encoding for values of a SQL Server type, and the schema type that the type
+// can hold, or 0 for none. The parameter base is the name of the type.
 func kindOf(base string) (kind, schema.Type) {
 	switch base {
 	case "nvarchar", "nchar", "ntext":
@@ -297,7 +304,7 @@ func kindOf(base string) (kind, schema.Type) {
 	return kindCast, 0
 }
 
-// spelling returns the type as statements spell it.
+// spelling returns the type with its length or precision, in SQL syntax.
 func (a *attribute) spelling() string {
 	switch a.base {
 	case "nvarchar", "nchar", "varchar", "char", "varbinary", "binary":
@@ -315,7 +322,7 @@ func (a *attribute) spelling() string {
 	return strings.ToUpper(a.base)
 }
 
-// declaration returns the type with its collation, for a column definition.
+// declaration returns the type with its collation, in SQL syntax, for a column definition.
 func (a *attribute) declaration() string {
 	if a.collation == "" || a.kind == kindCast {
 		return a.spelling()
@@ -323,8 +330,8 @@ func (a *attribute) declaration() string {
 	return a.spelling() + " COLLATE " + a.collation
 }
 
-// markIdentitiesGenerated marks identity columns outside of the key as generated, because the
-// server refuses to update them.
+// markIdentitiesGenerated marks identity columns that are not part of the key as generated, because
+// the server refuses to update such columns.
 func markIdentitiesGenerated(t *sqlsink.Table) {
 	for i := range t.Columns {
 		c := &t.Columns[i]

@@ -7,8 +7,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Classify classifies by SQL Server's error numbers (sys.messages). An error that the server did
-// not return comes from the network: the session is lost.
+// Classify classifies an error by its number (sys.messages). If the error did not come from the
+// server, it is a network error, and the session is lost.
 func (d *dialect) Classify(err error) sqlsink.Verdict {
 	return sqlsink.ClassifyError(err, func(e *serverError) sqlsink.Verdict {
 		v := classifyNumber(e.number)
@@ -17,10 +17,10 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	})
 }
 
-// throttled is how long Azure SQL asks clients to wait after it ended their session.
+// throttled is the time that Azure SQL asks clients to wait after it has ended their session.
 const throttled = 10 * time.Second
 
-// classifyNumber returns what an error number means for the current batch.
+// classifyNumber returns the verdict on an error with the given number.
 func classifyNumber(number int32) sqlsink.Verdict {
 	switch number {
 	case 220, 232, 241, 242, 244, 245, 248, 257, 295, 296, 402, 529, 2628, 4815, 4863, 4864, 4879, 6354, 8023, 8114, 8115, 8134,
@@ -36,7 +36,7 @@ func classifyNumber(number int32) sqlsink.Verdict {
 	case 4403, 4405, 4406, 4416: // a view has the name of the table
 		return sqlsink.Verdict{Stale: true}
 	case 207, 208, 213, 1779, 2705, 2714, 3701, 4902, 4911, 4917, 4925, 4929, 8101:
-		// An object of the catalogue is gone, or another session has just created one.
+		// A catalogue object was dropped, or another session has just created the object.
 		return sqlsink.Verdict{Stale: true}
 	case 18456, 18452, 18470, 18486, 18487, 18488, 4060, 4064, 911, 916, 40615, 47073, 18461:
 		// Credentials, or a database that does not exist.
@@ -47,10 +47,10 @@ func classifyNumber(number int32) sqlsink.Verdict {
 		3904, 3906, 17142, 18401, 4221, 6005: // failover, restart, restore, read-only, or a replica now
 		return sqlsink.Verdict{Lost: true}
 	}
-	if number >= 50000 && number < 100000 { // a trigger raised it about the row
+	if number >= 50000 && number < 100000 { // a trigger rejected the row
 		return sqlsink.Verdict{Class: fault.Poison}
 	}
-	// 1204 no locks, 1205 deadlock, 701 and 8645 no memory, 1105, 1101 and 9002 no space, and
-	// everything unknown: a later attempt may succeed.
+	// A later attempt may succeed after a lack of locks (1204), a deadlock (1205), a lack of memory
+	// (701, 8645) or of space (1101, 1105, 9002), or an unknown error.
 	return sqlsink.Verdict{}
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// kind is the form in which a value travels to the server.
+// kind is the encoding in which eds sends a value to the server.
 type kind uint8
 
 const (
 	kindCast     kind = iota // text, which the server casts to the type
 	kindNVarChar             // UTF-16
-	kindVarChar              // of a code page, or UTF-8
+	kindVarChar              // text in a code page or in UTF-8
 	kindBit
 	kindTinyInt
 	kindSmallInt
@@ -37,11 +37,11 @@ const (
 type column struct {
 	sqlsink.ValueDecoder
 	attribute
-	name string // of the real column, quoted
-	text []byte // buffer for one text at a time
+	name string // the real column's quoted name
+	text []byte // reused to encode one text
 }
 
-// rules name the adjustments of values that a column cannot store.
+// rules names and describes the adjustments that eds makes to values that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {Name: "sqlserver_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
 	sqlsink.ReplaceUTF8:      {Name: "sqlserver_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
@@ -60,15 +60,17 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout.
+// newColumn returns the encoder for a target of a layout. The encoder calls adjusted for each value
+// that it adjusts.
 func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
 	return column{
 		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
 	}
 }
 
-// value returns a raw JSON value as the driver binds it: nil for NULL, else string, []byte, bool,
-// int64, float64 or time.Time. The error is poison and names the column, but never the value.
+// value converts a raw JSON value to a type that the driver can bind: nil for NULL, or a string,
+// []byte, bool, int64, float64 or time.Time. An error is poison; its text names the column and
+// never contains the value.
 func (c *column) value(raw []byte) (any, error) {
 	if raw == nil || rawjson.IsNull(raw) {
 		return nil, nil
@@ -108,7 +110,7 @@ func (c *column) encode(raw []byte) (any, error) {
 	}
 }
 
-// maxText bounds a value of a MAX type, in bytes.
+// maxText is the maximum size of a value of a MAX type, in bytes.
 const maxText = 1<<31 - 1
 
 var (
@@ -118,7 +120,7 @@ var (
 	errCodePage = errors.New("it has characters that a VARCHAR may not store; make the column NVARCHAR")
 )
 
-// string returns the value as valid UTF-8 that fits the column.
+// string returns the value as valid UTF-8. It returns an error if the text does not fit the column.
 func (c *column) string(raw []byte) (any, error) {
 	var flaws value.Flaw
 	if c.JSON {
@@ -142,11 +144,11 @@ func (c *column) string(raw []byte) (any, error) {
 	return string(text), nil
 }
 
-// keepBuffer bounds a buffer that is kept for the next value, in bytes.
+// keepBuffer is the maximum capacity, in bytes, of a buffer that is kept for reuse.
 const keepBuffer = 1 << 20
 
-// fits returns an error if text is longer than the column, or if a VARCHAR may not store its
-// characters. All code pages agree on ASCII only.
+// fits returns an error if text is longer than the column allows, or if text has characters that a
+// VARCHAR column may be unable to store. Only ASCII is the same in all code pages.
 func (c *column) fits(text []byte) error {
 	if c.kind == kindVarChar {
 		if !c.utf8 && !isASCII(text) {
@@ -187,7 +189,7 @@ func units(text []byte) int {
 	return n
 }
 
-// decimal returns the number with exactly the decimal places of the column.
+// decimal returns the number as text that has exactly as many decimal places as the column.
 func (c *column) decimal(raw []byte) (any, error) {
 	d, err := c.Fixed(raw, c.precision-c.scale, c.scale)
 	if err != nil {
@@ -224,7 +226,7 @@ func (c *column) instant(raw []byte) (any, error) {
 
 var lastSmall = time.Date(2079, 6, 6, 23, 59, 0, 0, time.UTC)
 
-// earliest returns the first instant in the type's range.
+// earliest returns the earliest instant in the range of the column's type.
 func (c *column) earliest() time.Time {
 	switch c.base {
 	case "datetime":
@@ -235,7 +237,7 @@ func (c *column) earliest() time.Time {
 	return time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
 }
 
-// tick returns the resolution of the type.
+// tick returns the resolution of the column's type, which is at least one microsecond.
 func (c *column) tick() time.Duration {
 	if c.base == "smalldatetime" {
 		return time.Minute
@@ -247,8 +249,8 @@ func (c *column) tick() time.Duration {
 	return tick
 }
 
-// thirds returns the latest instant up to t that a DATETIME stores exactly. Its milliseconds end in
-// 0, 3 or 7.
+// thirds returns the latest instant that is not after t and that a DATETIME can store. A DATETIME
+// stores milliseconds whose last digit is 0, 3 or 7.
 func thirds(t time.Time) time.Time {
 	whole := t.Truncate(10 * time.Millisecond)
 	for _, step := range []time.Duration{7 * time.Millisecond, 3 * time.Millisecond} {
@@ -259,8 +261,9 @@ func thirds(t time.Time) time.Time {
 	return whole
 }
 
-// binary returns the bytes of a text. SQL Server writes bytes as 0x0123, the source writes them as
-// \x0123. Other text is the bytes themselves.
+// binary returns the bytes that a text describes. The text may be hexadecimal digits after 0x, as
+// SQL Server formats bytes, or after \x, as the source formats them. For any other text, binary
+// returns the bytes of the text itself.
 func (c *column) binary(raw []byte) (any, error) {
 	text := rawjson.Text(raw)
 	b := append([]byte{}, text...)

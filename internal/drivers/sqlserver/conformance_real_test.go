@@ -90,7 +90,7 @@ func newRealDatabase(t testing.TB, server url.URL) string {
 	return server.String()
 }
 
-// realExec runs a batch in its own session.
+// realExec runs a batch in a separate session.
 func realExec(t testing.TB, target *url.URL, batch string) {
 	t.Helper()
 	d, _, err := parse(target, sink.Env{})

@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// TestMain reduces the number of property checks: the properties are the engine's, and the double
-// is slow under the race detector.
+// TestMain reduces the number of property checks, because the double is slow under the race
+// detector and the checks mainly test the SQL engine.
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "25"); err != nil {
 		panic(err)
@@ -24,8 +24,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestConformance runs against the double, which executes the statements but is no SQL Server.
-// conformance_real_test.go runs the suite against a real one.
+// TestConformance runs the conformance suite against a double that executes SQL Server's
+// statements. The suite also runs against a real SQL Server, in conformance_real_test.go.
 func TestConformance(t *testing.T) {
 	server := tds.Start(t, tds.Options{})
 	databases := 0
@@ -95,7 +95,7 @@ func objectsOf(t testing.TB, raw string) string {
 	return strings.Join(all, " ")
 }
 
-// database returns the name of a URL's database.
+// database returns the name of the database in a URL.
 func database(t testing.TB, raw string) string {
 	t.Helper()
 	u, err := url.Parse(raw)
@@ -105,14 +105,14 @@ func database(t testing.TB, raw string) string {
 	return u.Path[1:]
 }
 
-// foreign creates a table like another tool would.
+// foreign returns statements that create a table as another tool would.
 func foreign(table string) string {
 	return fmt.Sprintf(`CREATE TABLE %[1]s (id NVARCHAR(40) NOT NULL PRIMARY KEY, n INT NULL, s VARCHAR(10) NULL,
 		  must NVARCHAR(MAX) NOT NULL, extra NVARCHAR(MAX) NULL);
 INSERT INTO %[1]s (id, n, s, must, extra) VALUES (N'old', 7, N'short', N'there', N'kept');`, quote(table))
 }
 
-// loseStage damages a table's staged rows.
+// loseStage damages the staged rows of a table.
 func loseStage(job, table, id string) string {
 	stage := quote(sqlsink.StageName(job, table))
 	if id == "" {

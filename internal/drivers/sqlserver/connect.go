@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// parse reads the URL. Errors hold none of its secrets.
+// parse reads the settings from a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	lower, known := lowerOptions(target)
 	v, err := sink.ParseOptions(lower, known)
@@ -39,7 +39,8 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 	return d, shared, d.configure(target, lower.Query(), v)
 }
 
-// configure sets the connection's settings.
+// configure sets the connection settings of d for target. The parameter query is the query of
+// target with option names in lower case.
 func (d *dialect) configure(target *url.URL, query url.Values, v sink.Values) error {
 	instance, database := v.Text("instance"), v.Text("database")
 	if path := strings.Trim(target.Path, "/"); path != "" {
@@ -66,7 +67,7 @@ func (d *dialect) configure(target *url.URL, query url.Values, v sink.Values) er
 		}
 	}
 	if !query.Has("encrypt") && strings.Contains(strings.ToLower(target.Hostname()), ".database.") {
-		query.Set("encrypt", "true") // Azure SQL, in any of its clouds
+		query.Set("encrypt", "true") // the host is Azure SQL, in any of its clouds
 	}
 	plain := url.URL{Scheme: "sqlserver", User: target.User, Host: target.Host, Path: "/" + instance, RawQuery: query.Encode()}
 	d.dsn = plain.String()
@@ -86,14 +87,14 @@ func (d *dialect) configure(target *url.URL, query url.Values, v sink.Values) er
 	if !d.entra {
 		return nil
 	}
-	// Other errors of the options quote no values.
+	// The error of NewConnector contains no values of options.
 	if _, err := azuread.NewConnector(d.dsn); err != nil {
 		return fmt.Errorf("read the options of the sqlserver url: %w", err)
 	}
 	return nil
 }
 
-// encryptModes are the values of the option encrypt, with go-mssqldb's synonyms.
+// encryptModes are the values of the option encrypt. The synonyms are those of go-mssqldb.
 var encryptModes = sink.Choice{
 	Values: []string{"true", "strict", "false", "disable"},
 	Synonyms: map[string]string{
@@ -101,7 +102,7 @@ var encryptModes = sink.Choice{
 	},
 }
 
-// fedauths are the ways to sign in with Entra ID.
+// fedauths are the values of the option fedauth, which are the ways to sign in with Entra ID.
 var fedauths = []string{
 	azuread.ActiveDirectoryDefault, azuread.ActiveDirectoryPassword, azuread.ActiveDirectoryServicePrincipal,
 	azuread.ActiveDirectoryApplication, azuread.ActiveDirectoryServicePrincipalAccessToken, azuread.ActiveDirectoryManagedIdentity,
@@ -111,11 +112,11 @@ var fedauths = []string{
 	azuread.ActiveDirectoryClientAssertion, azuread.ActiveDirectoryOnBehalfOf,
 }
 
-// packetSize is the largest packet that an encrypted connection may have.
+// packetSize is the maximum size of a packet of an encrypted connection, in bytes.
 const packetSize = 16383
 
-// lowerOptions returns target and the declared options with names in lower case: go-mssqldb
-// ignores the case of names.
+// lowerOptions returns a copy of target and the declared options, both with option names in lower
+// case, because go-mssqldb ignores the case of option names.
 func lowerOptions(target *url.URL) (*url.URL, []sink.Option) {
 	known := slices.Clone(options)
 	for i := range known {
@@ -130,7 +131,7 @@ func lowerOptions(target *url.URL) (*url.URL, []sink.Option) {
 	return &lower, known
 }
 
-// connector returns a connector that dials with w.
+// connector returns a connector that dials and verifies certificates with w.
 func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 	config := d.config
 	config.TLSConfig = w.verifying(config.TLSConfig)
@@ -145,18 +146,19 @@ func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 	return connector, nil
 }
 
-// wire dials, and keeps the newest connection, so that a call that waits for the server can be
-// ended.
+// wire is a dialer that keeps the newest connection. With the connection, eds can set a deadline
+// that ends a call to the driver.
 type wire struct {
 	net.Dialer
 	conn net.Conn
-	// unverified is the reason why the server's certificate was refused; the driver returns
-	// only its text.
+	// unverified is the error that says why the server's certificate was refused. The driver
+	// returns only the text of that error.
 	unverified error
 }
 
-// verifying returns config with a verification like that of crypto/tls, which keeps the reason for
-// a refusal. A config that verifies nothing, or in its own way, stays as it is.
+// verifying returns a copy of config that verifies certificates as crypto/tls does and keeps the
+// error in w.unverified. If config skips the standard verification, verifying returns config
+// unchanged.
 func (w *wire) verifying(config *tls.Config) *tls.Config {
 	if config == nil || config.InsecureSkipVerify {
 		return config
@@ -167,7 +169,7 @@ func (w *wire) verifying(config *tls.Config) *tls.Config {
 	config.VerifyConnection = func(state tls.ConnectionState) error {
 		options := x509.VerifyOptions{Roots: config.RootCAs, DNSName: state.ServerName, Intermediates: x509.NewCertPool()}
 		if options.DNSName == "" {
-			options.DNSName = given // an address, which the handshake does not carry
+			options.DNSName = given // an IP address, which the handshake does not send
 		}
 		for _, c := range state.PeerCertificates[1:] {
 			options.Intermediates.AddCert(c)
@@ -178,13 +180,13 @@ func (w *wire) verifying(config *tls.Config) *tls.Config {
 	return config
 }
 
-// DialContext dials.
+// DialContext connects to address. The deadline of ctx also becomes the deadline of the connection.
 func (w *wire) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := w.Dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	// The driver ignores the context until it has signed in.
+	// The driver ignores the context while it signs in.
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
 			return nil, errors.Join(err, conn.Close())
@@ -194,10 +196,11 @@ func (w *wire) DialContext(ctx context.Context, network, address string) (net.Co
 	return conn, nil
 }
 
-// signInTimeout bounds the time until the server has accepted the login.
+// signInTimeout is the maximum time to connect and sign in.
 const signInTimeout = 30 * time.Second
 
-// dial opens a connection and signs in.
+// dial opens a connection and signs in. It returns the driver's connection and the network
+// connection below it.
 func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
 	w := &wire{Dialer: net.Dialer{KeepAlive: d.config.KeepAlive}}
 	connector, err := d.connector(w)
@@ -216,7 +219,8 @@ func (d *dialect) dial(ctx context.Context) (*mssql.Conn, net.Conn, error) {
 	return conn.(*mssql.Conn), w.conn, nil
 }
 
-// address returns the address of the server.
+// address returns the server's address for messages: host:port, or host\instance if the port is
+// not known.
 func (d *dialect) address() string {
 	if d.config.Instance != "" && d.config.Port == 0 {
 		return d.config.Host + `\` + d.config.Instance
@@ -228,7 +232,8 @@ func (d *dialect) address() string {
 	return net.JoinHostPort(d.config.Host, strconv.FormatUint(port, 10))
 }
 
-// explainConnect describes why a connection failed and how to fix it, without the URL's secrets.
+// explainConnect describes why a connection failed and how to fix the failure. The error contains
+// no secret of the URL.
 func (d *dialect) explainConnect(err error) error {
 	address := d.address()
 	e := mssql.Error{}
@@ -255,7 +260,8 @@ func (d *dialect) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: s}
 }
 
-// explainNetwork describes an error of a connection on which the server sent nothing.
+// explainNetwork describes why a connection failed without an error message of the server. It marks
+// a failure of TLS as refused.
 func (d *dialect) explainNetwork(address string, err error) error {
 	server := sqlsink.Server{Address: address, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME"}
 	if explained := server.ConnectError(err); explained != nil {
@@ -271,8 +277,8 @@ func (d *dialect) explainNetwork(address string, err error) error {
 	return fmt.Errorf("connect to %s: %s", address, text)
 }
 
-// firstLine returns the first line of an identity error. The other lines hold the whole response
-// of the token service.
+// firstLine returns the first line of the text of an Entra ID error. The other lines contain the
+// whole response of the token service.
 func firstLine(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
 	return line

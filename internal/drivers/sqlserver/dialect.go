@@ -19,25 +19,26 @@ import (
 
 // dialect implements sqlsink.Dialect for SQL Server.
 type dialect struct {
-	target   *url.URL     // when the destination was opened
-	config   msdsn.Config // parsed from target, as is dsn; each connection parses its own
-	dsn      string
-	schema   string // the URL's; "" is the user's own default
-	entra    bool   // sign in with Entra ID
+	target   *url.URL     // the URL at the time when the destination was opened
+	config   msdsn.Config // parsed from dsn; each connection parses its own URL again
+	dsn      string       // target in the form that go-mssqldb parses
+	schema   string       // the URL's schema option, or "" for the user's default schema
+	entra    bool         // sign in with Entra ID
 	timeouts sqlsink.Timeouts
 	env      sink.Env
-	// namespace is the schema of every table, as found by the newest session.
+	// namespace is the schema of every table. The newest session sets it.
 	namespace atomic.Pointer[string]
 }
 
-// binary is the collation of keys and names. It compares code points, so only equal texts are
-// equal, including trailing blanks.
+// binary is the collation of keys and names. It compares code points, including trailing blanks, so
+// different texts are never equal.
 const binary = "Latin1_General_100_BIN2"
 
-// Name shortens a long name and appends a hash of the whole name, so that distinct names stay
-// distinct. It also adds a hash to names that SQL Server may confuse with others: those with
-// trailing blanks, and those with characters beyond the basic plane, which older collations ignore.
-// The name of a temporary table becomes that of an ordinary one.
+// Name returns name if SQL Server can use it unchanged. If name is too long, Name cuts it and
+// appends a hash of the whole name, so that distinct names stay distinct. Name also appends a hash
+// to names that SQL Server may treat as equal to others: names with trailing blanks, and names with
+// characters beyond the Basic Multilingual Plane, which older collations ignore. It puts _ before
+// the name of a temporary table, which starts with #.
 func (d *dialect) Name(name string) string {
 	plain := strings.ToValidUTF8(strings.ReplaceAll(name, "\x00", value.Replacement), value.Replacement)
 	units := len(utf16.Encode([]rune(plain)))
@@ -61,14 +62,14 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", cut.String(), h.Sum64())
 }
 
-// maxName is the longest name, in UTF-16 units. It is short enough for the names of constraints of
-// staging tables.
+// maxName is the maximum length of a name, in UTF-16 units. Names of that length leave space for
+// the names of the constraints of staging tables.
 const maxName = 116
 
-// FoldsCase is true: in most databases names ignore case.
+// FoldsCase returns true, because most databases ignore the case of names.
 func (d *dialect) FoldsCase() bool { return true }
 
-// quote quotes an identifier.
+// quote returns name as a quoted identifier.
 func quote(name string) string { return "[" + strings.ReplaceAll(name, "]", "]]") + "]" }
 
 // literal returns text as a string constant.
@@ -97,14 +98,15 @@ func declared(c sqlsink.NewColumn) string {
 	}
 }
 
-// keyLength is the length of a text in a key, in UTF-16 units. An index entry has at most 1,700
-// bytes.
+// keyLength is the maximum length of a text in a key, in UTF-16 units. SQL Server limits an index
+// entry to 1,700 bytes.
 const keyLength = 255
 
-// clusteredBytes is the largest key that can cluster the table, in bytes.
+// clusteredBytes is the maximum size of the key of a clustered index, in bytes.
 const clusteredBytes = 900
 
-// DDL returns the statements of a migration step, in the schema of the newest session.
+// DDL returns the statements of a migration step, in the schema of the newest session. It returns
+// nil if the step is not possible.
 func (d *dialect) DDL(step sqlsink.Step) []string {
 	table := d.qualify(step.Table)
 	switch step.Kind {
@@ -140,7 +142,7 @@ func createTable(table string, step sqlsink.Step) string {
 	return "CREATE TABLE " + table + " (\n" + strings.Join(definitions, ",\n") + "\n)"
 }
 
-// keySize returns how many bytes a column of the type may take in a key.
+// keySize returns the maximum size of a key column for values of type t, in bytes.
 func keySize(t schema.Type) int {
 	switch t {
 	case schema.Integer, schema.Number:
@@ -161,12 +163,12 @@ func clustered(size int) string {
 	return "CLUSTERED"
 }
 
-// exactNumber holds every BIGINT, and numbers of up to 18 decimal places, exactly; a floating-point
-// type does not.
+// exactNumber is the type to which integer columns are widened. It holds every BIGINT and numbers
+// of up to 18 decimal places exactly, which a floating-point type does not.
 const exactNumber = "DECIMAL(38, 18)"
 
-// widen returns the statements that widen a column; nil if the column is part of an index or a
-// constraint, because the server refuses it.
+// widen returns the statements that widen a column. It returns nil if an index or a constraint uses
+// the column, because the server then refuses to change the type.
 func widen(table string, step sqlsink.Step) []string {
 	a := step.Real.Native.(*attribute)
 	alter := func(to string) string {
@@ -202,14 +204,14 @@ func widen(table string, step sqlsink.Step) []string {
 	}
 }
 
-// asText returns an expression for a column's values as text, or "" if the server's own conversion
-// is right.
+// asText returns an SQL expression that converts the values of the column to text, or "" if the
+// server's implicit conversion is correct.
 func (a *attribute) asText(name string) string {
 	switch a.kind {
 	case kindBit:
 		return "CASE " + name + " WHEN 1 THEN N'true' WHEN 0 THEN N'false' END"
 	case kindFloat, kindReal:
-		// The shortest text that is exact; for a few numbers only the long form is.
+		// The result is the short form of the number if that form is exact, or else the long form.
 		short := "FORMAT(" + name + ", N'R', N'en-US')"
 		return "CASE WHEN TRY_CONVERT(FLOAT(53), " + short + ") = " + name + " THEN " + short +
 			" ELSE CONVERT(NVARCHAR(MAX), " + name + ", 3) END"
@@ -229,7 +231,8 @@ func (a *attribute) asText(name string) string {
 	return ""
 }
 
-// rfc3339 returns an expression for the text of an instant in UTC.
+// rfc3339 returns an SQL expression that formats an instant as RFC 3339 text. The parameter is an
+// SQL expression for the instant, in UTC.
 func rfc3339(instant string) string {
 	return "CONVERT(NVARCHAR(10), CAST(" + instant + " AS DATE), 23) + N'T' + " +
 		"CONVERT(NVARCHAR(15), CAST(" + instant + " AS TIME(6))) + N'Z'"

@@ -9,17 +9,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// serverError is an error that the server returned. Its text contains no value of a row: Error
-// leaves out server messages that may quote one.
+// serverError is an error that the server returned. The text of the error contains no value of a
+// row, because Error leaves out server messages that may quote a value.
 type serverError struct {
 	number       int32
 	state, class uint8
 	message      string
-	what         string // the operation
+	what         string // the operation that failed
 }
 
-// newServerError returns the most specific error of a request. The server adds 3621 ("the statement
-// has been terminated") and 18456 to others.
+// newServerError converts the most specific error of a request. The server may return several: it
+// adds an error such as 3621 ("the statement has been terminated") after the cause. The
+// parameter what names the operation, with which the text of the error starts.
 func newServerError(what string, e mssql.Error) *serverError {
 	for _, each := range e.All {
 		if (each.Class > e.Class || follows(e.Number)) && !follows(each.Number) {
@@ -29,8 +30,9 @@ func newServerError(what string, e mssql.Error) *serverError {
 	return &serverError{number: e.Number, state: e.State, class: e.Class, message: e.Message, what: what}
 }
 
-// follows reports whether the server adds an error of the number to another, which is the cause: a
-// statement or transaction was ended, a constraint not created, or a login refused.
+// follows reports whether an error with the given number only states the consequence of another
+// error: a statement or transaction was ended, a constraint was not created, or a login was
+// refused.
 func follows(number int32) bool {
 	switch number {
 	case 3621, 3616, 1750, 18456:
@@ -53,8 +55,8 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %d, state %d)", text, e.number, e.state)
 }
 
-// quotable reports whether the message of the error's number only names objects. Errors about
-// values quote them; triggers raise errors with any text.
+// quotable reports whether messages with the error's number never contain values. Messages of
+// errors about values do, and a trigger can raise an error with any message.
 func (e *serverError) quotable() bool {
 	n := e.number
 	if _, quotes := conditions[n]; quotes || n >= 50000 && n < 100000 {
@@ -69,7 +71,7 @@ func (e *serverError) quotable() bool {
 	return false
 }
 
-// conditions names the errors whose messages may quote a value.
+// conditions describes the errors whose messages may quote a value, by number.
 var conditions = map[int32]string{
 	220: "out of the type's range", 232: "out of the type's range", 241: "not a date and time",
 	242: "date and time out of range", 244: "out of the type's range", 245: "not of the type",
@@ -82,9 +84,11 @@ var conditions = map[int32]string{
 	8152: "too long", 8169: "not a uniqueidentifier", 9420: "not xml", 13609: "not json",
 }
 
-// sessionError converts an error of the driver: to a serverError, or to a *sqlsink.ConnectionError
-// if the connection broke. An error that the server did not return breaks it, because the outcome
-// of the request is unknown.
+// sessionError converts an error of the driver. An error that the server returned becomes a
+// *serverError. If the connection broke or the error did not come from the server, sessionError
+// marks the session as broken and returns a *sqlsink.ConnectionError, because the outcome of the
+// request is unknown. The parameter what names the operation, with which the text of the error
+// starts.
 func (s *session) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

@@ -30,7 +30,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// newSession runs statements in a new database of the server, and opens a session there.
+// newSession creates a database on the server, runs statements in the database, and opens a
+// session.
 func newSession(t testing.TB, server *tds.Server, statements string) *session {
 	t.Helper()
 	server.Exec(t, "shop", statements)
@@ -54,7 +55,7 @@ func newSession(t testing.TB, server *tds.Server, statements string) *session {
 	return s
 }
 
-// layoutFor maps text columns onto the real table of the name.
+// layoutFor returns a layout that maps text columns onto the real table with the given name.
 func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...string) *sqlsink.Layout {
 	t.Helper()
 	found, err := s.Tables(t.Context(), []string{table})
@@ -80,7 +81,7 @@ func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...str
 	return l
 }
 
-// write writes rows in their own transaction.
+// write writes rows in a separate transaction.
 func (s *session) write(t testing.TB, l *sqlsink.Layout, images ...string) error {
 	t.Helper()
 	w := &sqlsink.Write{Layout: l, Synced: time.Now()}
@@ -165,7 +166,7 @@ func TestServerError_LeavesOutMessagesThatQuoteValues(t *testing.T) {
 	if err := s.write(t, l, `{"id":"private"}`); err != nil {
 		t.Fatal(err)
 	}
-	// The column's collation equates the two, unlike the source.
+	// The column's collation treats the two keys as equal, but the source does not.
 	err := s.write(t, l, `{"id":"PRIVATE"}`)
 	if v := s.dialect.Classify(err); v.Class != fault.Poison || strings.Contains(strings.ToLower(fmt.Sprint(err)), "private") ||
 		!strings.Contains(fmt.Sprint(err), "a unique constraint has the key already (error 2627") {
@@ -268,7 +269,7 @@ func TestWrite_AvoidsMergeOnTablesWithDefects(t *testing.T) {
 	}
 }
 
-// certificate returns a certificate for 127.0.0.1, and its file.
+// certificate returns a certificate for 127.0.0.1, and the file that contains the certificate.
 func certificate(t *testing.T) (*tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -299,7 +300,7 @@ func TestOpen_ExplainsErrors(t *testing.T) {
 	for name, c := range map[string]struct {
 		url   string
 		class fault.Class
-		says  string // "" if nothing is wrong
+		says  string // part of the error, or "" for no error
 	}{
 		"good":                 {user + plain.Addr() + "/shop", 0, ""},
 		"the other scheme":     {"mssql://eds:Passw0rd%21@" + plain.Addr() + "/shop", 0, ""},

@@ -11,7 +11,7 @@ func TestBuildURL_FromFields(t *testing.T) {
 	for _, c := range []struct {
 		values map[string]string
 		url    string
-		wrong  string // the fields
+		wrong  string // the names of the invalid fields
 	}{
 		{
 			map[string]string{"Database": "shop", "Username": "eds", "Password": "p@/%$", "Hostname": "db.example.com"},

@@ -12,9 +12,9 @@ import (
 )
 
 // TestStatements_AreTSQL parses every statement with sqlfluff's grammar of T-SQL. The grammar lacks
-// the hint of a MERGE's target, SET LOCK_TIMEOUT, and brackets within brackets. It accepts a COLUMN
-// after ADD and a MERGE without its semicolon, so the test checks those itself. It takes most of a
-// minute and needs Debian's package sqlfluff:
+// the hint of a MERGE's target, SET LOCK_TIMEOUT, and brackets within brackets. The grammar accepts
+// COLUMN after ADD, and a MERGE without a semicolon at the end, so the test checks these two
+// itself. The test runs for almost a minute and needs Debian's package sqlfluff:
 //
 //	go test -tags grammar -run TSQL ./internal/drivers/sqlserver
 func TestStatements_AreTSQL(t *testing.T) {

@@ -14,8 +14,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Exec runs DDL as one transaction. Each statement is a batch of its own: in the batch of an ALTER
-// TABLE, later statements would not know the new column.
+// Exec runs DDL statements in one transaction. It sends each statement as a separate batch, because
+// a statement in the same batch as an ALTER TABLE cannot use the new column. If the URL's schema
+// does not exist yet, Exec first creates the schema.
 func (s *session) Exec(ctx context.Context, statements []string) error {
 	if err := s.makeSchema(ctx); err != nil {
 		return err
@@ -47,13 +48,14 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 	return err
 }
 
-// undoTimeout bounds a rollback.
+// undoTimeout is the maximum duration of the rollback of failed DDL.
 const undoTimeout = 5 * time.Second
 
-// sequence is a column of staging tables that numbers rows in the order of their arrival.
+// sequence is the name of a column of staging tables. The column numbers the rows in the order in
+// which they were loaded.
 const sequence = "_eds_row"
 
-// Stage creates a staging table with the columns that rows have, and sequence.
+// Stage creates a staging table with the columns that eds writes, and the column sequence.
 func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), s.qualify(name)))
 }
@@ -70,7 +72,8 @@ func stageText(ts *tableStatements, stage string) string {
 	return "CREATE TABLE " + stage + " (\n" + strings.Join(definitions, ",\n") + "\n)"
 }
 
-// Append loads the rows of a snapshot into a staging table.
+// Append loads the rows of a snapshot into a staging table and returns the number of rows. If a
+// value is invalid, the error is a *sink.RowError with the number of the row.
 func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	if err := tx.open(ctx); err != nil {
 		return 0, err
@@ -94,7 +97,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	return load.done()
 }
 
-// Count counts the rows of a table.
+// Count returns the number of rows of a table in the layout's scope.
 func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
@@ -108,14 +111,14 @@ func countText(ts *tableStatements) string {
 	return text + ";"
 }
 
-// inScope returns the conditions for a row of T to be in the layout's scope.
+// inScope returns the conditions under which a row of T is in the layout's scope. All must hold.
 func (ts *tableStatements) inScope() []string {
 	return ts.layout.ScopeTerms(func(name string) string {
 		return "CAST(T." + quote(name) + " AS NVARCHAR(MAX)) COLLATE " + binary
 	}, literal)
 }
 
-// count returns the single number that a query selects.
+// count runs a query that selects a single number, and returns the number.
 func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	rows, err := s.query(ctx, what, sql)
 	if err != nil {
@@ -127,7 +130,8 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 	return rows[0].integer(0), nil
 }
 
-// Seal gives the staging table its primary key.
+// Seal adds a primary key to the staging table. If two staged rows have the same key, it returns a
+// *sqlsink.DuplicatesError.
 func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	if len(stage.Real.Key) > 0 {
 		return nil
@@ -145,14 +149,15 @@ func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	return err
 }
 
-// duplicatesText returns the query that counts the rows that deduplicateText removes.
+// duplicatesText returns the query that counts the rows that the statement of deduplicateText
+// removes.
 func duplicatesText(stage *tableStatements) string {
 	keys := stage.names(stage.layout.All()[:stage.layout.Keys], "")
 	return fmt.Sprintf("SELECT COALESCE(SUM(n - 1), 0)\nFROM (SELECT COUNT_BIG(*) AS n FROM %s GROUP BY %s HAVING COUNT_BIG(*) > 1) AS S;",
 		stage.table, keys)
 }
 
-// Deduplicate keeps the last row of each key.
+// Deduplicate removes all rows of each key from the staging table except the last one loaded.
 func (tx *transaction) Deduplicate(ctx context.Context, stage *sqlsink.Layout) error {
 	if err := tx.open(ctx); err != nil {
 		return err
@@ -171,7 +176,7 @@ func sealText(stage *tableStatements) string {
 	return fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY %s (%s)", stage.table, clustered(size), stage.names(keys, ""))
 }
 
-// keySize returns how many bytes the column may take in a key.
+// keySize returns the maximum size of the column's value in a key, in bytes.
 func (c *column) keySize() int {
 	switch {
 	case c.kind == kindNVarChar && c.length > 0:
@@ -185,15 +190,18 @@ func (c *column) keySize() int {
 	}
 }
 
-// deduplicateText returns the statement that keeps the last row of each key.
+// deduplicateText returns the statement that removes all rows of each key except the last one
+// loaded.
 func deduplicateText(stage *tableStatements) string {
 	return fmt.Sprintf("DELETE T\nFROM %[1]s AS T INNER JOIN %[1]s AS S\nON %[2]s\nWHERE S.%[3]s > T.%[3]s;",
 		stage.table, stage.matches(), quote(sequence))
 }
 
-// Place replaces or merges rows. It keeps the live table and its dependents. If nothing reacts to
-// the live table's rows and all of them are replaced, it truncates the table. Otherwise it touches
-// only rows that differ in key, so columns that the layout does not have keep their values.
+// Place merges the staged rows into the live table, or replaces the live table's rows. It keeps the
+// live table and the objects that depend on it. To replace all rows of a plain table whose columns
+// are all in the layout, Place truncates and refills the table. To replace the rows of another
+// table, it deletes the rows whose keys were not staged and upserts the staged rows, so that
+// columns outside the layout keep their values.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	if err := tx.open(ctx); err != nil {
 		return err
@@ -203,7 +211,7 @@ func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, m
 	for i, text := range placeTexts(ts, tx.qualify(stage.Real.Name), mode) {
 		put := func() error { return tx.exec(ctx, "put rows into "+ts.label, text) }
 		wait := put
-		if i == 0 && mode != sink.Merge { // it locks the whole table
+		if i == 0 && mode != sink.Merge { // the first statement locks the whole table
 			wait = func() error { return tx.waitShortly(ctx, put) }
 		}
 		if err := wait(); err != nil {
@@ -230,14 +238,14 @@ func placeTexts(ts *tableStatements, stage string, mode sink.LoadMode) []string 
 	}
 	terms := append(ts.inScope(), "NOT EXISTS (SELECT 1 FROM "+source+" WHERE "+ts.matches()+")")
 	return []string{
-		// Another load that replaces rows of the table waits until this one ends.
+		// TABLOCKX makes another load that replaces rows of the table wait for this one.
 		"DELETE T\nFROM " + ts.table + " AS T WITH (TABLOCKX)\nWHERE " + strings.Join(terms, " AND ") + ";",
-		ts.upsertText(source, false), // a replacing snapshot also replaces newer rows
+		ts.upsertText(source, false), // a snapshot that replaces rows also replaces newer rows
 		drop,
 	}
 }
 
-// Drop drops a staging table.
+// Drop drops a staging table, if it exists.
 func (tx *transaction) Drop(ctx context.Context, table string) error {
 	if err := tx.open(ctx); err != nil {
 		return err

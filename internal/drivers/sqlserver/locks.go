@@ -8,12 +8,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait returns the statement that bounds how long each statement of the session waits for a
+// lockWait returns a statement that limits to d how long each statement of the session waits for a
 // lock.
 func lockWait(d time.Duration) string { return fmt.Sprintf("SET LOCK_TIMEOUT %d;", d.Milliseconds()) }
 
-// waitShortly calls do with lock waits limited to ShortLockWait: readers wait behind a statement
-// that waits to change a table.
+// waitShortly calls do with lock waits limited to sqlsink.ShortLockWait. The limit is short because
+// readers of a table have to wait behind a statement that waits to change the table.
 func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	if err := s.exec(ctx, "set up the session", lockWait(sqlsink.ShortLockWait)); err != nil {
 		return err
@@ -28,8 +28,8 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// working reports whether the server accepts another session. Only users with VIEW SERVER STATE can
-// see the state of this one.
+// working reports an active call if the server accepts another session. It cannot inspect the call
+// itself, because only users with VIEW SERVER STATE can see the state of another session.
 func (s *session) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {

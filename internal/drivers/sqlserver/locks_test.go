@@ -16,7 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/peers/tds"
 )
 
-// openSink opens a sink on a database of the server, at the server's address or a proxy's.
+// openSink opens a sink on a database of the server. The address is that of the server or of a
+// proxy.
 func openSink(t *testing.T, server *tds.Server, address, options string) *sqlsink.Sink {
 	t.Helper()
 	u, err := url.Parse(server.URL("shop"))
@@ -51,7 +52,7 @@ func TestMigrate_TriesAgainWhileTheTableIsLocked(t *testing.T) {
 	if _, err := s.Migrate(t.Context(), []*schema.Table{thing}); err != nil {
 		t.Fatal(err)
 	}
-	// Only a change of a table limits its wait.
+	// Only statements that change a table wait for a short time.
 	statements := server.Statements()
 	for i, statement := range statements {
 		if !strings.HasPrefix(statement, "CREATE TABLE [dbo].[thing]") {

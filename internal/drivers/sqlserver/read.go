@@ -14,7 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// Read yields the rows of a table while the server streams them.
+// Read yields the rows of a table while the server streams them. It leaves out rows that are marked
+// as deleted. Each row is valid until the next iteration.
 func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		ts := s.tableStatements(l)
@@ -49,7 +50,8 @@ func readText(ts *tableStatements) string {
 	return text
 }
 
-// readExpression returns the expression that reads the column.
+// readExpression returns the SQL expression that selects the column in a type that appendRaw
+// expects.
 func (c *column) readExpression() string {
 	switch {
 	case c.kind == kindBinary:
@@ -62,7 +64,7 @@ func (c *column) readExpression() string {
 	return c.name
 }
 
-// decode decodes the server's values into row and reuses its memory.
+// decode decodes the server's values into row. It reuses the memory of row.
 func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error {
 	return ts.layout.ReadRow(row, func(dst []byte, i int) ([]byte, error) {
 		if values[i] == nil {
@@ -72,7 +74,7 @@ func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error 
 	})
 }
 
-// appendRaw appends a value of the driver as a raw JSON value.
+// appendRaw appends v, a value from the driver, as a raw JSON value.
 func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	switch v := v.(type) {
 	case bool:
@@ -85,7 +87,7 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 			bits = 32
 		}
 		return value.AppendFloat(dst, v, bits), nil
-	case []byte: // of a decimal
+	case []byte: // the text of a decimal number
 		return append(dst, v...), nil
 	case time.Time:
 		if c.kind == kindDate {
@@ -101,5 +103,6 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	return dst, value.ErrNotNumber
 }
 
-// isJSON reports whether text is JSON: another tool may have written the column.
+// isJSON reports whether text is valid JSON. A JSON column may hold other text, because it is a
+// text column that other programs can write.
 func isJSON(text string) bool { return rawjson.Valid([]byte(text)) == nil }

@@ -22,19 +22,20 @@ type session struct {
 	dialect *dialect
 	conn    *mssql.Conn
 	wire    net.Conn
-	broken  bool // unusable
+	broken  bool // the connection cannot be used any more
 	calls   sqlsink.CallLimit
 
 	namespace   string
 	lacksSchema bool            // the URL's schema does not exist yet
-	number      int64           // of the session, at the server
-	flushes     bool            // a commit is durable only after the log was flushed
-	tempTables  map[string]bool // of the session
+	number      int64           // the server's session id
+	flushes     bool            // a commit is durable only after a flush of the log
+	tempTables  map[string]bool // the temporary tables that exist, by name
 	row         []any           // reused for the values of a row
 	scratch     []byte          // reused for a metadata value
 }
 
-// Connect opens a session.
+// Connect opens a session. Each call parses the URL with the current contents of its placeholders
+// and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*session, error) {
@@ -58,18 +59,20 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// settings make errors end their transaction, and satisfy indexed views and computed columns.
+// settings are the statements that set the session's settings. With them, an error ends the
+// transaction, and eds can write tables that have indexed views or indexed computed columns.
 const settings = `SET XACT_ABORT ON; SET ANSI_NULLS ON; SET ANSI_PADDING ON; SET ANSI_WARNINGS ON;
 SET ARITHABORT ON; SET CONCAT_NULL_YIELDS_NULL ON; SET QUOTED_IDENTIFIER ON;
 SET NUMERIC_ROUNDABORT OFF; SET IMPLICIT_TRANSACTIONS OFF; SET NOCOUNT OFF;
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 `
 
-// sessionQuery selects the user's default schema, the session's number, and the database's delayed
-// durability (2: forced, so commits are durable only after a flush of the log).
+// sessionQuery selects the user's default schema, the session id, and the database's setting for
+// delayed durability. With the setting 2 (forced), commits are durable only after a flush of the
+// log.
 const sessionQuery = "SELECT SCHEMA_NAME(), @@SPID, (SELECT delayed_durability FROM sys.databases WHERE name = DB_NAME())"
 
-// prepare sets the session up and inspects it.
+// prepare sets the session's settings, inspects the server, and looks for the schema.
 func (s *session) prepare(ctx context.Context) error {
 	if err := s.exec(ctx, "set up the session", settings+lockWait(s.dialect.timeouts.Lock)); err != nil {
 		return err
@@ -102,7 +105,7 @@ func (s *session) findSchema(ctx context.Context) error {
 // qualify returns the quoted name of a table, with the session's schema.
 func (s *session) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
 
-// makeSchema creates the schema if it does not exist.
+// makeSchema creates the URL's schema if findSchema has not found it.
 func (s *session) makeSchema(ctx context.Context) error {
 	if !s.lacksSchema {
 		return nil
@@ -121,7 +124,7 @@ func (s *session) makeSchema(ctx context.Context) error {
 	return err
 }
 
-// Close ends the session.
+// Close closes the connection.
 func (s *session) Close(context.Context) error {
 	err := s.conn.Close()
 	if s.broken {
@@ -130,16 +133,16 @@ func (s *session) Close(context.Context) error {
 	return err
 }
 
-// grace is how long a server may take to confirm that it has stopped a request.
+// grace is the time that a server has to confirm that it has stopped a request.
 const grace = time.Second
 
-// abortOnDone breaks the connection soon after ctx ends, even if the driver would keep waiting.
-// release ends the watch.
+// abortOnDone makes the connection fail soon after ctx ends, even if the driver would keep waiting.
+// The caller must call release after the request.
 func (s *session) abortOnDone(ctx context.Context) (release func()) {
 	stop := context.AfterFunc(ctx, func() { _ = s.wire.SetDeadline(time.Now().Add(grace)) })
 	return func() {
 		if !stop() {
-			s.broken = true // the deadline is set
+			s.broken = true // the connection has a deadline
 		}
 	}
 }
@@ -158,15 +161,15 @@ func (s *session) checkUsable(ctx context.Context, what string) error {
 	return nil
 }
 
-// exec runs statements without parameters as one batch.
+// exec runs one or more statements without parameters as one batch.
 func (s *session) exec(ctx context.Context, what, sql string) error {
 	_, err := s.run(ctx, what, sql, nil)
 	return err
 }
 
-// execParams runs statements with parameters of the given declaration, such as "@p1 BIGINT, @p2
-// NVARCHAR(MAX)", and returns how many rows they changed. The declaration decides the types, not
-// the values, so the server can reuse its plan.
+// execParams runs statements with parameters and returns the number of changed rows. The
+// declaration names the parameters and their types, such as "@p1 BIGINT, @p2 NVARCHAR(MAX)". The
+// types do not depend on the values, so the server can reuse the plan.
 func (s *session) execParams(ctx context.Context, what, sql, declaration string, values []any) (int64, error) {
 	args := make([]driver.NamedValue, 0, len(values)+2)
 	for _, v := range append([]any{sql, declaration}, values...) {
@@ -212,7 +215,7 @@ func (r resultRow) integer(i int) int64 {
 
 func (r resultRow) boolean(i int) bool { return r.integer(i) != 0 }
 
-// query runs one statement with text parameters and returns its rows.
+// query runs one statement with text parameters and returns all rows of its result.
 func (s *session) query(ctx context.Context, what, sql string, params ...string) ([]resultRow, error) {
 	var all []resultRow
 	err := s.streamRows(ctx, what, sql, params, func(row []driver.Value) (bool, error) {
@@ -222,8 +225,8 @@ func (s *session) query(ctx context.Context, what, sql string, params ...string)
 	return all, err
 }
 
-// streamRows runs one statement and passes each row of its result to yield, until yield returns
-// false. The row is valid during the call.
+// streamRows runs one statement and passes each row of the result to yield. A row is valid only
+// during the call. If yield returns false or an error, streamRows stops, and the session is broken.
 func (s *session) streamRows(ctx context.Context, what, sql string, params []string, yield func(row []driver.Value) (bool, error)) error {
 	if err := s.checkUsable(ctx, what); err != nil {
 		return err
@@ -257,7 +260,7 @@ func (s *session) streamRows(ctx context.Context, what, sql string, params []str
 		more, err := yield(dest)
 		call.Resume()
 		if err != nil || !more {
-			// The rest of the result is lost with the session.
+			// The session cannot be used again, because the rest of the result was not read.
 			s.broken = true
 			_ = s.wire.SetDeadline(time.Now())
 			_ = rows.Close()

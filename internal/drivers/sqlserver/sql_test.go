@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/testing/golden"
 )
 
-// real describes a real column like the catalogue.
+// real describes a real column as the catalogue does.
 func real(name, base string, length, precision, scale int, collation string) sqlsink.Column {
 	units := length
 	if strings.HasPrefix(base, "n") && length > 0 {
@@ -24,8 +24,8 @@ func real(name, base string, length, precision, scale int, collation string) sql
 	})
 }
 
-// layoutOf maps source columns onto real ones of the same name. The first keys of them are the key;
-// names select metadata columns.
+// layoutOf returns a layout that maps source columns onto real columns with the same names. The
+// first columns, as many as keys says, are the key. Special names select metadata columns.
 func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsink.Column) *sqlsink.Layout {
 	t.Helper()
 	metas := map[string]sqlsink.Meta{
@@ -60,7 +60,7 @@ func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsi
 	return l
 }
 
-// script collects statements under titles.
+// script collects statements, each under a title.
 type script struct {
 	titles     []string
 	statements []string

@@ -1,4 +1,4 @@
-// Package sqlserver writes to SQL Server and to Azure SQL.
+// Package sqlserver writes to SQL Server and Azure SQL.
 package sqlserver
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Driver returns the description of SQL Server.
+// Driver returns the driver for SQL Server and Azure SQL.
 func Driver() sink.Driver {
 	return sink.Driver{
 		Name: "sqlserver", Title: "SQL Server",
@@ -32,7 +32,8 @@ func Driver() sink.Driver {
 	}
 }
 
-// identity returns the server or its instance, the database and the schema.
+// identity returns a string that identifies the server or its instance, the database and the schema
+// of target.
 func identity(target *url.URL) string {
 	query := make(url.Values)
 	for name, values := range target.Query() {
@@ -55,8 +56,9 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity("sqlserver", sink.HostIdentity(target.Hostname(), port, ""), database, named)
 }
 
-// borrows returns the secret of this machine that target sends to a server. The server chooses the
-// scope of the token itself.
+// borrows names the part of target that makes eds send a secret of this machine to a server, or
+// returns "" if target uses no such secret. The secret may be an access token of this machine's
+// identity, whose scope the server chooses.
 func borrows(target *url.URL) string {
 	for name, values := range target.Query() {
 		own := slices.ContainsFunc([]string{
@@ -106,7 +108,7 @@ var options = slices.Concat([]sink.Option{
 	{Name: "app name", Default: "eds", Harmless: true, Help: "session name that the server shows"},
 }, sqlsink.TimeoutOptions, sqlsink.RowOptions, mssqlOptions)
 
-// mssqlOptions are other options of go-mssqldb.
+// mssqlOptions are the other options of go-mssqldb that eds accepts.
 var mssqlOptions = append(sink.Unlisted(
 	"packet size", "workstation id", "applicationintent", "failoverpartner", "failoverport", "multisubnetfailover", "serverspn",
 	"notraceid", "protocol", "epa enabled", "clientcertpath", "applicationclientid", "resource id", "tokenfilepath", "sendcertificatechain",
@@ -170,7 +172,8 @@ These values are adjusted instead, and counted by rule:
 // maxIdentifier is the maximum length of the name of a database or user, in UTF-16 units.
 const maxIdentifier = 128
 
-// buildURL builds a URL from the fields of HQ's form.
+// buildURL builds a destination URL from the fields of HQ's form, or returns the errors of the
+// invalid fields.
 func buildURL(values map[string]string) (string, []sink.FieldError) {
 	all := fields()
 	f := sink.NewForm(all, values)
@@ -204,11 +207,11 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 			u.Host = host
 		}
 	}
-	// An escaped $ does not begin a placeholder.
+	// Escape $, which would start a placeholder.
 	return strings.ReplaceAll(u.String(), "$", "%24"), nil
 }
 
-// open connects to the destination.
+// open opens the destination at target.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	d, shared, err := parse(target, env)

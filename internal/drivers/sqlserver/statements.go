@@ -8,22 +8,23 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// tableStatements has the encoders and the statements for one layout. The statements read rows from
-// a source S and write into the real table T.
+// tableStatements has the encoders of all columns and the text of the statements for one layout. A
+// statement reads rows from a source, which has the alias S, and writes them into the real table,
+// which has the alias T.
 type tableStatements struct {
 	layout  *sqlsink.Layout
 	columns []column
-	table   string // the real table's name, with its schema, quoted
-	label   string // for messages
-	merges  bool   // MERGE may write the table
-	texts   map[string]string
+	table   string            // the real table's quoted name, with its schema
+	label   string            // the table's description in messages
+	merges  bool              // eds can write the table with MERGE
+	texts   map[string]string // the statements that text has built, by name
 
-	upsertStage string // temporary table of a session, for rows
-	deleteStage string // temporary table of a session, for keys
+	upsertStage string // name of the temporary table for rows to upsert
+	deleteStage string // name of the temporary table for keys to delete
 }
 
-// tableStatements returns the layout's statements. It builds them on first use and keeps them in
-// l.Native.
+// tableStatements returns the statements for layout l. It builds the statements on first use and
+// keeps them in l.Native.
 func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 	if ts, ok := l.Native.(*tableStatements); ok {
 		return ts
@@ -49,7 +50,8 @@ func newTableStatements(l *sqlsink.Layout, table string, adjusted func(table, co
 	return ts
 }
 
-// text returns a statement. It calls build on first use.
+// text returns the statement with the given name. On first use, it calls build to build the
+// statement.
 func (ts *tableStatements) text(name string, build func() string) string {
 	text, ok := ts.texts[name]
 	if !ok {
@@ -59,8 +61,8 @@ func (ts *tableStatements) text(name string, build func() string) string {
 	return text
 }
 
-// deleteColumns returns the columns that a delete reads: the key, and the version or, if deletes
-// are soft, all metadata.
+// deleteColumns returns the indexes of the columns that a delete reads from its source: the key
+// columns, and also the version if rows are guarded, or all metadata columns if deletes are soft.
 func (ts *tableStatements) deleteColumns() []int {
 	return append(ts.layout.All()[:ts.layout.Keys], ts.layout.DeleteExtras()...)
 }
@@ -73,9 +75,9 @@ func (ts *tableStatements) names(indexes []int, prefix string) string {
 	return strings.Join(names, ", ")
 }
 
-// matches returns the condition that the keys of T and S are equal. It uses the real column's
-// collation, so that its index applies; if that treats different texts as equal, it compares code
-// points as well.
+// matches returns the condition that the keys of T and S are equal. The condition uses the
+// collation of each real column, so that the server can use the index. If that collation treats
+// different texts as equal, the condition also compares their code points.
 func (ts *tableStatements) matches() string {
 	var terms []string
 	for i := range ts.columns[:ts.layout.Keys] {
@@ -92,7 +94,8 @@ func (ts *tableStatements) matches() string {
 	return strings.Join(terms, " AND ")
 }
 
-// guard returns the condition for a row of S to overwrite T; "" if there is none.
+// guard returns the condition that a row of T is not newer than the row of S. It returns "" if the
+// layout has no guard.
 func (ts *tableStatements) guard() string {
 	if !ts.layout.Guard {
 		return ""
@@ -101,7 +104,7 @@ func (ts *tableStatements) guard() string {
 	return "(T." + c.name + " IS NULL OR T." + c.name + " <= S." + c.name + " COLLATE " + c.binaryCollation() + ")"
 }
 
-// expression returns a column of S as its real type.
+// expression returns the SQL expression for a column of S, converted to the real column's type.
 func (ts *tableStatements) expression(index int) string {
 	c := &ts.columns[index]
 	if c.kind == kindCast {
@@ -110,7 +113,8 @@ func (ts *tableStatements) expression(index int) string {
 	return "S." + c.name
 }
 
-// assignments returns the assignments to T's columns outside of the key.
+// assignments returns the assignments, from S, to the columns with the given indexes. It leaves out
+// key columns. It puts prefix before the name of each column.
 func (ts *tableStatements) assignments(prefix string, indexes []int) string {
 	var all []string
 	for _, index := range indexes {
@@ -129,8 +133,9 @@ func (ts *tableStatements) expressions() string {
 	return strings.Join(all, ", ")
 }
 
-// upsertText returns the statements that write a source's rows into the table. HOLDLOCK keeps other
-// writers from inserting a key between the lookup and the insert.
+// upsertText returns the statements that upsert the rows of a source. If guarded is true, they
+// apply the layout's guard. HOLDLOCK keeps other writers from inserting a key between the lookup
+// and the insert.
 func (ts *tableStatements) upsertText(source string, guarded bool) string {
 	guard := ""
 	if g := ts.guard(); guarded && g != "" {
@@ -159,7 +164,8 @@ func (ts *tableStatements) upsertText(source string, guarded bool) string {
 	return ts.withIdentity(text)
 }
 
-// withIdentity allows a statement to set an identity column of the key.
+// withIdentity returns text, a statement, together with statements that allow it to set an identity
+// column, if the layout has such a column.
 func (ts *tableStatements) withIdentity(text string) string {
 	for i := range ts.columns {
 		if ts.columns[i].identity {
@@ -169,8 +175,8 @@ func (ts *tableStatements) withIdentity(text string) string {
 	return text
 }
 
-// deleteText returns the statement that deletes the rows of a source's keys, or marks them as
-// deleted.
+// deleteText returns the statement that deletes the rows of the table that have the keys of the
+// source's rows. If the layout is soft, the statement marks them as deleted instead.
 func (ts *tableStatements) deleteText(source string) string {
 	text := "DELETE T"
 	if ts.layout.Soft {
@@ -183,10 +189,11 @@ func (ts *tableStatements) deleteText(source string) string {
 	return text + ";"
 }
 
-// staged returns a source: all rows of a temporary table.
+// staged returns a source that consists of all rows of a temporary table.
 func staged(table string) string { return quote(table) + " AS S" }
 
-// values returns a source: n rows of parameters.
+// values returns a source that consists of n rows of parameters. Each row has the columns with the
+// given indexes.
 func (ts *tableStatements) values(indexes []int, n int) string {
 	var b strings.Builder
 	b.WriteString("(VALUES ")
@@ -209,7 +216,8 @@ func (ts *tableStatements) values(indexes []int, n int) string {
 	return b.String()
 }
 
-// declarations declares the parameters of values.
+// declarations returns the declaration of the parameters of the source that values returns, for
+// execParams.
 func (ts *tableStatements) declarations(indexes []int, n int) string {
 	var b strings.Builder
 	p := 0
@@ -225,8 +233,8 @@ func (ts *tableStatements) declarations(indexes []int, n int) string {
 	return b.String()
 }
 
-// parameter returns the type of a parameter: the column's, unless it is deprecated or the server
-// casts values from text.
+// parameter returns the type of a parameter for the column's values. It is the column's type,
+// unless that type is deprecated or unsuitable, or the server casts the values from text.
 func (a *attribute) parameter() string {
 	switch {
 	case a.kind == kindCast, a.base == "ntext":
@@ -245,7 +253,7 @@ func (a *attribute) parameter() string {
 	return a.spelling()
 }
 
-// binaryCollation returns the collation that distinguishes all texts of the column.
+// binaryCollation returns the collation that never treats different texts of the column as equal.
 func (a *attribute) binaryCollation() string {
 	if a.utf8 {
 		return binary + "_UTF8"
@@ -253,7 +261,8 @@ func (a *attribute) binaryCollation() string {
 	return binary
 }
 
-// stageDefinition defines a column of a staging table.
+// stageDefinition returns the definition of the column in a staging table. The parameter null is
+// " NULL" or " NOT NULL".
 func (c *column) stageDefinition(null string) string {
 	text := c.name + " " + c.parameter()
 	if c.kind == kindNVarChar || c.kind == kindVarChar {
@@ -262,7 +271,8 @@ func (c *column) stageDefinition(null string) string {
 	return text + null
 }
 
-// createTemporary returns the statement that creates a temporary table of columns.
+// createTemporary returns the statement that creates a temporary table with the columns that have
+// the given indexes.
 func (ts *tableStatements) createTemporary(table string, indexes []int) string {
 	definitions := make([]string, len(indexes))
 	for i, index := range indexes {

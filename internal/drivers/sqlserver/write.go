@@ -10,26 +10,25 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// maxParameters is the limit of a statement's parameters, less those of sp_executesql. A table has
-// at most 1,024 columns, so a row always fits.
+// maxParameters is the maximum number of parameters of a statement, without the two parameters of
+// sp_executesql. A row always fits, because a table has at most 1,024 columns.
 const maxParameters = 2098
 
-// smallRows is the largest number of rows that are sent as parameters. Their statements have a
-// power of two of rows each, so the server sees few distinct ones. A bulk load takes four more
-// round trips than one such statement.
+// smallRows is the maximum number of rows that apply sends as parameters. It sends more rows with a
+// bulk load, which needs four more round trips than one statement with parameters.
 const smallRows = 64
 
 // transaction implements sqlsink.Tx.
 type transaction struct {
 	*session
 	begun   bool
-	created []string // temporary tables of this transaction
+	created []string // the temporary tables that this transaction creates
 }
 
-// Begin begins a transaction. It sends nothing yet.
+// Begin returns a transaction. The transaction starts at the server with its first statement.
 func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
 
-// open begins the transaction at the server.
+// open starts the transaction at the server, unless it has already started.
 func (tx *transaction) open(ctx context.Context) error {
 	if tx.begun {
 		return nil
@@ -41,7 +40,7 @@ func (tx *transaction) open(ctx context.Context) error {
 	return nil
 }
 
-// Write applies deletes, then upserts.
+// Write deletes the rows of w.Deletes, then upserts the rows of w.Upserts.
 func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	if err := tx.open(ctx); err != nil {
 		return err
@@ -53,12 +52,12 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	return sqlsink.About(w.Layout, tx.apply(ctx, ts.upsertOperation(), w.Upserts, w.Synced))
 }
 
-// rowOperation is one way to write rows, from any source.
+// rowOperation is an upsert or a delete of rows from any source.
 type rowOperation struct {
 	*tableStatements
-	what      string
-	stage     string // temporary table for the rows
-	indexes   []int  // of the columns that it reads
+	what      string // the operation, for errors
+	stage     string // name of the temporary table for the rows
+	indexes   []int  // indexes of the columns that the operation reads
 	statement func(source string) string
 }
 
@@ -71,7 +70,9 @@ func (ts *tableStatements) upsertOperation() *rowOperation {
 	return &rowOperation{ts, "upsert into " + ts.label, ts.upsertStage, ts.layout.All(), upsert}
 }
 
-// apply writes rows: few as parameters, many with a bulk load.
+// apply runs the operation for rows. It sends a few rows as parameters, and many rows with a bulk
+// load. Each statement with parameters has a power of two of rows, so that the server sees only a
+// few distinct statements.
 func (tx *transaction) apply(ctx context.Context, op *rowOperation, rows []change.Row, synced time.Time) error {
 	if len(rows) > smallRows || len(rows)*len(op.indexes) > 4*maxParameters {
 		return tx.stageRows(ctx, op, rows, synced)
@@ -104,7 +105,8 @@ func (tx *transaction) bindRows(ctx context.Context, op *rowOperation, rows []ch
 	return err
 }
 
-// encode appends the values of a row.
+// encode appends to values the row's values of the columns with the given indexes, converted to
+// types that the driver can bind.
 func (s *session) encode(values []any, ts *tableStatements, indexes []int, row *change.Row, synced time.Time) ([]any, error) {
 	for _, index := range indexes {
 		var raw []byte
@@ -118,7 +120,8 @@ func (s *session) encode(values []any, ts *tableStatements, indexes []int, row *
 	return values, nil
 }
 
-// stageRows loads the rows into a temporary table, and writes them from there.
+// stageRows loads rows into the operation's temporary table, and then runs the operation with the
+// temporary table as its source.
 func (tx *transaction) stageRows(ctx context.Context, op *rowOperation, rows []change.Row, synced time.Time) error {
 	if !tx.tempTables[op.stage] {
 		if err := tx.exec(ctx, "create a temporary table for "+op.label, op.createTemporary(op.stage, op.indexes)); err != nil {
@@ -140,13 +143,14 @@ func (tx *transaction) stageRows(ctx context.Context, op *rowOperation, rows []c
 }
 
 // fromStage returns the statements that run the operation with the rows of its temporary table, and
-// empty that.
+// then empty the temporary table.
 func (op *rowOperation) fromStage() string {
 	return op.statement(staged(op.stage)) + "\nTRUNCATE TABLE " + quote(op.stage) + ";"
 }
 
-// The checkpoint's statements change no row if the stored position is not the expected one, or if a
-// row exists and none was expected.
+// Statements that move a checkpoint, and the declarations of their parameters. If the stored
+// checkpoint is not the expected one, or exists although none was expected, a statement changes no
+// row.
 const (
 	insertCheckpoint = `INSERT INTO %[1]s ([stream], [consumer], [filter], [position], [stored])
 SELECT @p1, @p2, @p3, @p4, @p5
@@ -161,7 +165,8 @@ WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p
 	guardedDeclaration = updateDeclaration + ", @p8 BIGINT, @p9 BIGINT, @p10 BIGINT"
 )
 
-// Checkpoint moves the stored checkpoint.
+// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
+// sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	if err := tx.open(ctx); err != nil {
 		return err
@@ -184,7 +189,7 @@ func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from c
 	return err
 }
 
-// Raise increments the generation of all checkpoints.
+// Raise increments the generation of every checkpoint in the table.
 func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	if err := tx.open(ctx); err != nil {
 		return err
@@ -194,7 +199,8 @@ func (tx *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	return err
 }
 
-// Commit makes the transaction durable.
+// Commit commits the transaction. If the database delays durability, it also flushes the log, so
+// that the transaction is durable.
 func (tx *transaction) Commit(ctx context.Context) error {
 	if !tx.begun {
 		return nil
@@ -208,7 +214,7 @@ func (tx *transaction) Commit(ctx context.Context) error {
 	return nil
 }
 
-// Rollback undoes the transaction, unless an error has done so already.
+// Rollback undoes the transaction, unless an error has already ended it.
 func (tx *transaction) Rollback(ctx context.Context) error {
 	for _, stage := range tx.created {
 		delete(tx.tempTables, stage)

@@ -48,8 +48,8 @@ nothing more. Requests never overlap.
 
 With secret= eds signs requests as standardwebhooks.com describes: webhook-signature
 is v1, and base64 of HMAC-SHA256 over "<webhook-id>.<webhook-timestamp>.<body>", the
-body as eds sent it. The secret is base64 after whsec_, as openssl rand -base64 32
-prints it, else the text itself.
+body as eds sent it. After a prefix whsec_, eds reads the secret as base64, as
+printed by openssl rand -base64 32; without the prefix it uses the secret unchanged.
 
 webhook-id consists of the batch's first and last position in the stream, and of the
 ids and clocks of its changes, so that the same batch has the same id whenever eds

@@ -47,7 +47,7 @@ type Origin struct {
 	Table     *schema.Table // table of the rows
 }
 
-// BeginLoad begins the load of one table.
+// BeginLoad starts or resumes the load of one table.
 func (l *Loader) BeginLoad(ctx context.Context, job string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {
 	load := &load{loader: l, job: job, table: t, loaded: make(map[string]bool)}
 	if l.Files == nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// TestLoader_LeavesOutRefusedRows loads ten rows, three at a time. Two are refused. The batches
-// have the same names each time.
+// TestLoader_LeavesOutRefusedRows loads ten rows in batches of three. Two rows are refused.
+// Loading the file again must give the batches the same numbers.
 func TestLoader_LeavesOutRefusedRows(t *testing.T) {
 	table, err := schema.New("order", "v1", []string{"id"}, []schema.Column{{Name: "id", Type: schema.Integer}})
 	if err != nil {

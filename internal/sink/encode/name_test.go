@@ -45,7 +45,7 @@ func TestSegment_IsSafeAndUnique(t *testing.T) {
 
 var reserved = regexp.MustCompile(`(?i)^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?$|^_eds$`)
 
-// checkElement checks that a file can be called got, on any system.
+// checkElement checks that got, the result for text, is a valid file name on any system.
 func checkElement(t testing.TB, text, got string, limit int) {
 	t.Helper()
 	switch {
@@ -125,8 +125,8 @@ func FuzzCleanPath(f *testing.F) {
 	})
 }
 
-// FuzzPath renders templates over hostile events: what a change holds never
-// leads anywhere.
+// FuzzPath renders templates for hostile events. No value of a change may make the path lead out
+// of the destination.
 func FuzzPath(f *testing.F) {
 	f.Add(`{{.table}}/received/{{.table}}_{{.mvccTimestamp}}_{{.id}}.json`, "order", "../../x", "a/b")
 	f.Add(`{{.after.x}}/{{.key}}`, "..", "", "\x00")

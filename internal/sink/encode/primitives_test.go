@@ -2,7 +2,8 @@ package encode
 
 import "testing"
 
-// TestHashes_HaveKnownValues: rows keep their partitions after an upgrade from other versions.
+// TestHashes_HaveKnownValues checks that the hashes, and so the partitions of rows, do not change
+// with an upgrade.
 func TestHashes_HaveKnownValues(t *testing.T) {
 	if got := fnv32a([]byte("1 2 3 4")) % 10; got != 5 {
 		t.Errorf(`fnv32a("1 2 3 4") mod 10 = %d`, got)

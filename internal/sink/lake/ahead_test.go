@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// sequencesOf makes n events, and returns them and their sequences.
+// sequencesOf returns n events, and their sequences.
 func sequencesOf(n int) (events []*cdc.Event, sequences []uint64) {
 	for i := range n {
 		events = append(events, &cdc.Event{Position: cdc.Position{Sequence: uint64(i + 1)}})
@@ -54,7 +54,8 @@ func TestAhead_StopsAfterAnError(t *testing.T) {
 	}
 }
 
-// TestAhead_PanicsInTheCaller, who may know the events.
+// TestAhead_PanicsInTheCaller checks that a panic in the goroutine reaches the caller, who knows
+// the events.
 func TestAhead_PanicsInTheCaller(t *testing.T) {
 	events, _ := sequencesOf(10 * atOnce)
 	defer func() {

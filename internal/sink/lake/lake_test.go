@@ -35,7 +35,7 @@ func event(t testing.TB, n int, payload string) *cdc.Event {
 	return e
 }
 
-// change makes an event of the table job with the given members.
+// jobEvent returns the nth event of the table job, with the given members.
 func jobEvent(t testing.TB, n int, members string) *cdc.Event {
 	t.Helper()
 	return event(t, n, fmt.Sprintf(`{"id":"ev%d","table":"job","modelVersion":"7","key":["j1"],"companyId":"c1",`+
@@ -51,7 +51,7 @@ func table(t testing.TB, columns ...schema.Column) *schema.Table {
 	return s
 }
 
-// read reads the options of a query. Destinations declare path themselves.
+// read reads the options of a query. It also declares path, as each destination does.
 func read(query string) (lake.Settings, error) {
 	options := append(lake.Options(defaults, parquetDefaults, "upload after"), sink.Option{Name: "path"})
 	v, err := sink.ParseOptions(&url.URL{RawQuery: query}, options)
@@ -78,7 +78,7 @@ var parquetDefaults = lake.Default{
 	Compression: lake.Zstd, Layout: "{table}/dt=YYYY-MM-DD/", RollRows: 1000, RollBytes: 1 << 20, RollAge: time.Minute,
 }
 
-// adjustments counts what rules changed, as column and rule.
+// adjustments counts adjusted values by column and rule.
 type adjustments map[string]int
 
 func write(t testing.TB, query string, p *lake.Part) ([]byte, adjustments) {
@@ -138,7 +138,7 @@ func TestParquet_HasColumnTypes(t *testing.T) {
 	}
 }
 
-// TestParquet_KeepsUnfitValuesAsJSON: it rounds and loses nothing.
+// TestParquet_KeepsUnfitValuesAsJSON checks that no value is rounded or lost.
 func TestParquet_KeepsUnfitValuesAsJSON(t *testing.T) {
 	for name, c := range map[string]struct{ column, raw string }{
 		"a wide integer": {"count", "9223372036854775808"}, "a fraction in an integer": {"count", "1.5"},
@@ -351,7 +351,8 @@ func TestPlanner_SplitsByDirectoryVersionAndSize(t *testing.T) {
 	}
 }
 
-// TestPlanner_PutsEachEventIntoItsDirectory although it caches directories.
+// TestPlanner_PutsEachEventIntoItsDirectory checks that the cache of directories does not mix up
+// events.
 func TestPlanner_PutsEachEventIntoItsDirectory(t *testing.T) {
 	var events []*cdc.Event
 	for _, at := range []int64{-1, 1, 3_599_999, 3_600_000, 86_399_999, 86_400_000, 1_700_000_000_000} {

@@ -54,7 +54,7 @@ var own = [ownColumns]struct {
 	ownRest:      {"_eds_rest", parquet.Optional(text(parquet.JSON()))}, // members of the row that no column can hold, as an object
 }
 
-// isOwn reports whether name is the name of one of the own columns.
+// isOwn reports whether one of eds's own columns has the given name.
 func isOwn(name string) bool {
 	for i := range own {
 		if own[i].name == name {

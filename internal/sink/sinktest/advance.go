@@ -14,7 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// advances reports whether the sink brings loads forward: sinks that keep records do.
+// advances reports whether the loads of the sink are sink.Advancers. This is so for sinks that
+// keep records.
 func advances(c capabilities) bool { return c.records }
 
 var advanceChecks = []check{
@@ -41,7 +42,7 @@ var advanceChecks = []check{
 	},
 }
 
-// batchOf returns the steps as one batch.
+// batchOf returns one batch with all the steps.
 func (h *harness) batchOf(steps ...step) *change.Batch {
 	h.Helper()
 	all := h.batches(h, steps)
@@ -51,7 +52,7 @@ func (h *harness) batchOf(steps ...step) *change.Batch {
 	return all[0].batch
 }
 
-// sealed loads rows and seals them.
+// sealed loads rows from files, and seals the load.
 func (h *harness) sealed(s sink.Sink, job string, t *schema.Table, images ...string) (sink.Load, sink.Advancer) {
 	h.Helper()
 	l := h.begin(s, job, t, sink.Replace)
@@ -66,7 +67,7 @@ func (h *harness) sealed(s sink.Sink, job string, t *schema.Table, images ...str
 	return l, a
 }
 
-// bring applies later changes to a sealed load.
+// bring applies later changes, in one batch, to a sealed load.
 func (h *harness) bring(a sink.Advancer, steps ...step) {
 	h.Helper()
 	if err := a.Advance(h.ctx(), h.batchOf(steps...)); err != nil {
@@ -94,7 +95,7 @@ func (h *harness) checkAdvance(raw string) {
 	}
 	first := h.batchOf(h.update(t, `{"id":"1","name":"later","visits":9007199254740993}`), h.insert(t, `{"id":"4"}`),
 		h.delete(t, `{"id":"3"}`))
-	for range 2 { // as if the answer were lost
+	for range 2 { // as if the first answer were lost
 		if err := a.Advance(h.ctx(), first); err != nil {
 			h.Fatalf("bring a load forward: %v", err)
 		}
@@ -123,7 +124,7 @@ func (h *harness) checkAdvance(raw string) {
 }
 
 // checkAdvanceGuard applies changes that are older than a staged row, under the update strategy
-// that ignores them.
+// that ignores older changes.
 func checkAdvanceGuard(h *harness) {
 	t := customers(h)
 	s := h.open(importing, func(e *sink.Env) { e.After = true })
@@ -152,7 +153,7 @@ func checkAdvanceEmpty(h *harness) {
 	h.expectRows(s, t, old)
 	h.end(l, false)
 
-	// Rows that were deleted later are no loss.
+	// A load whose rows were all deleted by later changes may be finished.
 	images := []string{`{"id":"1"}`}
 	l, a := h.sealed(s, "another job", t, images...)
 	h.bring(a, h.delete(t, `{"id":"1"}`))
@@ -205,7 +206,8 @@ func checkAdvanceLost(h *harness) {
 	h.expectRows(s, t, old)
 }
 
-// checkAdvanceColumns meets a new column, then another type.
+// checkAdvanceColumns applies changes with a new column, and then changes with another type of a
+// column.
 func checkAdvanceColumns(h *harness) {
 	t := newTable(h, "part", "1", 1, column("id", schema.String), column("size", schema.Integer))
 	second := newTable(h, "part", "2", 1, column("id", schema.String), column("size", schema.Integer), column("note", schema.String))
@@ -239,7 +241,7 @@ func checkAdvanceColumns(h *harness) {
 	h.expect(s, t)
 }
 
-// checkAdvanceFaults breaks a load at each step of bringing it forward.
+// checkAdvanceFaults breaks Advance, of two consecutive batches, at each of its steps.
 func checkAdvanceFaults(h *harness) {
 	env := h.env()
 	importing(&env)

@@ -21,7 +21,7 @@ import (
 
 var errSoon = errors.New("come back later")
 
-// rowDefect is a defect of sinks that keep rows, and the checks that must find it.
+// rowDefect is a defect of a sink that keeps rows, with the checks that must find it.
 type rowDefect struct {
 	name   string
 	checks []string
@@ -497,7 +497,7 @@ var rowDefects = []rowDefect{
 	}},
 }
 
-// TestRun_FindsDefects proves that every check of rows can fail.
+// TestRun_FindsDefects proves that every check of rows fails for a sink with a defect.
 func TestRun_FindsDefects(t *testing.T) {
 	for _, d := range slices.Concat(rowDefects, loadDefects) {
 		t.Run(d.name, func(t *testing.T) {

@@ -11,18 +11,18 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Faults breaks the connection of a sink to its destination after a number of steps: calls, or
-// bytes of answers.
+// Faults breaks the connection of a sink to its destination after a number of steps. A step is a
+// call, or a byte of an answer.
 type Faults interface {
 	// Steps returns the number of steps so far.
 	Steps() int
-	// Break lets n more steps through, and then breaks everything until Repair is called: the
-	// request of step n+1 in mode Lost, its answer in mode Answered.
+	// Break lets n more steps succeed, and then breaks all steps until Repair is called. In mode
+	// Lost, step n+1 loses its request. In mode Answered, it loses its answer.
 	Break(n int, mode Mode)
 	Repair()
 }
 
-// Staller is a Faults that can also make the destination silent, until Repair is called.
+// Staller is a Faults that can also make the destination stop answering, until Repair is called.
 type Staller interface {
 	Faults
 	Stall()
@@ -32,8 +32,8 @@ type Staller interface {
 type Mode string
 
 const (
-	Lost     Mode = "before the call" // it has no effect
-	Answered Mode = "after the call"  // it has an effect, but its answer is lost
+	Lost     Mode = "before the call" // the call has no effect
+	Answered Mode = "after the call"  // the call has an effect, but its answer is lost
 )
 
 var faultChecks = []check{
@@ -47,8 +47,8 @@ var faultChecks = []check{
 	{"finishing a load survives a fault at any step", func(c capabilities) bool { return c.rows && c.faulty }, checkFinishFaults},
 }
 
-// breakpoints returns at most most steps of 0 to n. Both ends are among them, and the last ones are
-// close together because commits come last.
+// breakpoints returns some of the steps from 0 to n, including both ends. The parameter most is
+// the approximate maximum number of steps. The last steps are denser, because commits come last.
 func breakpoints(n, most int) []int {
 	var all []int
 	for i := range n + 1 {
@@ -59,11 +59,12 @@ func breakpoints(n, most int) []int {
 	return all
 }
 
-// mostBreaks bounds how often one scenario is broken.
+// mostBreaks is the maximum number of times that one scenario is broken.
 const mostBreaks = 24
 
-// checkFaults breaks a batch at each of its steps, or at many of them, repairs the connection, and
-// applies the batch again, as the pipeline does.
+// checkFaults breaks a batch at each of its steps, or at many of them if it has more steps than
+// mostBreaks. It repairs the connection after each break, and applies the batch again, as the
+// pipeline does.
 func checkFaults(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
@@ -90,7 +91,7 @@ func checkFaults(h *harness) {
 	}
 }
 
-// patience is how long a call may take once its destination is down.
+// patience returns the maximum time that a call may take after its destination has gone down.
 func (h *harness) patience() time.Duration { return cmp.Or(h.config.Patience, 20*time.Second) }
 
 func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps []step, n int, mode Mode) {
@@ -136,8 +137,8 @@ func (h *harness) checkTransient(err error, n int, mode Mode) {
 	}
 }
 
-// untilApplied tries as the pipeline does, but only a few times. A sink may need a call or two to
-// notice that its connection is lost.
+// untilApplied retries a batch as the pipeline does, but only a few times. A sink may need one or
+// two failed calls to notice that its connection is lost.
 func (h *harness) untilApplied(s sink.Sink, steps []step) {
 	h.Helper()
 	var err error
@@ -152,7 +153,7 @@ func (h *harness) untilApplied(s sink.Sink, steps []step) {
 	h.Fatalf("the batch is not applied once the destination is back: %v", err)
 }
 
-// checkMigrationFaults breaks migrations of one table after another.
+// checkMigrationFaults breaks the migration of a new table at each of its steps.
 func checkMigrationFaults(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
@@ -190,13 +191,13 @@ func checkMigrationFaults(h *harness) {
 	}
 }
 
-// checkStalled applies a batch to a destination that has become silent.
+// checkStalled applies a batch to a destination that no longer answers.
 func checkStalled(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
 	staller, ok := faults.(Staller)
 	if !ok {
-		return // its destination is never silent
+		return // this destination always answers
 	}
 	t := customers(h)
 	h.migrate(s, t)
@@ -226,14 +227,15 @@ func checkStalled(h *harness) {
 	h.expect(s, t)
 }
 
-// loadRound makes the rows of the nth load: the last one's key comes twice.
+// loadRound returns the rows of the nth load. The last two rows have the same key.
 func loadRound(n int) []string {
 	return []string{
 		fmt.Sprintf(`{"id":"%d","name":"of this round"}`, n), `{"id":"a","name":"first"}`, fmt.Sprintf(`{"id":"a","visits":%d}`, n),
 	}
 }
 
-// expectLoaded compares the rows of a finished load, and the number that it reports.
+// expectLoaded compares the table with the rows of a finished load, and the number of rows that
+// the load has reported with the expected number.
 func (h *harness) expectLoaded(s sink.Sink, t *schema.Table, images []string, rows int64, n int, mode Mode) {
 	h.Helper()
 	loaded := newModel()
@@ -321,7 +323,8 @@ func (h *harness) finishInTime(l sink.Load) (int64, error) {
 	return l.Finish(ctx)
 }
 
-// loadOnce loads each row from a file of its own, unless an earlier run of the job has.
+// loadOnce loads each row from a separate file, unless an earlier run of the job has loaded that
+// file, and finishes the load.
 func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job int) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()
@@ -341,7 +344,7 @@ func (h *harness) loadOnce(s sink.Sink, t *schema.Table, images []string, job in
 		}
 		return l.Finish(ctx)
 	}()
-	// Closing over a broken connection may fail: only the staged rows count.
+	// Close may fail over a broken connection. Only the staged rows matter.
 	_ = l.Close(context.WithoutCancel(h.ctx()))
 	return rows, err
 }

@@ -17,8 +17,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Table makes version v1 of a table. Columns read "name type", with the types of schemas; the first
-// keys of them are the key.
+// Table returns version v1 of a table. Each column has the form "name type", with a type name of
+// a schema. The parameter keys is the number of columns in the primary key, which are listed
+// first.
 func Table(t testing.TB, name string, keys int, columns ...string) *schema.Table {
 	t.Helper()
 	types := map[string]schema.Type{
@@ -45,25 +46,25 @@ func Table(t testing.TB, name string, keys int, columns ...string) *schema.Table
 	return made
 }
 
-// Changes makes batches of row images, for destinations that hold rows. Positions
-// and clocks count up from Clock.
+// Changes builds batches of row images, for destinations that keep rows. The positions and clocks
+// of the changes count up from Clock.
 type Changes struct {
-	Clock int64 // of the change before, as its position and the nanoseconds of its clock
+	Clock int64 // sequence of the latest change, and its clock in nanoseconds
 
 	t       testing.TB
 	builder change.Builder
 }
 
-// NewChanges returns Changes that continue after a clock.
+// NewChanges returns Changes whose first change has the sequence and clock after+1.
 func NewChanges(t testing.TB, after int64) *Changes { return &Changes{t: t, Clock: after} }
 
-// Event adds a change of the row that image is.
+// Event adds a change. image is the row after the change, or the deleted row.
 func (c *Changes) Event(op cdc.Op, t *schema.Table, image string) *Changes {
 	c.t.Helper()
 	return c.EventAt(cdc.Timestamp{Wall: c.Clock + 1}, op, t, image)
 }
 
-// EventAt adds a change with a clock of its own.
+// EventAt is like Event, with the given clock for the change.
 func (c *Changes) EventAt(clock cdc.Timestamp, op cdc.Op, t *schema.Table, image string) *Changes {
 	c.t.Helper()
 	c.Clock++
@@ -84,7 +85,7 @@ func (c *Changes) EventAt(clock cdc.Timestamp, op cdc.Op, t *schema.Table, image
 	return c
 }
 
-// Put adds updates, which insert missing rows.
+// Put adds one update per image. An update inserts a missing row.
 func (c *Changes) Put(t *schema.Table, images ...string) *Changes {
 	c.t.Helper()
 	for _, image := range images {
@@ -93,7 +94,7 @@ func (c *Changes) Put(t *schema.Table, images ...string) *Changes {
 	return c
 }
 
-// Delete adds deletes of the rows with the keys of images.
+// Delete adds a delete for the key of each image.
 func (c *Changes) Delete(t *schema.Table, images ...string) *Changes {
 	c.t.Helper()
 	for _, image := range images {
@@ -102,10 +103,11 @@ func (c *Changes) Delete(t *schema.Table, images ...string) *Changes {
 	return c
 }
 
-// Batch returns the changes since the last batch.
+// Batch returns the changes added since its last call.
 func (c *Changes) Batch() *change.Batch { return c.builder.Batch() }
 
-// Repeat returns n texts, with # replaced by their number in three digits.
+// Repeat returns n texts, made of format. In the text with index i, each # is replaced with i as
+// three digits.
 func Repeat(n int, format string) []string {
 	texts := make([]string, n)
 	for i := range texts {
@@ -114,7 +116,8 @@ func Repeat(n int, format string) []string {
 	return texts
 }
 
-// Rows reads a table: one line per row, sorted, with name=raw for each column that has a value.
+// Rows returns the rows of a table as sorted lines. A line has name=raw for each column of its
+// row that has a value.
 func Rows(t testing.TB, s sink.Reader, table *schema.Table) []string {
 	t.Helper()
 	var lines []string
@@ -134,7 +137,7 @@ func Rows(t testing.TB, s sink.Reader, table *schema.Table) []string {
 	return lines
 }
 
-// Equal compares lines.
+// Equal reports a test error with a diff if want and got differ.
 func Equal(t testing.TB, want, got []string) {
 	t.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -142,7 +145,7 @@ func Equal(t testing.TB, want, got []string) {
 	}
 }
 
-// Open opens a destination, and closes it at the end of the test.
+// Open opens a destination. The sink is closed at the end of the test.
 func Open(t testing.TB, d sink.Driver, raw string, env sink.Env) (sink.Sink, error) {
 	t.Helper()
 	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
@@ -161,7 +164,7 @@ func Open(t testing.TB, d sink.Driver, raw string, env sink.Env) (sink.Sink, err
 	return s, nil
 }
 
-// Event makes the nth event of a stream of its payload.
+// Event returns the nth event of a stream, decoded from payload.
 func Event(t testing.TB, n int, payload string) *cdc.Event {
 	t.Helper()
 	e := &cdc.Event{Position: cdc.Position{Sequence: uint64(n), Stored: int64(n)}}
@@ -171,7 +174,7 @@ func Event(t testing.TB, n int, payload string) *cdc.Event {
 	return e
 }
 
-// Numbered makes the nth event of a stream over three rows.
+// Numbered returns the nth event of a stream that updates three rows in turn.
 func Numbered(t testing.TB, n int) *cdc.Event {
 	t.Helper()
 	return Event(t, n, fmt.Sprintf(`{"operation":"UPDATE","id":"ev%d","table":"order","key":["k%d"],"companyId":"c",`+
@@ -179,7 +182,7 @@ func Numbered(t testing.TB, n int) *cdc.Event {
 		n, n%3, n%3, n, 1700000000000+n, 1700000000000000000+n))
 }
 
-// Batch makes a batch of events, for destinations that keep history.
+// Batch returns a batch of events, for destinations that keep history.
 func Batch(events ...*cdc.Event) *change.Batch {
 	var b change.Builder
 	for _, e := range events {
@@ -188,7 +191,8 @@ func Batch(events ...*cdc.Event) *change.Batch {
 	return b.Batch()
 }
 
-// NumberedBatch makes a batch of the numbered events from first to last.
+// NumberedBatch returns a batch of the events that Numbered returns for the numbers first to
+// last.
 func NumberedBatch(t testing.TB, first, last int) *change.Batch {
 	t.Helper()
 	var events []*cdc.Event
@@ -198,8 +202,8 @@ func NumberedBatch(t testing.TB, first, last int) *change.Batch {
 	return Batch(events...)
 }
 
-// LoseStageSQL returns the statement for Config.LoseStage in a database that quotes identifiers
-// with quote.
+// LoseStageSQL returns the SQL statement for Config.LoseStage, for a database that quotes
+// identifiers with the given quote character.
 func LoseStageSQL(quote, job, table, id string) string {
 	stage := quote + sqlsink.StageName(job, table) + quote
 	if id == "" {
@@ -208,7 +212,7 @@ func LoseStageSQL(quote, job, table, id string) string {
 	return "DELETE FROM " + stage + " WHERE " + quote + "id" + quote + " = '" + id + "'"
 }
 
-// Apply applies a batch. The test ends if that fails.
+// Apply applies a batch, and ends the test if Apply of the sink fails.
 func Apply(t testing.TB, s sink.Sink, b *change.Batch) {
 	t.Helper()
 	if err := s.Apply(t.Context(), b); err != nil {
@@ -216,7 +220,8 @@ func Apply(t testing.TB, s sink.Sink, b *change.Batch) {
 	}
 }
 
-// ApplyWithin tries a batch as the pipeline does, at most attempts times.
+// ApplyWithin applies a batch, and retries transient errors as the pipeline does. It makes at
+// most the given number of attempts.
 func ApplyWithin(t testing.TB, attempts int, s sink.Sink, b *change.Batch) {
 	t.Helper()
 	var err error
@@ -231,9 +236,9 @@ func ApplyWithin(t testing.TB, attempts int, s sink.Sink, b *change.Batch) {
 	t.Fatalf("the batch is not applied: %v (%v)", err, fault.Of(err))
 }
 
-// WideEvents makes count events for a benchmark: updates that cycle through the rows of one table,
-// whose columns hold about 70 bytes each. As in the pipeline, one decoder decodes them into
-// contiguous memory.
+// WideEvents returns count events for a benchmark. The events are updates that cycle through the
+// given number of rows of one table. Each column has a value of about 70 bytes. As in the
+// pipeline, a single decoder decodes the events into contiguous memory.
 func WideEvents(t testing.TB, count, rows, columns int) []*cdc.Event {
 	t.Helper()
 	const run = 256

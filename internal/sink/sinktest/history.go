@@ -27,14 +27,14 @@ var historyChecks = []check{
 
 func keepsHistory(c capabilities) bool { return c.history }
 
-// recorded is a stored event as far as checks compare it.
+// recorded has the parts of a stored event that checks compare.
 type recorded struct {
 	ID, Table, Key, Op, After string
 	Imported                  bool
 }
 
-// recall reads the history, by table and key, in order. It leaves out repeated events if the
-// destination may repeat them.
+// recall returns the stored events by table and key, in the order of the history. If the
+// destination may repeat events, recall omits repeated events.
 func (h *harness) recall() map[string][]recorded {
 	h.Helper()
 	history := make(map[string][]recorded)
@@ -70,7 +70,7 @@ func recordOf(e *cdc.Event) recorded {
 	return recorded{ID: e.ID, Table: e.Table, Key: key, Op: e.Op.String(), After: after, Imported: e.Imported}
 }
 
-// expectHistory compares the stored events with the steps, row by row.
+// expectHistory compares the stored events of each row with the steps.
 func (h *harness) expectHistory(steps []step) {
 	h.Helper()
 	want := make(map[string][]recorded)
@@ -116,7 +116,8 @@ func checkHistory(h *harness) {
 	h.expectHistory(all)
 }
 
-// last returns the step before the latest position, made again.
+// last returns an update at the position before the latest position, as if an earlier step were
+// made again.
 func (h *harness) last(t *schema.Table, row string) step {
 	*h.sequence -= 2
 	st := h.update(t, row)
@@ -142,7 +143,7 @@ func checkHistoryReplays(h *harness) {
 			switch rapid.IntRange(0, 9).Draw(t, "replay") {
 			case 0:
 				h.apply(s, steps[next-n:next]...)
-			case 1, 2, 3: // killed, and opened again
+			case 1, 2, 3: // the server is killed, and opens the sink again
 				h.close(s)
 				s = h.open()
 				next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))

@@ -41,7 +41,7 @@ func loadsRows(c capabilities) bool { return c.rows }
 
 func losesStage(c capabilities) bool { return c.losesStage }
 
-// imagesOf yields row objects in memory that it reuses for the next row.
+// imagesOf yields rows given as JSON objects. It reuses the memory of a row for the next row.
 func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		var buffer []byte
@@ -60,7 +60,7 @@ func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.R
 	}
 }
 
-// failing yields rows, then an error.
+// failing yields the rows, and then err.
 func failing(rows iter.Seq2[*change.Row, error], err error) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		for row, e := range rows {
@@ -88,7 +88,7 @@ func (h *harness) loadFile(l sink.Load, t *schema.Table, file string, images ...
 	}
 }
 
-// end finishes the load if finish is set, and closes it.
+// end closes the load. If finish is set, it first finishes the load.
 func (h *harness) end(l sink.Load, finish bool) {
 	h.Helper()
 	if finish {
@@ -99,7 +99,7 @@ func (h *harness) end(l sink.Load, finish bool) {
 	}
 }
 
-// finish finishes a load and returns the number of rows that it put in place.
+// finish finishes a load, and returns the number of rows that Finish reports.
 func (h *harness) finish(l sink.Load) int64 {
 	h.Helper()
 	rows, err := l.Finish(h.ctx())
@@ -109,7 +109,7 @@ func (h *harness) finish(l sink.Load) int64 {
 	return rows
 }
 
-// withOldRows creates and fills a table for a load to replace.
+// withOldRows creates a table, with rows that a load can replace.
 func withOldRows(h *harness) (sink.Sink, *schema.Table) {
 	h.Helper()
 	t := customers(h)
@@ -181,7 +181,7 @@ func checkEmptyLoad(h *harness) {
 		h.Errorf("the load reports %d rows", rows)
 	}
 	h.expectRows(s, t, newModel())
-	h.load(s, "again", t, sink.Replace) // it is empty already
+	h.load(s, "again", t, sink.Replace) // the table is already empty
 	h.expectRows(s, t, newModel())
 	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
 	h.load(s, "replace", fresh, sink.Replace)
@@ -189,7 +189,8 @@ func checkEmptyLoad(h *harness) {
 	h.expect(s, fresh)
 }
 
-// load loads rows from one file each, and returns the number of rows that it put in place.
+// load loads each row from a separate file and finishes the load. It returns the number of rows
+// that Finish reports.
 func (h *harness) load(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode, images ...string) int64 {
 	h.Helper()
 	l := h.begin(s, job, t, mode)
@@ -199,7 +200,7 @@ func (h *harness) load(s sink.Sink, job string, t *schema.Table, mode sink.LoadM
 	return rows
 }
 
-// loadRest loads the files, of one row each, that are not loaded yet.
+// loadRest loads the files that are not loaded yet. Each image is the only row of its file.
 func (h *harness) loadRest(l sink.Load, t *schema.Table, images ...string) {
 	h.Helper()
 	for i, image := range images {
@@ -209,7 +210,7 @@ func (h *harness) loadRest(l sink.Load, t *schema.Table, images ...string) {
 	}
 }
 
-// rowsOf returns the rows of the table as text, sorted.
+// rowsOf returns the rows of the table as sorted text.
 func (h *harness) rowsOf(s sink.Sink, t *schema.Table) []string {
 	h.Helper()
 	var lines []string
@@ -288,8 +289,8 @@ func checkConcurrentLoads(h *harness) {
 	}
 }
 
-// checkLoadsOfSimilarNames loads tables at the same time whose names extend another name by a
-// suffix that a destination might add.
+// checkLoadsOfSimilarNames loads several tables at the same time. The name of one table is the
+// name of another plus a suffix that a destination might add.
 func checkLoadsOfSimilarNames(h *harness) {
 	s := h.open()
 	tables := make(map[string]*schema.Table)
@@ -318,7 +319,7 @@ func checkLoadsOfSimilarNames(h *harness) {
 	}
 }
 
-// loadAll loads a table from files of ten rows.
+// loadAll loads a table from files of ten rows each.
 func loadAll(h *harness, s sink.Sink, job string, t *schema.Table, scope sink.Scope, images []string) error {
 	l, err := s.BeginLoad(h.ctx(), job, t, sink.Replace, scope)
 	if err != nil {

@@ -97,8 +97,8 @@ func checkOtherJob(h *harness) {
 	h.expectRows(s, t, loaded)
 }
 
-// resumeLoad loads the first of images under one schema. Then it loads all of them under another
-// schema, over a new connection.
+// resumeLoad loads the first of the images under the schema before. Then it resumes the load
+// under the schema after, over a new connection, and loads all images.
 func (h *harness) resumeLoad(before, after *schema.Table, images []string, changes ...func(*sink.Env)) sink.Sink {
 	h.Helper()
 	l := h.begin(h.open(), "job", before, sink.Replace)
@@ -165,19 +165,19 @@ func checkResumedWithoutStage(h *harness) {
 	h.expectRows(again, t, loaded)
 }
 
-// checkFinishWithoutStage drops a complete stage. Finishing is an error, because nothing was put in
-// place.
+// checkFinishWithoutStage drops a complete stage. Finish must then return an error, because it
+// has put no rows in place.
 func checkFinishWithoutStage(h *harness) {
 	h.checkLostLoad("")
 }
 
-// checkFinishWithLostRow deletes a row of a complete stage.
+// checkFinishWithLostRow deletes one row of a complete stage.
 func checkFinishWithLostRow(h *harness) {
 	h.checkLostLoad("b")
 }
 
-// checkLostLoad loads a table and damages the stage. Finishing is then an error that leaves the
-// table alone, and the load starts afresh.
+// checkLostLoad loads a table and damages the stage. Finish must return an error and leave the
+// table unchanged. Then the load must be able to start again.
 func (h *harness) checkLostLoad(id string) {
 	h.Helper()
 	s, t := withOldRows(h)

@@ -25,8 +25,8 @@ var loadRowsChecks = []check{
 	},
 }
 
-// withRefusedRows returns a table, images of its rows, and the numbers and images of those that the
-// sink refuses. ok is false if the sink accepts every value.
+// withRefusedRows returns a table, images of its rows, and the numbers and images of those rows
+// that the sink refuses. ok is false if the sink accepts every value.
 func (h *harness) withRefusedRows() (t *schema.Table, images, bad []string, ok bool) {
 	h.Helper()
 	t, row, ok := h.poisonRow()
@@ -43,8 +43,8 @@ func (h *harness) withRefusedRows() (t *schema.Table, images, bad []string, ok b
 	return t, images, bad, true
 }
 
-// loadRows loads a file with LoadRows and returns the refused rows. The callback fails from its
-// failAt-th call on; 0 means never.
+// loadRows loads a file with LoadRows, and returns the refused rows. The callback for refused
+// rows fails from call number stop on, or never if stop is 0.
 func (h *harness) loadRows(l sink.Load, file string, rows iter.Seq2[*change.Row, error], stop int) (n int64, refused []string, err error) {
 	h.Helper()
 	load, ok := l.(sink.RowLoad)
@@ -62,7 +62,7 @@ func (h *harness) loadRows(l sink.Load, file string, rows iter.Seq2[*change.Row,
 	return n, refused, err
 }
 
-// expectOthers finishes the load, and compares the table with the images that are not bad.
+// expectOthers finishes the load, and checks that the table has all images that are not in bad.
 func (h *harness) expectOthers(s sink.Sink, l sink.Load, t *schema.Table, images, bad []string) {
 	h.Helper()
 	h.end(l, true)
@@ -150,7 +150,7 @@ func checkLoadRowsNone(h *harness) {
 	h.expectOthers(s, l, t, nil, nil)
 }
 
-// checkLoadRowsFaults breaks a load with two refused rows at each of its steps.
+// checkLoadRowsFaults breaks a load that has two refused rows at each of its steps.
 func checkLoadRowsFaults(h *harness) {
 	t, row, ok := h.poisonRow()
 	if !ok {
@@ -191,8 +191,8 @@ func checkLoadRowsFaults(h *harness) {
 	}
 }
 
-// loadRowsOnce loads images from one file, unless an earlier run of the job has, and adds the
-// refused rows to seen.
+// loadRowsOnce loads images from one file, unless an earlier run of the job has loaded the file.
+// It adds the refused rows to seen.
 func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, job int, seen map[string]bool) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()
@@ -200,7 +200,7 @@ func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, jo
 	if err != nil {
 		return 0, err
 	}
-	// Closing over a broken connection may fail: only the staged rows count.
+	// Close may fail over a broken connection. Only the staged rows matter.
 	defer func() { _ = l.Close(context.WithoutCancel(h.ctx())) }()
 	if !l.Loaded("file") {
 		_, err = l.(sink.RowLoad).LoadRows(ctx, "file", imagesOf(h, t, images...), func(row *change.Row, number int64, _ error) error {

@@ -19,7 +19,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// logStore is a destination that keeps each event under a name of its own.
+// logStore is a destination that keeps each event under a separate name.
 type logStore struct {
 	mu     sync.Mutex
 	stored []Stored
@@ -42,7 +42,7 @@ func (l *logStore) Break(n int, mode Mode) {
 
 func (l *logStore) Repair() { l.Break(0, "") }
 
-// put stores one event: a step.
+// put stores one event, and counts as one step.
 func (l *logStore) put(place string, text []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -63,7 +63,7 @@ func (l *logStore) put(place string, text []byte) error {
 	return nil
 }
 
-// logSink is the reference of sinks that keep events.
+// logSink is the reference sink that keeps events.
 type logSink struct {
 	*encode.Loader
 	store *logStore
@@ -87,7 +87,8 @@ func (s *logSink) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// logs are destinations that keep events. If with is set, it wraps each sink with a defect.
+// logs returns a Config of destinations that keep events. If with is not nil, it adds a defect to
+// each sink.
 func logs(with func(*logSink) sink.Sink) Config {
 	stores := make(map[string]*logStore)
 	c := Config{Driver: sink.Driver{
@@ -128,7 +129,7 @@ func TestRun_PassesReferenceHistory(t *testing.T) {
 	Run(t, logs(func(s *logSink) sink.Sink { return s }))
 }
 
-// worseLog is the reference of histories with another Apply.
+// worseLog is a logSink with another Apply.
 type worseLog struct {
 	*logSink
 	apply func(ctx context.Context, b *change.Batch) error
@@ -136,7 +137,7 @@ type worseLog struct {
 
 func (w *worseLog) Apply(ctx context.Context, b *change.Batch) error { return w.apply(ctx, b) }
 
-// events makes the sink apply other events than the batch has.
+// events returns a defect: the sink applies altered events of each batch.
 func events(alter func(events []*cdc.Event) []*cdc.Event) func(*logSink) sink.Sink {
 	return func(s *logSink) sink.Sink {
 		return &worseLog{s, func(ctx context.Context, b *change.Batch) error {
@@ -258,7 +259,8 @@ var historyDefects = []struct {
 	}},
 }
 
-// TestRun_FindsDefectsOfHistories proves that every check of histories can fail.
+// TestRun_FindsDefectsOfHistories proves that every check of histories fails for a sink with a
+// defect.
 func TestRun_FindsDefectsOfHistories(t *testing.T) {
 	for _, d := range historyDefects {
 		t.Run(d.name, func(t *testing.T) {
@@ -270,7 +272,7 @@ func TestRun_FindsDefectsOfHistories(t *testing.T) {
 	}
 }
 
-// TestChecks_HaveDefects requires a defect for each check.
+// TestChecks_HaveDefects checks that each check has a defect that it must find.
 func TestChecks_HaveDefects(t *testing.T) {
 	found := make(map[string]bool)
 	for _, d := range slices.Concat(rowDefects, loadDefects) {
@@ -305,7 +307,7 @@ func TestChecks_HaveDefects(t *testing.T) {
 	}
 }
 
-// driverDefects are faults of descriptors.
+// driverDefects are defects of driver descriptions.
 var driverDefects = []struct {
 	name   string
 	checks []string

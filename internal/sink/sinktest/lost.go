@@ -11,7 +11,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// losesTables reports whether a check can remove tables and rows with the destination's own SQL.
+// losesTables reports whether a check can remove tables and rows with SQL statements of the
+// destination.
 func losesTables(c capabilities) bool { return c.inspects && c.sql }
 
 func takesViews(c capabilities) bool { return losesTables(c) && c.views }
@@ -31,7 +32,8 @@ var lostChecks = []check{
 	},
 }
 
-// expectTableError checks that err reports that the destination cannot hold the table.
+// expectTableError checks that err is a sink.TableError about the table, and whether it is
+// sink.ErrMissing.
 func (h *harness) expectTableError(err error, table string, missing bool) {
 	h.Helper()
 	refused := new(sink.TableError)
@@ -40,7 +42,7 @@ func (h *harness) expectTableError(err error, table string, missing bool) {
 	}
 }
 
-// expectFindings compares the findings about the tables.
+// expectFindings checks that Inspect returns the wanted findings.
 func (h *harness) expectFindings(s sink.Sink, want ...sink.Finding) {
 	h.Helper()
 	got, err := s.(sink.Inspector).Inspect(h.ctx())
@@ -52,7 +54,7 @@ func (h *harness) expectFindings(s sink.Sink, want ...sink.Finding) {
 	}
 }
 
-// imported returns a server that follows an import of the table.
+// imported imports the table, and returns the sink of a server that was started afterwards.
 func (h *harness) imported(t *schema.Table, images ...string) sink.Sink {
 	h.Helper()
 	h.importSnapshot(t, "job", sink.Snapshot{Clock: at(5)}, images...)
@@ -60,7 +62,7 @@ func (h *harness) imported(t *schema.Table, images ...string) sink.Sink {
 }
 
 // expectMissing checks that s neither writes to the table nor creates it, and still writes to
-// others.
+// other tables.
 func (h *harness) expectMissing(s sink.Sink, t *schema.Table) {
 	h.Helper()
 	before := h.model(t.Name).clone()
@@ -164,7 +166,7 @@ func checkSoftlyDeleted(h *harness) {
 func checkView(h *harness) {
 	t, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
 	s := h.imported(t, `{"id":"1"}`)
-	h.apply(s, h.update(t, `{"id":"1","name":"later"}`)) // s knows the table
+	h.apply(s, h.update(t, `{"id":"1","name":"later"}`)) // s has now read the table's description
 	h.sql("DROP TABLE customer")
 	h.sql("CREATE VIEW customer AS SELECT 'x' AS id, 'y' AS name, 1 AS visits")
 	h.expectMissing(s, t)

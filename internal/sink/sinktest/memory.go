@@ -19,11 +19,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Memory is a destination in memory that keeps every value unchanged. It is the shortest reading of
-// the contract, and takes the place of a real destination in tests of the code that uses sinks. It
-// refuses values of integer columns that are not numbers, as poison.
+// Memory is a destination in memory that keeps every value unchanged. It is the shortest
+// implementation of the contract of package sink, and replaces a real destination in tests of the
+// code that uses sinks. In an integer column, it refuses a value that is not a number as poison.
 //
-// The zero value is an empty destination. It is safe for concurrent use.
+// The zero value is an empty destination. Memory is safe for concurrent use.
 type Memory struct {
 	mu          sync.Mutex
 	tables      map[string]*memoryTable
@@ -36,7 +36,7 @@ type Memory struct {
 }
 
 type memoryTable struct {
-	key     []string // that it was created with
+	key     []string // the key columns that the table was created with
 	columns map[string]schema.Type
 	rows    map[string]*memoryRow
 }
@@ -53,7 +53,7 @@ var memoryOptions = []sink.Option{
 	{Name: "delete", Type: sink.OneOf("hard", "soft"), Help: "soft keeps deleted rows"},
 }
 
-// Driver returns a driver that opens m for every URL. Its options are metadata=true and
+// Driver returns a driver that opens m for every URL. It has the options metadata=true and
 // delete=soft.
 func (m *Memory) Driver() sink.Driver {
 	return sink.Driver{
@@ -74,29 +74,29 @@ func (m *Memory) open(_ context.Context, target *url.URL, env sink.Env) (sink.Si
 	return &memorySink{m: m, env: env, soft: soft, metadata: soft || v.Bool("metadata")}, nil
 }
 
-// Steps returns the number of calls of sinks. With Break, Stall and Repair it makes Memory a
-// Staller.
+// Steps returns the number of calls that sinks have made. With Steps, Break, Stall and Repair,
+// Memory is a Staller.
 func (m *Memory) Steps() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.steps
 }
 
-// Break breaks every call but the next n.
+// Break lets the next n calls succeed, and breaks all later calls.
 func (m *Memory) Break(n int, mode Mode) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.limit, m.mode = m.steps+n, mode
 }
 
-// Stall makes every call wait.
+// Stall makes every call wait until Repair is called.
 func (m *Memory) Stall() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stalled = make(chan struct{})
 }
 
-// Repair ends Break and Stall.
+// Repair ends the effects of Break and Stall.
 func (m *Memory) Repair() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -126,7 +126,8 @@ func (m *Memory) answers(ctx context.Context) error {
 // errGone is the error of a broken call.
 var errGone = errors.New("the destination is gone")
 
-// call runs do under the lock, as one transaction, and breaks it if a fault is due.
+// call runs do as one transaction, with m locked. If a fault is due, it returns errGone: without
+// running do in mode Lost, or after running it in mode Answered.
 func (m *Memory) call(ctx context.Context, do func() error) error {
 	if err := m.answers(ctx); err != nil {
 		return err
@@ -147,7 +148,7 @@ func (m *Memory) call(ctx context.Context, do func() error) error {
 	return nil
 }
 
-// memorySink is a sink on a Memory.
+// memorySink is a sink that writes to a Memory.
 type memorySink struct {
 	m              *Memory
 	env            sink.Env
@@ -192,7 +193,7 @@ func (s *memorySink) Apply(ctx context.Context, b *change.Batch) error {
 	})
 }
 
-// refuse returns a poison error if a row holds a value that cannot be kept.
+// refuse returns a poison error if a row has a value that the sink refuses.
 func refuse(t *schema.Table, rows []change.Row) error {
 	for i := range rows {
 		for slot, c := range t.Columns {
@@ -208,7 +209,8 @@ func refuse(t *schema.Table, rows []change.Row) error {
 	return nil
 }
 
-// table returns the rows of t, with the columns of t.
+// table returns the stored table of t. If necessary, it creates the table, adds columns, and
+// widens their types.
 func (s *memorySink) table(t *schema.Table) *memoryTable {
 	m := s.m.tables[t.Name]
 	if m == nil {
@@ -224,7 +226,8 @@ func (s *memorySink) table(t *schema.Table) *memoryTable {
 	return m
 }
 
-// guarded reports whether a change is older than the row.
+// guarded reports whether a change with the given clock must be ignored, because it is older than
+// the row.
 func (s *memorySink) guarded(row *memoryRow, clock cdc.Timestamp) bool {
 	return row != nil && (s.env.After || s.metadata) && row.clock.Compare(clock) > 0
 }
@@ -349,7 +352,7 @@ func (s *memorySink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*chang
 	}
 }
 
-// rows returns the rows of t, with metadata if t has columns for it.
+// rows returns the rows of t. It includes metadata for which t has a column.
 func (s *memorySink) rows(t *schema.Table) []*change.Row {
 	m := s.m.tables[t.Name]
 	if m == nil {

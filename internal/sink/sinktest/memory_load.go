@@ -20,10 +20,10 @@ type memoryLoad struct {
 	job   string
 	t     *schema.Table
 	mode  sink.LoadMode
-	scope []sink.ScopeColumn // the rows that it replaces; nil: all
-	files map[string]int64   // loaded files, with the rows that each added to the stage
+	scope []sink.ScopeColumn // selects the rows to replace; nil for all
+	files map[string]int64   // number of rows that each loaded file added to the stage
 	stage *memoryTable
-	rows  int64 // put in place; -1 before that
+	rows  int64 // number of rows that were put in place, or -1 before Finish
 }
 
 func (s *memorySink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) (sink.Load, error) {
@@ -55,7 +55,7 @@ func (s *memorySink) BeginLoad(ctx context.Context, job string, t *schema.Table,
 // stageKey identifies the stage of the load.
 func (l *memoryLoad) stageKey() [2]string { return [2]string{l.job, l.t.Name} }
 
-// inScope returns the keys of the live rows that the load replaces.
+// inScope returns the keys of the rows in the live table that the load replaces.
 func (l *memoryLoad) inScope(live *memoryTable) map[string]bool {
 	keys := make(map[string]bool)
 	for key, row := range live.rows {
@@ -68,7 +68,8 @@ func (l *memoryLoad) inScope(live *memoryTable) map[string]bool {
 	return keys
 }
 
-// continues reports whether the stage has the columns and the strategy of l.
+// continues reports whether l can resume the load was: both have the same job, columns and update
+// strategy.
 func (l *memoryLoad) continues(was *memoryLoad) bool {
 	return was.job == l.job && was.t.SameLayout(l.t) && was.s.env.After == l.s.env.After && was.s.metadata == l.s.metadata
 }

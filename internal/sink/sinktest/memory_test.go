@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	// Properties fail here on purpose: keep no counter-example, and do not shrink.
+	// Properties fail here on purpose, so keep no counter-example and do not shrink.
 	for name, value := range map[string]string{"rapid.nofailfile": "true", "rapid.shrinktime": "0s"} {
 		if err := flag.Set(name, value); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -28,8 +28,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// memories are destinations in memory, by the host of their URL. If with is set, it wraps each sink
-// with a defect.
+// memories returns a Config of destinations in memory, identified by the host of their URL. If
+// with is not nil, it adds a defect to each sink.
 func memories(with func(*memorySink) sink.Sink) Config {
 	stores := make(map[string]*Memory)
 	c := Config{Driver: (&Memory{}).Driver()}
@@ -72,7 +72,7 @@ func memories(with func(*memorySink) sink.Sink) Config {
 	return c
 }
 
-// loseStage does what Config.LoseStage describes.
+// loseStage implements Config.LoseStage.
 func (m *Memory) loseStage(job, table, id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -84,7 +84,7 @@ func (m *Memory) loseStage(job, table, id string) {
 	maps.DeleteFunc(staged, func(_ string, row *memoryRow) bool { return string(row.values["id"]) == quoted(id) })
 }
 
-// foreign makes the table that Config.Foreign describes.
+// foreign implements Config.Foreign.
 func (m *Memory) foreign(t testing.TB, name string) {
 	t.Helper()
 	s := &memorySink{m: m}

@@ -25,7 +25,7 @@ func checkMetadataGuard(h *harness) {
 	h.checkGuard(h.openURL(h.option("metadata=true")))
 }
 
-// checkGuard applies changes whose clocks contradict their order.
+// checkGuard applies changes in an order that differs from the order of their clocks.
 func (h *harness) checkGuard(s sink.Sink) {
 	h.Helper()
 	t := customers(h)
@@ -53,7 +53,7 @@ func (h *harness) checkGuard(s sink.Sink) {
 		at(cdc.Insert, `{"id":"4","name":"first"}`, 50))
 	keep()
 	h.expectRows(s, t, want)
-	// Clocks are compared as numbers, logical part included.
+	// Clocks are compared as numbers, including their logical part.
 	late := at(cdc.Update, `{"id":"4","name":"newest"}`, 900_000_000_000_000_000)
 	h.apply(s, late)
 	keep()
@@ -62,7 +62,7 @@ func (h *harness) checkGuard(s sink.Sink) {
 	h.expectRows(h.open(), t, want)
 }
 
-// metaTable is t with the metadata columns, as another tool sees it.
+// metaTable returns t with the named metadata columns, as another tool sees the table.
 func metaTable(h *harness, t *schema.Table, names ...string) *schema.Table {
 	columns := append([]schema.Column{}, t.Columns...)
 	for _, name := range names {
@@ -105,7 +105,7 @@ func versionOf(h *harness, st step) string {
 	return e.Clock.Sortable()
 }
 
-// clockOf returns the version of the change of the given sequence.
+// clockOf returns the _eds_version of the change with the given sequence.
 func clockOf(sequence uint64) string {
 	return cdc.Timestamp{Wall: startClock + int64(sequence)*1_000_000}.Sortable()
 }
@@ -118,7 +118,7 @@ func checkSoftDelete(h *harness) {
 		h.insert(t, `{"id":"3","name":"three"}`))
 	h.apply(s, h.delete(t, `{"id":"2"}`), h.delete(t, `{"id":"3"}`), h.delete(t, `{"id":"never there"}`))
 	h.expect(s, t) // reading skips deleted rows
-	// A later change of the row brings it back; an older one does not.
+	// A later change restores the deleted row. An older change does not.
 	h.apply(s, h.insert(t, `{"id":"3","name":"again"}`))
 	h.apply(s, h.at(t, cdc.Insert, "", `{"id":"2","name":"older than its end"}`, startClock+1))
 	h.model(t.Name).forget(t, h, `{"id":"2"}`)
@@ -151,7 +151,7 @@ func checkLoadedMetadata(h *harness) {
 	want.load(h, meta, fmt.Sprintf(`{"id":"1","name":"loaded","_eds_op":"INSERT","_eds_version":%q}`,
 		cdc.Timestamp{Wall: startClock}.Sortable()))
 	h.expectRows(h.open(), meta, want)
-	// A change that the snapshot covers does not overwrite it.
+	// A change that is older than the snapshot does not overwrite the loaded row.
 	h.apply(s, h.at(t, cdc.Update, "", `{"id":"1","name":"older"}`, startClock-1))
 	h.expectRows(h.open(), meta, want)
 }

@@ -48,14 +48,14 @@ func checkMigrateTwice(h *harness) {
 	}
 }
 
-// samples are values of each type that a key might have.
+// samples has one value of each type, which a key column might have.
 var samples = map[schema.Type]string{
 	schema.String: `"text"`, schema.Enum: `"open"`, schema.DateTime: `"2026-01-02T03:04:05.123456Z"`, schema.Integer: `-42`,
 	schema.Number: `0.25`, schema.Boolean: `true`, schema.Object: `{"a":[1]}`, schema.Array: `[{"b":null}]`,
 }
 
-// checkOpenedAgain makes tables with keys of one to four columns of each type, and opens the
-// destination again. The second sink has nothing to change and nothing to warn of.
+// checkOpenedAgain creates tables with keys of one to four columns of each type, and opens the
+// destination again. The second sink must change nothing and log no warning.
 func checkOpenedAgain(h *harness) {
 	urls := []string{h.url}
 	can := capabilitiesOf(h.outer, h.config)
@@ -115,7 +115,8 @@ func (h *harness) openedAgain(prefix, url string, after bool) {
 	}
 }
 
-// keyedTable makes a table with a key of n columns of a type, and a row of it.
+// keyedTable returns a table whose key has the given number of columns of one type, and a row of
+// the table.
 func keyedTable(h *harness, name string, kind schema.Type, keys int) (*schema.Table, string) {
 	var columns []schema.Column
 	row := "{"
@@ -132,7 +133,7 @@ func keyedTable(h *harness, name string, kind schema.Type, keys int) (*schema.Ta
 	return newTable(h, name, "1", keys, columns...), strings.TrimSuffix(row, ",") + "}"
 }
 
-// changes is a log of a sink's changes and warnings.
+// changes is a log handler that collects a sink's changes and warnings.
 type changes struct {
 	mu   sync.Mutex
 	said []string
@@ -157,7 +158,7 @@ func (c *changes) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// take returns the lines since its last call.
+// take returns the lines that were logged since its last call.
 func (c *changes) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -266,7 +267,7 @@ func checkWideTable(h *harness) {
 	h.expect(s, t)
 }
 
-// foreignRow is the row in the table that Config.Foreign makes.
+// foreignRow is the row in the table that Config.Foreign creates.
 const foreignRow = `{"id":"old","n":7,"s":"short","must":"there","extra":"kept"}`
 
 func foreignColumns() []schema.Column {
@@ -342,8 +343,9 @@ func checkNames(h *harness) {
 	h.expect(s, wide)
 }
 
-// checkReservedNames writes to tables and columns that have the names of the sink's own, as a faulty
-// or malicious source might. They are refused, and the sink's own rows stay.
+// checkReservedNames writes to tables and columns with the names of the sink's own tables and
+// columns, as a faulty or malicious source might do. The sink must refuse these changes and keep
+// its own rows.
 func checkReservedNames(h *harness) {
 	s := h.open()
 	t := customers(h)

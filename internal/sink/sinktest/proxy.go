@@ -7,15 +7,15 @@ import (
 	"testing"
 )
 
-// Proxy is a loopback TCP proxy in front of a server. It can cut connections, and stall or swallow
-// answers. It is a Staller whose steps are bytes of answers.
+// Proxy is a TCP proxy on a loopback address, in front of a server. It can cut connections, hold
+// back answers and swallow answers. It is a Staller whose steps are bytes of answers.
 type Proxy struct {
 	listener net.Listener
 	target   string
 
 	mu      sync.Mutex
 	mended  *sync.Cond
-	answers int // bytes of answers so far
+	answers int // number of bytes of answers so far
 	limit   int // of answers, where mode is not ""
 	mode    Mode
 	stalled bool
@@ -24,7 +24,7 @@ type Proxy struct {
 	group   sync.WaitGroup
 }
 
-// NewProxy starts a proxy in front of the server at target, host:port. It stops
+// NewProxy starts a proxy in front of the server at target, which is host:port. The proxy stops
 // when the test ends.
 func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
@@ -49,9 +49,9 @@ func (p *Proxy) Steps() int {
 	return p.answers
 }
 
-// Break lets n more bytes of answers through. Then it cuts every connection (Lost), or still
-// delivers requests, swallows the first answer and cuts the connections (Answered). It refuses new
-// connections.
+// Break lets n more bytes of answers pass. In mode Lost, it then cuts every connection. In mode
+// Answered, it still delivers requests until the server sends the next answer, swallows that
+// answer, and then cuts the connections. In both modes it refuses new connections afterwards.
 func (p *Proxy) Break(n int, mode Mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,7 +61,7 @@ func (p *Proxy) Break(n int, mode Mode) {
 	}
 }
 
-// Cut cuts every connection; new ones are taken.
+// Cut cuts every open connection. It does not refuse new connections.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -75,12 +75,12 @@ func (p *Proxy) Stall() {
 	p.stalled = true
 }
 
-// Repair ends Break, Cut and Stall.
+// Repair ends the effects of Break and Stall.
 func (p *Proxy) Repair() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mode != "" {
-		p.cutAll() // half an answer stays half
+		p.cutAll() // a connection with an incomplete answer is useless
 	}
 	p.mode, p.stalled = "", false
 	p.mended.Broadcast()
@@ -96,7 +96,7 @@ func (p *Proxy) close() {
 	p.group.Wait()
 }
 
-// cutAll is called with mu held.
+// cutAll cuts every connection. The caller holds mu.
 func (p *Proxy) cutAll() {
 	for c := range p.conns {
 		c.Close()
@@ -113,7 +113,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve carries one connection until either side, or a fault, ends it.
+// serve forwards one connection until either side ends it, or a fault does.
 func (p *Proxy) serve(client net.Conn) {
 	defer client.Close()
 	if !p.admit(client) {
@@ -132,7 +132,7 @@ func (p *Proxy) serve(client net.Conn) {
 	var requests sync.WaitGroup
 	requests.Go(func() {
 		_, _ = io.Copy(server, client)
-		// The client is done or cut: pass that on to the server.
+		// The client has closed or lost its connection, so tell the server.
 		_ = server.(*net.TCPConn).CloseWrite()
 	})
 	p.answer(client, server)
@@ -141,7 +141,8 @@ func (p *Proxy) serve(client net.Conn) {
 	requests.Wait()
 }
 
-// admit accepts a connection, unless everything is broken.
+// admit registers a connection, and reports whether the proxy accepts it. While everything is
+// broken, the proxy accepts none.
 func (p *Proxy) admit(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -160,7 +161,7 @@ func (p *Proxy) forget(c net.Conn) {
 
 func (p *Proxy) broken() bool { return p.mode != "" && p.answers >= p.limit }
 
-// answer carries the server's answers until the connection ends.
+// answer forwards the server's answers until the connection ends.
 func (p *Proxy) answer(client, server net.Conn) {
 	buffer := make([]byte, 32<<10)
 	for {
@@ -184,8 +185,8 @@ func (p *Proxy) answer(client, server net.Conn) {
 	}
 }
 
-// pass waits while answers are stalled, counts n bytes of an answer, and returns how many of them
-// may pass.
+// pass waits while answers are stalled. Then it counts n bytes of an answer, and returns how many
+// of these bytes may pass.
 func (p *Proxy) pass(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -199,8 +200,8 @@ func (p *Proxy) pass(n int) int {
 	return n
 }
 
-// passed cuts connections once the last bytes have passed. In mode Answered, requests continue
-// until the server answers one.
+// passed is called after bytes of an answer were forwarded. It cuts the connections if no more
+// bytes may pass. In mode Answered, it leaves them open until the server answers another request.
 func (p *Proxy) passed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

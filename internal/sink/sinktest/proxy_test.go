@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// echo is a server that answers each line with itself, and remembers them.
+// echo is a server that answers each line with the same line, and records the lines.
 type echo struct {
 	listener net.Listener
 	got      chan string
@@ -51,7 +51,7 @@ func (e *echo) serve() {
 	}
 }
 
-// client speaks to the server through the proxy.
+// client is a connection to the server through the proxy.
 type client struct {
 	net.Conn
 	in *bufio.Reader
@@ -70,7 +70,8 @@ func dial(t *testing.T, p *Proxy) *client {
 	return &client{c, bufio.NewReader(c)}
 }
 
-// say sends a line and returns the answer up to the line's end or a cut.
+// say sends a line. It returns the answer up to the end of the line, or up to the cut of the
+// connection.
 func (c *client) say(line string) (string, error) {
 	if _, err := io.WriteString(c, line+"\n"); err != nil {
 		return "", err

@@ -17,8 +17,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// recordDefects are defects of sinks that keep records, and the checks that must find
-// them.
+// recordDefects are defects of sinks that keep records, with the checks that must find them.
 var recordDefects = []struct {
 	name   string
 	checks []string
@@ -184,8 +183,8 @@ type recordingSink interface {
 	sink.Inspector
 }
 
-// worseRecorder is a sink of SQLite with one method or another replaced. It is a Faults
-// whose steps are calls of Apply, Begin and Check.
+// worseRecorder is a SQLite sink with some methods replaced. It is a Faults whose steps are the
+// calls of Apply, Begin and Check.
 type worseRecorder struct {
 	recordingSink
 	record       func(r *sink.Records)
@@ -305,17 +304,18 @@ func (w *worseRecorder) Close(ctx context.Context) error {
 	return w.recordingSink.Close(ctx)
 }
 
-// recording alters the records that the sink returns.
+// recording returns a defect that alters the records that the sink returns.
 func recording(alter func(r *sink.Records)) func(w *worseRecorder) {
 	return func(w *worseRecorder) { w.record = alter }
 }
 
-// finding returns the same findings for any tables.
+// finding returns a defect: Inspect returns the same findings for any tables.
 func finding(findings ...sink.Finding) func(w *worseRecorder) {
 	return func(w *worseRecorder) { w.inspect = func() []sink.Finding { return findings } }
 }
 
-// forcing takes over the checkpoint and applies the batch, if it ignores the error.
+// forcing returns a defect: if an error of Apply is to be ignored, the sink takes over the
+// checkpoint and applies the batch.
 func forcing(ignored func(err error) bool) func(w *worseRecorder) {
 	return func(w *worseRecorder) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
@@ -334,7 +334,7 @@ func forcing(ignored func(err error) bool) func(w *worseRecorder) {
 	}
 }
 
-// recorders is a Config of SQLite sinks, which with wraps with a defect.
+// recorders returns a Config of SQLite sinks. The function with adds a defect to each sink.
 func recorders(with func(w *worseRecorder)) Config {
 	c := Config{Driver: sqlite.Driver(), URL: func(t testing.TB) string { return "sqlite://" + filepath.Join(t.TempDir(), "shop.db") }}
 	open := c.Driver.Open
@@ -375,8 +375,8 @@ func recorders(with func(w *worseRecorder)) Config {
 	return c
 }
 
-// TestRun_FindsDefectsOfRecords proves that the checks of records can fail, and that they pass
-// without a defect.
+// TestRun_FindsDefectsOfRecords proves that the checks of records fail for a sink with a defect,
+// and pass without a defect.
 func TestRun_FindsDefectsOfRecords(t *testing.T) {
 	for _, d := range recordDefects {
 		t.Run(d.name, func(t *testing.T) {
@@ -402,7 +402,7 @@ type idleLoad struct{ wholeLoad }
 
 func (idleLoad) Advance(context.Context, *change.Batch) error { return nil }
 
-// trustingLoad believes that every load is complete.
+// trustingLoad treats every load as complete.
 type trustingLoad struct{ wholeLoad }
 
 func (l trustingLoad) Seal(ctx context.Context) error {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// recorder is a testing.TB on which a check may fail.
+// recorder is a testing.TB that records the failures of a check.
 type recorder struct {
 	testing.TB
 	failures []string
@@ -27,7 +27,7 @@ func (r *recorder) Fatal(args ...any)                 { r.Error(args...); runtim
 func (r *recorder) Fatalf(format string, args ...any) { r.Fatal(fmt.Sprintf(format, args...)) }
 func (r *recorder) Cleanup(f func())                  { r.cleanups = append(r.cleanups, f) }
 
-// failuresOf runs the check called name and returns what it found.
+// failuresOf runs the check with the given name, and returns its failures.
 func failuresOf(t *testing.T, c Config, name string) []string {
 	t.Helper()
 	i := slices.IndexFunc(checks, func(k check) bool { return k.name == name })
@@ -54,7 +54,7 @@ func failuresOf(t *testing.T, c Config, name string) []string {
 	return r.failures
 }
 
-// mustFail proves that the check called name finds the defect that c has.
+// mustFail checks that the check with the given name finds the defect of c.
 func mustFail(t *testing.T, c Config, name string) {
 	t.Helper()
 	failures := failuresOf(t, c, name)

@@ -18,7 +18,7 @@ import (
 
 func keepsRecords(c capabilities) bool { return c.records }
 
-// takesSQL reports whether a check can change the records with the destination's own SQL.
+// takesSQL reports whether a check can change the records with SQL statements of the destination.
 func takesSQL(c capabilities) bool { return c.records && c.sql }
 
 var recordChecks = []check{
@@ -50,17 +50,17 @@ var recordChecks = []check{
 // writerSince is the start time of the processes in these checks.
 var writerSince = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-// process makes the sink belong to a process on the named host.
+// process returns an option that makes the sink belong to a process on the named host.
 func process(host string) func(*sink.Env) {
 	return func(e *sink.Env) {
 		e.ID, e.Writer = "id of "+host, sink.Writer{Host: host, Version: "1.2.3", Since: writerSince}
 	}
 }
 
-// importing makes the sink belong to an import.
+// importing is an option that makes the sink belong to an import.
 func importing(e *sink.Env) { e.Consumer = "" }
 
-// filtered sets a filter of companies.
+// filtered returns an option that sets a filter for the given companies.
 func filtered(companies ...string) func(*sink.Env) {
 	var subjects []string
 	for _, c := range companies {
@@ -80,7 +80,7 @@ func (h *harness) records(s sink.Sink) sink.Records {
 	return r
 }
 
-// beginAt takes over the checkpoint at p.
+// beginAt calls Begin with position p, and returns the epoch.
 func (h *harness) beginAt(s sink.Sink, p cdc.Position, snapshots ...sink.Snapshot) int64 {
 	h.Helper()
 	epoch, err := s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: p, Snapshots: snapshots})
@@ -90,7 +90,7 @@ func (h *harness) beginAt(s sink.Sink, p cdc.Position, snapshots ...sink.Snapsho
 	return epoch
 }
 
-// server opens the destination as a server does, and begins at the recorded position.
+// server opens the destination as a server does, and continues from the recorded position.
 func (h *harness) server(changes ...func(*sink.Env)) sink.Sink {
 	h.Helper()
 	s := h.open(changes...)
@@ -107,7 +107,7 @@ func (h *harness) resumeWriting(s sink.Sink) {
 	h.beginAt(s, at)
 }
 
-// expectRecords compares records, except for epochs and generations.
+// expectRecords compares records. It ignores epochs and generations.
 func (h *harness) expectRecords(got, want sink.Records) {
 	h.Helper()
 	ignored := cmp.Options{
@@ -127,8 +127,7 @@ func (h *harness) sql(statement string) {
 	h.config.SQL(h.outer, h.url, statement)
 }
 
-// expectReopen checks that err reports a destination that has changed since the process wrote it,
-// and whether an import is the reason.
+// expectReopen checks that err is a sink.ReopenError, and whether an import is its reason.
 func (h *harness) expectReopen(err error, imported bool) {
 	h.Helper()
 	reopen := new(sink.ReopenError)
@@ -139,8 +138,8 @@ func (h *harness) expectReopen(err error, imported bool) {
 	}
 }
 
-// expectWriter checks that err names another process on the host. An empty host means a process of
-// an earlier version.
+// expectWriter checks that err is a sink.WriterError that names a process on the given host. If
+// host is "", it must name a process of an earlier version.
 func (h *harness) expectWriter(err error, host string) {
 	h.Helper()
 	other := new(sink.WriterError)
@@ -157,7 +156,7 @@ func (h *harness) expectWriter(err error, host string) {
 	}
 }
 
-// refused applies a change of t with s, checks that it has no effect, and returns the error.
+// refused applies a change of t with s, which must fail and have no effect. It returns the error.
 func (h *harness) refused(s sink.Sink, t *schema.Table) error {
 	h.Helper()
 	before := h.model(t.Name).clone()
@@ -210,7 +209,8 @@ func checkEpochs(h *harness) {
 	}
 }
 
-// written begins, writes a row twice, and returns the position between the two changes.
+// written opens the destination as a server, and writes a row twice. It returns the position
+// between the two changes.
 func (h *harness) written(changes ...func(*sink.Env)) (sink.Sink, *schema.Table, cdc.Position) {
 	h.Helper()
 	t := customers(h)
@@ -258,8 +258,8 @@ func checkLaterWriter(h *harness) {
 	h.expect(one, t)
 }
 
-// checkLaterFilter runs two servers of one consumer with different filters, which have a checkpoint
-// each.
+// checkLaterFilter runs two servers of one consumer with different filters. Each filter has its
+// own checkpoint.
 func checkLaterFilter(h *harness) {
 	one, t, _ := h.written(process("one"), filtered("c1"))
 	h.server(process("two"), filtered("c1", "c2"))
@@ -292,7 +292,7 @@ func checkEarlierCheckpoint(h *harness) {
 	h.apply(s, h.insert(t, `{"id":"1"}`))
 	h.expect(s, t)
 	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: h.position()}})
-	// The earlier version continues from it.
+	// The earlier version continues from that checkpoint.
 	h.sql("UPDATE _eds_checkpoint SET position = 9, stored = 90")
 	h.expectRecords(h.records(h.open()),
 		sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: cdc.Position{Sequence: 9, Stored: 90}}})
@@ -319,14 +319,14 @@ func checkChangedFilter(h *harness) {
 	h.migrate(h.open(), t)
 	last := make(map[string]cdc.Position)
 	var all []string
-	for i := range 9 { // enough for the filter to be stored as a hash
+	for i := range 9 { // so many that the filter is stored as a hash
 		all = append(all, fmt.Sprint("c", i))
 	}
 	for i, c := range []struct {
 		companies []string
-		from      string // companies of the run whose position this one continues
+		from      string // companies of the run from whose position this run continues
 		added     []string
-		imports   bool // ends with an import of everything
+		imports   bool // whether the run ends with an import of all rows
 	}{
 		{companies: []string{"c0"}},
 		{companies: []string{"c0", "c1"}, from: "[c0]", added: []string{"c1"}},
@@ -381,7 +381,7 @@ func checkRelease(h *harness) {
 	if rows := seen(); len(rows) != 1 || !released(rows[0]) {
 		h.Errorf("after it was closed: %q", rows)
 	}
-	// A process that lost its checkpoint to another releases nothing.
+	// A process that has lost its checkpoint to another process does not release the checkpoint.
 	one, two := h.openAt(h.url, h.env()), h.openAt(h.url, h.env())
 	h.resumeWriting(one)
 	h.resumeWriting(two)

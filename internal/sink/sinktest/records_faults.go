@@ -41,7 +41,7 @@ func checkBeginFaults(h *harness) {
 	}
 }
 
-// checkWriterFaults breaks batches and checks of a process that has begun.
+// checkWriterFaults breaks batches and checks of a process after Begin.
 func checkWriterFaults(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })
@@ -77,7 +77,7 @@ func checkWriterFaults(h *harness) {
 	}
 }
 
-// checkKilledImport breaks Finish at each of its steps, and does not repeat it.
+// checkKilledImport breaks Finish at each of its steps, and does not call it again.
 func checkKilledImport(h *harness) {
 	t, reader := customers(h), h.open(importing)
 	h.migrate(reader, t)
@@ -101,7 +101,7 @@ func checkKilledImport(h *harness) {
 		h.expectFitting(reader, t, job, err == nil)
 		_ = l.Close(context.WithoutCancel(h.ctx()))
 		h.close(s)
-		// Another import begins, and gives up.
+		// Another import starts, and is discarded.
 		other := h.begin(reader, "other", t, sink.Replace)
 		if err := other.Discard(h.ctx()); err != nil {
 			h.Error(err)
@@ -118,8 +118,8 @@ func checkKilledImport(h *harness) {
 	}
 }
 
-// expectFitting checks that the records have the snapshot of a job exactly if the table has its
-// rows. The destination may still be moving them there.
+// expectFitting checks that the snapshot of a job is recorded if and only if the table has that
+// job's rows. The destination may still be putting the rows in place.
 func (h *harness) expectFitting(s sink.Sink, t *schema.Table, job string, done bool) {
 	h.Helper()
 	placed := func() bool {

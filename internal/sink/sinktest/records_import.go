@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// importSnapshot loads a table in another process, which records it as s.
+// importSnapshot loads a table in another process, which records s as the snapshot.
 func (h *harness) importSnapshot(t *schema.Table, job string, s sink.Snapshot, images ...string) {
 	h.Helper()
 	mode := sink.Replace
@@ -32,7 +32,7 @@ func (h *harness) importSnapshot(t *schema.Table, job string, s sink.Snapshot, i
 	h.model(t.Name).load(h, t, images...)
 }
 
-// at is the clock of a snapshot.
+// at returns the clock of a snapshot that was taken the given number of seconds after startClock.
 func at(seconds int64) cdc.Timestamp {
 	return cdc.Timestamp{Wall: startClock + seconds*int64(time.Second), Logical: 3}
 }
@@ -71,7 +71,7 @@ func checkSnapshots(h *harness) {
 	two := sink.Snapshot{Clock: at(2), Merged: true, Scope: sink.Scope{Since: writerSince}}
 	three := sink.Snapshot{Clock: at(3), Merged: true}
 	long := sink.Snapshot{Clock: at(4), Scope: sink.Scope{Companies: []string{strings.Repeat("c", 300)}, Locations: []string{"l'1", `l"2`}}}
-	again := one // no server has followed the first
+	again := one // no server has followed the first snapshot
 	again.Clock = at(6)
 	for i, s := range []sink.Snapshot{one, two, three, long, again} {
 		h.importSnapshot(t, fmt.Sprint("job ", i), s, fmt.Sprintf(`{"id":"%d"}`, i))
@@ -102,7 +102,7 @@ func checkSnapshots(h *harness) {
 		Snapshots: []sink.Snapshot{part(whole, "job 5"), seed},
 	})
 
-	// A server has followed all but the last two.
+	// A server has followed all snapshots except the last two.
 	for i, s := range []sink.Snapshot{{Clock: at(7), Merged: true}, {Clock: at(8), Merged: true}} {
 		h.importSnapshot(t, fmt.Sprint("job ", 6+i), s, `{"id":"6"}`)
 	}
@@ -178,8 +178,8 @@ func checkLoadsAtOnce(h *harness) {
 	}
 }
 
-// checkLoadsAreFollowed finishes loads concurrently while a server begins again after each. The
-// server must have seen every snapshot that counts as followed.
+// checkLoadsAreFollowed finishes loads concurrently. A server calls Begin again after each load.
+// It must have seen every snapshot that the records list as followed.
 func checkLoadsAreFollowed(h *harness) {
 	s, server := h.open(importing), h.server(process("one"))
 	begin := func() (r sink.Records, seen map[string]bool) {
@@ -189,7 +189,7 @@ func checkLoadsAreFollowed(h *harness) {
 			if err == nil {
 				break
 			}
-			if !errors.As(err, new(*sink.ReopenError)) { // another load ended in between
+			if !errors.As(err, new(*sink.ReopenError)) { // another load has finished since
 				h.Fatal("begin while loads end: ", err)
 			}
 		}
@@ -208,7 +208,7 @@ func checkLoadsAreFollowed(h *harness) {
 		l := h.begin(s, "job", t, sink.Merge)
 		l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(int64(i)), Job: "job", Merged: true})
 		images := []string{`{"id":"1"}`}
-		for n := range 5000 * (1 - min(i, 1)) { // the first one takes longer
+		for n := range 5000 * (1 - min(i, 1)) { // the first load takes longer
 			images = append(images, fmt.Sprintf(`{"id":"row %d"}`, n))
 		}
 		h.loadRest(l, t, images...)
@@ -264,7 +264,7 @@ func checkWholeImport(h *harness) {
 	}
 }
 
-// importAll makes a complete import of the only table.
+// importAll imports the only table completely.
 func (h *harness) importAll(t *schema.Table) {
 	h.Helper()
 	h.importSnapshot(t, fmt.Sprint("job ", *h.sequence), sink.Snapshot{Clock: at(1)}, `{"id":"1"}`)

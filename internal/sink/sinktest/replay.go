@@ -25,7 +25,8 @@ var replayChecks = []check{
 	{"close while a batch is applied", func(capabilities) bool { return true }, checkClose},
 }
 
-// checkOtherFilters stores checkpoints under several names and reads their filters.
+// checkOtherFilters stores checkpoints under several names, and reads their filters with
+// OtherFilters.
 func checkOtherFilters(h *harness) {
 	t := customers(h)
 	want := func(s sink.Sink, want ...string) {
@@ -50,13 +51,13 @@ func checkOtherFilters(h *harness) {
 
 func keepsCheckpoints(c capabilities) bool { return c.checkpoints }
 
-// checkHistories applies random histories in random batches, repeats some of them, and reopens the
-// sink now and then.
+// checkHistories applies random histories in random batches. It repeats some batches, and reopens
+// the sink at random.
 func checkHistories(h *harness) {
 	s := h.open()
 	number := 0
 	rapid.Check(h.property(), func(t *rapid.T) {
-		number++ // a table of its own
+		number++ // each run uses a new table
 		h := h.within(t)
 		keys := rapid.IntRange(1, 2).Draw(t, "key columns")
 		table := func(version string, others ...schema.Column) *schema.Table {
@@ -100,25 +101,25 @@ func (h *harness) randomChange(t *rapid.T, layouts ...*schema.Table) step {
 	}
 }
 
-// applyWithReplays applies the steps batch by batch. After some batches it goes back, like a server
-// that was killed before it acknowledged, and skips the changes that the destination's checkpoint
-// covers, if it has one.
+// applyWithReplays applies the steps batch by batch. After some batches it goes back to an
+// earlier step, like a server that was killed before it acknowledged. If the destination has a
+// checkpoint, it then skips the changes that the checkpoint covers.
 func (h *harness) applyWithReplays(t *rapid.T, s sink.Sink, steps []step) {
 	for next := 0; next < len(steps); {
 		n := rapid.IntRange(1, len(steps)-next).Draw(t, "batch")
 		h.apply(s, steps[next:next+n]...)
 		next += n
 		switch rapid.IntRange(0, 9).Draw(t, "replay") {
-		case 0: // the same batch: its answer was lost
+		case 0: // repeat the same batch, as if its answer were lost
 			h.apply(s, steps[next-n:next]...)
-		case 1, 2: // from an earlier step
+		case 1, 2: // repeat from an earlier step
 			next = h.resume(s, steps, rapid.IntRange(0, next).Draw(t, "place"))
 		}
 	}
 }
 
-// resume returns the first step that a server applies if the stream is sent again from step number
-// from.
+// resume returns the number of the first step that a server applies. The parameter from is the
+// number of the step from which the server receives the stream again.
 func (h *harness) resume(s sink.Sink, steps []step, from int) int {
 	if _, ok := s.(sink.Checkpointer); !ok {
 		return from
@@ -169,7 +170,7 @@ func checkCheckpoint(h *harness) {
 	h.expectAll(s, t)
 }
 
-// expectAll compares rows, if the sink keeps them.
+// expectAll compares the rows of t with the model, if the sink keeps rows.
 func (h *harness) expectAll(s sink.Sink, t *schema.Table) {
 	h.Helper()
 	if _, ok := s.(sink.Reader); ok {
@@ -218,7 +219,7 @@ func checkNoCheckpoint(h *harness) {
 	before := h.model(t.Name).clone()
 	h.apply(s, h.update(t, `{"id":"1","name":"two"}`))
 	h.expectAll(s, t)
-	h.apply(s, one) // without a checkpoint, every batch applies
+	h.apply(s, one) // without a checkpoint, every batch is applied
 	h.models[t.Name] = before
 	h.expectAll(s, t)
 	for _, s := range []sink.Sink{s, h.open(anonymous), h.open()} {
@@ -279,8 +280,8 @@ func checkCancelled(h *harness) {
 	h.expect(s, t)
 }
 
-// checkClose closes the sink while it works. Either the batch is applied, or Apply returns an
-// error. The destination must be intact; the closed sink need not work.
+// checkClose closes the sink while it applies a batch. Either the batch is applied, or Apply
+// returns an error. The destination must be intact, but the closed sink need not work again.
 func checkClose(h *harness) {
 	t := customers(h)
 	s := h.open()

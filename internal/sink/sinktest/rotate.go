@@ -13,20 +13,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Rotation holds files with secrets, and the access health that a sink which reads them reports.
+// Rotation manages files with secrets, and records the access health that a sink reports while it
+// uses them.
 type Rotation struct {
 	t   testing.TB
 	dir string
 
 	mu     sync.Mutex
 	worked bool
-	health string // the reason of a refusal; "" for none
+	health string // the reason for a refusal, or ""
 }
 
 // NewRotation returns a Rotation without files.
 func NewRotation(t testing.TB) *Rotation { return &Rotation{t: t, dir: t.TempDir()} }
 
-// Path returns the path of the named file.
+// Path returns the path for a file with the given name.
 func (r *Rotation) Path(name string) string { return filepath.Join(r.dir, name) }
 
 // Placeholder returns the placeholder for the named file in a URL.
@@ -43,7 +44,7 @@ func (r *Rotation) Put(name string, content []byte) {
 	}
 }
 
-// Open opens a sink on a URL with placeholders. It closes it when the test ends.
+// Open opens a sink with a URL that has placeholders. The sink is closed when the test ends.
 func (r *Rotation) Open(d sink.Driver, raw string, env sink.Env) (sink.Sink, error) {
 	r.t.Helper()
 	expand := func() (*url.URL, error) {
@@ -72,7 +73,8 @@ func (r *Rotation) Open(d sink.Driver, raw string, env sink.Env) (sink.Sink, err
 	return s, err
 }
 
-// Waits checks that err is transient, and that health gives the reason at once, without a secret.
+// Waits checks that err is transient, and contains says but none of the secrets. The sink must
+// already have reported err as its health.
 func (r *Rotation) Waits(what string, err error, says string, secrets ...string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -87,9 +89,9 @@ func (r *Rotation) Waits(what string, err error, says string, secrets ...string)
 	}
 }
 
-// WaitsEventually is Waits for a client certificate that the server refuses. With TLS 1.3 the
-// client may be writing when the server hangs up, and then loses the reason. A later attempt
-// reports it.
+// WaitsEventually is like Waits, for a client certificate that the server refuses. With TLS 1.3,
+// the client may be writing when the server closes the connection. The client then does not get
+// the reason, but a later attempt does.
 func (r *Rotation) WaitsEventually(what string, attempt func() error, says string) {
 	r.t.Helper()
 	const attempts = 100

@@ -40,9 +40,9 @@ func checkChanges(h *harness) {
 	h.apply(s,
 		h.update(t, `{"id":"2","name":null}`), // both values become NULL
 		h.delete(t, `{"id":"3","name":"Cid","visits":3}`),
-		h.update(t, `{"id":"4","name":"Dan","visits":4}`), // of a missing row
-		h.delete(t, `{"id":"5"}`),                         // of a row that is not there
-		h.insert(t, `{"id":"1","name":"Ann again"}`),      // of an existing row
+		h.update(t, `{"id":"4","name":"Dan","visits":4}`), // updates a missing row
+		h.delete(t, `{"id":"5"}`),                         // deletes a missing row
+		h.insert(t, `{"id":"1","name":"Ann again"}`),      // inserts an existing row
 	)
 	h.expect(s, t)
 	h.apply(s, h.update(t, `{"id":"4","name":"","visits":0}`)) // neither is NULL
@@ -120,8 +120,8 @@ func checkSimilarKeys(h *harness) {
 	h.expect(s, t)
 }
 
-// checkUnportableKeys checks that two rows never become one because a column cuts their keys, or a
-// rule makes them equal. The sink refuses such keys.
+// checkUnportableKeys checks that two rows never become one row because a column cuts their keys,
+// or because a rule makes the keys equal. The sink must refuse such keys.
 func checkUnportableKeys(h *harness) {
 	t := customers(h)
 	s := h.open()
@@ -189,7 +189,7 @@ func checkRowsStartEmpty(h *harness) {
 	h.migrate(s, v2)
 	h.apply(s, h.insert(v2, `{"id":"1","name":"a","email":"a@x"}`), h.insert(v2, `{"id":"2","name":"b","email":"b@x"}`),
 		h.insert(v2, `{"id":"3","name":"c","email":"c@x"}`))
-	// The older layout leaves the email of each row alone.
+	// A change in the older layout keeps the email of a row that still exists.
 	h.apply(s,
 		h.update(v1, `{"id":"1","name":"keeps the email"}`),
 		h.delete(v1, `{"id":"2"}`),
@@ -213,7 +213,8 @@ func checkTwoLayouts(h *harness) {
 		h.insert(v1, `{"id":"3","name":"three","visits":3}`),
 	)
 	h.expect(s, both)
-	// One row under both layouts, and one deleted under the other.
+	// One row is written under both layouts, and another is written under one and deleted under
+	// the other.
 	h.apply(s,
 		h.update(v2, `{"id":"1","name":"one","aaa":false}`),
 		h.update(v1, `{"id":"2","name":"two","visits":2}`),

@@ -12,7 +12,7 @@ import (
 )
 
 // DocumentedRules compares the table of rules in a driver's page, docs/drivers/NAME.md, with the
-// driver's declaration. It ignores how the page marks code.
+// rules that the driver declares. It ignores the Markdown of inline code.
 func DocumentedRules(t *testing.T, driver string, rules sqlsink.ValueRules) {
 	t.Helper()
 	page, err := os.ReadFile(filepath.Join("..", "..", "..", "docs", "drivers", driver+".md"))

@@ -24,7 +24,7 @@ var scopeChecks = []check{
 
 func adopts(c capabilities) bool { return c.adopts }
 
-// beginScope begins to load some rows of a table.
+// beginScope starts to load the rows of a scope.
 func (h *harness) beginScope(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) sink.Load {
 	h.Helper()
 	l, err := s.BeginLoad(h.ctx(), job, t, mode, scope)
@@ -48,8 +48,8 @@ func jobs(h *harness, name string, keys ...string) *schema.Table {
 	return newTable(h, name, "1", len(keys), columns...)
 }
 
-// checkScope loads images, all in the scope, into a table that holds the rows that go and those
-// that stay.
+// checkScope loads images, which are all in the scope, into a table that has the rows gone and
+// stay. The load must remove the rows in gone and keep the rows in stay.
 func (h *harness) checkScope(t *schema.Table, scope sink.Scope, gone, stay, images []string, changes ...func(*sink.Env)) {
 	h.Helper()
 	s := h.open(changes...)
@@ -103,7 +103,7 @@ func checkLocations(h *harness) {
 	h.checkScope(jobs(h, "both", "id"), sink.Scope{Companies: []string{"x"}, Locations: []string{"l1"}}, gone, append(others, foreign),
 		images)
 	h.checkScope(jobs(h, "location", "id"), sink.Scope{Locations: []string{"l1"}}, append(gone, foreign), others, images)
-	// The key of a company's own row is its id.
+	// In the table of companies, the primary key is the company's id.
 	own := newTable(h, "company", "1", 1, column("id", schema.String), column("name", schema.String))
 	h.checkScope(own, sink.Scope{Companies: []string{"x", "y"}}, []string{`{"id":"y"}`}, []string{`{"id":"z"}`},
 		[]string{`{"id":"x","name":"new"}`})
@@ -147,7 +147,7 @@ func checkNoCompanies(h *harness) {
 	h.expect(s, t)
 }
 
-// checkTwoJobs loads one table over two connections by two jobs, step by step.
+// checkTwoJobs loads one table with two jobs, over two connections, whose steps alternate.
 func checkTwoJobs(h *harness) {
 	one, t := withOldRows(h)
 	two := h.open()
@@ -168,7 +168,7 @@ func checkTwoJobs(h *harness) {
 		h.model(t.Name).load(h, t, images[l]...)
 		h.expect(one, t)
 	}
-	// A discarded load does not discard the stage of another.
+	// Discarding a load does not discard the stage of another load.
 	first, second = h.begin(one, "third", t, sink.Merge), h.begin(two, "fourth", t, sink.Merge)
 	h.loadRest(first, t, `{"id":"5"}`)
 	h.loadRest(second, t, `{"id":"6"}`)
@@ -181,8 +181,8 @@ func checkTwoJobs(h *harness) {
 	h.expect(one, t)
 }
 
-// checkTwoJobsAtOnce loads tables with two jobs at the same time: into the whole table, and into
-// the rows of one company.
+// checkTwoJobsAtOnce loads tables with two concurrent jobs. In one case both load the whole
+// table, and in the other case the rows of one company.
 func checkTwoJobsAtOnce(h *harness) {
 	t := jobs(h, "job", "id")
 	setUp := h.open()

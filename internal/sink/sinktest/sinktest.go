@@ -2,9 +2,9 @@
 //
 //	sinktest.Run(t, sinktest.Config{Driver: d, URL: newDatabase})
 //
-// It opens the driver by a URL, as the program does, finds out what the sink can do, and checks
-// everything that the contract in package sink promises. The package also has a small exact sink in
-// memory and a faulty network, for other tests.
+// The suite opens the driver with a URL, as the program does, detects the capabilities of the sink,
+// and checks everything that the contract in package sink promises. The package also has an exact
+// sink in memory, and a network proxy that injects faults, for other tests.
 package sinktest
 
 import (
@@ -30,59 +30,63 @@ import (
 // Config describes the destination under test.
 type Config struct {
 	Driver sink.Driver
-	// URL makes an empty destination for one check and returns its URL. The destination stays until
-	// the check ends.
+	// URL creates an empty destination for one check, and returns its URL. The destination exists
+	// until the check ends.
 	URL func(t testing.TB) string
 
-	// Untouched makes a destination without the schema, file, directory or topic that eds would
-	// create before it writes. State describes everything in it. Nil if eds creates nothing first
-	// and History shows everything.
+	// Untouched creates a destination that lacks the schema, file, directory or topic that eds
+	// creates before it writes. The function state describes everything in the destination.
+	// Untouched is nil if eds creates nothing before it writes, and History shows everything.
 	Untouched func(t testing.TB) (url string, state func() string)
 
-	// Foreign makes a table without eds, as another tool might have left it: id, text and primary
-	// key; n, a 32-bit integer; s, text of at most 10 characters; must, text that is NOT NULL and
-	// has no default; extra, text. It has one row: 'old', 7, 'short', 'there', 'kept'. Nil if the
-	// destination has no tables.
+	// Foreign creates a table without eds, as another tool might have created it. Its columns
+	// are: id, a text and the primary key; n, a 32-bit integer; s, a text of at most 10
+	// characters; must, a text that is NOT NULL and has no default; extra, a text. The table has
+	// one row: 'old', 7, 'short', 'there', 'kept'. Foreign is nil if the destination has no
+	// tables.
 	Foreign func(t testing.TB, url, table string)
 
-	// LoseStage damages the stage of a job without eds: it deletes the staged row with the id, or
-	// the whole stage if the id is "". Nil if the destination stages nothing.
+	// LoseStage damages the stage of a job without using eds. It deletes the staged row with the
+	// given id, or the whole stage if id is "". LoseStage is nil if the destination stages
+	// nothing.
 	LoseStage func(t testing.TB, url, job, table, id string)
 
-	// SQL runs a statement, in which names need no quotes, without eds. Nil if the destination
-	// keeps no records, or none that SQL can change.
+	// SQL runs a statement without using eds. Names in the statement need no quotes. SQL is nil
+	// if the destination keeps no records, or keeps records that SQL cannot change.
 	SQL func(t testing.TB, url, statement string)
-	// Views says that SQL can make views.
+	// Views says that the function SQL can create views.
 	Views bool
 
-	// Faulty opens the destination with a connection that can be broken. Nil if there is no such
-	// connection.
+	// Faulty opens the destination over a connection that the Faults can break. Faulty is nil if
+	// there is no such connection.
 	Faulty func(t testing.TB, url string, env sink.Env) (sink.Sink, Faults)
 
-	// PadsKeys says that keys which differ only by trailing blanks are equal to the destination. It
-	// has to refuse keys with trailing blanks.
+	// PadsKeys says that the destination treats keys as equal if they differ only in trailing
+	// blanks. The sink must then refuse keys with trailing blanks.
 	PadsKeys bool
 
-	// Patience is how long a call may take once the destination is down; 0 means 20 seconds.
+	// Patience is the maximum time that a call may take after the destination has gone down. 0
+	// means 20 seconds.
 	Patience time.Duration
 
 	// History returns all events of the destination, in the order in which a consumer reads them.
-	// Nil for sinks that keep rows.
+	// History is nil for sinks that keep rows.
 	History func(t testing.TB, url string) []Stored
-	// Duplicates says that a replay may store events of a history twice.
+	// Duplicates says that a replay may store an event twice in the history.
 	Duplicates bool
 }
 
 // Stored is one event in the destination.
 type Stored struct {
-	Place string // the object, or the partition and offset: what identifies it
+	Place string // identifies the event: the object's name, or the partition and offset
 	Event []byte // JSON
 }
 
-// properties is how often rapid checks each property, unless the command line sets another number.
+// properties is the number of times that rapid checks each property, unless the command line sets
+// another number.
 const properties = "25"
 
-// Main runs the tests of a driver. It fails if they leave goroutines behind.
+// Main runs the tests of a driver. It fails if the tests leave goroutines behind.
 func Main(m *testing.M) {
 	if err := flag.Set("rapid.checks", properties); err != nil {
 		panic(err)
@@ -90,7 +94,7 @@ func Main(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// Run checks everything that applies to the driver of c.
+// Run runs every check for which the driver of c has the capabilities.
 func Run(t *testing.T, c Config) {
 	can := capabilitiesOf(t, c)
 	for _, k := range checks {
@@ -100,14 +104,15 @@ func Run(t *testing.T, c Config) {
 	}
 }
 
-// check is one property. needs reports whether the sink under test has the capabilities for it.
+// check checks one property. The function needs reports whether the sink under test has the
+// needed capabilities.
 type check struct {
 	name  string
 	needs func(capabilities) bool
 	run   func(h *harness)
 }
 
-// checks are all properties, in the order in which the author of a driver should fix them.
+// checks has all checks, in the order in which the author of a driver should fix failures.
 var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, loadRowsChecks,
 	scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
 
@@ -119,7 +124,7 @@ func concat(lists ...[]check) []check {
 	return all
 }
 
-// capabilities are what the sink under test can do.
+// capabilities are the features of the sink under test.
 type capabilities struct {
 	rows, checkpoints, migrates          bool
 	filters                              bool
@@ -154,14 +159,14 @@ func keepsRows(c capabilities) bool { return c.rows }
 // harness holds a destination and a stream of changes for one check.
 type harness struct {
 	T
-	outer  testing.TB // the check's, also within a property
+	outer  testing.TB // the test of the check, even while a property runs
 	config Config
 	url    string
 	*stream
 	adjusted *adjustments
 }
 
-// T has the methods that testing.TB and rapid.T share.
+// T has the methods that testing.TB and rapid.T both have.
 type T interface {
 	Helper()
 	Error(args ...any)
@@ -182,15 +187,15 @@ func newHarness(t testing.TB, c Config) *harness {
 // ctx returns the context of the check. It ends before the check's cleanups run.
 func (h *harness) ctx() context.Context { return h.outer.Context() }
 
-// within returns the harness for one run of a property: with new models, at the same position of
-// the stream.
+// within returns a harness for one run of a property. It has new models, and continues the stream
+// at its current position.
 func (h *harness) within(t T) *harness {
 	inner := *h
 	inner.T, inner.stream = t, newStream(t, h.sequence)
 	return &inner
 }
 
-// env returns the environment of sinks, unless a check changes it.
+// env returns the default environment of sinks, which a check may change.
 func (h *harness) env() sink.Env {
 	return sink.Env{
 		Logger: slog.New(slog.NewTextHandler(h.Output(), nil)), Adjusted: h.adjusted.add,
@@ -198,7 +203,7 @@ func (h *harness) env() sink.Env {
 	}
 }
 
-// open opens the destination; the sink is closed when the check ends.
+// open opens the destination. The sink is closed when the check ends.
 func (h *harness) open(changes ...func(*sink.Env)) sink.Sink {
 	h.Helper()
 	return h.openURL(h.url, changes...)
@@ -215,7 +220,7 @@ func (h *harness) openURL(raw string, changes ...func(*sink.Env)) sink.Sink {
 	return s
 }
 
-// openAt opens a destination that the caller closes.
+// openAt opens a destination. The caller must close the sink.
 func (h *harness) openAt(raw string, env sink.Env) sink.Sink {
 	h.Helper()
 	target, err := sink.ParseURL(raw, func(string) (string, bool) { return "", false })
@@ -237,7 +242,7 @@ func (h *harness) close(s sink.Sink) {
 	}
 }
 
-// option returns the destination's URL with one more option.
+// option returns the destination's URL with an additional option.
 func (h *harness) option(pair string) string {
 	if strings.Contains(h.url, "?") {
 		return h.url + "&" + pair
@@ -245,7 +250,8 @@ func (h *harness) option(pair string) string {
 	return h.url + "?" + pair
 }
 
-// migrate prepares the destination for rows of the tables, and returns the changes that it reports.
+// migrate prepares the destination for rows of the tables, and returns the lines that Migrate
+// returns.
 func (h *harness) migrate(s sink.Sink, tables ...*schema.Table) []string {
 	h.Helper()
 	m, ok := s.(sink.Migrator)
@@ -259,7 +265,7 @@ func (h *harness) migrate(s sink.Sink, tables ...*schema.Table) []string {
 	return lines
 }
 
-// apply applies steps as one batch, or as several if one cannot hold them.
+// apply applies the steps as one batch, or as several batches if one batch cannot hold them.
 func (h *harness) apply(s sink.Sink, steps ...step) {
 	h.Helper()
 	if err := h.try(s, steps...); err != nil {
@@ -329,7 +335,7 @@ func (h *harness) expectClass(err error, want fault.Class) {
 // adjustments records which rules changed values.
 type adjustments struct {
 	mu   sync.Mutex
-	seen map[[2]string]string // table and column -> rule
+	seen map[[2]string]string // the latest rule, by table and column
 }
 
 func (a *adjustments) add(table, column, rule string) {
@@ -341,7 +347,7 @@ func (a *adjustments) add(table, column, rule string) {
 	a.seen[[2]string{table, column}] = rule
 }
 
-// take returns the rule that last changed a value of the column, and removes it.
+// take returns the last rule that changed a value of the column, and forgets that rule.
 func (a *adjustments) take(table, column string) (rule string, ok bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -355,5 +361,5 @@ func (h *harness) expectTransient(err error) {
 	h.expectClass(err, fault.Transient)
 }
 
-// property returns the test that rapid checks properties on.
+// property returns the test that rapid uses for properties.
 func (h *harness) property() rapid.TB { return h.outer }

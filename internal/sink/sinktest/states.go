@@ -16,7 +16,7 @@ var stateChecks = []check{
 	{"states of tables survive a fault at any step", func(c capabilities) bool { return c.records && c.faulty }, checkStateFaults},
 }
 
-// behind is the state of a table that is behind as of p.
+// behind returns the state of a table that is behind, with every change up to p applied.
 func behind(t *schema.Table, p cdc.Position) sink.TableState {
 	return sink.TableState{
 		Table: t.Name, State: sink.Behind, Applied: p, Cause: sink.CauseRefused, Reason: "it is too wide",
@@ -24,7 +24,7 @@ func behind(t *schema.Table, p cdc.Position) sink.TableState {
 	}
 }
 
-// applyTables applies the step, and records states with it.
+// applyTables applies the step and records the states, in one call of ApplyTables.
 func (h *harness) applyTables(s sink.Sink, st step, states ...sink.TableState) {
 	h.Helper()
 	if err := s.(sink.Recorder).ApplyTables(h.ctx(), h.batches(h, []step{st})[0].batch, states); err != nil {
@@ -67,7 +67,7 @@ func checkBehind(h *harness) {
 	h.expectStates(main, behind(late, start))
 
 	forward := behind(late, main)
-	for range 2 { // as if the answer were lost
+	for range 2 { // as if the first answer were lost
 		h.advance(s, []step{skipped}, forward)
 		h.expectStates(main, forward)
 	}
@@ -86,7 +86,7 @@ func checkBehind(h *harness) {
 	}, Since: writerSince}
 	h.advance(s, []step{h.update(late, `{"id":"1","name":"last"}`)}, ahead)
 	h.expectStates(main, ahead)
-	h.applyTables(s, h.insert(t, `{"id":"3"}`), ahead) // the checkpoint passes it
+	h.applyTables(s, h.insert(t, `{"id":"3"}`), ahead) // the checkpoint passes the state's position
 	h.expectStates(h.position())
 	h.expect(s, late)
 	h.expect(s, t)
@@ -94,8 +94,8 @@ func checkBehind(h *harness) {
 	h.expectStates(h.position())
 }
 
-// checkStatesRolledBack moves the checkpoint as an earlier version does, which knows its own
-// columns only.
+// checkStatesRolledBack moves the checkpoint in the same way as an earlier version, which writes
+// only the columns that it knows.
 func checkStatesRolledBack(h *harness) {
 	late, t := newTable(h, "late", "1", 1, column("id", schema.String)), customers(h)
 	s := h.server(process("one"))
@@ -109,8 +109,8 @@ func checkStatesRolledBack(h *harness) {
 	h.expectStates(cdc.Position{Sequence: start.Sequence + 1, Stored: start.Stored + 1}, behind(late, start))
 }
 
-// checkStateFaults breaks batches with table states, and batches of tables that are behind, at each
-// of their steps.
+// checkStateFaults breaks two kinds of batches at each of their steps: batches with table states,
+// and batches for tables that are behind.
 func checkStateFaults(h *harness) {
 	env := h.env()
 	process("one")(&env)

@@ -15,14 +15,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// marker is part of values that no error may contain.
+// marker is part of row values. No error may contain it.
 const marker = "S3CR3T"
 
-// stream makes changes, and applies each at once to models of the tables. Batches must have the
-// same result as this naive application.
+// stream creates changes, and applies each change at once to models of the tables. Batches must
+// give the same result as this simple method.
 type stream struct {
 	t        T
-	sequence *uint64 // of the latest change
+	sequence *uint64 // sequence of the latest change
 	models   map[string]*model
 }
 
@@ -30,7 +30,7 @@ func newStream(t T, sequence *uint64) *stream {
 	return &stream{t: t, sequence: sequence, models: make(map[string]*model)}
 }
 
-// step is one change, as text, so that a batch can be made of it any number of times.
+// step is one change, stored as text, so that it can be decoded into any number of batches.
 type step struct {
 	position cdc.Position
 	table    *schema.Table
@@ -41,14 +41,14 @@ type step struct {
 // startClock is the clock of the first change, in nanoseconds.
 const startClock = 1_767_323_045_000_000_000
 
-// add makes the next change of t. The texts before and after are row objects,
-// or "" for none.
+// add creates the next change of t. The parameters before and after are the row as a JSON object,
+// or "" if there is none.
 func (s *stream) add(t *schema.Table, op cdc.Op, before, after string) step {
 	s.t.Helper()
 	return s.at(t, op, before, after, startClock+int64(*s.sequence+1)*1_000_000)
 }
 
-// at makes a change with the given clock.
+// at creates a change with the given clock.
 func (s *stream) at(t *schema.Table, op cdc.Op, before, after string, clock int64) step {
 	s.t.Helper()
 	*s.sequence++
@@ -80,12 +80,12 @@ func (s *stream) insert(t *schema.Table, row string) step { return s.add(t, cdc.
 func (s *stream) update(t *schema.Table, row string) step { return s.add(t, cdc.Update, "", row) }
 func (s *stream) delete(t *schema.Table, row string) step { return s.add(t, cdc.Delete, row, "") }
 
-// move makes an UPDATE that changes the primary key.
+// move creates an UPDATE that changes the primary key.
 func (s *stream) move(t *schema.Table, before, after string) step {
 	return s.add(t, cdc.Update, before, after)
 }
 
-// keyOf returns the event's key: the values of the image's key columns.
+// keyOf returns the key of an event as a JSON array: the values of the key columns in image.
 func keyOf(t T, table *schema.Table, image string) []byte {
 	t.Helper()
 	spans, err := change.NewSplitter(table).Split([]byte(image))
@@ -102,7 +102,7 @@ func keyOf(t T, table *schema.Table, image string) []byte {
 	return append(key, ']')
 }
 
-// decode decodes the step into an event with memory of its own.
+// decode decodes the step into a new event with its own memory.
 func (st step) decode(t T) (*cdc.Event, change.Effect) {
 	t.Helper()
 	e := &cdc.Event{Position: st.position}
@@ -119,11 +119,11 @@ func (st step) decode(t T) (*cdc.Event, change.Effect) {
 	return e, effect
 }
 
-// delivery is one batch. It is overwritten after its delivery, to detect sinks that keep parts of
-// it.
+// delivery delivers one batch. It overwrites the batch afterwards, to detect sinks that keep
+// parts of the batch.
 type delivery struct{ batch *change.Batch }
 
-// batches makes one batch of the steps, or several if one cannot hold them.
+// batches returns the steps as one batch, or as several batches if one batch cannot hold them.
 func (s *stream) batches(t T, steps []step) []delivery {
 	t.Helper()
 	var all []delivery
@@ -141,7 +141,7 @@ func (s *stream) batches(t T, steps []step) []delivery {
 	return all
 }
 
-// passing makes a batch of one skipped message.
+// passing returns a batch that has only one skipped message.
 func (s *stream) passing() delivery {
 	*s.sequence++
 	var b change.Builder
@@ -174,7 +174,8 @@ func (d delivery) batchState() []any {
 	return shape
 }
 
-// model holds the expected rows of a table: rows by canonical key, values by column.
+// model has the expected rows of a table. Rows are indexed by canonical key, and their values by
+// column.
 type model struct{ rows map[string]modelRow }
 
 type modelRow map[string][]byte
@@ -188,8 +189,8 @@ func (s *stream) model(table string) *model {
 
 func newModel() *model { return &model{rows: make(map[string]modelRow)} }
 
-// apply applies one change. Columns that the change's layout lacks keep their
-// values, until the row is deleted.
+// apply applies one change. Columns that the layout of the change lacks keep their values until
+// the row is deleted.
 func (m *model) apply(e change.Effect) {
 	if e.Delete != nil {
 		delete(m.rows, canonicalKey(e.Table, e.Delete))
@@ -212,7 +213,7 @@ func (m *model) put(t *schema.Table, row *change.Row) {
 	}
 }
 
-// load puts rows, given as text.
+// load adds or replaces rows, given as JSON objects.
 func (m *model) load(t T, table *schema.Table, images ...string) {
 	t.Helper()
 	splitter := change.NewSplitter(table)
@@ -252,7 +253,7 @@ func split(t T, s *change.Splitter, image string) change.Row {
 	return change.Row{Image: []byte(image), Spans: spans, Op: cdc.Insert, Clock: cdc.Timestamp{Wall: startClock}}
 }
 
-// images yields the model's rows as objects.
+// images yields the model's rows as JSON objects.
 func (m *model) images() iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		for _, key := range slices.Sorted(maps.Keys(m.rows)) {
@@ -270,7 +271,8 @@ func (m *model) images() iter.Seq[json.RawMessage] {
 	}
 }
 
-// newTable makes a table whose first key columns are the primary key.
+// newTable returns a table. The parameter key is the number of columns in its primary key, which
+// are listed first.
 func newTable(t T, name, version string, key int, columns ...schema.Column) *schema.Table {
 	t.Helper()
 	var names []string
@@ -284,7 +286,7 @@ func newTable(t T, name, version string, key int, columns ...schema.Column) *sch
 	return table
 }
 
-// column makes a column.
+// column returns a column.
 func column(name string, kind schema.Type) schema.Column {
 	return schema.Column{Name: name, Type: kind}
 }

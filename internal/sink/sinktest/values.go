@@ -24,14 +24,15 @@ var valueChecks = []check{
 type value struct {
 	kind schema.Type
 	raw  string
-	// refusable says that a destination may have to refuse the value as poison.
+	// refusable says that a destination may refuse the value as poison.
 	refusable bool
-	// exact is part of the raw text of a value that was stored unchanged. A stored value without it
-	// was changed by a rule, which must be counted. "" for values that no rule changes.
+	// exact is a part of the raw text that is present whenever the value was stored unchanged. If
+	// a stored value lacks it, a rule has changed the value, and must be counted. exact is "" for
+	// values that no rule changes.
 	exact string
 }
 
-// values are values on which the types of destinations differ.
+// values returns values that the types of different destinations handle differently.
 func values() []value {
 	all := []value{
 		{kind: schema.Number, raw: `1e400`, refusable: true},
@@ -92,7 +93,7 @@ func values() []value {
 	return append(all, unportable()...)
 }
 
-// portableStrings are strings that a destination must keep unchanged.
+// portableStrings returns strings that every destination must keep unchanged.
 func portableStrings() []string {
 	texts := []string{
 		`""`, `"it's '' quoted"`, `"say \"hi\" \"\""`, `"back\\slash \\\\ \\' \\n \\N \\."`,
@@ -106,7 +107,8 @@ func portableStrings() []string {
 	return append(texts, quoted(strings.Repeat("long text, not in vain. ", 4000)))
 }
 
-// unportable are strings, bare and inside JSON, that some destinations cannot keep unchanged.
+// unportable returns strings that some destinations cannot keep unchanged. Each occurs as a
+// string and inside JSON.
 func unportable() []value {
 	var all []value
 	for text, exact := range map[string]string{
@@ -132,7 +134,8 @@ func nested(depth int) string {
 
 func quoted(text string) string { return string(rawjson.AppendQuoted(nil, text)) }
 
-// valueTable has one column per type, whose name errors must contain.
+// valueTable returns a table with one column per type. Errors about a value must contain the name
+// of its column.
 func valueTable(h *harness) *schema.Table {
 	columns := []schema.Column{column("id", schema.String)}
 	for kind := schema.String; kind <= schema.Array; kind++ {
@@ -167,7 +170,7 @@ func checkValues(h *harness) {
 	h.expectOutcomes(s, t, outcomes)
 }
 
-// tenMegabytes returns a string of that size.
+// tenMegabytes returns a string of about ten megabytes.
 func tenMegabytes() string { return strings.Repeat("ten megabytes. ", 700_000) }
 
 func checkLargeValues(h *harness) {
@@ -202,11 +205,11 @@ func checkLoadedValues(h *harness) {
 type outcome struct {
 	value
 	err     error
-	rule    string // that changed it, with changed set
+	rule    string // the rule that changed the value, if changed is set
 	changed bool
 }
 
-// expectOutcomes compares the outcomes with the stored values.
+// expectOutcomes compares the stored values with the outcomes of writing them.
 func (h *harness) expectOutcomes(s sink.Sink, t *schema.Table, outcomes map[string]outcome) {
 	h.Helper()
 	stored := make(map[string][]byte)
@@ -247,7 +250,7 @@ func (v value) title() string {
 	return fmt.Sprintf("%v %q", v.kind, raw)
 }
 
-// checkOthersNull checks that a value is in its own column only.
+// checkOthersNull checks that the row has a value only in the column that was written.
 func (h *harness) checkOthersNull(t *schema.Table, row *change.Row, o outcome) {
 	h.Helper()
 	for slot, c := range t.Columns[1:] {
@@ -311,18 +314,18 @@ func checkOddEvents(h *harness) {
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"one","visits":1}`), h.insert(t, `{"id":"2","name":"two","visits":2}`))
 	h.apply(s,
-		// The diff names a column that the row lacks. The row counts.
+		// The diff names a column that the row lacks. The row decides.
 		h.with(h.update(t, `{"id":"1","visits":5}`), `"diff":["name","nothing"]`),
 		// The row has properties that the schema lacks.
 		h.update(t, `{"id":"2","name":"two","unknown":"x","__proto__":{},"visits":3,"id ":"no"}`),
-		// A name is repeated. The last value counts.
+		// A name occurs twice. The last value counts.
 		h.insert(t, `{"id":"3","name":"first","name":"last"}`),
 		h.insert(t, `{"\u0069d":"4","n\u0061me":"escaped names"}`),
 	)
 	h.expect(s, t)
 }
 
-// with adds members to a step's event.
+// with adds members to the event of a step.
 func (h *harness) with(st step, members string) step {
 	st.payload = strings.TrimSuffix(st.payload, "}") + "," + members + "}"
 	return st

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// checkAtomicFinish reads the table continuously while loads of it finish.
+// checkAtomicFinish reads the table continuously while loads of the table finish.
 func checkAtomicFinish(h *harness) {
 	s, t := withOldRows(h)
 	const rows, rounds = 200, 8
@@ -39,10 +39,10 @@ type watcher struct {
 	mu    sync.Mutex
 	seen  []string
 	looks int
-	more  chan struct{} // has a value if looks has grown
+	more  chan struct{} // receives a value when looks has grown
 }
 
-// watch reads t over a connection of its own until the check ends.
+// watch reads t over a separate connection until the check ends.
 func watch(h *harness, t *schema.Table) *watcher {
 	w := &watcher{more: make(chan struct{}, 1)}
 	reader := h.open().(sink.Reader)
@@ -72,8 +72,8 @@ func (w *watcher) saw(what string) {
 	}
 }
 
-// expect checks the results since its last call, and two more: the second of these began after the
-// call.
+// expect checks the results since its last call. It waits for two more results before it checks,
+// so that the last read started after the call.
 func (w *watcher) expect(h *harness, allowed ...string) {
 	h.Helper()
 	w.mu.Lock()
@@ -102,8 +102,8 @@ func (w *watcher) expect(h *harness, allowed ...string) {
 	}
 }
 
-// look returns the number of rows and their rounds. ok is false if the destination cannot be read
-// now.
+// look reads the table, and returns the number of rows and their rounds. ok is false if the
+// destination cannot be read now.
 func look(ctx context.Context, r sink.Reader, t *schema.Table) (what string, ok bool) {
 	visits := t.Slot([]byte("visits"))
 	n, rounds := 0, make(map[string]bool)

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// worse is the reference with some methods replaced.
+// worse is the reference sink with some methods replaced.
 type worse struct {
 	*memorySink
 	apply      func(ctx context.Context, b *change.Batch) error
@@ -176,7 +176,7 @@ func (w *worseLoad) Discard(ctx context.Context) error {
 	return w.memoryLoad.Discard(ctx)
 }
 
-// rewriting applies a copy of each batch with changed sets.
+// rewriting returns a defect: the sink applies a copy of each batch with altered sets.
 func rewriting(alter func(set *change.Set)) func(w *worse) {
 	return func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
@@ -207,7 +207,7 @@ func loading(alter func(l *memoryLoad, w *worseLoad)) func(w *worse) {
 	}
 }
 
-// onceOnly gives the defect to the first sink of each destination only.
+// onceOnly returns a defect that applies only to the first sink of each destination.
 func onceOnly(with func(w *worse)) func(w *worse) {
 	var opened sync.Map // by destination
 	return func(w *worse) {
@@ -217,7 +217,7 @@ func onceOnly(with func(w *worse)) func(w *worse) {
 	}
 }
 
-// withKeys alters the keys of sets.
+// withKeys returns a defect that alters the keys of sets.
 func withKeys(alter func(text string) string) func(w *worse) {
 	return rewriting(func(set *change.Set) {
 		for _, rows := range [][]change.Row{set.Upserts, set.Deletes} {

@@ -155,7 +155,7 @@ func (s *Sink) begin(ctx context.Context, tx Tx, now *records, next *checkpoint,
 		if err := tx.Checkpoint(ctx, l, c.low, c.asStored()); err != nil {
 			return err
 		}
-		if c.key() != next.key() { // the process of that checkpoint must notice, too
+		if c.key() != next.key() { // the other checkpoint's process must notice the new epoch, too
 			c.epoch, c.writer, c.seen = next.epoch, next.writer, 0
 			rows = append(rows, c)
 		}

@@ -65,8 +65,8 @@ func (c *checkpoint) key() checkpointKey { return checkpointKey{c.stream, c.cons
 // this length.
 const maxFilter = 200
 
-// key returns the key of this sink's checkpoint. If the filter is too long for a key, the key has
-// its hash.
+// key returns the key of this sink's checkpoint. If the filter is too long for a key, the key
+// contains a hash of the filter.
 func (s *Sink) key() checkpointKey {
 	return checkpointKey{s.env.Stream, s.env.Consumer, keyText(s.env.Filter)}
 }
@@ -218,7 +218,7 @@ func (s *Sink) hold(found *checkpoint, stored states) {
 // process stored last nor one whose transaction had an unknown outcome.
 func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	switch {
-	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // none was stored yet
+	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // no checkpoint was stored yet
 		return nil
 	case found == nil:
 		return &sink.ReopenError{Reason: "the destination has lost its checkpoint"}

@@ -13,8 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/value"
 )
 
-// newDecoder returns the decoder for column c of table t, and the names of rules that have adjusted
-// its values.
+// newDecoder returns the decoder for column c of table t, and a list to which each adjustment of
+// a value appends the name of its rule.
 func newDecoder(of schema.Type) (d sqlsink.ValueDecoder, adjusted *[]string) {
 	rules := sqlsink.ValueRules{
 		sqlsink.CutSecond: {Name: "cut"}, sqlsink.DropTime: {Name: "drop"}, sqlsink.ReplaceUTF8: {Name: "utf8"},

@@ -138,8 +138,8 @@ type Column struct {
 	// Type is the database's own spelling of the type, for statements and messages.
 	Type string
 	// Holds is the schema type whose values the real type is meant for. The engine widens the
-	// column if the source's type has more values. String and the JSON types hold all values. If
-	// Holds is 0, the engine never changes the column.
+	// column if the source's type has values that Holds lacks. String and the JSON types hold all
+	// values. If Holds is 0, the engine never changes the column.
 	Holds schema.Type
 	// Narrow says that the real type stores only some values of Holds, such as VARCHAR(10). The
 	// engine widens the column to store all of them. A narrow column that holds Enum stores the
@@ -259,8 +259,8 @@ type Checkpoint struct {
 	Epoch, Generation, Seen int64
 }
 
-// New reports whether moving the checkpoint from the position from to c inserts a new row,
-// because no row is stored yet.
+// New reports whether c is the first checkpoint under its names, so that storing it inserts a
+// row. The parameter from is the position before c.
 func (c *Checkpoint) New(from cdc.Position) bool { return c.Epoch == 0 && from == cdc.Position{} }
 
 // ErrMoved says that the stored checkpoint is not the one that the transaction expected.
@@ -318,11 +318,11 @@ type Owned interface {
 type Tx interface {
 	// Write applies w.Deletes, then w.Upserts.
 	Write(ctx context.Context, w *Write) error
-	// Checkpoint moves the checkpoint of c's stream, consumer and filter, which is stored in the
-	// layout's table (see CheckpointTable), from the position from to c. The transaction fails
-	// with ErrMoved, either in Checkpoint or in Commit, and has no effect, in these cases: the
-	// stored position is not from; c is New but a row is stored; or c has an Epoch, and the
-	// stored row has another Epoch or Generation.
+	// Checkpoint stores c in the layout's table (see CheckpointTable), in the row of c's stream,
+	// consumer and filter. The parameter from is the position that the row must have before. The
+	// transaction fails with ErrMoved, either in Checkpoint or in Commit, and has no effect, in
+	// these cases: the stored position is not from; c is New but a row is stored; or c has an
+	// Epoch, and the stored row has another Epoch or Generation.
 	Checkpoint(ctx context.Context, l *Layout, from cdc.Position, c Checkpoint) error
 	// Raise increments the generation of every row of CheckpointTable by one.
 	Raise(ctx context.Context, l *Layout) error

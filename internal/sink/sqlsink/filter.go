@@ -13,8 +13,8 @@ func selects(filters []string, subject string) bool {
 	return slices.ContainsFunc(filters, func(pattern string) bool { return matches(pattern, subject) })
 }
 
-// matches reports whether pattern selects every subject that the second pattern, subject,
-// selects.
+// matches reports whether pattern selects every subject that the parameter subject selects. Both
+// may contain wildcards.
 func matches(pattern, subject string) bool {
 	p, t := strings.Split(pattern, "."), strings.Split(subject, ".")
 	for i, token := range p {

@@ -184,7 +184,7 @@ func (l *tableLoad) verify(ctx context.Context) (int64, error) {
 	return count, nil
 }
 
-// deduplicate removes each staged row whose key a later staged row has, too. It records the
+// deduplicate removes each staged row if a later staged row has the same key. It records the
 // number of removed rows.
 func (l *tableLoad) deduplicate(ctx context.Context, rows int64) error {
 	removed := l.files[duplicatesRecord] - rows

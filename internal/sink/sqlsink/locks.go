@@ -10,14 +10,14 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// ShortLockWait is the maximum time that a statement that blocks readers waits for a lock. While
-// the statement waits, new readers queue behind it.
+// ShortLockWait is the maximum time to wait for a lock, for a statement that blocks readers.
+// While such a statement waits, new readers queue behind it.
 const ShortLockWait = time.Second
 
 // lockPause is the longest pause, for readers to proceed, between two such waits.
 const lockPause = 1500 * time.Millisecond
 
-// LockReporter is a Conn that can identify the owners of locks.
+// LockReporter is a Conn that can identify the sessions that hold locks.
 type LockReporter interface {
 	// Blockers describes the other sessions that hold or wait for locks on the named tables. If
 	// change is set, it describes all of these sessions; otherwise only those that block writers.

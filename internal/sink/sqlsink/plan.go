@@ -64,8 +64,8 @@ func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 }
 
 // widened returns the type that the column needs to hold values of type want in addition to its
-// current values. It also reports whether the column must be changed for that. Numeric types hold
-// booleans as 0 and 1.
+// current values, and reports whether the column must change. Numeric types hold booleans as 0
+// and 1.
 func (c *Column) widened(want schema.Type) (schema.Type, bool) {
 	if c.Holds == schema.Enum && c.Narrow { // long enough for every enumeration
 		return schema.String, want != schema.Enum && want != schema.Boolean

@@ -12,7 +12,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// plain is a dialect that changes no name and cannot connect.
+// plain is a dialect that changes no names and cannot connect.
 type plain struct{ folds bool }
 
 func (d plain) Connect(context.Context) (Conn, error) { return nil, errors.New("no server") }

@@ -40,7 +40,7 @@ func (r ValueRules) List() []ValueRule {
 	return list
 }
 
-// Help describes the rules for a driver's help, one per line.
+// Help returns the rules that are used, one per line, for the help of a driver.
 func (r ValueRules) Help() string {
 	var b strings.Builder
 	for _, rule := range r.List() {

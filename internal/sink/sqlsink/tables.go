@@ -99,8 +99,8 @@ func (all states) restorePositions(rows []checkpoint, consumer string) {
 	}
 }
 
-// lowest returns the position from which earlier versions must read: the lowest of position at
-// and the positions of tables that are behind.
+// lowest returns the position from which earlier versions must read. It is the lowest of the
+// position at and the Applied positions of all tables that are behind.
 func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	for _, t := range tables {
 		if t.State == sink.Behind && t.Applied.Sequence < at.Sequence {
@@ -177,7 +177,7 @@ func (s *Sink) positionRow(t *schema.Table, filter string, p pairedPosition) (ch
 }
 
 // withChanges returns the states after the changed states are applied, and the lowest position of
-// all tables. A table without a state is at position at.
+// all tables. The parameter at is the position of the tables without a state.
 func (s *Sink) withChanges(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
 	after = states{maps.Clone(s.states.tables), maps.Clone(s.states.positions)}
 	if after.tables == nil {

@@ -49,7 +49,7 @@ func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
 			if err != nil {
 				return err
 			}
-			first = slices.DeleteFunc(first, func(f checkpoint) bool { // it has ended
+			first = slices.DeleteFunc(first, func(f checkpoint) bool { // f's process has stopped
 				return !slices.ContainsFunc(now, func(w checkpoint) bool { return f.key() == w.key() })
 			})
 			if len(first) == 0 {

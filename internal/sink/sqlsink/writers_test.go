@@ -22,7 +22,7 @@ const (
 	all = "dbchange.*.*.*.*.PUBLIC.>"
 )
 
-// sharedFile is a destination that several processes write to.
+// sharedFile is a destination to which several processes write.
 type sharedFile struct {
 	*testing.T
 	path string
@@ -66,8 +66,8 @@ func (w *sharedFile) server(consumer, filter string) (s *sqlsink.Sink, epoch int
 	return s, epoch
 }
 
-// await runs AwaitWriters of s, calls before ahead of each look, and returns the result and the
-// number of looks.
+// await runs AwaitWriters of s, and calls the function before ahead of each read of the
+// checkpoints. It returns the number of reads and the error.
 func (w *sharedFile) await(s *sqlsink.Sink, own bool, before func(look int)) (looks int, err error) {
 	w.Helper()
 	ticks := make(chan time.Time)
@@ -158,7 +158,8 @@ func TestAwaitWriters_ReturnsWhenTheyEnd(t *testing.T) {
 	}
 }
 
-// The first server is disconnected while the second one begins, and notices when it writes again.
+// The first server is disconnected while the second server calls Begin, and must notice the
+// second server at its next write.
 func TestBegin_FencesServersOfOtherConsumers(t *testing.T) {
 	for name, c := range map[string]struct {
 		first, second string // filters
@@ -186,7 +187,8 @@ func TestBegin_FencesServersOfOtherConsumers(t *testing.T) {
 	}
 }
 
-// An import beside a server does not wait for it, although the server has a later epoch.
+// An import that runs next to a server does not wait for the server, although the server has a
+// later epoch.
 func TestAwaitWriters_SkipsItsOwnProcess(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "shop.db")
 	self := sink.Writer{Host: "host", Version: "1.2.3", Since: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)}

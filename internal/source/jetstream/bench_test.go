@@ -63,8 +63,8 @@ func BenchmarkReceive(b *testing.B) {
 	reportRate(b, took)
 }
 
-// BenchmarkLibrary does the same with consecutive calls of the client library's Fetch, which
-// guarantees neither the order nor that no message is skipped.
+// BenchmarkLibrary measures the same with consecutive calls of the client library's Fetch. Fetch
+// guarantees neither the order of messages nor that no message is skipped.
 func BenchmarkLibrary(b *testing.B) {
 	k := flooded(b)
 	js, err := jetstream.New(k.connect())
@@ -97,8 +97,8 @@ func BenchmarkLibrary(b *testing.B) {
 	reportRate(b, took)
 }
 
-// BenchmarkLatency carries one change at a time from its publication through an idle pipeline to
-// the sink.
+// BenchmarkLatency sends one change at a time from its publication through an idle pipeline to the
+// sink.
 func BenchmarkLatency(b *testing.B) {
 	w := newFaultRig(b, rand.New(rand.NewPCG(0, 0)))
 	w.sink.reliable = true

@@ -24,8 +24,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testBroker is a nats-server with JetStream on disk. It can be stopped, and started again on the
-// same port. Its user has the permissions of HQ's users.
+// testBroker is a nats-server with JetStream on disk. It can be stopped and then started again on
+// the same port. Its user has the same permissions as the users that HQ creates.
 type testBroker struct {
 	tb      testing.TB
 	options server.Options
@@ -34,7 +34,7 @@ type testBroker struct {
 	admin   *nats.Conn
 }
 
-// narrow are the permissions that HQ gives to a server's user.
+// narrow holds the permissions that HQ gives to the user of a server.
 var narrow = &server.Permissions{
 	Publish: &server.SubjectPermission{Allow: []string{
 		"$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.>", "$JS.API.CONSUMER.MSG.NEXT.dbchange.>", "$JS.ACK.dbchange.>",
@@ -115,10 +115,10 @@ func (b *testBroker) stream() jetstream.Stream {
 	return s
 }
 
-// subject returns the subject of a change of the company.
+// subject returns the subject of a change that belongs to the company.
 func subject(company string) string { return "dbchange.order.UPDATE." + company + ".l1.PUBLIC.x.y" }
 
-// publish adds n messages for the company c1.
+// publish publishes n messages of the company c1.
 func (b *testBroker) publish(n int) {
 	b.tb.Helper()
 	b.publishAs("c1", n)
@@ -149,7 +149,7 @@ func (b *testBroker) publishMsg(m *nats.Msg) {
 	}
 }
 
-// connect connects as HQ's users do.
+// connect connects with the permissions of the users that HQ creates.
 func (b *testBroker) connect() *nats.Conn {
 	b.tb.Helper()
 	conn, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", b.options.Port), nats.UserInfo("eds", "eds"), nats.MaxReconnects(-1),
@@ -175,8 +175,8 @@ func (b *testBroker) info() *jetstream.ConsumerInfo {
 	return c.CachedInfo()
 }
 
-// deleteConsumer deletes the consumer. While nats-server 2.11 writes its files, that takes another
-// attempt.
+// deleteConsumer deletes the consumer eds-1. It retries, because nats-server 2.11 refuses while it
+// writes its files.
 func (b *testBroker) deleteConsumer() {
 	b.tb.Helper()
 	b.deleteConsumerOf("eds-1")
@@ -190,7 +190,7 @@ func (b *testBroker) deleteConsumerOf(name string) {
 	})
 }
 
-// config returns the configuration that most tests open.
+// config returns the configuration that most tests use to open a source.
 func (b *testBroker) config() Config {
 	b.tb.Helper()
 	return Config{
@@ -200,11 +200,11 @@ func (b *testBroker) config() Config {
 	}
 }
 
-// resets reports whether the server under test can reset consumers. The tests also run with a
-// server that cannot, from the module test/nats211.
+// resets reports whether the server under test can reset consumers. The module test/nats211 runs
+// the tests with a server that cannot.
 func resets() bool { return !strings.HasPrefix(server.VERSION, "2.11.") }
 
-// resetWait returns the default, or a short time if the server does not answer resets.
+// resetWait returns 0 for the default or, if the server does not answer resets, a short time.
 func (b *testBroker) resetWait() time.Duration {
 	if resets() {
 		return 0
@@ -212,11 +212,11 @@ func (b *testBroker) resetWait() time.Duration {
 	return time.Millisecond
 }
 
-// noReset returns a ResetSupport that knows that the server of c does not answer resets.
+// noReset returns a ResetSupport that remembers that the server of c does not answer resets.
 func noReset(c Config) *ResetSupport { return NewResetSupport(serverName(c.Conn), nil) }
 
-// open opens a source like eds server: it observes the server, and decides by the evidence. Without
-// evidence, reading starts with the first message of the stream.
+// open opens a source as eds server does: it observes the server, and decides by the evidence.
+// Without evidence, the source starts with the first message of the stream.
 func open(tb testing.TB, c Config, evidence ...continuity.Evidence) *Source {
 	tb.Helper()
 	s, err := tryOpen(tb, c, evidence...)
@@ -242,12 +242,12 @@ func tryOpen(tb testing.TB, c Config, evidence ...continuity.Evidence) (*Source,
 	return Open(tb.Context(), c)
 }
 
-// recorded returns the evidence of a record.
+// recorded returns evidence that consists of a record.
 func recorded(r continuity.Record) continuity.Evidence {
 	return continuity.Evidence{Record: r, Beginning: true, Now: time.Now()}
 }
 
-// closeSource closes a source unless the test has closed it.
+// closeSource closes a source, unless the test has already closed it.
 func closeSource(tb testing.TB, s *Source) {
 	tb.Helper()
 	select {
@@ -260,7 +260,7 @@ func closeSource(tb testing.TB, s *Source) {
 	}
 }
 
-// read receives n messages and checks that they ascend.
+// read receives n messages and checks that their sequences ascend.
 func read(tb testing.TB, s pipeline.Source, n int) []pipeline.Message {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
@@ -281,7 +281,7 @@ func read(tb testing.TB, s pipeline.Source, n int) []pipeline.Message {
 	return out
 }
 
-// nothing checks that no message comes for a while.
+// nothing checks that no message arrives for the given time.
 func nothing(tb testing.TB, s pipeline.Source, for_ time.Duration) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), for_)
@@ -335,7 +335,7 @@ func portOf(s *server.Server) int {
 	return 0
 }
 
-// consumers returns how many consumers the stream has.
+// consumers returns the number of consumers of the stream.
 func (b *testBroker) consumers() int {
 	b.tb.Helper()
 	info, err := b.stream().Info(b.tb.Context())

@@ -21,7 +21,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/pipeline"
 )
 
-// laneConfig returns the configuration that most tests open: a lane of the table order.
+// laneConfig returns the configuration that most tests use to open a lane. Its default is the
+// table order.
 func (b *testBroker) laneConfig(tables ...string) LaneConfig {
 	b.tb.Helper()
 	if len(tables) == 0 {
@@ -33,7 +34,8 @@ func (b *testBroker) laneConfig(tables ...string) LaneConfig {
 	}
 }
 
-// quiet returns a configuration whose lane looks at the stream only if the test calls checkStream.
+// quiet returns a configuration for a lane that looks at the stream only when the test calls
+// checkStream.
 func quiet(c LaneConfig) LaneConfig {
 	c.tuning.watch = watchTimes{stalled: time.Hour, every: time.Hour, refused: 10 * time.Minute}
 	return c
@@ -61,7 +63,7 @@ func closeLane(tb testing.TB, l *Lane) {
 	}
 }
 
-// tableSubject returns the subject of a change of a company's table.
+// tableSubject returns the subject of a change in a table that belongs to a company.
 func tableSubject(table, company string) string {
 	return "dbchange." + table + ".UPDATE." + company + ".l1.PUBLIC.x.y"
 }
@@ -74,7 +76,7 @@ func (b *testBroker) publishTo(subjects ...string) {
 	}
 }
 
-// deliveries returns the server's state of the lane's consumer.
+// deliveries returns the state of the lane's consumer as reported by the server.
 func (b *testBroker) deliveries(l *Lane) *jetstream.ConsumerInfo {
 	b.tb.Helper()
 	c, err := b.stream().Consumer(b.tb.Context(), l.source.c.Name)
@@ -173,8 +175,8 @@ func TestLane_NeedsTables(t *testing.T) {
 	}
 }
 
-// TestLane_ReadsEverythingForTablesWithoutSubject: such a table must not keep the other tables from
-// being brought forward.
+// TestLane_ReadsEverythingForTablesWithoutSubject: a table that cannot be part of a subject must
+// not prevent the other tables from catching up.
 func TestLane_ReadsEverythingForTablesWithoutSubject(t *testing.T) {
 	b := newTestBroker(t)
 	for _, table := range []string{"", "a.b", "*", ">", "a b", "a\x00b", "\xff", strings.Repeat("x", 5000)} {
@@ -188,7 +190,7 @@ func TestLane_ReadsEverythingForTablesWithoutSubject(t *testing.T) {
 }
 
 // TestLane_KeepsTheOrderThroughAnyFaults publishes and reads while consumers, connections and
-// servers fail. The lane must return each message of its tables once, in order.
+// servers fail. The lane must return each message of its tables once and in order.
 func TestLane_KeepsTheOrderThroughAnyFaults(t *testing.T) {
 	for _, tables := range []int{1, 101} {
 		t.Run(fmt.Sprint(tables), func(t *testing.T) {
@@ -240,7 +242,8 @@ func TestLane_KeepsTheOrderThroughAnyFaults(t *testing.T) {
 	}
 }
 
-// TestLane_SurvivesItsIdleConsumer loses the consumer as if nothing had pulled from it.
+// TestLane_SurvivesItsIdleConsumer deletes the consumer, as the server does if nothing pulls from
+// the consumer.
 func TestLane_SurvivesItsIdleConsumer(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(20)
@@ -280,26 +283,26 @@ func TestLane_DeliveredAtRest(t *testing.T) {
 	check(10, 2)
 }
 
-// TestLane_DeliveredIsAMessageOfTheLane ignores later messages of other tables: a caller that has
-// applied the last message of the lane has applied everything.
+// TestLane_DeliveredIsAMessageOfTheLane publishes later messages of other tables, which Delivered
+// must ignore: a caller that has applied the last message of the lane has applied everything.
 func TestLane_DeliveredIsAMessageOfTheLane(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(3)
 	b.publishTo(tableSubject("customer", "c1"), tableSubject("customer", "c1"))
 	c := b.laneConfig("order")
-	c.tuning.heartbeat = 20 * time.Millisecond // reports that the server has looked further
+	c.tuning.heartbeat = 20 * time.Millisecond // makes the server report how far it has looked
 	l := openLane(t, c)
 	read(t, l, 3)
 	nothing(t, l, 300*time.Millisecond)
-	b.purge(5) // messages after those of the lane
+	b.purge(5) // also drops message 4, which follows the messages of the lane
 	delivered, pending, err := l.Delivered(t.Context())
 	if delivered != 3 || pending != 0 || err != nil {
 		t.Errorf("delivered %d, pending %d, %v; want 3, 0", delivered, pending, err)
 	}
 }
 
-// TestLane_DeliveredUnderLoad calls Delivered while messages are published and received. If nothing
-// is pending, all messages stored before are delivered, and Receive returns them.
+// TestLane_DeliveredUnderLoad calls Delivered while messages are published and received. If
+// nothing is pending, all messages stored before the call are delivered, and Receive returns them.
 func TestLane_DeliveredUnderLoad(t *testing.T) {
 	b := newTestBroker(t)
 	l := openLane(t, b.laneConfig())
@@ -347,7 +350,7 @@ func TestLane_DeliveredUnderLoad(t *testing.T) {
 	}
 }
 
-// admitting returns a broker whose stream admits few consumers.
+// admitting returns a broker whose stream admits only the given number of consumers.
 func admitting(t *testing.T, consumers int) *testBroker {
 	t.Helper()
 	b := newTestBroker(t)
@@ -358,7 +361,7 @@ func admitting(t *testing.T, consumers int) *testBroker {
 	return b
 }
 
-// occupy creates one of the consumers that the stream admits, once it can.
+// occupy creates a consumer as soon as the stream admits one.
 func (b *testBroker) occupy() {
 	b.tb.Helper()
 	eventually(b.tb, "the stream admits a consumer", func() bool {

@@ -37,7 +37,7 @@ func TestLane_TrimmedAtOpen(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b := newTestBroker(t)
-			b.publishAs("c2", 10) // of others: no server reports whose messages are gone
+			b.publishAs("c2", 10) // messages of another company; no server reports whose messages are gone
 			if c.first > 1 {
 				b.purge(c.first)
 			}
@@ -82,7 +82,7 @@ func TestLane_TrimmedWhileItReads(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(100)
 	l := openLane(t, quiet(b.laneConfig()))
-	l.source.limits.messages = 10 // per pull
+	l.source.limits.messages = 10 // maximum per pull
 	got := read(t, l, 1)
 	eventually(t, "the pull is filled", func() bool { return b.deliveries(l).NumWaiting == 0 })
 	sent := b.deliveries(l).Delivered.Stream
@@ -99,8 +99,8 @@ func TestLane_TrimmedWhileItReads(t *testing.T) {
 	}
 }
 
-// TestLane_TrimmedWhereItHasRead expects a gap: the lane cannot know whether each message was sent
-// before it was dropped.
+// TestLane_TrimmedWhereItHasRead expects a gap, because the lane cannot know whether a message was
+// sent before it was dropped.
 func TestLane_TrimmedWhereItHasRead(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(100)
@@ -118,8 +118,8 @@ func TestLane_TrimmedWhereItHasRead(t *testing.T) {
 	}
 }
 
-// TestLane_IgnoresMessagesTrimmedAfterReading reads while the stream drops, again and again, the
-// messages that the lane had read at the previous look.
+// TestLane_IgnoresMessagesTrimmedAfterReading reads a stream that repeatedly drops the messages
+// that the lane had read by the previous look.
 func TestLane_IgnoresMessagesTrimmedAfterReading(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(200)

@@ -59,10 +59,10 @@ func (s *Source) advanceToLook() {
 	}
 }
 
-// note compares the look l, taken during the subscription with the given number, with the previous
-// look. It also returns a sequence up to which all messages of this consumer have been received.
-// If no message was dropped, that is the sequence after the look, and otherwise the one before the
-// look. If the subscription has ended, ok is false.
+// note records the look l, taken during the subscription with the given number, and compares it
+// with the previous look. It also returns the sequence up to which all messages of the consumer
+// have been received. If the verdict is Kept, that is the sequence as the look updated it, and
+// otherwise the sequence before the look. If the subscription has ended, ok is false.
 func (s *Source) note(l continuity.Look, number int, began time.Time) (v continuity.Verdict, after uint64, ok bool) {
 	w := s.watch
 	w.mu.Lock()

@@ -97,7 +97,7 @@ func newSource(c Config) (*Source, error) {
 	return &Source{c: c, js: js}, nil
 }
 
-// Observe adds the state of the consumer and the stream, as the server reports it, to e. Errors
+// Observe adds to e the state of the consumer and the stream, as reported by the server. Errors
 // are transient.
 func Observe(ctx context.Context, c Config, e *continuity.Evidence) error {
 	s, err := newSource(c)

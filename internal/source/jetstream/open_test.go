@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// recordStore keeps the last record of a source.
+// recordStore stores the latest record of a source.
 type recordStore struct{ last continuity.Record }
 
 func (j *recordStore) record(r continuity.Record) error {
@@ -57,7 +57,7 @@ func TestOpen_ReportsAGapIfMessagesAreGone(t *testing.T) {
 	if err := stream.Purge(t.Context(), jetstream.WithPurgeSequence(9)); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // opening again fails in the same way
+	for range 2 { // opening a second time must fail in the same way
 		_, err := tryOpen(t, c, recorded(j.last))
 		var gap *continuity.GapError
 		if !errors.As(err, &gap) {
@@ -83,7 +83,7 @@ func TestOpen_ReportsARecreatedStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.createStream(jetstream.StreamConfig{})
-	for _, more := range []int{3, 20} { // fewer messages than were read, and more
+	for _, more := range []int{3, 20} { // fewer messages than were read, and more messages than were read
 		b.publish(more)
 		_, err := tryOpen(t, c, recorded(j.last))
 		var gap *continuity.GapError
@@ -129,7 +129,7 @@ func TestObserve_ReportsAcknowledgements(t *testing.T) {
 	got := read(t, s, 1)
 	acknowledge(t, s, got[0])
 	closeSource(t, s)
-	eventually(t, "the server counts the acknowledgement", acknowledged) // it takes acknowledgements in from a queue
+	eventually(t, "the server counts the acknowledgement", acknowledged) // the server handles acknowledgements asynchronously
 }
 
 func TestObserve_ReportsTheStream(t *testing.T) {
@@ -151,7 +151,7 @@ func TestObserve_ReportsTheStream(t *testing.T) {
 	beyond := cdc.Position{Sequence: 9, Stored: 1}
 	for _, c := range []struct {
 		name    string
-		purge   uint64 // drops the messages before it
+		purge   uint64 // sequence before which messages are dropped
 		settled cdc.Position
 		want    continuity.Stream
 	}{
@@ -169,7 +169,7 @@ func TestObserve_ReportsTheStream(t *testing.T) {
 			}
 		}
 		e := recorded(continuity.Record{Settled: c.settled})
-		if c.settled.Sequence == 0 { // otherwise the consumer's floor would count
+		if c.settled.Sequence == 0 { // otherwise the consumer's acknowledgement floor would count
 			b.deleteConsumer()
 		}
 		if err := Observe(t.Context(), b.config(), &e); err != nil {
@@ -208,7 +208,7 @@ func TestReceive_ReportsDroppedMessagesAsAGap(t *testing.T) {
 	b.publish(10)
 	s := open(t, b.config())
 	read(t, s, 10)
-	s.dropSubscription() // as if the destination were down for days
+	s.dropSubscription() // as if the destination were down for several days
 	b.publish(10)
 	if err := b.stream().Purge(t.Context(), jetstream.WithPurgeSequence(15)); err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestRecord_AdvancesOverMessagesOfOthers(t *testing.T) {
 	s := open(t, c)
 	acknowledge(t, s, read(t, s, 1)[0])
 	b.publishAs("c2", 50)
-	// A heartbeat reports that the server has looked at these.
+	// A heartbeat reports that the server has looked at the messages up to 51.
 	s.subscription.markScanned("51")
 	closeSource(t, s)
 	if err := b.stream().Purge(t.Context(), jetstream.WithPurgeSequence(52)); err != nil {
@@ -318,7 +318,7 @@ func TestReceive_SubscribesAgainIfTheServerIsSilent(t *testing.T) {
 	s := open(t, c)
 	read(t, s, 1)
 	inbox := s.subscription.inbox
-	if err := s.subscription.sub.Unsubscribe(); err != nil { // the source gets no more answers
+	if err := s.subscription.sub.Unsubscribe(); err != nil { // the source gets no further answers
 		t.Fatal(err)
 	}
 	b.publish(1)
@@ -330,8 +330,8 @@ func TestReceive_SubscribesAgainIfTheServerIsSilent(t *testing.T) {
 	}
 }
 
-// TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement: until then, nats-server 2.11
-// reports a floor of 0 for every consumer.
+// TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement: until the first
+// acknowledgement, nats-server 2.11 reports a floor of 0 for every consumer.
 func TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement(t *testing.T) {
 	for name, policy := range map[string]jetstream.DeliverPolicy{
 		"all": jetstream.DeliverAllPolicy, "new": jetstream.DeliverNewPolicy,
@@ -362,7 +362,7 @@ func TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement(t *testing
 					if err != nil {
 						t.Fatal(err)
 					}
-					for range batch.Messages() { // none is acknowledged
+					for range batch.Messages() { // do not acknowledge any message
 					}
 				}
 				want := uint64(6)
@@ -377,7 +377,7 @@ func TestOpen_StartsWhereTheConsumerDoesBeforeTheFirstAcknowledgement(t *testing
 	}
 }
 
-// TestOpen_RecordsTheBeginning replaces an earlier record.
+// TestOpen_RecordsTheBeginning checks that Open replaces an earlier record.
 func TestOpen_RecordsTheBeginning(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(3)

@@ -24,8 +24,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// memorySink is a sink in memory, with its checkpoint in the same transaction. It fails at random
-// before and after it commits.
+// memorySink is a sink in memory that stores its checkpoint in the same transaction as the rows.
+// It fails at random, before or after it commits.
 type memorySink struct {
 	mu         sync.Mutex
 	rand       *rand.Rand
@@ -55,7 +55,7 @@ func (t *memorySink) Apply(_ context.Context, b *change.Batch) error {
 	close(t.moved)
 	t.moved = make(chan struct{})
 	if !t.reliable && t.rand.IntN(12) == 0 {
-		return errDown // the caller does not know that it was committed
+		return errDown // the caller does not know that the batch was committed
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func (t *memorySink) Checkpoint(context.Context) (cdc.Position, error) {
 	return t.checkpoint, nil
 }
 
-// reach waits until the checkpoint is at n.
+// reach waits until the checkpoint is at message n.
 func (t *memorySink) reach(tb testing.TB, n uint64) {
 	tb.Helper()
 	timeout := time.NewTimer(2 * time.Minute)
@@ -90,15 +90,15 @@ func (t *memorySink) reach(tb testing.TB, n uint64) {
 	}
 }
 
-// orderCatalogue is a catalogue of one table.
+// orderCatalogue is a catalogue that contains only one table.
 type orderCatalogue struct{ table *schema.Table }
 
 func (o orderCatalogue) Version(context.Context, string, string) (*schema.Table, error) {
 	return o.table, nil
 }
 
-// TestPipeline_MatchesNaiveApplicationUnderFaults runs pipelines over sources while everything
-// around them fails and restarts, and compares with naive application.
+// TestPipeline_MatchesNaiveApplicationUnderFaults runs pipelines while their sources, the broker
+// and the sink fail and restart. It compares the result with naive application.
 func TestPipeline_MatchesNaiveApplicationUnderFaults(t *testing.T) {
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -167,7 +167,7 @@ func (w *faultRig) start() {
 	e.Destination.Stores = true
 	e.Destination.Checkpoint, _ = w.sink.Checkpoint(w.tb.Context())
 	var source *Source
-	eventually(w.tb, "the source opens", func() bool { // the broker may be restarting, or deleting the consumer
+	eventually(w.tb, "the source opens", func() bool { // the broker may be restarting or deleting the consumer
 		var err error
 		if source, err = tryOpen(w.tb, w.config, e); err != nil && fault.Of(err) != fault.Transient {
 			w.tb.Fatal(err)
@@ -205,7 +205,7 @@ func (w *faultRig) start() {
 	}
 }
 
-// number draws a number while the sink draws none.
+// number returns a random number below n. It locks the sink, which uses the same generator.
 func (w *faultRig) number(n int) int {
 	w.sink.mu.Lock()
 	defer w.sink.mu.Unlock()

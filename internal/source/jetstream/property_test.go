@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// faultReader reads a stream through sources that are closed and opened again, and checks the
+// faultReader reads a stream through sources that it closes and opens again, and checks the
 // guarantees of the package.
 type faultReader struct {
 	tb      testing.TB
@@ -20,14 +20,14 @@ type faultReader struct {
 
 	published    uint64
 	acknowledged uint64
-	newest       uint64   // received from the current source
-	received     []uint64 // from the current source, not acknowledged
+	newest       uint64   // sequence of the newest message received from the current source
+	received     []uint64 // messages received from the current source that are not acknowledged
 	log          []string
 }
 
-// TestSource_KeepsTheOrderThroughAnyFaults reads while messages are published, rejected and
-// redelivered, connections break, sources and the server restart, and the consumer is deleted. Each
-// source must return every message after the last acknowledged one, once and in order.
+// TestSource_KeepsTheOrderThroughAnyFaults reads under faults: messages are rejected and
+// redelivered, connections break, sources and the server restart, and the consumer is deleted.
+// Each source must return every message after the last acknowledged one, once and in order.
 func TestSource_KeepsTheOrderThroughAnyFaults(t *testing.T) {
 	for name, reset := range map[string]bool{"with reset": true, "without reset": false} {
 		for seed := range uint64(2) {
@@ -125,7 +125,8 @@ func (r *faultReader) acknowledge(n uint64) {
 	}
 }
 
-// readAll reads and acknowledges everything, and checks the server's view.
+// readAll reads and acknowledges all messages, and checks the consumer's state as reported by the
+// server.
 func (r *faultReader) readAll() {
 	r.tb.Helper()
 	for r.acknowledged < r.published {

@@ -62,8 +62,8 @@ type brokenError struct {
 
 func (e *brokenError) Error() string { return e.reason }
 
-// unsubscribe ends the subscription. The server delivers messages that the subscription has not
-// returned again.
+// unsubscribe ends the subscription. If the subscription has not returned some messages, the
+// server delivers these messages again later.
 func (p *subscription) unsubscribe() { _ = p.sub.Unsubscribe() }
 
 // next returns the available messages, or waits until there are some. If only a status message

@@ -40,7 +40,7 @@ func TestParseReply_AllocatesNothing(t *testing.T) {
 	}
 }
 
-// FuzzParseReply compares with the client library, which is more lenient.
+// FuzzParseReply compares parseReply with the client library's parser, which is more lenient.
 func FuzzParseReply(f *testing.F) {
 	f.Add("$JS.ACK.dbchange.eds-1.2.7.3.1712345678901234567.42")
 	f.Add("$JS.ACK._.ACC0UNT.dbchange.eds-1.2.7.3.1712345678901234567.42.r4nd0m")
@@ -55,7 +55,7 @@ func FuzzParseReply(f *testing.F) {
 			t.Fatalf("%q: %+v, the library says %v", subject, got, err)
 		}
 		want := delivery{meta.Sequence.Stream, meta.Sequence.Consumer, meta.Timestamp.UnixNano(), meta.NumPending}
-		// The library reads numbers as signed.
+		// The library reads numbers as signed integers.
 		if got != want && got.sequence <= math.MaxInt64 && got.ordinal <= math.MaxInt64 && got.pending <= math.MaxInt64 {
 			t.Fatalf("%q: %+v, the library says %+v", subject, got, want)
 		}

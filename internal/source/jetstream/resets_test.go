@@ -17,8 +17,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// mute returns a configuration of a user whose resets the server ignores, like servers before 2.14.
-// The source waits this long for an answer.
+// mute returns a configuration with a user whose reset requests the server ignores, as servers
+// before 2.14 do. The parameter wait is how long the source waits for an answer.
 func (b *testBroker) mute(wait time.Duration) Config {
 	b.tb.Helper()
 	c := b.config()
@@ -35,7 +35,8 @@ func (b *testBroker) mute(wait time.Duration) Config {
 	return c
 }
 
-// muteUser returns a user with the permissions of HQ's users, without resets.
+// muteUser returns a user with the permissions of HQ's users, except that it must not reset
+// consumers.
 func muteUser() *server.User {
 	publish := *narrow.Publish
 	publish.Deny = []string{"$JS.API.CONSUMER.RESET.>"}
@@ -43,7 +44,7 @@ func muteUser() *server.User {
 	return &server.User{Username: "mute", Password: "mute", Permissions: permissions}
 }
 
-// neverAnswered is a resetWait that fails a test that waits for the answer to a reset.
+// neverAnswered is a resetWait so long that a test fails if it waits for the answer to a reset.
 const neverAnswered = time.Hour
 
 func TestResetSupport_IsMissedAfterOneTimeout(t *testing.T) {
@@ -144,7 +145,7 @@ func TestResetSupport_OutlivesAnErrorOfItsRecord(t *testing.T) {
 	}
 }
 
-// logBuffer keeps log lines.
+// logBuffer stores log entries.
 type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder

@@ -16,7 +16,7 @@ import (
 
 func TestReceive_ReturnsMessagesInOrder(t *testing.T) {
 	b := newTestBroker(t)
-	b.publishAs("c2", 3) // of another company
+	b.publishAs("c2", 3) // messages of another company
 	b.publish(2)
 	b.publishMsg(&nats.Msg{Subject: subject("c1"), Data: []byte("zipped"), Header: nats.Header{"content-encoding": {"gzip/json"}}})
 	before := time.Now().Add(-time.Minute).UnixNano()
@@ -109,7 +109,7 @@ func TestReceive_DropsRedeliveries(t *testing.T) {
 	b.publish(3)
 	s := open(t, b.config())
 	got := read(t, s, 3)
-	// Request the first message again, as if its acknowledgement had been late.
+	// Request the first message again, as if its acknowledgement had arrived too late.
 	if err := s.c.Conn.Publish(s.unacked.messages[0].reply, []byte("-NAK")); err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestSource_SurvivesAServerRestart(t *testing.T) {
 			acknowledge(t, s, first[99])
 			b.stop()
 			eventually(t, "the connection is lost", func() bool { return !c.Conn.IsConnected() })
-			s.dropSubscription() // and with it unread messages
+			s.dropSubscription() // discards unread messages, too
 			nothing(t, s, 50*time.Millisecond)
 			if since, reason := s.Health(); reason == nil || time.Since(since) > time.Minute {
 				t.Errorf("health of the lost connection: %v, since %v", reason, since)
@@ -202,7 +202,7 @@ func TestReceive_IsFastWithOneWaitingPull(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	// The pull of an earlier reader still waits.
+	// The pull of an earlier reader is still waiting.
 	gone := b.connect()
 	inbox, err := gone.SubscribeSync(gone.NewInbox())
 	if err != nil {
@@ -246,8 +246,8 @@ func TestPull_IsBoundedByBytes(t *testing.T) {
 	}
 }
 
-// TestPull_FollowsAnExactlyFilledPull: the server sends no status after a pull whose bytes are used
-// up exactly.
+// TestPull_FollowsAnExactlyFilledPull: if the messages use up the bytes of a pull exactly, the
+// server sends no status.
 func TestPull_FollowsAnExactlyFilledPull(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(9)

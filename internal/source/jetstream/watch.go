@@ -38,7 +38,7 @@ type streamWatch struct {
 	looked     time.Time // when the last look was taken
 	due        time.Time // when the next look is due
 	first      uint64    // sequence of the stream's oldest message at the last look, or 0 if that look is outdated
-	kept       delivery  // last delivery at the last look; its sequence is the one up to which no later message of the consumer follows
+	kept       delivery  // last delivery at the last look; the consumer has no later message up to its sequence
 	behind     bool      // messages are waiting, or were waiting at some time since the last look
 	refused    time.Time // since when the server has refused looks; the zero time if it does not refuse them
 
@@ -152,8 +152,9 @@ func (s *Source) noteRefused(refused bool) {
 	s.reportUnverified()
 }
 
-// doubtDropped reports that the stream may have dropped messages of the consumer after the
-// sequence after. The stream now starts at the sequence first. A strict source fails.
+// doubtDropped reports that the stream may have dropped messages of the consumer between the
+// sequences after and first, both excluded. The stream now starts at first. If the source is
+// strict, the source fails.
 func (s *Source) doubtDropped(after, first uint64) {
 	if s.strict {
 		s.fail(&continuity.GapError{After: after, First: first})

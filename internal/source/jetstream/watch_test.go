@@ -16,8 +16,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// watched returns a source that looks at the stream only if the test calls checkStream, and the
-// reasons that it reports for not being able to verify the stream.
+// watched returns a source that looks at the stream only when the test calls checkStream. It also
+// returns the list of reasons that the source reports for not being able to verify the stream.
 func watched(t *testing.T, b *testBroker) (*Source, *[]string) {
 	t.Helper()
 	var reported []string
@@ -25,7 +25,7 @@ func watched(t *testing.T, b *testBroker) (*Source, *[]string) {
 	c.tuning.watch = watchTimes{stalled: time.Hour, every: time.Hour, refused: 10 * time.Minute}
 	c.Unverified = func(reason string) { reported = append(reported, reason) }
 	s := open(t, c)
-	s.limits.messages = 10 // per pull
+	s.limits.messages = 10 // maximum per pull
 	return s, &reported
 }
 
@@ -37,7 +37,8 @@ func checkStream(t *testing.T, s *Source) {
 	}
 }
 
-// stall reads a message and leaves the other sent messages unread. It returns the last one sent.
+// stall reads one message, and leaves all other messages that the server has sent unread. It
+// returns the sequence of the last message sent.
 func stall(t *testing.T, s *Source, b *testBroker) (sent uint64) {
 	t.Helper()
 	read(t, s, 1)
@@ -58,8 +59,8 @@ func (b *testBroker) purge(first uint64) {
 	}
 }
 
-// lostFrom expects the source to fail because messages from a sequence on are lost; 0: any
-// sequence.
+// lostFrom checks that the source fails because messages from the sequence first on are lost. If
+// first is 0, it accepts any sequence.
 func lostFrom(t *testing.T, s *Source, first uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -90,7 +91,8 @@ func TestWatch_ReportsMessagesDroppedBeforeAStalledReader(t *testing.T) {
 	lostFrom(t, s, sent+1)
 }
 
-// TestWatch_FindsMessagesDroppedAtOnce has no look between the last message and the loss.
+// TestWatch_FindsMessagesDroppedAtOnce loses messages before there is any look after the last
+// message.
 func TestWatch_FindsMessagesDroppedAtOnce(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(100)
@@ -117,7 +119,7 @@ func TestWatch_CountsTheMessagesThatWait(t *testing.T) {
 	s, _ := watched(t, b)
 	stall(t, s, b)
 	b.purge(90)
-	lostFrom(t, s, 0) // because too few wait behind message 90
+	lostFrom(t, s, 0) // because too few messages wait behind message 90
 }
 
 func TestWatch_LooksBeforeAStalledReaderContinues(t *testing.T) {
@@ -226,7 +228,7 @@ func TestWatch_IsQuietWhileAReaderKeepsUp(t *testing.T) {
 	}
 }
 
-// TestWatch_NeedsFewProbes counts requests to the server.
+// TestWatch_NeedsFewProbes counts the requests to the server.
 func TestWatch_NeedsFewProbes(t *testing.T) {
 	b := newTestBroker(t)
 	b.publishAs("c2", 1)
@@ -274,7 +276,7 @@ func TestWatch_NeedsFewProbes(t *testing.T) {
 	}
 }
 
-// TestWatch_ReportsAnUnverifiedStreamAfterARefusal: the stream admits no more consumers.
+// TestWatch_ReportsAnUnverifiedStreamAfterARefusal uses a stream that admits no more consumers.
 func TestWatch_ReportsAnUnverifiedStreamAfterARefusal(t *testing.T) {
 	b := newTestBroker(t)
 	if err := b.js().DeleteStream(t.Context(), "dbchange"); err != nil {
@@ -346,8 +348,8 @@ func TestPace_LooksAgainBeforeTheStreamHasCaughtUp(t *testing.T) {
 	}
 }
 
-// TestSource_StartsByTimeUnderSeveralFilters has an older message of one filter, and the first
-// message of another after the newest of the first.
+// TestSource_StartsByTimeUnderSeveralFilters has messages that match two filters. The first
+// message of one filter is stored after the newest message of the other.
 func TestSource_StartsByTimeUnderSeveralFilters(t *testing.T) {
 	b := newTestBroker(t)
 	b.publish(10)
@@ -368,14 +370,14 @@ func TestSource_StartsByTimeUnderSeveralFilters(t *testing.T) {
 	}
 }
 
-// TestSource_IsHandedBackToTheReferenceServer lets each server take the consumer over from the
-// other one five times. Both apply changes to one destination.
+// TestSource_IsHandedBackToTheReferenceServer makes eds and the reference server take over the
+// consumer from each other five times. Both apply changes to the same destination.
 func TestSource_IsHandedBackToTheReferenceServer(t *testing.T) {
 	for name, reference := range map[string]bool{"the reference server is first": true, "eds is first": false} {
 		t.Run(name, func(t *testing.T) {
 			b := newTestBroker(t)
 			c := b.config()
-			var last cdc.Position // that was acknowledged
+			var last cdc.Position // position of the last acknowledged message
 			var got, want []uint64
 			for range 10 {
 				b.publish(5)
@@ -405,8 +407,9 @@ func TestSource_IsHandedBackToTheReferenceServer(t *testing.T) {
 	}
 }
 
-// takeOver takes the consumer over like the reference server: it sends back the consumer's deliver
-// policy and start time, and its own settings. It acknowledges n messages and returns them.
+// takeOver takes over the consumer in the same way as the reference server: it sends back the
+// consumer's deliver policy and start time, together with its own settings. It acknowledges n
+// messages and returns their positions.
 func takeOver(t *testing.T, b *testBroker, n int) (taken []cdc.Position) {
 	t.Helper()
 	began := time.Now().Add(-time.Hour)

@@ -46,7 +46,7 @@ func prepare(t *testing.T, db *DB, sql string) *Stmt {
 	return st
 }
 
-// code returns the result code of an error, 0 if it has none.
+// code returns the result code of an error, or 0 if the error has no result code.
 func code(err error) int {
 	if e := new(Error); errors.As(err, &e) {
 		return e.Code
@@ -101,7 +101,7 @@ func TestStmt_ReturnsValuesOfEveryKind(t *testing.T) {
 	}
 }
 
-// The sizes make the statement's memory grow and shrink.
+// The sizes of the texts make the statement's C memory grow and shrink.
 func TestStmt_BindsTextsOfEverySize(t *testing.T) {
 	db := openAt(t, ":memory:", Options{Create: true})
 	echo := prepare(t, db, "SELECT ?, ?")

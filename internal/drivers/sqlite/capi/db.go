@@ -1,6 +1,6 @@
-// Package capi is the part of SQLite's C interface that the destination needs. It calls SQLite as
-// translated to Go in modernc.org/sqlite/lib. It does not use database/sql: without it, a row costs
-// half as much, and a wait for a lock can end with its context.
+// Package capi provides the part of SQLite's C interface that package sqlite needs. It calls the Go
+// translation of SQLite in modernc.org/sqlite/lib. It does not use database/sql, which would double
+// the cost of writing a row, and cannot end a wait for a lock when a context ends.
 package capi
 
 import (
@@ -14,27 +14,27 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// DB is one connection. It is used by one goroutine at a time.
+// DB is one connection to a database. Only one goroutine at a time may use it.
 type DB struct {
 	tls *libc.TLS
 	db  uintptr
-	out uintptr // C memory of 8 bytes, for results through a pointer
+	out uintptr // C memory of 8 bytes, for results that C functions return through a pointer
 
 	options Options
 	onBusy  func(tls *libc.TLS, arg uintptr, count int32) int32
 
 	// State of the current call, set by Within:
-	done     <-chan struct{} // closed at the end of its context
-	deadline time.Time       // for locks; zero: the call has not waited for one
+	done     <-chan struct{} // closed when the context of the call ends; nil outside Within
+	deadline time.Time       // for the current wait for a lock
 
-	functions []any // keeps functions that SQLite may call from being collected
+	functions []any // registered functions, kept here so that they are not garbage-collected
 }
 
-// Options configure Open.
+// Options are the options of Open.
 type Options struct {
-	Create      bool          // create an empty database if there is none
-	BusyTimeout time.Duration // how long to wait for a lock of another connection
-	Waiting     func()        // called when a call begins to wait for a lock; may be nil
+	Create      bool          // create an empty database if the file does not exist
+	BusyTimeout time.Duration // maximum time to wait for a lock of another connection
+	Waiting     func()        // called when a call starts to wait for a lock; may be nil
 }
 
 // Open opens the database at path.
@@ -61,7 +61,7 @@ func Open(path string, options Options) (*DB, error) {
 	return d, nil
 }
 
-// Close closes the connection and all of its statements that are not finalized.
+// Close closes the connection, including all statements that have not been finalized.
 func (d *DB) Close() error {
 	if d.tls == nil {
 		return nil
@@ -78,23 +78,23 @@ func (d *DB) Close() error {
 
 func (d *DB) result() uintptr { return *(*uintptr)(at(d.out)) }
 
-// interruptEvery is the time between interrupts of a call whose context has ended. SQLite ignores
-// an interrupt between two statements.
+// interruptEvery is the time between two interrupts of a call whose context has ended. Several
+// interrupts may be needed, because SQLite ignores an interrupt if no statement is running.
 const interruptEvery = 5 * time.Millisecond
 
-// Within runs do. If ctx ends, the connection interrupts the running statement and stops waiting
-// for locks, and Within returns the error of ctx.
+// Within runs do. If ctx ends, Within interrupts the running statement or the wait for a lock, and
+// returns the error of ctx. In a nested call, the context of the outer call applies.
 func (d *DB) Within(ctx context.Context, do func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if d.done != nil { // inside another Within: its context applies
+	if d.done != nil { // a nested call: the context of the outer call applies
 		return do()
 	}
 	returned, finished := make(chan struct{}), make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(finished)
-		// A TLS is for one goroutine.
+		// Each goroutine needs its own TLS.
 		tls := libc.NewTLS()
 		defer tls.Close()
 		again := time.NewTicker(interruptEvery)
@@ -124,9 +124,10 @@ func (d *DB) Within(ctx context.Context, do func() error) error {
 	return err
 }
 
-// waitForLock is SQLite's busy handler. SQLite calls it on the goroutine of the blocked call until
-// it returns 0. SQLite does not notify anyone of released locks, so the handler waits a little and
-// SQLite tries again.
+// waitForLock is SQLite's busy handler. SQLite calls it on the goroutine of the blocked call. If
+// waitForLock returns 1, SQLite tries to get the lock again; if it returns 0, the call fails.
+// SQLite does not report when a lock is released, so waitForLock waits for a short time and returns
+// 1. The parameter count is the number of earlier calls for the same lock.
 func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
 	now := time.Now()
 	if count == 0 {
@@ -149,7 +150,7 @@ func (d *DB) waitForLock(_ *libc.TLS, _ uintptr, count int32) int32 {
 	}
 }
 
-// Exec executes one or more statements. It discards their rows.
+// Exec executes one or more statements and discards the rows of their results.
 func (d *DB) Exec(sql string) error {
 	text, err := libc.CString(sql)
 	if err != nil {
@@ -190,7 +191,8 @@ func (d *DB) Prepare(sql string) (*Stmt, error) {
 	return s, err
 }
 
-// prepare prepares the first statement of the C string text, and returns the start of the next one.
+// prepare prepares the first statement of the C string text, and returns the start of the rest of
+// the text. The statement is nil if the text starts with only white space or a comment.
 func (d *DB) prepare(text uintptr) (*Stmt, uintptr, error) {
 	tail := libc.Xmalloc(d.tls, 8)
 	defer libc.Xfree(d.tls, tail)
@@ -205,22 +207,23 @@ func (d *DB) prepare(text uintptr) (*Stmt, uintptr, error) {
 	return &Stmt{db: d, stmt: p, params: int(sqlite3.Xsqlite3_bind_parameter_count(d.tls, p))}, rest, nil
 }
 
-// Changes returns the number of rows that the last INSERT, UPDATE or DELETE has changed, without
-// those that triggers have changed.
+// Changes returns the number of rows that the last INSERT, UPDATE or DELETE changed. Rows that
+// triggers changed do not count.
 func (d *DB) Changes() int64 { return sqlite3.Xsqlite3_changes64(d.tls, d.db) }
 
-// Moved reports whether the database's path no longer leads to the open file.
+// Moved reports whether the database's path no longer refers to the open file.
 func (d *DB) Moved() bool {
 	*(*int32)(at(d.out)) = 0
 	rc := sqlite3.Xsqlite3_file_control(d.tls, d.db, 0, sqlite3.SQLITE_FCNTL_HAS_MOVED, d.out)
 	return rc == sqlite3.SQLITE_OK && *(*int32)(at(d.out)) != 0
 }
 
-// InTransaction reports whether a transaction is open. Some errors end a transaction.
+// InTransaction reports whether a transaction is open. Some errors make SQLite roll back and end
+// the transaction.
 func (d *DB) InTransaction() bool { return sqlite3.Xsqlite3_get_autocommit(d.tls, d.db) == 0 }
 
-// Function registers an SQL function with text arguments on this connection. If f returns an error,
-// the statement fails with CodeConstraint.
+// Function registers f on this connection as an SQL function that has args arguments, all text, and
+// returns text. If f returns an error, the statement fails with CodeConstraint.
 func (d *DB) Function(name string, args int, f func(args []string) (string, error)) error {
 	zName, err := libc.CString(name)
 	if err != nil {
@@ -260,7 +263,8 @@ func (d *DB) Function(name string, args int, f func(args []string) (string, erro
 	return nil
 }
 
-// at returns a pointer to C memory, which the garbage collector does not manage.
+// at converts the address p to a pointer. The address must be in C memory, which the garbage
+// collector does not manage.
 func at(p uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&p)) }
 
 // bytesAt returns the n bytes of C memory at p.

@@ -30,11 +30,11 @@ const (
 	CodeFormat     = sqlite3.SQLITE_FORMAT
 )
 
-// Error is a result code of SQLite with its message. The message may name tables and columns, but
-// it has no values.
+// Error is an error of SQLite: a result code and a message. The message may name tables and
+// columns, but contains no values.
 type Error struct {
-	Code int           // extended
-	OS   syscall.Errno // of the operating system, or 0
+	Code int           // the extended result code
+	OS   syscall.Errno // the error of the operating system, or 0
 	text string
 }
 
@@ -48,7 +48,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s (code %d)", e.text, e.Code)
 }
 
-// fail returns rc as an error.
+// fail converts the result code rc of the last call to an error.
 func (d *DB) fail(rc int32) error {
 	e := &Error{Code: int(rc), text: libc.GoString(sqlite3.Xsqlite3_errstr(d.tls, rc))}
 	if d.db == 0 || sqlite3.Xsqlite3_extended_errcode(d.tls, d.db) != rc {
@@ -56,7 +56,7 @@ func (d *DB) fail(rc int32) error {
 	}
 	switch {
 	case rc == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
-		// The message is the trigger's own, and may contain values.
+		// The trigger chooses the message, which may contain values.
 		e.text = "a trigger raised an error"
 	default:
 		e.text = libc.GoString(sqlite3.Xsqlite3_errmsg(d.tls, d.db))

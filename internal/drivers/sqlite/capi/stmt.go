@@ -8,16 +8,16 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// Stmt is a prepared statement. Only the goroutine that uses its DB may use it.
+// Stmt is a prepared statement. Only the goroutine that uses the statement's DB may use it.
 type Stmt struct {
 	db     *DB
 	stmt   uintptr
 	params int
-	memory uintptr // C memory for bound texts, until the next execution
-	size   int     // of memory
+	memory uintptr // C memory for bound texts, valid until the next execution
+	size   int     // size of memory, in bytes
 }
 
-// Finalize releases the statement.
+// Finalize releases the statement. A second call does nothing.
 func (s *Stmt) Finalize() {
 	if s.stmt == 0 {
 		return
@@ -32,14 +32,14 @@ func (s *Stmt) Finalize() {
 // Params returns the number of parameters.
 func (s *Stmt) Params() int { return s.params }
 
-// Exec executes the statement, which returns no rows, once for each set of values in args, and
-// returns the number of executions. It may free the texts of args.
+// Exec executes the statement once for each set of values in args, and returns the number of
+// successful executions. The statement must not return rows. Exec may free the texts of args.
 func (s *Stmt) Exec(args *Args) (int, error) {
 	if err := s.hold(args); err != nil {
 		return 0, err
 	}
 	defer s.trim()
-	args.trim() // SQLite uses the copy
+	args.trim() // SQLite reads the copy in C memory
 	if s.params == 0 {
 		return 1, s.exec(nil)
 	}
@@ -53,8 +53,9 @@ func (s *Stmt) Exec(args *Args) (int, error) {
 	return n, nil
 }
 
-// ExecElse executes the statement like Exec. Each time that changes no row, it executes other with
-// the same values. changed is the number of executions that have changed a row.
+// ExecElse executes the statement once for each set of values in args, like Exec. If an execution
+// changes no row, ExecElse executes the statement other with the same values. It returns the number
+// n of sets, and the number of sets for which the first statement changed a row.
 func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 	if err := s.hold(args); err != nil {
 		return 0, 0, err
@@ -93,8 +94,8 @@ func (s *Stmt) exec(cells []cell) error {
 	return err
 }
 
-// Bind binds a copy of the values in args to the parameters, in order. Their numbers must be the
-// same.
+// Bind binds a copy of the values in args to the statement's parameters, in the same order. args
+// must have one value per parameter.
 func (s *Stmt) Bind(args *Args) error {
 	if err := s.hold(args); err != nil {
 		return err
@@ -102,12 +103,12 @@ func (s *Stmt) Bind(args *Args) error {
 	return s.bind(args.cells)
 }
 
-// keep bounds the memory for texts that a statement keeps between executions, in bytes.
+// keep is the maximum size of the C memory that a statement keeps between executions, in bytes.
 const keep = 1 << 20
 
 // hold copies the texts of args to C memory.
 func (s *Stmt) hold(args *Args) error {
-	// Without memory an empty text would have the address 0, which means NULL.
+	// Allocate memory even for empty texts: the address 0 would mean NULL.
 	if s.memory == 0 || len(args.text) > s.size || s.size > keep && len(args.text) <= keep/2 {
 		s.release()
 		s.size = max(4096, len(args.text)+min(len(args.text)/4, keep))
@@ -121,17 +122,17 @@ func (s *Stmt) hold(args *Args) error {
 	return nil
 }
 
-// trim releases the memory for texts if it is more than is kept between executions.
+// trim releases the statement's C memory if it is larger than keep.
 func (s *Stmt) trim() {
 	if s.size > keep {
 		s.release()
 	}
 }
 
-// release releases the memory for texts.
+// release releases the statement's C memory.
 func (s *Stmt) release() {
 	if s.memory != 0 {
-		// The bindings still point to the memory.
+		// Clear the bindings first, because they point to the memory.
 		sqlite3.Xsqlite3_clear_bindings(s.db.tls, s.stmt)
 		libc.Xfree(s.db.tls, s.memory)
 	}
@@ -160,7 +161,8 @@ func (s *Stmt) bind(cells []cell) error {
 	return nil
 }
 
-// Step executes the statement up to its next row, and reports whether there is one.
+// Step executes the statement up to the next row of its result, and reports whether there is such a
+// row.
 func (s *Stmt) Step() (bool, error) {
 	switch rc := sqlite3.Xsqlite3_step(s.db.tls, s.stmt); rc {
 	case sqlite3.SQLITE_ROW:
@@ -175,7 +177,7 @@ func (s *Stmt) Step() (bool, error) {
 // Reset makes the statement ready to be executed again.
 func (s *Stmt) Reset() { sqlite3.Xsqlite3_reset(s.db.tls, s.stmt) }
 
-// Columns returns the number of values in a row.
+// Columns returns the number of columns of the statement's result.
 func (s *Stmt) Columns() int { return int(sqlite3.Xsqlite3_column_count(s.db.tls, s.stmt)) }
 
 // Kind is the type of a stored value.
@@ -189,23 +191,23 @@ const (
 	Null    Kind = sqlite3.SQLITE_NULL
 )
 
-// Kind returns the type of the row's i-th value, from 0.
+// Kind returns the type of value i of the current row. The first value has index 0.
 func (s *Stmt) Kind(i int) Kind {
 	return Kind(sqlite3.Xsqlite3_column_type(s.db.tls, s.stmt, int32(i)))
 }
 
-// Int returns the row's i-th value.
+// Int returns value i of the current row as an integer.
 func (s *Stmt) Int(i int) int64 {
 	return sqlite3.Xsqlite3_column_int64(s.db.tls, s.stmt, int32(i))
 }
 
-// Float returns the row's i-th value.
+// Float returns value i of the current row as a real number.
 func (s *Stmt) Float(i int) float64 {
 	return sqlite3.Xsqlite3_column_double(s.db.tls, s.stmt, int32(i))
 }
 
-// Bytes returns the bytes of the row's i-th value, a text or blob. They are valid
-// until the next Step.
+// Bytes returns the bytes of value i of the current row, which is a text or a blob. The bytes are
+// valid until the next Step.
 func (s *Stmt) Bytes(i int) []byte {
 	var p uintptr
 	if s.Kind(i) == Blob {
@@ -216,18 +218,19 @@ func (s *Stmt) Bytes(i int) []byte {
 	return bytesAt(p, int(sqlite3.Xsqlite3_column_bytes(s.db.tls, s.stmt, int32(i))))
 }
 
-// String returns the row's i-th value as text, "" for NULL.
+// String returns value i of the current row as text, or "" for NULL.
 func (s *Stmt) String(i int) string { return string(s.Bytes(i)) }
 
-// Args are the values of one or more executions. The zero value is empty and ready.
+// Args are the parameter values for one or more executions of a statement. The zero value has no
+// values and is ready to use.
 type Args struct {
 	cells []cell
 	text  []byte
 }
 
 type cell struct {
-	bits int64 // an integer, the bits of a float, or the start of a text
-	size int   // of a text
+	bits int64 // an integer, the bits of a float, or the index of the first byte of a text
+	size int   // the length of a text, in bytes
 	kind kind
 }
 
@@ -240,16 +243,16 @@ const (
 	text
 )
 
-// keepText bounds the memory for texts that Reset keeps, in bytes.
+// keepText is the maximum capacity of the buffer for texts that Reset keeps, in bytes.
 const keepText = 4 << 20
 
-// Reset empties a.
+// Reset removes all values from a, and keeps the memory for reuse.
 func (a *Args) Reset() {
 	a.trim()
 	a.cells, a.text = a.cells[:0], a.text[:0]
 }
 
-// trim frees the texts if they use more memory than keepText.
+// trim frees the buffer for texts if its capacity exceeds keepText.
 func (a *Args) trim() {
 	if cap(a.text) > keepText {
 		a.text = nil
@@ -273,15 +276,15 @@ func (a *Args) Text(v []byte) { a.End(append(a.Begin(), v...)) }
 // String appends a text.
 func (a *Args) String(v string) { a.End(append(a.Begin(), v...)) }
 
-// Begin returns a buffer. The caller appends a text to it and passes it to End, before it appends
-// any other value.
+// Begin returns a buffer for a text. The caller appends the text to the buffer and passes the
+// result to End, before appending any other value.
 func (a *Args) Begin() []byte { return a.text }
 
-// End appends the text that the caller has appended to the buffer of Begin.
+// End appends a value: the text that the caller has appended to the buffer returned by Begin.
 func (a *Args) End(buffer []byte) {
 	a.cells = append(a.cells, cell{kind: text, bits: int64(len(a.text)), size: len(buffer) - len(a.text)})
 	a.text = buffer
 }
 
-// Size returns the approximate memory of the values in bytes.
+// Size returns the approximate size of the values in memory, in bytes.
 func (a *Args) Size() int { return len(a.text) + len(a.cells)*int(unsafe.Sizeof(cell{})) }
