@@ -3,10 +3,11 @@ package amqp
 // The performatives of the specification's parts on transport and security. A field that neither
 // side uses has type any, or is omitted at the end.
 
-const (
-	roleSender   = false
-	roleReceiver = true
-)
+// roleReceiver is the role of a link's receiving end; false is the role of the sending end.
+const roleReceiver = true
+
+// isReceiver reports whether a peer with the given role receives messages.
+func isReceiver(role bool) bool { return role }
 
 type open struct {
 	ContainerID  string

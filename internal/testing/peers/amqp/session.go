@@ -54,7 +54,7 @@ func (s *sessionEndpoint) handle(f frame) error {
 		s.transfer(p, f.payload)
 	case *disposition:
 		// The server sends only settled messages, so there is no delivery to settle.
-		if p.Role == roleReceiver && !p.Settled {
+		if isReceiver(p.Role) && !p.Settled {
 			s.end(&Error{Condition: NotImplemented, Description: "a disposition of a settled message"})
 		}
 	case *detach:
@@ -70,11 +70,11 @@ func (s *sessionEndpoint) attach(a *attach) {
 	case s.links[a.Handle] != nil:
 		s.end(&Error{Condition: HandleInUse, Description: fmt.Sprintf("handle %d", a.Handle)})
 		return
-	case a.Role == roleSender && a.InitialDeliveryCount == nil:
+	case !isReceiver(a.Role) && a.InitialDeliveryCount == nil:
 		s.end(&Error{Condition: InvalidField, Description: "a sender's attach has no initial-delivery-count"})
 		return
 	}
-	l := &Link{Source: address(a.Source), Target: address(a.Target), Sends: a.Role == roleSender, session: s, handle: a.Handle}
+	l := &Link{Source: address(a.Source), Target: address(a.Target), Sends: !isReceiver(a.Role), session: s, handle: a.Handle}
 	if l.Sends {
 		l.deliveryCount = *a.InitialDeliveryCount
 	}
