@@ -81,7 +81,7 @@ type ControlChannel interface {
 // Reconciler follows the stream and imports tables. reconciler.Reconciler documents the
 // methods. Calls of Run do not overlap, but the other methods must be safe for concurrent use.
 type Reconciler interface {
-	Run(due, hard context.Context, s reconciler.Subscription) (gap, err error)
+	Run(due, hard context.Context, s reconciler.StreamAccess) (gap, err error)
 	Destination() *reconciler.Destination
 	SetDestination(d *reconciler.Destination, save func() error) error
 	Test(ctx context.Context, d *reconciler.Destination) error
@@ -94,7 +94,7 @@ type Reconciler interface {
 // Config is the configuration of an Agent. Fields are required unless their comments say
 // otherwise.
 type Config struct {
-	Options config.Server
+	Options config.ServerSettings
 	Version string // of eds
 	// Keyless means that the agent works without HQ and uses only NATS. It then starts no
 	// sessions at HQ.

@@ -25,7 +25,9 @@ func TestRun_HoldsASessionUntilItStops(t *testing.T) {
 		var began []string
 		b.config.SessionBegan = func(id string) { began = append(began, id) }
 		b.config.Options.ConsumerSuffix = "blue"
-		b.reconciler.destination = &reconciler.Destination{Destination: state.Destination{Masked: "file:///x"}, Driver: drivers.All()[0]}
+		b.reconciler.destination = &reconciler.Destination{
+			DestinationKey: state.DestinationKey{Masked: "file:///x"}, Driver: drivers.All()[0],
+		}
 		b.run()
 		b.expect(t, "start s1", "follow eds-dev-blue [dbchange.*.*.*.*.PUBLIC.>]")
 		time.Sleep(2*time.Minute + time.Second)

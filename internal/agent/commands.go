@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// handler handles the commands with one action.
-type handler struct {
+// commandHandler handles the commands with one action.
+type commandHandler struct {
 	// slow commands are handled concurrently. Other commands are handled in the order in which
 	// HQ sends them.
 	slow   bool
@@ -21,8 +21,8 @@ type handler struct {
 }
 
 // handlers returns the handlers of HQ's commands, by action.
-func handlers() map[string]handler {
-	return map[string]handler{
+func handlers() map[string]commandHandler {
+	return map[string]commandHandler{
 		"ping":         {handle: (*hqSession).ping},
 		"pause":        {handle: (*hqSession).pause},
 		"unpause":      {handle: (*hqSession).unpause},
@@ -80,7 +80,7 @@ func (s *hqSession) handleCommands(ctx context.Context) {
 }
 
 // handleCommand handles one command and counts it in the metrics.
-func (s *hqSession) handleCommand(ctx context.Context, h handler, cmd hq.Command) {
+func (s *hqSession) handleCommand(ctx context.Context, h commandHandler, cmd hq.Command) {
 	s.agent.Logger.Info("hq sent a command", "action", cmd.Action)
 	result := resultDone
 	if err := h.handle(s, ctx, cmd); err != nil {

@@ -221,7 +221,7 @@ type fakeReconciler struct {
 	outcomes    chan state.ImportOutcome
 }
 
-func (r *fakeReconciler) Run(due, hard context.Context, s reconciler.Subscription) (gap, err error) {
+func (r *fakeReconciler) Run(due, hard context.Context, s reconciler.StreamAccess) (gap, err error) {
 	r.add("follow %s %v", s.Consumer, s.Filters)
 	if r.run != nil {
 		return r.run(due, hard)
@@ -288,7 +288,7 @@ func newBench(t *testing.T) *bench {
 		reconciler: &fakeReconciler{recording: r, outcomes: make(chan state.ImportOutcome, 10)},
 	}
 	b.config = Config{
-		Options: config.Server{Common: config.Common{DataDir: t.TempDir()}, RenewInterval: 24 * time.Hour},
+		Options: config.ServerSettings{Common: config.Common{DataDir: t.TempDir()}, RenewInterval: 24 * time.Hour},
 		Version: "1.2.3", HQ: b.hq, NATS: b.nats, Reconciler: b.reconciler,
 		Heartbeat: func(context.Context) hq.Heartbeat { return hq.Heartbeat{Uptime: 7} },
 		Lookup:    func(string) (string, bool) { return "", false },

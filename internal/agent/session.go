@@ -161,7 +161,7 @@ func (s *hqSession) run(soft, hard context.Context) {
 // followStream follows the stream until the session ends or must be renewed. It returns a gap
 // only if no renewal or restart follows, because the next session would find the gap again.
 func (s *hqSession) followStream(due, hard context.Context) error {
-	gap, err := s.agent.Reconciler.Run(due, hard, reconciler.Subscription{Conn: s.conn.NATS(), Consumer: s.consumer(), Filters: s.filters})
+	gap, err := s.agent.Reconciler.Run(due, hard, reconciler.StreamAccess{Conn: s.conn.NATS(), Consumer: s.consumer(), Filters: s.filters})
 	if errors.Is(err, pipeline.ErrAbandoned) && errors.Is(context.Cause(hard), errDrain) {
 		s.agent.Logger.Warn("the destination takes too long; the next session receives the changes again that were not applied")
 		err = context.Cause(due)

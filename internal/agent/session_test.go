@@ -232,7 +232,7 @@ func TestCompanies_AreThoseOfTheCredentialLimitedByTheOperator(t *testing.T) {
 		"none":        {credential(), nil, nil, "names no company"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a := &Agent{Config: Config{Options: config.Server{}}}
+			a := &Agent{Config: Config{Options: config.ServerSettings{}}}
 			a.Options.CompanyIDs = c.wanted
 			got, err := a.companies(c.credential)
 			if c.err == "" && err != nil || c.err != "" && !strings.Contains(fmt.Sprint(err), c.err) {

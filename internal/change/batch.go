@@ -19,15 +19,15 @@ type Batch struct {
 	// Sets holds the effect of the events on rows. A key occurs in one set only. A sink that keeps
 	// rows may apply the sets in any order, but has to apply the deletes of a set before its
 	// upserts.
-	Sets []*Set
+	Sets []*RowSet
 	// Events holds the uncompacted events in stream order, for sinks that keep history.
 	Events []*cdc.Event
 	// Bytes is the total size of the events' payloads in bytes.
 	Bytes int
 }
 
-// Set is the compacted effect of a batch on the rows of one table layout.
-type Set struct {
+// RowSet is the compacted effect of a batch on the rows of one table layout.
+type RowSet struct {
 	Table *schema.Table
 	// Upserts holds whole rows, with at most one row per key.
 	Upserts []Row
@@ -39,7 +39,7 @@ type Set struct {
 // SortByKey sorts the upserts and the deletes by primary key, because databases write rows in key
 // order fastest. Strings are compared bytewise. Numbers are compared by length first and then by
 // digits.
-func (s *Set) SortByKey() {
+func (s *RowSet) SortByKey() {
 	s.Upserts = sortByKey(s.Upserts, s.Table.Keys)
 	s.Deletes = sortByKey(s.Deletes, s.Table.Keys)
 }
@@ -291,12 +291,12 @@ func live(rows []Row) []Row {
 func (b *Builder) Batch() *Batch {
 	out := b.batch
 	for _, g := range b.sets {
-		s := &Set{Table: g.table, Upserts: live(g.upserts), Deletes: g.deletes}
+		s := &RowSet{Table: g.table, Upserts: live(g.upserts), Deletes: g.deletes}
 		s.SortByKey()
 		out.Sets = append(out.Sets, s)
 	}
 	// Sort the sets, so that two servers, or a server and its retry, take locks in the same order.
-	slices.SortFunc(out.Sets, func(a, b *Set) int {
+	slices.SortFunc(out.Sets, func(a, b *RowSet) int {
 		return compareTables(a.Table, b.Table)
 	})
 	*b = Builder{key: b.key}

@@ -257,7 +257,7 @@ func TestSortByKey_EqualsTheNaiveSort(t *testing.T) {
 		slices.SortStableFunc(want, func(x, y change.Row) int {
 			return cmp.Or(naive(x.Value(0), y.Value(0)), naive(x.Value(1), y.Value(1)))
 		})
-		set := &change.Set{Table: table, Upserts: slices.Clone(rows), Deletes: slices.Clone(rows)}
+		set := &change.RowSet{Table: table, Upserts: slices.Clone(rows), Deletes: slices.Clone(rows)}
 		set.SortByKey()
 		for half, got := range map[string][]change.Row{"upserts": set.Upserts, "deletes": set.Deletes} {
 			if !slices.EqualFunc(got, want, func(x, y change.Row) bool { return string(x.Image) == string(y.Image) }) {

@@ -37,12 +37,14 @@ func (o *operated) RequestImport(id, identity string, options snapshot.Options) 
 	return o.refusal
 }
 
-func (o *operated) WatchImport(_ context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+func (o *operated) WatchImport(
+	_ context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals),
+) (snapshot.Report, error) {
 	if id != "7" && id != o.id {
 		return snapshot.Report{}, errors.New("this server knows no import")
 	}
 	observe(
-		snapshot.Progress{Table: "order", Phase: snapshot.Done, Rows: 5},
+		snapshot.TableProgress{Table: "order", Phase: snapshot.Done, Rows: 5},
 		snapshot.Totals{Tables: 1, Done: 1, Rows: 5, Bytes: 2048, TotalBytes: 2048},
 	)
 	return o.outcome, o.failure
@@ -137,7 +139,7 @@ type crashing struct {
 	watched chan struct{}
 }
 
-func (c *crashing) WatchImport(ctx context.Context, _ string, _ func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+func (c *crashing) WatchImport(ctx context.Context, _ string, _ func(snapshot.TableProgress, snapshot.Totals)) (snapshot.Report, error) {
 	close(c.watched)
 	<-ctx.Done()
 	return snapshot.Report{}, ctx.Err()
@@ -299,7 +301,7 @@ func TestAcceptGap_AcceptsTablesOfTheGap(t *testing.T) {
 
 func TestStatus_BeginsWithTablesThatAreNotComplete(t *testing.T) {
 	hour := time.Now().Add(-time.Hour)
-	gap := telemetry.TableState{
+	gap := telemetry.TableHealth{
 		State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: hour,
 		Command: "eds import --only order", Gap: "8f5b3f",
 	}
@@ -307,14 +309,14 @@ func TestStatus_BeginsWithTablesThatAreNotComplete(t *testing.T) {
 	accepted.Accepted, accepted.Gap = true, "aaaaaa"
 	o := &operated{
 		report: server.Report{Health: telemetry.Report{Status: telemetry.OK}, State: "running", Tables: map[string]server.TableReport{
-			"order": {TableState: gap, Inserts: 3, LastApplied: hour},
-			"part":  {TableState: accepted},
+			"order": {TableHealth: gap, Inserts: 3, LastApplied: hour},
+			"part":  {TableHealth: accepted},
 			"user": {
-				TableState: telemetry.TableState{
+				TableHealth: telemetry.TableHealth{
 					State: "behind", Cause: "importing", Reason: "an import is putting it in place", Since: hour,
 				},
 			},
-			"invoice": {TableState: telemetry.TableState{State: "ok"}},
+			"invoice": {TableHealth: telemetry.TableHealth{State: "ok"}},
 		}},
 	}
 	stdout, stderr, code := eds(t, nil, "status", "--data-dir", operate(t, o))

@@ -186,10 +186,10 @@ func (e usageError) Unwrap() error { return e.error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// silentError is an error whose text has already been printed.
-type silentError struct{ error }
+// printedError is an error whose text has already been printed.
+type printedError struct{ error }
 
-func (e silentError) Unwrap() error { return e.error }
+func (e printedError) Unwrap() error { return e.error }
 
 func execute(ctx context.Context, p Process) int {
 	root := newRoot(p)
@@ -201,7 +201,7 @@ func execute(ctx context.Context, p Process) int {
 	if err == nil {
 		return exitOK
 	}
-	if !errors.As(err, new(silentError)) && !errors.As(err, new(codeError)) && !errors.Is(err, agent.ErrReplaced) {
+	if !errors.As(err, new(printedError)) && !errors.As(err, new(codeError)) && !errors.Is(err, agent.ErrReplaced) {
 		fmt.Fprintf(p.Stderr, "eds: %v\n", err)
 	}
 	if p.wrapped() {

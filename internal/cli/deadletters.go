@@ -91,7 +91,7 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 			return f.filter, usagef("--%s: want one of %s", name, strings.Join(of.known, ", "))
 		}
 	}
-	f.filter.IDs, f.filter.State = ids, dlq.State(f.state)
+	f.filter.IDs, f.filter.State = ids, dlq.EntryState(f.state)
 	if f.since == "" {
 		return f.filter, nil
 	}
@@ -192,24 +192,24 @@ func (f *filterFlags) check(q *dlq.Queue) error {
 
 // entryReport describes an entry in JSON output.
 type entryReport struct {
-	ID          string    `json:"id"`
-	State       dlq.State `json:"state"`
-	Rejected    time.Time `json:"rejected"`
-	Table       string    `json:"table,omitempty"`
-	Key         string    `json:"key,omitempty"`
-	Operation   string    `json:"operation,omitempty"`
-	Stage       string    `json:"stage"`
-	Reason      string    `json:"reason"`
-	Sequence    uint64    `json:"sequence,omitempty"` // stream sequence of the message
-	Subject     string    `json:"subject,omitempty"`
-	EventID     string    `json:"eventId,omitempty"`
-	Destination string    `json:"destination,omitempty"`
-	Job         string    `json:"job,omitempty"`
-	File        string    `json:"file,omitempty"`
-	Line        int64     `json:"line,omitempty"`
-	Size        int       `json:"size"`              // size of the payload in bytes
-	Payload     string    `json:"payload,omitempty"` // the payload as text; only for show
-	Bytes       []byte    `json:"bytes,omitempty"`   // the payload if it is not text; only for show
+	ID          string         `json:"id"`
+	State       dlq.EntryState `json:"state"`
+	Rejected    time.Time      `json:"rejected"`
+	Table       string         `json:"table,omitempty"`
+	Key         string         `json:"key,omitempty"`
+	Operation   string         `json:"operation,omitempty"`
+	Stage       string         `json:"stage"`
+	Reason      string         `json:"reason"`
+	Sequence    uint64         `json:"sequence,omitempty"` // stream sequence of the message
+	Subject     string         `json:"subject,omitempty"`
+	EventID     string         `json:"eventId,omitempty"`
+	Destination string         `json:"destination,omitempty"`
+	Job         string         `json:"job,omitempty"`
+	File        string         `json:"file,omitempty"`
+	Line        int64          `json:"line,omitempty"`
+	Size        int            `json:"size"`              // size of the payload in bytes
+	Payload     string         `json:"payload,omitempty"` // the payload as text; only for show
+	Bytes       []byte         `json:"bytes,omitempty"`   // the payload if it is not text; only for show
 }
 
 // reportEntry returns the report for an entry, without the payload. The entry must include its

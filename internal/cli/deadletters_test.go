@@ -323,7 +323,7 @@ func TestReplay_KeepsNewerRowsHoweverTheirKeysAreWritten(t *testing.T) {
 // TestReplay_AppliesEntriesThatNoSnapshotReplaces is that of imports that did not load
 // every row. Newer changes of the rows come by the stream all the same.
 func TestReplay_AppliesEntriesThatNoSnapshotReplaces(t *testing.T) {
-	for name, snapshot := range map[string]state.Snapshot{
+	for name, snapshot := range map[string]state.ImportRecord{
 		"some rows only":                  {Job: "j", Rows: 7, Partial: true},
 		"the schema only":                 {},
 		"an import of another server":     {Reference: true},
@@ -359,7 +359,7 @@ func TestReplay_KeepsRowsThatWereImportedSince(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := reconciler.Named("sqlite://"+w.file, os.LookupEnv)
-	whole := state.Snapshot{Table: "order", Job: "j", Rows: 2, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: between}}}
+	whole := state.ImportRecord{Table: "order", Job: "j", Rows: 2, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: between}}}
 	partial, schemaOnly := whole, whole
 	partial.Clock.Wall, partial.Partial = time.Now().UnixNano(), true
 	schemaOnly.Clock, schemaOnly.Job, schemaOnly.Rows = partial.Clock, "", 0

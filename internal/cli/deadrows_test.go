@@ -25,7 +25,7 @@ func (w *deadLetterWorld) row(file, job string, line int64, payload string) {
 		w.t.Fatal(err)
 	}
 	at := reconciler.Named("sqlite://"+file, os.LookupEnv)
-	err = q.PutRow(dlq.Import{Destination: at.Identity, Table: "order", Job: job}, "f.gz", line, dlq.Entry{
+	err = q.PutRow(dlq.EntryImport{Destination: at.Identity, Table: "order", Job: job}, "f.gz", line, dlq.Entry{
 		Operation: "INSERT", Keys: []string{payload}, Reason: fmt.Sprintf("file f.gz, line %d: out of range", line),
 		Time: time.Now(), Payload: []byte(payload),
 	})
@@ -53,7 +53,7 @@ func TestReplay_WritesRowsOfTheLastImport(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := reconciler.Named("sqlite://"+w.file, os.LookupEnv)
-	last := state.Snapshot{Table: "order", Job: "last", Rows: 2, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 9}}}
+	last := state.ImportRecord{Table: "order", Job: "last", Rows: 2, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 9}}}
 	if err := errors.Join(dir.RecordSnapshots(at, last), dir.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -116,7 +116,7 @@ func (d *demo) enroll(ctx context.Context) (hq.Enrolment, error) {
 	if err != nil {
 		return hq.Enrolment{}, err
 	}
-	e, err := enroll(ctx, d.s, config.HQ{APIURL: d.hq.APIURL()}, code)
+	e, err := enroll(ctx, d.s, config.HQSettings{APIURL: d.hq.APIURL()}, code)
 	if err != nil {
 		return hq.Enrolment{}, err
 	}
@@ -128,8 +128,8 @@ func (d *demo) snapshot(ctx context.Context, e hq.Enrolment) error {
 	d.say("Copying the snapshot into %s ...", drivers.MaskURL(d.url))
 	common := d.s.common
 	common.Silent = false // show the progress
-	im := importer{p: d.p, s: d.s, out: d.out, o: config.Import{
-		Common: common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()},
+	im := importer{p: d.p, s: d.s, out: d.out, o: config.ImportSettings{
+		Common: common, HQSettings: config.HQSettings{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()},
 		URL: config.NewSecret(d.url), NoConfirm: true, Parallel: 4,
 	}}
 	return im.run(ctx)
@@ -146,9 +146,10 @@ func (d *demo) stream(ctx context.Context, e hq.Enrolment) error {
 	health := telemetry.NewHealth()
 	registry := telemetry.NewRegistry(d.s.build, health)
 	worker, err := server.New(server.Config{
-		Options: config.Server{
-			Common: d.s.common, HQ: config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()}, URL: config.NewSecret(d.url),
-			ServerID: e.ServerID, Servers: []string{d.hq.NATSURL()}, RenewInterval: 24 * time.Hour,
+		Options: config.ServerSettings{
+			Common: d.s.common, URL: config.NewSecret(d.url),
+			HQSettings: config.HQSettings{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()},
+			ServerID:   e.ServerID, Servers: []string{d.hq.NATSURL()}, RenewInterval: 24 * time.Hour,
 		},
 		Build: d.s.build, State: dir, Lookup: d.p.Lookup, Registry: registry, Health: health, Logger: d.s.logger,
 	})
@@ -245,7 +246,7 @@ func (d *demo) compare(ctx context.Context, dir *state.Dir, e hq.Enrolment) erro
 		)
 		return nil
 	}
-	client, err := connectHQ(d.s, config.HQ{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()})
+	client, err := connectHQ(d.s, config.HQSettings{APIKey: config.NewSecret(e.Token), APIURL: d.hq.APIURL()})
 	if err != nil {
 		return err
 	}

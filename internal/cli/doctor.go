@@ -59,7 +59,7 @@ are those of eds server. The exit code is 0 if everything works, else 1.`,
 		}
 		for _, c := range checks {
 			if c.Result == doctor.Failed {
-				return silentError{errors.New("not everything works")}
+				return printedError{errors.New("not everything works")}
 			}
 		}
 		return nil

@@ -54,7 +54,7 @@ config.toml in the data directory, for eds import and eds server.`,
 
 // enroll redeems a one-time code for a key and stores the key. Before that it checks that the
 // key can be stored, because the code works only once.
-func enroll(ctx context.Context, s *setup, o config.HQ, code string) (hq.Enrolment, error) {
+func enroll(ctx context.Context, s *setup, o config.HQSettings, code string) (hq.Enrolment, error) {
 	base, err := hq.EnrollURL(o.APIURL, code)
 	if err != nil {
 		return hq.Enrolment{}, usageError{err}
@@ -98,7 +98,7 @@ const attempts = 3
 
 // enrollAtTerminal prompts for a code and enrols with it. It is an error if standard input is
 // not a terminal.
-func enrollAtTerminal(ctx context.Context, p Process, s *setup, o config.HQ) error {
+func enrollAtTerminal(ctx context.Context, p Process, s *setup, o config.HQSettings) error {
 	command := fmt.Sprintf("eds enroll --data-dir %s CODE", s.common.DataDir)
 	if !isTerminal(p.Stdin) {
 		return usagef("this server is not enrolled at HQ, and there is no terminal to prompt for the code; run: %s", command)

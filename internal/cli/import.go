@@ -109,14 +109,14 @@ type importer struct {
 	what string // label of progress lines; "" means "import"
 	p    Process
 	s    *setup
-	o    config.Import
+	o    config.ImportSettings
 	out  io.Writer
 	// urlGiven reports whether the destination was set with --url.
 	urlGiven bool
 }
 
 func (im *importer) run(ctx context.Context) error {
-	client, err := connectHQ(im.s, im.o.HQ)
+	client, err := connectHQ(im.s, im.o.HQSettings)
 	if err != nil {
 		return err
 	}
@@ -259,9 +259,9 @@ func (im *importer) conclude(report snapshot.Report, err error) error {
 	}
 	switch {
 	case err != nil:
-		err = tablesError{err}
+		err = reportedTablesError{err}
 	case report.Refused > 0:
-		err = tablesError{snapshot.RefusedError{Rows: report.Refused}}
+		err = reportedTablesError{snapshot.RefusedError{Rows: report.Refused}}
 	}
 	return errors.Join(im.printReport(report), err)
 }

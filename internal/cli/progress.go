@@ -37,7 +37,7 @@ type progressLines struct {
 // lineEvery is the minimum time between two lines of progress.
 const lineEvery = 5 * time.Second
 
-func (l *progressLines) observe(p snapshot.Progress, t snapshot.Totals) {
+func (l *progressLines) observe(p snapshot.TableProgress, t snapshot.Totals) {
 	now := time.Now()
 	if l.began.IsZero() {
 		l.began = now
@@ -55,7 +55,7 @@ func (l *progressLines) observe(p snapshot.Progress, t snapshot.Totals) {
 	)
 }
 
-func writeFailure(s *screen, what string, p snapshot.Progress) {
+func writeFailure(s *screen, what string, p snapshot.TableProgress) {
 	fmt.Fprintf(s, "%s: table %s failed: %v\n", what, p.Table, p.Err)
 }
 
@@ -102,15 +102,15 @@ type bars struct {
 
 	mu       sync.Mutex // guards the fields below
 	totals   snapshot.Totals
-	underWay []snapshot.Progress // progress of the tables in progress, in the order of their start
-	shares   map[string]float64  // fraction of each table that is done, from 0 to 1
-	failures []snapshot.Progress // failures that are not written yet
+	underWay []snapshot.TableProgress // progress of the tables in progress, in the order of their start
+	shares   map[string]float64       // fraction of each table that is done, from 0 to 1
+	failures []snapshot.TableProgress // failures that are not written yet
 }
 
 // drawEvery is the time between two updates of the bars.
 const drawEvery = 150 * time.Millisecond
 
-func (b *bars) observe(p snapshot.Progress, t snapshot.Totals) {
+func (b *bars) observe(p snapshot.TableProgress, t snapshot.Totals) {
 	b.record(p, t)
 	if b.stop == nil {
 		b.began, b.stop, b.done = time.Now(), make(chan struct{}), make(chan struct{})
@@ -118,14 +118,14 @@ func (b *bars) observe(p snapshot.Progress, t snapshot.Totals) {
 	}
 }
 
-func (b *bars) record(p snapshot.Progress, t snapshot.Totals) {
+func (b *bars) record(p snapshot.TableProgress, t snapshot.Totals) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.shares == nil {
 		b.shares = make(map[string]float64)
 	}
 	b.totals, b.shares[p.Table] = t, share(p)
-	at := slices.IndexFunc(b.underWay, func(other snapshot.Progress) bool { return other.Table == p.Table })
+	at := slices.IndexFunc(b.underWay, func(other snapshot.TableProgress) bool { return other.Table == p.Table })
 	switch drawn := p.Phase == snapshot.Loading || p.Phase == snapshot.Finishing; {
 	case drawn && at >= 0:
 		b.underWay[at] = p
@@ -140,7 +140,7 @@ func (b *bars) record(p snapshot.Progress, t snapshot.Totals) {
 }
 
 // share returns the fraction of a table that is done, from 0 to 1.
-func share(p snapshot.Progress) float64 {
+func share(p snapshot.TableProgress) float64 {
 	switch {
 	case p.Phase >= snapshot.Finishing:
 		return 1
@@ -185,7 +185,7 @@ func (b *bars) draw() {
 }
 
 // render returns the lines of the bars, and the failures that must be written above them.
-func (b *bars) render(columns int, elapsed time.Duration) (lines []string, failures []snapshot.Progress) {
+func (b *bars) render(columns int, elapsed time.Duration) (lines []string, failures []snapshot.TableProgress) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	failures, b.failures = b.failures, nil

@@ -6,11 +6,11 @@ import (
 	"io"
 )
 
-// tablesError means that an import failed for some tables, or left rows out. The report of the
-// import has already been printed.
-type tablesError struct{ error }
+// reportedTablesError means that an import failed for some tables, or left rows out. The report of
+// the import has already been printed.
+type reportedTablesError struct{ error }
 
-func (e tablesError) Unwrap() error { return e.error }
+func (e reportedTablesError) Unwrap() error { return e.error }
 
 // repair imports the tables that differ, and then compares them again. It prints the
 // differences and the imports to log. A tablesError means that some tables could not be
@@ -29,7 +29,7 @@ func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 		delete(v.reports, r.Table) // any row of the table may differ now
 	}
 	failed := v.imports(ctx, log)
-	if failed != nil && (ctx.Err() != nil || !errors.As(failed, new(tablesError))) {
+	if failed != nil && (ctx.Err() != nil || !errors.As(failed, new(reportedTablesError))) {
 		return failed
 	}
 	v.repaired = true

@@ -122,7 +122,7 @@ type applyFunc func(context.Context, dlq.Entry) error
 // replay locks the data directory, opens the destination, and calls each. The function each
 // gets the directory of the queue and a function that applies one entry.
 func replay(
-	ctx context.Context, p Process, s *setup, o config.Server, force bool,
+	ctx context.Context, p Process, s *setup, o config.ServerSettings, force bool,
 	each func(dir string, apply applyFunc) (dlq.Replayed, error),
 ) (dlq.Replayed, error) {
 	dir, err := state.Open(s.common.DataDir) // locks the directory, so that no server can start
@@ -130,7 +130,7 @@ func replay(
 		return dlq.Replayed{}, err
 	}
 	defer dir.Close()
-	client, err := connectHQ(s, o.HQ)
+	client, err := connectHQ(s, o.HQSettings)
 	if err != nil {
 		return dlq.Replayed{}, err
 	}
@@ -162,7 +162,7 @@ var errNoDestination = usagef(
 
 // connectHQ returns a client for HQ's API. Before that it checks the format and expiry of the
 // key.
-func connectHQ(s *setup, o config.HQ) (*hq.Client, error) {
+func connectHQ(s *setup, o config.HQSettings) (*hq.Client, error) {
 	key, err := hq.ParseKey(o.APIKey.Reveal())
 	if err == nil {
 		err = key.Check(time.Now())
@@ -184,7 +184,7 @@ type replayer struct {
 	force       bool // also replace newer rows with older ones
 	// imported has the last snapshot of each table. It is used to skip entries that an import
 	// has superseded. If it is nil, no entries are skipped.
-	imported map[string]state.Snapshot
+	imported map[string]state.ImportRecord
 }
 
 // superseded reports whether an import since then has loaded a newer state of the entry's row.

@@ -127,7 +127,7 @@ func TestBars_ShowTheShareOfAllTables(t *testing.T) {
 	totals := snapshot.Totals{}
 	for n := range 16 {
 		totals.Tables++
-		b.record(snapshot.Progress{Table: fmt.Sprint("t", n), Phase: snapshot.Waiting}, totals)
+		b.record(snapshot.TableProgress{Table: fmt.Sprint("t", n), Phase: snapshot.Waiting}, totals)
 	}
 	whole := func(columns int) float64 {
 		lines, _ := b.render(columns, time.Second)
@@ -138,7 +138,7 @@ func TestBars_ShowTheShareOfAllTables(t *testing.T) {
 	}
 	// One table is done, and of the others not even the size is known.
 	totals = snapshot.Totals{Tables: 16, Done: 1, Rows: 10, Bytes: 1000, TotalBytes: 1000, Unsized: 15}
-	b.record(snapshot.Progress{Table: "t0", Phase: snapshot.Done, Bytes: 1000, TotalBytes: 1000}, totals)
+	b.record(snapshot.TableProgress{Table: "t0", Phase: snapshot.Done, Bytes: 1000, TotalBytes: 1000}, totals)
 	for _, columns := range []int{80, 120, 200} {
 		if got := whole(columns); got < 0.02 || got > 1.0/16 {
 			t.Errorf("%d columns: one table of 16 is done, and the bar shows %.2f", columns, got)
@@ -146,13 +146,13 @@ func TestBars_ShowTheShareOfAllTables(t *testing.T) {
 	}
 	for n := range 15 {
 		totals.Done++
-		b.record(snapshot.Progress{Table: fmt.Sprint("t", n+1), Phase: snapshot.Loading, Bytes: 999, TotalBytes: 1000}, totals)
+		b.record(snapshot.TableProgress{Table: fmt.Sprint("t", n+1), Phase: snapshot.Loading, Bytes: 999, TotalBytes: 1000}, totals)
 	}
 	if got := whole(200); got == 1 {
 		t.Error("the bar is full before everything is done")
 	}
 	for n := range 15 {
-		b.record(snapshot.Progress{Table: fmt.Sprint("t", n+1), Phase: snapshot.Done}, totals)
+		b.record(snapshot.TableProgress{Table: fmt.Sprint("t", n+1), Phase: snapshot.Done}, totals)
 	}
 	if got := whole(80); got != 1 {
 		t.Errorf("everything is done, and the bar shows %.2f", got)
@@ -162,11 +162,11 @@ func TestBars_ShowTheShareOfAllTables(t *testing.T) {
 func TestBars_HaveALineForEachTableUnderWay(t *testing.T) {
 	b := &bars{screen: &screen{out: new(bytes.Buffer)}, what: "import"}
 	totals := snapshot.Totals{Tables: 4, Done: 1, Failed: 1, Rows: 1234, Bytes: 3 << 20, TotalBytes: 4 << 20, Unsized: 1}
-	b.record(snapshot.Progress{Table: "customer", Phase: snapshot.Done}, totals)
-	b.record(snapshot.Progress{Table: "order", Phase: snapshot.Loading, Rows: 1000, Bytes: 1 << 20, TotalBytes: 2 << 20}, totals)
-	b.record(snapshot.Progress{Table: "vehicle", Phase: snapshot.Failed, Err: errors.New("no room")}, totals)
-	b.record(snapshot.Progress{Table: "a_table_with_a_very_long_name", Phase: snapshot.Waiting}, totals)
-	b.record(snapshot.Progress{Table: "a_table_with_a_very_long_name", Phase: snapshot.Finishing, Rows: 7}, totals)
+	b.record(snapshot.TableProgress{Table: "customer", Phase: snapshot.Done}, totals)
+	b.record(snapshot.TableProgress{Table: "order", Phase: snapshot.Loading, Rows: 1000, Bytes: 1 << 20, TotalBytes: 2 << 20}, totals)
+	b.record(snapshot.TableProgress{Table: "vehicle", Phase: snapshot.Failed, Err: errors.New("no room")}, totals)
+	b.record(snapshot.TableProgress{Table: "a_table_with_a_very_long_name", Phase: snapshot.Waiting}, totals)
+	b.record(snapshot.TableProgress{Table: "a_table_with_a_very_long_name", Phase: snapshot.Finishing, Rows: 7}, totals)
 	lines, failures := b.render(80, 61*time.Second)
 	if diff := cmp.Diff([]string{
 		"order                [=========>         ] loading         1000 rows    1.0 MiB",
@@ -180,7 +180,7 @@ func TestBars_HaveALineForEachTableUnderWay(t *testing.T) {
 		t.Errorf("failures: %v", failures)
 	}
 	totals.Unsized = 0
-	b.record(snapshot.Progress{Table: "order", Phase: snapshot.Loading, Rows: 1000, Bytes: 1 << 20, TotalBytes: 2 << 20}, totals)
+	b.record(snapshot.TableProgress{Table: "order", Phase: snapshot.Loading, Rows: 1000, Bytes: 1 << 20, TotalBytes: 2 << 20}, totals)
 	lines, failures = b.render(40, 3*time.Minute)
 	if diff := cmp.Diff([]string{
 		"order                loading         1000 rows    1.0 MiB",
@@ -205,7 +205,7 @@ func TestBars_DoNotHoldTheImportUp(t *testing.T) {
 	b := &bars{screen: &screen{out: terminal, moves: true}, what: "import"}
 	for n := range 100 {
 		b.observe(
-			snapshot.Progress{Table: fmt.Sprint("t", n), Phase: snapshot.Failed, Err: errors.New("no room")},
+			snapshot.TableProgress{Table: fmt.Sprint("t", n), Phase: snapshot.Failed, Err: errors.New("no room")},
 			snapshot.Totals{Tables: 100},
 		)
 	}

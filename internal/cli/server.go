@@ -48,7 +48,7 @@ Health is at http://<host>:<port>/ and metrics are at /metrics.`,
 			return err
 		}
 		if server.NeedsEnrolment(o) {
-			if err := enrollAtTerminal(cmd.Context(), p, s, o.HQ); err != nil {
+			if err := enrollAtTerminal(cmd.Context(), p, s, o.HQSettings); err != nil {
 				return err
 			}
 		}
@@ -58,21 +58,21 @@ Health is at http://<host>:<port>/ and metrics are at /metrics.`,
 	return cmd
 }
 
-// serverFlags are the flags of eds server and its worker.
-type serverFlags struct {
+// serverFlagSets are the flags of eds server and its worker.
+type serverFlagSets struct {
 	common   *config.CommonFlags
 	server   *config.ServerFlags
 	releases *config.ReleaseFlags
 }
 
 // bindServer adds the flags of eds server to fs, except for the common flags.
-func bindServer(common *config.CommonFlags, fs *pflag.FlagSet) serverFlags {
-	return serverFlags{common, config.BindServer(fs), config.BindRelease(fs)}
+func bindServer(common *config.CommonFlags, fs *pflag.FlagSet) serverFlagSets {
+	return serverFlagSets{common, config.BindServer(fs), config.BindRelease(fs)}
 }
 
-func (f serverFlags) release() config.Release { return f.releases.Resolve() }
+func (f serverFlagSets) release() config.Release { return f.releases.Resolve() }
 
-func (f serverFlags) resolve(p Process, s *setup) (config.Server, error) {
+func (f serverFlagSets) resolve(p Process, s *setup) (config.ServerSettings, error) {
 	o, err := f.server.Resolve(s.common, config.Lookup(p.Lookup), s.file)
 	return o, usage(err)
 }
@@ -130,7 +130,7 @@ func follow(soft, hard context.Context, p Process, s *setup, c server.Config) er
 	}
 	if err = errors.Join(err, g.Wait()); err != nil {
 		s.logger.Error("eds stops", "error", err)
-		return silentError{err}
+		return printedError{err}
 	}
 	s.logger.Info("eds has stopped; all received changes are applied")
 	return nil

@@ -309,7 +309,7 @@ func newServiceStatus(manager func() (serviceManager, error), name *string) *cob
 			}
 			fmt.Fprintln(out(cmd), state)
 			if !runs {
-				return silentError{errors.New("the service does not run")}
+				return printedError{errors.New("the service does not run")}
 			}
 			return nil
 		},

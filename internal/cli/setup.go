@@ -109,7 +109,7 @@ func (s *setup) profile() error {
 }
 
 // security returns the rules for which connections to HQ must use TLS.
-func (s *setup) security(o config.HQ) *hq.Security {
+func (s *setup) security(o config.HQSettings) *hq.Security {
 	hosts := tlshosts.In
 	if s.looks {
 		hosts = tlshosts.Look

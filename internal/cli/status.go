@@ -54,7 +54,7 @@ server is healthy, else 1.`,
 			err = printStatus(out(cmd), r)
 		}
 		if err == nil && len(r.Health.Reasons) > 0 {
-			err = silentError{errors.New("the server is not healthy")}
+			err = printedError{errors.New("the server is not healthy")}
 		}
 		return err
 	}
@@ -256,7 +256,7 @@ func askHealth(ctx context.Context, w io.Writer, address string) error {
 		return err
 	}
 	if answer.StatusCode != http.StatusOK {
-		return silentError{errors.New("the server is not healthy")}
+		return printedError{errors.New("the server is not healthy")}
 	}
 	return nil
 }

@@ -50,7 +50,7 @@ docs/upgrade.md. In a container, run another image instead.`,
 		if err != nil {
 			return err
 		}
-		up := &upgrader{Updater: u, out: out(cmd), dry: o.DryRun}
+		up := &upgradeCommand{Updater: u, out: out(cmd), dry: o.DryRun}
 		switch {
 		case o.Rollback:
 			return up.rollback(cmd.Context())
@@ -65,15 +65,15 @@ docs/upgrade.md. In a container, run another image instead.`,
 	return cmd
 }
 
-// upgrader performs the actions of "eds upgrade".
-type upgrader struct {
+// upgradeCommand performs the actions of "eds upgrade".
+type upgradeCommand struct {
 	*selfupdate.Updater
 	out io.Writer
 	dry bool
 }
 
 // newest upgrades to the newest release, unless this program is newer.
-func (u *upgrader) newest(ctx context.Context) error {
+func (u *upgradeCommand) newest(ctx context.Context) error {
 	version, err := newest(ctx, u.Updater)
 	if err != nil {
 		return err
@@ -85,7 +85,7 @@ func (u *upgrader) newest(ctx context.Context) error {
 	return err
 }
 
-func (u *upgrader) upgrade(ctx context.Context, version string) error {
+func (u *upgradeCommand) upgrade(ctx context.Context, version string) error {
 	if _, err := selfupdate.ParseVersion(version); err != nil {
 		return usageError{err}
 	}
@@ -116,7 +116,7 @@ minutes, the server goes back to %[3]s. To decide yourself:
 
 // refused adds a remedy and an exit code to err. If the requested version is already installed,
 // refused prints that, and there is no error.
-func (u *upgrader) refused(err error) error {
+func (u *upgradeCommand) refused(err error) error {
 	switch {
 	case errors.Is(err, selfupdate.ErrCurrent):
 		_, err = fmt.Fprintf(u.out, "Nothing to do: %v.\n", err)
@@ -130,7 +130,7 @@ func (u *upgrader) refused(err error) error {
 }
 
 // printPlan prints the steps of an upgrade.
-func (u *upgrader) printPlan(plan selfupdate.Plan) error {
+func (u *upgradeCommand) printPlan(plan selfupdate.Plan) error {
 	step := "Would upgrade"
 	if plan.Downgrade {
 		step = "Would downgrade"
@@ -147,7 +147,7 @@ Nothing was changed or downloaded.
 `, step, plan.From, plan.To, plan.Archive, plan.Signature, strings.Join(plan.Signers, "\n             "), plan.Program, plan.Old)
 }
 
-func (u *upgrader) rollback(ctx context.Context) error {
+func (u *upgradeCommand) rollback(ctx context.Context) error {
 	if u.dry {
 		return u.say("Would replace %[2]s with %[1]s. Nothing was changed.\n", u.Old(), u.Target())
 	}
@@ -164,7 +164,7 @@ func (u *upgrader) rollback(ctx context.Context) error {
 	return u.say("%s is eds %s again. Restart the server to run it.\n", u.Target(), status.From)
 }
 
-func (u *upgrader) accept() error {
+func (u *upgradeCommand) accept() error {
 	status, err := u.Status()
 	if err != nil {
 		return err
@@ -181,7 +181,7 @@ func (u *upgrader) accept() error {
 	return u.say("eds %s is kept.\n", status.To)
 }
 
-func (u *upgrader) say(format string, args ...any) error {
+func (u *upgradeCommand) say(format string, args ...any) error {
 	_, err := fmt.Fprintf(u.out, format, args...)
 	return err
 }

@@ -86,7 +86,7 @@ The exit code is 0 if all rows are equal (with --repair, at the end), else 1.`,
 			log = p.Stderr
 		}
 		failed := v.repair(cmd.Context(), log)
-		if failed != nil && !errors.As(failed, new(tablesError)) {
+		if failed != nil && !errors.As(failed, new(reportedTablesError)) {
 			return failed
 		}
 		v.notifyServer(cmd.Context())
@@ -114,7 +114,7 @@ const maxRounds = 5
 
 func (v *verifier) run(ctx context.Context) error {
 	im := &v.im
-	client, err := connectHQ(im.s, im.o.HQ)
+	client, err := connectHQ(im.s, im.o.HQSettings)
 	if err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func (v *verifier) conclude(asJSON bool) error {
 		return err
 	}
 	if len(bad) > 0 {
-		return silentError{errors.New("the destination differs from the source")}
+		return printedError{errors.New("the destination differs from the source")}
 	}
 	return nil
 }

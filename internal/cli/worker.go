@@ -26,7 +26,7 @@ const workerCommand = "worker"
 // it. This process is also needed under the parent process of the reference server, because
 // that process neither detects a hung worker nor rolls back an upgrade, and gives up after five
 // starts.
-func supervise(ctx context.Context, p Process, s *setup, o config.Server, flags serverFlags) error {
+func supervise(ctx context.Context, p Process, s *setup, o config.ServerSettings, flags serverFlagSets) error {
 	p.signals.handlesSecond.Store(true)
 	supervisor.IgnoreBrokenPipes() // the reader of the log may be gone
 	if p.wrapped() {
@@ -143,9 +143,9 @@ func newWorker(p Process) *cobra.Command {
 				}
 			}()
 			err = work(ctx, p, w, start)
-			if err != nil && !errors.As(err, new(silentError)) && !errors.Is(err, agent.ErrReplaced) {
+			if err != nil && !errors.As(err, new(printedError)) && !errors.Is(err, agent.ErrReplaced) {
 				fmt.Fprintf(p.Stderr, "eds: %v\n", err)
-				err = silentError{err}
+				err = printedError{err}
 			}
 			reason := ""
 			if err != nil {
@@ -160,7 +160,7 @@ func newWorker(p Process) *cobra.Command {
 var errParentEnds = errors.New("the parent process ends")
 
 // work runs the worker with the arguments of eds server, which the parent has sent.
-func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor.Start) error {
+func work(ctx context.Context, p Process, w *supervisor.Worker, start supervisor.StartRequest) error {
 	fs := pflag.NewFlagSet("server", pflag.ContinueOnError)
 	fs.SetOutput(io.Discard)
 	flags := bindServer(config.BindCommon(fs), fs)

@@ -98,8 +98,8 @@ const (
 	JSONFormat LogFormat = "json"
 )
 
-// HQ is the configuration of commands that call HQ. Treat it as immutable.
-type HQ struct {
+// HQSettings is the configuration of commands that call HQ. Treat it as immutable.
+type HQSettings struct {
 	APIKey Secret
 	APIURL string // base URL; if "", taken from the key
 	// RequireTLS determines which HQ API and NATS hosts must use TLS: all if it is true, and
@@ -108,10 +108,10 @@ type HQ struct {
 	RequireTLS *bool
 }
 
-// Server is the configuration of "eds server". Treat it as immutable.
-type Server struct {
+// ServerSettings is the configuration of "eds server". Treat it as immutable.
+type ServerSettings struct {
 	Common
-	HQ
+	HQSettings
 	URL             Secret // destination URL; empty until HQ configures one
 	URLGiven        bool   // URL comes from the flag, which also overrides the file at the next start
 	UpdateStrategy  UpdateStrategy
@@ -140,10 +140,10 @@ type Server struct {
 	MaxPendingLatency time.Duration
 }
 
-// Import is the configuration of "eds import". Treat it as immutable.
-type Import struct {
+// ImportSettings is the configuration of "eds import". Treat it as immutable.
+type ImportSettings struct {
 	Common
-	HQ
+	HQSettings
 	URL             Secret
 	UpdateStrategy  UpdateStrategy
 	SchemaValidator string

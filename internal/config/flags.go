@@ -74,9 +74,9 @@ func BindHQ(fs *pflag.FlagSet) *HQFlags {
 
 // Resolve returns the configuration for calls to HQ from the flags, the environment and the
 // file.
-func (f *HQFlags) Resolve(env Lookup, file File) (HQ, error) {
+func (f *HQFlags) Resolve(env Lookup, file File) (HQSettings, error) {
 	var p problems
-	hq := HQ{
+	hq := HQSettings{
 		APIKey:     NewSecret(first(strings.TrimSpace(f.apiKey), fromEnv(env, envAPIKey), file.Token.Reveal())),
 		APIURL:     try(&p, "--api-url", f.apiURL, ParseAPIURL),
 		RequireTLS: file.RequireTLS,
@@ -174,12 +174,12 @@ func bindWrapper(fs *pflag.FlagSet) {
 }
 
 // Resolve returns the configuration of "eds server".
-func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (Server, error) {
+func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (ServerSettings, error) {
 	var p problems
 	hq, err := f.HQFlags.Resolve(env, file)
 	p.add(err)
-	s := Server{
-		Common: common, HQ: hq,
+	s := ServerSettings{
+		Common: common, HQSettings: hq,
 		URL: f.destination(file), URLGiven: strings.TrimSpace(f.url) != "",
 		UpdateStrategy: first(file.UpdateStrategy, Standard), SchemaValidator: f.schemaValidator,
 		Host: strings.Trim(strings.TrimSpace(f.host), "[]"), Port: f.resolvePort(&p, env),
@@ -242,7 +242,7 @@ func (f *ServerFlags) resolvePort(p *problems, env Lookup) int {
 // ImportFlags are the flags of "eds import".
 type ImportFlags struct {
 	destinationFlags
-	value             Import
+	value             ImportSettings
 	timeOffset        string
 	only, locationIDs []string
 }
@@ -287,12 +287,12 @@ func BindVerify(fs *pflag.FlagSet) *ImportFlags {
 func (f *ImportFlags) ReadOnly() bool { return f.value.DryRun || f.value.ValidateOnly }
 
 // Resolve returns the configuration of "eds import".
-func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (Import, error) {
+func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (ImportSettings, error) {
 	var p problems
 	hq, err := f.HQFlags.Resolve(env, file)
 	p.add(err)
 	i := f.value
-	i.Common, i.HQ = common, hq
+	i.Common, i.HQSettings = common, hq
 	i.URL, i.UpdateStrategy, i.SchemaValidator = f.destination(file), first(file.UpdateStrategy, Standard), f.schemaValidator
 	i.JobID = strings.TrimSpace(i.JobID)
 	i.CompanyIDs, i.LocationIDs, i.Only = list(f.companyIDs), list(f.locationIDs), list(f.only)

@@ -26,29 +26,29 @@ func flagSet() *pflag.FlagSet {
 }
 
 // server parses args as "eds server" does.
-func server(args []string, env map[string]string, file config.File) (config.Server, error) {
+func server(args []string, env map[string]string, file config.File) (config.ServerSettings, error) {
 	fs := flagSet()
 	common, flags := config.BindCommon(fs), config.BindServer(fs)
 	if err := fs.Parse(args); err != nil {
-		return config.Server{}, err
+		return config.ServerSettings{}, err
 	}
 	c, err := common.Resolve("/somewhere")
 	if err != nil {
-		return config.Server{}, err
+		return config.ServerSettings{}, err
 	}
 	return flags.Resolve(c, environment(env), file)
 }
 
 // imports parses args as "eds import" does.
-func imports(args []string, env map[string]string, file config.File) (config.Import, error) {
+func imports(args []string, env map[string]string, file config.File) (config.ImportSettings, error) {
 	fs := flagSet()
 	common, flags := config.BindCommon(fs), config.BindImport(fs)
 	if err := fs.Parse(args); err != nil {
-		return config.Import{}, err
+		return config.ImportSettings{}, err
 	}
 	c, err := common.Resolve("/somewhere")
 	if err != nil {
-		return config.Import{}, err
+		return config.ImportSettings{}, err
 	}
 	return flags.Resolve(c, environment(env), file)
 }
@@ -58,7 +58,7 @@ func TestServerFlags_Defaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config.Server{
+	want := config.ServerSettings{
 		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, UpdateStrategy: config.Standard,
 		Port: 8080, RenewInterval: 24 * time.Hour, Heal: config.HealTables, BackfillNewTables: true,
 	}
@@ -80,13 +80,13 @@ func TestServerFlags_ResolveEveryFlag(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config.Server{
+	want := config.ServerSettings{
 		Common: config.Common{
 			DataDir: filepath.FromSlash("/somewhere/d"), Verbose: true, Silent: true, Timestamp: true, LogLabel: "L",
 			LogFormat: config.JSONFormat,
 		},
-		HQ:  config.HQ{APIKey: config.NewSecret("K"), APIURL: "http://localhost:3101"},
-		URL: config.NewSecret("file:///x"), URLGiven: true, UpdateStrategy: config.Standard, SchemaValidator: "rules",
+		HQSettings: config.HQSettings{APIKey: config.NewSecret("K"), APIURL: "http://localhost:3101"},
+		URL:        config.NewSecret("file:///x"), URLGiven: true, UpdateStrategy: config.Standard, SchemaValidator: "rules",
 		Host: "::1", Servers: []string{
 			"nats://a:4222",
 			"nats://b:4222",
@@ -109,8 +109,8 @@ func TestImportFlags_ResolveEveryFlag(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config.Import{
-		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, HQ: config.HQ{
+	want := config.ImportSettings{
+		Common: config.Common{DataDir: filepath.FromSlash("/somewhere/data")}, HQSettings: config.HQSettings{
 			APIKey: config.NewSecret("K"),
 			APIURL: "https://x",
 		},

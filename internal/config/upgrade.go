@@ -28,8 +28,8 @@ func BindRelease(fs *pflag.FlagSet) *ReleaseFlags {
 // Resolve returns the values of the flags.
 func (f *ReleaseFlags) Resolve() Release { return f.value }
 
-// Upgrade is the configuration of "eds upgrade". Treat it as immutable.
-type Upgrade struct {
+// UpgradeSettings is the configuration of "eds upgrade". Treat it as immutable.
+type UpgradeSettings struct {
 	Release
 	AllowDowngrade, DryRun bool
 	// At most one of these is set.
@@ -39,7 +39,7 @@ type Upgrade struct {
 // UpgradeFlags are the flags of "eds upgrade".
 type UpgradeFlags struct {
 	*ReleaseFlags
-	value Upgrade
+	value UpgradeSettings
 }
 
 // BindUpgrade adds the flags of "eds upgrade" to fs, except for the common flags.
@@ -53,7 +53,7 @@ func BindUpgrade(fs *pflag.FlagSet) *UpgradeFlags {
 }
 
 // Resolve returns the configuration of "eds upgrade".
-func (f *UpgradeFlags) Resolve() (Upgrade, error) {
+func (f *UpgradeFlags) Resolve() (UpgradeSettings, error) {
 	var p problems
 	u := f.value
 	u.Release = f.ReleaseFlags.Resolve()

@@ -9,11 +9,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/config"
 )
 
-func upgrade(args ...string) (config.Upgrade, error) {
+func upgrade(args ...string) (config.UpgradeSettings, error) {
 	fs := flagSet()
 	flags := config.BindUpgrade(fs)
 	if err := fs.Parse(args); err != nil {
-		return config.Upgrade{}, err
+		return config.UpgradeSettings{}, err
 	}
 	return flags.Resolve()
 }
@@ -24,7 +24,7 @@ func TestUpgradeFlags_ResolveEveryFlag(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config.Upgrade{
+	want := config.UpgradeSettings{
 		Release:        config.Release{KeyFile: "key.asc", URL: "https://mirror.example.com/eds"},
 		AllowDowngrade: true, DryRun: true, Accept: true,
 	}

@@ -66,15 +66,15 @@ func parseTime(text string) (time.Time, error) {
 	return t, nil
 }
 
-// duration is a flag value whose error shows how to write a duration.
-type duration struct{ value *time.Duration }
+// durationFlag is a flag value whose error shows how to write a duration.
+type durationFlag struct{ value *time.Duration }
 
 func durationVar(fs *pflag.FlagSet, value *time.Duration, name string, byDefault time.Duration, usage string) {
 	*value = byDefault
-	fs.Var(duration{value}, name, usage)
+	fs.Var(durationFlag{value}, name, usage)
 }
 
-func (d duration) Set(text string) error {
+func (d durationFlag) Set(text string) error {
 	value, err := time.ParseDuration(text)
 	if err != nil {
 		return errors.New("want a time like 250ms, 90s, 15m or 24h")
@@ -83,7 +83,7 @@ func (d duration) Set(text string) error {
 	return nil
 }
 
-func (d duration) String() string {
+func (d durationFlag) String() string {
 	if d.value == nil || *d.value == 0 {
 		return "" // so that the help shows no default
 	}
@@ -97,7 +97,7 @@ func (d duration) String() string {
 	return text
 }
 
-func (d duration) Type() string { return "duration" }
+func (d durationFlag) Type() string { return "duration" }
 
 // number is a flag value whose error does not mention strconv.
 type number struct{ value *int }

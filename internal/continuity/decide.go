@@ -19,7 +19,7 @@ const youngSnapshot = 24 * time.Hour
 // Decide returns the plan for reading the stream: the start of reading, and the missing changes if
 // there are any.
 func Decide(e Evidence) Plan {
-	d := newDecision(e)
+	d := newAssessment(e)
 	switch {
 	case e.CheckpointLost():
 		last := e.Record.Settled
@@ -44,8 +44,8 @@ func Decide(e Evidence) Plan {
 	}
 }
 
-// decision is the evidence, together with the direct conclusions from it.
-type decision struct {
+// assessment is the evidence, together with the direct conclusions from it.
+type assessment struct {
 	Evidence
 	position cdc.Position
 	// positioned are the tables that need all changes after position. If others is set, tables
@@ -59,8 +59,8 @@ type decision struct {
 	recreated    bool // whether the stream is not the one that was read before
 }
 
-func newDecision(e Evidence) *decision {
-	d := &decision{Evidence: e, position: e.Position(), others: true}
+func newAssessment(e Evidence) *assessment {
+	d := &assessment{Evidence: e, position: e.Position(), others: true}
 	for _, table := range e.tables() {
 		s := e.Snapshots[table]
 		n := e.needs(s)
@@ -83,7 +83,7 @@ func newDecision(e Evidence) *decision {
 }
 
 // lostReason returns the reason for the loss of the position.
-func (d *decision) lostReason() Reason {
+func (d *assessment) lostReason() GapReason {
 	if d.Destination.Lost {
 		return Replaced
 	}
@@ -94,7 +94,7 @@ func (d *decision) lostReason() Reason {
 // after the consumer's acknowledgement floor. Acknowledged messages then count as applied, because
 // there is no other evidence. That happens after the reference server, or with a lost data
 // directory.
-func (d *decision) resume() Plan {
+func (d *assessment) resume() Plan {
 	plan := Plan{Applied: d.position, Reached: d.reached()}
 	gap := &GapError{After: plan.Reached, Since: instant(d.position.Stored)}
 	switch {
@@ -140,7 +140,7 @@ func (d *decision) resume() Plan {
 // if it ends before the last read message, or if its message at that sequence was stored later than
 // the last read message. The Stored time of a position is never earlier than the storage time of
 // its message.
-func (d *decision) otherStream() bool {
+func (d *assessment) otherStream() bool {
 	last := d.lastRead()
 	ends := d.Stream.First <= d.Sequence() && d.Stream.Pending == 0
 	return !d.Stream.Silent && (ends || last.Stored > 0 && d.Stream.Stored > last.Stored)
@@ -148,18 +148,18 @@ func (d *decision) otherStream() bool {
 
 // sameStream reports whether the stream is known to be the one that was read before. It is the same
 // stream if it still has the last read message, or if its consumer is older than that message.
-func (d *decision) sameStream() bool {
+func (d *assessment) sameStream() bool {
 	return !d.recreated && (d.Stream.Stored > 0 || d.olderConsumer())
 }
 
 // olderConsumer reports whether the consumer, and thus the stream, existed when the last read
 // message was stored.
-func (d *decision) olderConsumer() bool {
+func (d *assessment) olderConsumer() bool {
 	return d.Consumer != nil && d.Consumer.Created <= d.lastRead().Stored
 }
 
 // reached returns the sequence up to which no message for this consumer remains to be received.
-func (d *decision) reached() uint64 {
+func (d *assessment) reached() uint64 {
 	switch {
 	case d.position.Sequence == 0:
 		return d.floor()
@@ -173,7 +173,7 @@ func (d *decision) reached() uint64 {
 // received returns the sequence up to which no message for this consumer remains to be received,
 // according to the recorded positions alone. Every message up to position was received, and later
 // ones up to this sequence were for other consumers.
-func (d *decision) received() uint64 {
+func (d *assessment) received() uint64 {
 	if d.Record.Settled.Sequence > d.position.Sequence { // the destination was restored, and lost the changes that were settled later
 		return d.position.Sequence
 	}
@@ -181,7 +181,7 @@ func (d *decision) received() uint64 {
 }
 
 // rewinds reports whether a snapshot needs, or may need, messages at or before Evidence.Sequence.
-func (d *decision) rewinds() bool {
+func (d *assessment) rewinds() bool {
 	if len(d.fromSnapshot) == 0 || d.Destination.Begun && d.position.Sequence == 0 { // there are no earlier messages
 		return false
 	}
@@ -194,7 +194,7 @@ func (d *decision) rewinds() bool {
 
 // startOver reads everything in the stream, although some changes after the position are lost. It
 // reports the gap, except for tables that were imported since the loss, because these lack nothing.
-func (d *decision) startOver(plan Plan, gap *GapError) Plan {
+func (d *assessment) startOver(plan Plan, gap *GapError) Plan {
 	gap.First = d.Stream.First
 	if len(d.positioned) == 0 && !d.others {
 		if !d.Destination.Lost { // a lost destination is not the one that the import loaded
@@ -221,7 +221,7 @@ func (d *decision) startOver(plan Plan, gap *GapError) Plan {
 
 // startFromSnapshot reads from the time of the earliest snapshot on, and drops the recorded
 // positions.
-func (d *decision) startFromSnapshot(plan Plan) Plan {
+func (d *assessment) startFromSnapshot(plan Plan) Plan {
 	plan.Forget = plan.Forget || plan.Applied.Sequence > 0
 	plan.Start = Start{From: FromTime, Time: d.start}
 	untimed := d.position.Stored == 0 && (d.position.Sequence > 0 || d.Stream.Stored == 0)
@@ -242,7 +242,7 @@ func (d *decision) startFromSnapshot(plan Plan) Plan {
 // youngSnapshot is part of the gap. A younger snapshot is assumed to be newer than the dropped
 // messages, so its table only makes the plan unverified, unless the oldest message in the stream is
 // newer than the snapshot.
-func (d *decision) reportUncovered(plan *Plan) {
+func (d *assessment) reportUncovered(plan *Plan) {
 	uncovered := d.uncovered()
 	if len(uncovered) == 0 {
 		return
@@ -264,7 +264,7 @@ func (d *decision) reportUncovered(plan *Plan) {
 }
 
 // uncovered returns the tables in fromSnapshot for which the stream may have dropped messages.
-func (d *decision) uncovered() []string {
+func (d *assessment) uncovered() []string {
 	var tables []string
 	for _, table := range d.fromSnapshot {
 		if !d.covers(d.Snapshots[table].Start().UnixNano()) {
@@ -277,7 +277,7 @@ func (d *decision) uncovered() []string {
 // covers reports whether the stream has every message stored since start. That is so if the stream
 // still holds an older message, if it has never dropped a message, or if it continues after an
 // older message that was read.
-func (d *decision) covers(start int64) bool {
+func (d *assessment) covers(start int64) bool {
 	if d.recreated {
 		return false
 	}

@@ -118,7 +118,7 @@ type scene struct {
 	world
 	tenants                  tenancy
 	streamName, snapshotName string
-	seen                     Stream // the evidence about the stream
+	seen                     StreamEvidence // the evidence about the stream
 }
 
 // evidenceKey identifies equal evidence.
@@ -127,7 +127,7 @@ type evidenceKey struct {
 	checkpoint, settled, scanned uint64
 	exists                       bool
 	consumer                     Consumer
-	stream                       Stream
+	stream                       StreamEvidence
 	snapshots                    string
 }
 
@@ -373,20 +373,21 @@ func TestDecide_IsSilentUntilSomethingChanges(t *testing.T) {
 		want   string
 	}{
 		"nothing has changed":        {func(*Evidence) {}, ""},
-		"another import":             {func(e *Evidence) { e.Snapshots["order"] = Snapshot{Clock: cdc.At(now)} }, ""},
+		"another import":             {func(e *Evidence) { e.Snapshots["order"] = ImportEvidence{Clock: cdc.At(now)} }, ""},
 		"something was acknowledged": {func(e *Evidence) { e.Consumer.Acknowledged = true }, warned},
 		"the snapshots are lost":     {func(e *Evidence) { e.Snapshots = nil }, warned},
 		"another server has imported": {func(e *Evidence) {
-			e.Snapshots["order"] = Snapshot{Clock: cdc.At(now), Followed: true, Reference: true}
+			e.Snapshots["order"] = ImportEvidence{Clock: cdc.At(now), Followed: true, Reference: true}
 		}, warned},
 		"a message was settled": {func(e *Evidence) { e.Record.Settled.Sequence = 5000 }, warned},
 		"messages were scanned": {func(e *Evidence) { e.Record.Scanned = 5000 }, warned},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := Evidence{
-				Destination: Destination{Stores: true}, Snapshots: map[string]Snapshot{"order": {Clock: cdc.At(now), Followed: true}},
-				Consumer: &Consumer{Floor: 5000, Created: now.UnixNano()},
-				Stream: Stream{
+				Destination: DestinationEvidence{Stores: true},
+				Snapshots:   map[string]ImportEvidence{"order": {Clock: cdc.At(now), Followed: true}},
+				Consumer:    &Consumer{Floor: 5000, Created: now.UnixNano()},
+				Stream: StreamEvidence{
 					First: 100, FirstStored: now.Add(-24 * time.Hour).UnixNano(), Stored: now.Add(-time.Minute).UnixNano(), Pending: 1,
 				},
 				Now: now,

@@ -16,8 +16,8 @@ func TestDecide_CountsNoAcknowledgementsForAnotherDestination(t *testing.T) {
 		Now:      now,
 		Record:   Record{Settled: cdc.Position{Sequence: 10, Stored: now.Add(-time.Hour).UnixNano()}, Scanned: 10},
 		Consumer: &Consumer{Floor: 50, Acknowledged: true},
-		Stream:   Stream{First: 31, FirstStored: now.UnixNano(), Pending: 100},
-		Snapshots: map[string]Snapshot{
+		Stream:   StreamEvidence{First: 31, FirstStored: now.UnixNano(), Pending: 100},
+		Snapshots: map[string]ImportEvidence{
 			"order": {Clock: cdc.At(now.Add(-48 * time.Hour)), Followed: true, Whole: true},
 		},
 	}
@@ -33,25 +33,25 @@ func TestDecide_CountsNoAcknowledgementsForAnotherDestination(t *testing.T) {
 // TestDecide_ReportsAReplacedDestination until every table is imported.
 func TestDecide_ReportsAReplacedDestination(t *testing.T) {
 	now := time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)
-	followed := Snapshot{Clock: cdc.At(now.Add(-48 * time.Hour)), Followed: true, Whole: true}
-	imported := Snapshot{Clock: cdc.At(now.Add(-time.Minute)), Whole: true}
+	followed := ImportEvidence{Clock: cdc.At(now.Add(-48 * time.Hour)), Followed: true, Whole: true}
+	imported := ImportEvidence{Clock: cdc.At(now.Add(-time.Minute)), Whole: true}
 	for name, c := range map[string]struct {
 		stores    bool
-		snapshots map[string]Snapshot
+		snapshots map[string]ImportEvidence
 		tables    []string
 		gap       bool
 	}{
-		"events":                     {snapshots: map[string]Snapshot{"a": followed, "b": followed}, tables: []string{"a", "b"}, gap: true},
-		"with a checkpoint":          {stores: true, snapshots: map[string]Snapshot{"a": followed}, tables: []string{"a"}, gap: true},
-		"without an import":          {gap: true},
-		"one table imported since":   {snapshots: map[string]Snapshot{"a": followed, "b": imported}, tables: []string{"a"}, gap: true},
-		"every table imported since": {snapshots: map[string]Snapshot{"a": imported, "b": imported}},
+		"events":             {snapshots: map[string]ImportEvidence{"a": followed, "b": followed}, tables: []string{"a", "b"}, gap: true},
+		"with a checkpoint":  {stores: true, snapshots: map[string]ImportEvidence{"a": followed}, tables: []string{"a"}, gap: true},
+		"without an import":  {gap: true},
+		"one imported since": {snapshots: map[string]ImportEvidence{"a": followed, "b": imported}, tables: []string{"a"}, gap: true},
+		"all imported since": {snapshots: map[string]ImportEvidence{"a": imported, "b": imported}},
 	} {
 		e := Evidence{
 			Now: now, Snapshots: c.snapshots,
-			Destination: Destination{Lost: true, Stores: c.stores, Checkpoint: cdc.Position{Sequence: 90, Stored: 1}},
+			Destination: DestinationEvidence{Lost: true, Stores: c.stores, Checkpoint: cdc.Position{Sequence: 90, Stored: 1}},
 			Record:      Record{Settled: cdc.Position{Sequence: 10, Stored: now.Add(-time.Hour).UnixNano()}},
-			Stream: Stream{
+			Stream: StreamEvidence{
 				First: 2, FirstStored: now.Add(-3 * time.Hour).UnixNano(), Stored: now.Add(-time.Hour).UnixNano(), Pending: 100,
 			},
 		}

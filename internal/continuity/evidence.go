@@ -17,10 +17,10 @@ import (
 
 // Evidence is everything that is known before reading starts.
 type Evidence struct {
-	Destination Destination
+	Destination DestinationEvidence
 	Record      Record
-	Snapshots   map[string]Snapshot // of imports into this destination, by table
-	Stream      Stream
+	Snapshots   map[string]ImportEvidence // of imports into this destination, by table
+	Stream      StreamEvidence
 	Consumer    *Consumer // nil if the consumer does not exist
 	// Beginning selects the start if there is no other evidence. If it is true, reading starts with
 	// the oldest message in the stream, else with new messages.
@@ -31,8 +31,8 @@ type Evidence struct {
 	Now    time.Time
 }
 
-// Destination is the evidence that the destination holds.
-type Destination struct {
+// DestinationEvidence is the evidence that the destination holds.
+type DestinationEvidence struct {
 	// Stores reports whether the destination stores a checkpoint in the transaction of each batch.
 	Stores bool
 	// Begun reports whether the destination has a checkpoint. The checkpoint's sequence is 0 if no
@@ -60,8 +60,8 @@ type Record struct {
 	Elsewhere bool
 }
 
-// Snapshot is the result of an import of one table.
-type Snapshot struct {
+// ImportEvidence is the result of an import of one table.
+type ImportEvidence struct {
 	// Clock is the source's time of the snapshot. The snapshot holds every change up to and
 	// including this time.
 	Clock cdc.Timestamp
@@ -82,7 +82,7 @@ type Snapshot struct {
 }
 
 // Replaces reports whether the snapshot has every change up to its clock.
-func (s Snapshot) Replaces() bool { return !s.Partial && !s.Reference }
+func (s ImportEvidence) Replaces() bool { return !s.Partial && !s.Reference }
 
 // Consumer is the evidence about the durable consumer.
 type Consumer struct {
@@ -99,8 +99,8 @@ type Consumer struct {
 	Created int64
 }
 
-// Stream is the evidence about the stream and about the message at Evidence.Sequence.
-type Stream struct {
+// StreamEvidence is the evidence about the stream and about the message at Evidence.Sequence.
+type StreamEvidence struct {
 	// Silent reports whether the NATS server refused to describe the stream. The other fields
 	// are then zero.
 	Silent bool
@@ -205,7 +205,7 @@ const ClockMargin = time.Hour
 
 // Start returns the earliest storage time of the messages that must be read to continue from the
 // snapshot.
-func (s Snapshot) Start() time.Time { return time.Unix(0, s.Clock.Wall).Add(-ClockMargin) }
+func (s ImportEvidence) Start() time.Time { return time.Unix(0, s.Clock.Wall).Add(-ClockMargin) }
 
 // tables returns the names of the tables that have a snapshot, sorted.
 func (e *Evidence) tables() []string { return slices.Sorted(maps.Keys(e.Snapshots)) }
@@ -218,7 +218,7 @@ type needs struct {
 
 // needs returns the points after which the changes of the table with snapshot s must be read. If
 // both are set, the earlier point decides.
-func (e *Evidence) needs(s Snapshot) needs {
+func (e *Evidence) needs(s ImportEvidence) needs {
 	resumes := e.resumes()
 	switch {
 	case s.Followed && e.CheckpointLost():

@@ -17,12 +17,12 @@ func TestDecide_ReportsChangesThatOnlyTheConsumerShows(t *testing.T) {
 		"without records":          {func(e *Evidence) { e.Destination.Records = false }, false},
 		"with a checkpoint":        {func(e *Evidence) { e.Destination.Begun = true }, false},
 		"imported since": {func(e *Evidence) {
-			e.Snapshots = map[string]Snapshot{"order": {Clock: cdc.Timestamp{Wall: storedAt(90)}, Whole: true}}
+			e.Snapshots = map[string]ImportEvidence{"order": {Clock: cdc.Timestamp{Wall: storedAt(90)}, Whole: true}}
 		}, false},
 	} {
 		e := Evidence{
-			Destination: Destination{Stores: true, Records: true},
-			Stream:      Stream{First: 1, FirstStored: storedAt(1), Stored: storedAt(50), Pending: 51},
+			Destination: DestinationEvidence{Stores: true, Records: true},
+			Stream:      StreamEvidence{First: 1, FirstStored: storedAt(1), Stored: storedAt(50), Pending: 51},
 			Consumer:    &Consumer{Floor: 50, Acknowledged: true, Ours: true},
 		}
 		test.change(&e)

@@ -83,7 +83,7 @@ func storedAt(sequence uint64) int64 { return int64(sequence) * step }
 // positions returns the evidence about positions, without the evidence about the stream.
 func (w *world) positions() Evidence {
 	e := Evidence{
-		Destination: Destination{Stores: w.stores, Begun: w.begun}, Consumer: w.consumer, Now: time.Unix(0, w.now),
+		Destination: DestinationEvidence{Stores: w.stores, Begun: w.begun}, Consumer: w.consumer, Now: time.Unix(0, w.now),
 		Record: Record{Scanned: w.scanned},
 	}
 	position := func(sequence uint64) cdc.Position {
@@ -102,10 +102,10 @@ func (w *world) positions() Evidence {
 func (w *world) evidence() Evidence {
 	e := w.positions()
 	e.Stream = w.observe(e.Sequence())
-	e.Snapshots = make(map[string]Snapshot)
+	e.Snapshots = make(map[string]ImportEvidence)
 	for i, s := range w.snapshots {
 		if s != nil {
-			e.Snapshots[tableNames[i]] = Snapshot{
+			e.Snapshots[tableNames[i]] = ImportEvidence{
 				Clock: cdc.Timestamp{Wall: s.taken}, Followed: s.followed, Partial: s.partial, Whole: s.whole,
 			}
 		}
@@ -114,8 +114,8 @@ func (w *world) evidence() Evidence {
 }
 
 // observe returns the evidence about the stream.
-func (w *world) observe(sequence uint64) Stream {
-	s := Stream{First: w.first}
+func (w *world) observe(sequence uint64) StreamEvidence {
+	s := StreamEvidence{First: w.first}
 	for i, m := range w.stream {
 		if i == 0 {
 			s.FirstStored = m.stored

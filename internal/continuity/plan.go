@@ -31,20 +31,20 @@ type Plan struct {
 	Note string
 }
 
-// Origin is the kind of a Start. It determines which fields of the Start are valid.
-type Origin uint8
+// StartKind is the kind of a Start. It determines which fields of the Start are valid.
+type StartKind uint8
 
 // The origins.
 const (
-	FromNow       Origin = iota // new messages only
-	FromSequence                // Start.Sequence and later
-	FromTime                    // messages stored at or after Start.Time
-	FromBeginning               // all messages in the stream
+	FromNow       StartKind = iota // new messages only
+	FromSequence                   // Start.Sequence and later
+	FromTime                       // messages stored at or after Start.Time
+	FromBeginning                  // all messages in the stream
 )
 
 // Start is the point from which the stream is read.
 type Start struct {
-	From     Origin
+	From     StartKind
 	Sequence uint64
 	Time     time.Time
 }
@@ -58,7 +58,7 @@ type GapError struct {
 	Others bool
 	// All is set if Tables are all imported tables.
 	All    bool
-	Reason Reason
+	Reason GapReason
 	Err    error // the error for the reason Unread
 	// After is the sequence of the last applied message, or 0 if it is unknown. First is the
 	// sequence of the oldest message in the stream.
@@ -68,17 +68,17 @@ type GapError struct {
 	Since time.Time
 }
 
-// Reason is the reason why changes are missing.
-type Reason uint8
+// GapReason is the reason why changes are missing.
+type GapReason uint8
 
 // The reasons.
 const (
-	Trimmed        Reason = iota // the stream dropped messages that were not applied
-	Recreated                    // the stream was deleted and created again
-	CheckpointLost               // the destination lost its checkpoint
-	Replaced                     // the destination is not the one to which changes were applied
-	Emptied                      // the destination lost the records of its snapshots
-	Unread                       // the time of the reference server's import is unknown
+	Trimmed        GapReason = iota // the stream dropped messages that were not applied
+	Recreated                       // the stream was deleted and created again
+	CheckpointLost                  // the destination lost its checkpoint
+	Replaced                        // the destination is not the one to which changes were applied
+	Emptied                         // the destination lost the records of its snapshots
+	Unread                          // the time of the reference server's import is unknown
 )
 
 func (e *GapError) Error() string {

@@ -15,8 +15,8 @@ import (
 func TestDecide_AfterTheReferenceServer(t *testing.T) {
 	imported := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	months := imported.Add(90 * 24 * time.Hour)
-	snapshots := map[string]Snapshot{"order": {Clock: cdc.At(imported), Reference: true}}
-	stream := Stream{
+	snapshots := map[string]ImportEvidence{"order": {Clock: cdc.At(imported), Reference: true}}
+	stream := StreamEvidence{
 		First: 1, FirstStored: imported.Add(-24 * time.Hour).UnixNano(), Stored: months.Add(-time.Minute).UnixNano(), Pending: 7,
 	}
 	consumer := &Consumer{Floor: 5000, Created: imported.UnixNano()}
@@ -35,7 +35,7 @@ func TestDecide_AfterTheReferenceServer(t *testing.T) {
 		"its import":                   {Evidence{Snapshots: snapshots}, fromImport},
 		"its import, and its consumer": {Evidence{Snapshots: snapshots, Consumer: consumer}, fromFloor},
 		"its import, and a checkpoint of eds": {
-			Evidence{Snapshots: snapshots, Destination: Destination{Stores: true, Checkpoint: followed}},
+			Evidence{Snapshots: snapshots, Destination: DestinationEvidence{Stores: true, Checkpoint: followed}},
 			Plan{
 				Start: Start{From: FromSequence, Sequence: 9001}, Applied: followed, Reached: 9000,
 				Note: "the consumer no longer exists; creating it again after message 9000",
@@ -43,7 +43,7 @@ func TestDecide_AfterTheReferenceServer(t *testing.T) {
 		},
 		"unreadable": {Evidence{Unread: unread}, gap},
 		"the same, and an import of a part": {
-			Evidence{Unread: unread, Snapshots: map[string]Snapshot{"order": {Clock: cdc.At(months)}}}, gap,
+			Evidence{Unread: unread, Snapshots: map[string]ImportEvidence{"order": {Clock: cdc.At(months)}}}, gap,
 		},
 		"the same, and its consumer": {Evidence{Unread: unread, Consumer: consumer}, fromFloor},
 		"the same, with --restart":   {Evidence{Unread: unread, Beginning: true}, Plan{Start: Start{From: FromBeginning}}},

@@ -22,15 +22,15 @@ type Look struct {
 	First uint64
 }
 
-// Verdict is the answer to the question whether the stream has dropped messages before the server
-// sent them.
-type Verdict uint8
+// LossVerdict is the answer to the question whether the stream has dropped messages before the
+// server sent them.
+type LossVerdict uint8
 
 // The verdicts.
 const (
-	Kept    Verdict = iota // the stream has dropped no unsent message
-	Unknown                // the stream has dropped messages, perhaps unsent ones of this consumer
-	Dropped                // the stream has dropped unsent messages of this consumer
+	Kept    LossVerdict = iota // the stream has dropped no unsent message
+	Unknown                    // the stream has dropped messages, perhaps unsent ones of this consumer
+	Dropped                    // the stream has dropped unsent messages of this consumer
 )
 
 // Watch compares each look at the stream with the previous one. Call Begin first. The stream
@@ -61,7 +61,7 @@ func (w *Watch) Proceed(sent uint64) {
 func (w *Watch) Reached() uint64 { return w.from - 1 }
 
 // Since reports whether the stream has dropped unsent messages between the last look and l.
-func (w *Watch) Since(l Look) Verdict {
+func (w *Watch) Since(l Look) LossVerdict {
 	switch {
 	case l.First <= w.from:
 		return Kept

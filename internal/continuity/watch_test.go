@@ -10,7 +10,7 @@ import (
 func TestWatch_ComparesWithTheLastLook(t *testing.T) {
 	for name, c := range map[string]struct {
 		last, now Look
-		want      Verdict
+		want      LossVerdict
 	}{
 		"nothing is dropped":                        {Look{Sent: 20, Next: 21, Last: 90}, Look{Deliveries: 9, First: 1}, Kept},
 		"all sent messages are dropped":             {Look{Sent: 20, Next: 21, Last: 90}, Look{Deliveries: 9, First: 21}, Kept},

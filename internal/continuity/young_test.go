@@ -17,20 +17,21 @@ func TestDecide_AfterAYoungSnapshot(t *testing.T) {
 	before, after := taken.Add(-time.Minute).UnixNano(), taken.Add(time.Minute).UnixNano()
 	other := Record{Settled: cdc.Position{Sequence: 900, Stored: taken.Add(-time.Hour).UnixNano()}}
 	for name, c := range map[string]struct {
-		stream          Stream
+		stream          StreamEvidence
 		record          Record
 		gap, unverified bool
 	}{
-		"a stream that never dropped a message":       {stream: Stream{First: 1, FirstStored: after, Pending: 9}},
-		"one that dropped some before the snapshot":   {stream: Stream{First: 50, FirstStored: before, Pending: 9}, unverified: true},
-		"one that dropped some after the snapshot":    {stream: Stream{First: 50, FirstStored: after, Pending: 9}, gap: true},
-		"one that is empty":                           {stream: Stream{First: 50}, unverified: true},
-		"one that was created again, before":          {stream: Stream{First: 1, FirstStored: before}, record: other, unverified: true},
-		"one that was created again, and quiet since": {stream: Stream{First: 1, FirstStored: after}, record: other, unverified: true},
+		"never dropped a message":          {stream: StreamEvidence{First: 1, FirstStored: after, Pending: 9}},
+		"dropped some before the snapshot": {stream: StreamEvidence{First: 50, FirstStored: before, Pending: 9}, unverified: true},
+		"dropped some after the snapshot":  {stream: StreamEvidence{First: 50, FirstStored: after, Pending: 9}, gap: true},
+		"empty":                            {stream: StreamEvidence{First: 50}, unverified: true},
+		"created again, before":            {stream: StreamEvidence{First: 1, FirstStored: before}, record: other, unverified: true},
+		"created again, and quiet since":   {stream: StreamEvidence{First: 1, FirstStored: after}, record: other, unverified: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan := Decide(Evidence{
-				Snapshots: map[string]Snapshot{"order": {Clock: cdc.At(taken), Whole: true}}, Stream: c.stream, Record: c.record, Now: now,
+				Snapshots: map[string]ImportEvidence{"order": {Clock: cdc.At(taken), Whole: true}},
+				Stream:    c.stream, Record: c.record, Now: now,
 			})
 			if plan.Gap != nil != c.gap || plan.Unverified != "" != c.unverified {
 				t.Errorf("gap %v, unverified %q", plan.Gap, plan.Unverified)

@@ -33,7 +33,7 @@ type Handler interface {
 	// WatchImport calls observe with the progress of an import until the import ends, and
 	// returns its outcome. If ctx is done, the import continues. A slow observe does not delay
 	// the import: intermediate states of a table are then left out.
-	WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error)
+	WatchImport(ctx context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals)) (snapshot.Report, error)
 	// CancelImport cancels an import.
 	CancelImport(id string) error
 	// AcceptGap accepts the gap with the given id for one table, or for all tables of the gap
@@ -117,19 +117,19 @@ type importUpdate struct {
 	Error    *Error           `json:"error,omitempty"` // set with Report, if the import failed
 }
 
-// progressUpdate is a snapshot.Progress whose error is encoded as text.
+// progressUpdate is a snapshot.TableProgress whose error is encoded as text.
 type progressUpdate struct {
-	snapshot.Progress
+	snapshot.TableProgress
 	Err string `json:",omitempty"`
 }
 
-func newProgressUpdate(p snapshot.Progress) *progressUpdate {
+func newProgressUpdate(p snapshot.TableProgress) *progressUpdate {
 	return &progressUpdate{p, maskedText(p.Err)}
 }
 
-func (p *progressUpdate) snapshot() snapshot.Progress {
-	p.Progress.Err = textError(p.Err)
-	return p.Progress
+func (p *progressUpdate) snapshot() snapshot.TableProgress {
+	p.TableProgress.Err = textError(p.Err)
+	return p.TableProgress
 }
 
 // importReport is a snapshot.Report whose errors are encoded as text.

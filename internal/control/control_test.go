@@ -28,7 +28,7 @@ import (
 type scripted struct {
 	report  func() server.Report
 	request func(id, identity string, o snapshot.Options) error
-	watch   func(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error)
+	watch   func(ctx context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals)) (snapshot.Report, error)
 	cancel  func(id string) error
 	accept  func(id, table string) ([]string, error)
 
@@ -41,7 +41,9 @@ func (s scripted) RequestImport(id, identity string, o snapshot.Options) error {
 	return s.request(id, identity, o)
 }
 
-func (s scripted) WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+func (s scripted) WatchImport(
+	ctx context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals),
+) (snapshot.Report, error) {
 	return s.watch(ctx, id, observe)
 }
 
@@ -88,7 +90,7 @@ func TestStatus_ReturnsTheReportOfTheServer(t *testing.T) {
 		Version: "1.2.3", PID: 7, Started: at, State: "running", Rate: 2.5,
 		Health: telemetry.Report{Status: telemetry.OK, Reasons: []telemetry.Reason{}, Warnings: []telemetry.Reason{}},
 		Tables: map[string]server.TableReport{
-			"order": {TableState: telemetry.TableState{State: "missing", Cause: "absent", Since: at}, Inserts: 4},
+			"order": {TableHealth: telemetry.TableHealth{State: "missing", Cause: "absent", Since: at}, Inserts: 4},
 		},
 	}
 	client, _, _ := serve(t, scripted{report: func() server.Report { return want }})
@@ -108,7 +110,7 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 		Options      snapshot.Options
 	}
 	type step struct {
-		Progress snapshot.Progress
+		Progress snapshot.TableProgress
 		Totals   snapshot.Totals
 	}
 	options := control.Options{
@@ -118,13 +120,13 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 	}
 	steps := []step{
 		{
-			snapshot.Progress{
+			snapshot.TableProgress{
 				Table: "order", Phase: snapshot.Loading, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Files: 1, TotalFiles: 2,
 			},
 			snapshot.Totals{Tables: 2, Rows: 5, Bytes: 6, Downloaded: 7, TotalBytes: 8, Unsized: 1},
 		},
 		{
-			snapshot.Progress{Table: "part", Phase: snapshot.Failed, Err: errors.New("the database refuses it")},
+			snapshot.TableProgress{Table: "part", Phase: snapshot.Failed, Err: errors.New("the database refuses it")},
 			snapshot.Totals{Tables: 2, Done: 1, Failed: 1},
 		},
 	}
@@ -143,7 +145,7 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 			got = request{id, identity, o}
 			return nil
 		},
-		watch: func(_ context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+		watch: func(_ context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals)) (snapshot.Report, error) {
 			if id != importID {
 				return snapshot.Report{}, errors.New("unknown import")
 			}
@@ -154,7 +156,7 @@ func TestImport_CarriesOptionsProgressAndOutcome(t *testing.T) {
 		},
 	})
 	var seen []step
-	observe := func(p snapshot.Progress, totals snapshot.Totals) { seen = append(seen, step{p, totals}) }
+	observe := func(p snapshot.TableProgress, totals snapshot.Totals) { seen = append(seen, step{p, totals}) }
 	var accepted string
 	q := control.ImportRequest{ID: importID, Destination: "postgres://h/db", Options: options}
 	outcome, err := client.Import(t.Context(), q, func(id string) { accepted = id }, observe)
@@ -199,7 +201,7 @@ func TestError_HasTheExitCode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client, _, _ := serve(t, scripted{
 				request: func(string, string, snapshot.Options) error { return test.requested },
-				watch: func(context.Context, string, func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+				watch: func(context.Context, string, func(snapshot.TableProgress, snapshot.Totals)) (snapshot.Report, error) {
 					return snapshot.Report{}, test.ended
 				},
 			})
@@ -219,7 +221,7 @@ func TestImport_ContinuesWithoutItsWatchers(t *testing.T) {
 	began, ended := make(chan struct{}), make(chan error, 1)
 	client, _, _ := serve(t, scripted{
 		request: func(string, string, snapshot.Options) error { return nil },
-		watch: func(ctx context.Context, _ string, _ func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+		watch: func(ctx context.Context, _ string, _ func(snapshot.TableProgress, snapshot.Totals)) (snapshot.Report, error) {
 			close(began)
 			<-ctx.Done()
 			ended <- ctx.Err()
@@ -245,7 +247,7 @@ func TestImport_ContinuesWithoutItsWatchers(t *testing.T) {
 func TestServe_EndsWithItsWatchers(t *testing.T) {
 	began := make(chan struct{})
 	client, _, stop := serve(t, scripted{
-		watch: func(ctx context.Context, _ string, _ func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+		watch: func(ctx context.Context, _ string, _ func(snapshot.TableProgress, snapshot.Totals)) (snapshot.Report, error) {
 			close(began)
 			<-ctx.Done()
 			return snapshot.Report{}, ctx.Err()

@@ -19,7 +19,7 @@ func (s endpoints) stream(w http.ResponseWriter, r *http.Request, id string) {
 	if updates.write(importUpdate{ID: id}) != nil {
 		return
 	}
-	report, err := s.WatchImport(ctx, id, func(p snapshot.Progress, t snapshot.Totals) {
+	report, err := s.WatchImport(ctx, id, func(p snapshot.TableProgress, t snapshot.Totals) {
 		if updates.write(importUpdate{Progress: newProgressUpdate(p), Totals: &t}) != nil {
 			cancel() // the client has disconnected
 		}

@@ -107,7 +107,7 @@ type HQ struct {
 	shop      *shop.Shop
 	publisher *publisher
 	workload  *workload
-	exports   *exporter
+	exports   *exportRunner
 	apiURL    string
 	web       *http.Server
 
@@ -158,7 +158,7 @@ func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 		return nil, err
 	}
 	h.workload = newWorkload(h.shop, h.publisher, o.Rate)
-	h.exports, err = newExporter(h.store, h.shop, filepath.Join(o.DataDir, "exports"), fileLimits{o.FileRows, o.FileBytes}, time.Now())
+	h.exports, err = newExportRunner(h.store, h.shop, filepath.Join(o.DataDir, "exports"), fileLimits{o.FileRows, o.FileBytes}, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("load the export jobs: %w", err)
 	}

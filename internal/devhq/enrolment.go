@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Enrolment is a one-time enrolment code, and a record of its use.
-type Enrolment struct {
+// EnrolmentCode is a one-time enrolment code, and a record of its use.
+type EnrolmentCode struct {
 	Code      string    `json:"code"`
 	ServerID  string    `json:"serverId"`
 	Companies []string  `json:"companyIds,omitempty"` // companies that the server may read; none means all
@@ -24,7 +24,7 @@ const codePrefix = "L"
 // NewEnrolment returns a code with which one server can enrol once. The server may read the given
 // companies. No companies means all.
 func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
-	e := Enrolment{
+	e := EnrolmentCode{
 		Code: codePrefix + rand.Text()[:9], ServerID: newID(), Companies: companies, Created: time.Now().UTC(),
 	}
 	return e.Code, put(h.store, bucketEnrolments, e.Code, e)
@@ -34,7 +34,7 @@ func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
 func newID() string { return strings.ToLower(rand.Text()) }
 
 func (h *HQ) enroll(r *http.Request) (any, error) {
-	e, err := update(h.store, bucketEnrolments, r.PathValue("code"), func(e *Enrolment) error {
+	e, err := update(h.store, bucketEnrolments, r.PathValue("code"), func(e *EnrolmentCode) error {
 		if !e.Used.IsZero() {
 			return errNotFound
 		}

@@ -52,8 +52,8 @@ func (j *exportJob) completed() bool {
 	return true
 }
 
-// exporter runs export jobs, one at a time.
-type exporter struct {
+// exportRunner runs export jobs, one at a time.
+type exportRunner struct {
 	store  *store
 	shop   *shop.Shop
 	dir    string
@@ -65,10 +65,10 @@ type exporter struct {
 	work  chan struct{}
 }
 
-// newExporter loads the stored jobs. Interrupted jobs continue with their pending tables. Jobs
+// newExportRunner loads the stored jobs. Interrupted jobs continue with their pending tables. Jobs
 // that are older than jobLife, or that belong to another history of the shop, are deleted.
-func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now time.Time) (*exporter, error) {
-	e := &exporter{store: s, shop: sh, dir: dir, limits: limits, jobs: make(map[string]*exportJob), work: make(chan struct{}, 1)}
+func newExportRunner(s *store, sh *shop.Shop, dir string, limits fileLimits, now time.Time) (*exportRunner, error) {
+	e := &exportRunner{store: s, shop: sh, dir: dir, limits: limits, jobs: make(map[string]*exportJob), work: make(chan struct{}, 1)}
 	jobs, err := all[*exportJob](s, bucketJobs)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func newExporter(s *store, sh *shop.Shop, dir string, limits fileLimits, now tim
 }
 
 // start stores a new job and queues it.
-func (e *exporter) start(j *exportJob) error {
+func (e *exportRunner) start(j *exportJob) error {
 	if err := put(e.store, bucketJobs, j.ID, j); err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func (e *exporter) start(j *exportJob) error {
 
 // run runs the queued jobs until ctx is done. A job that is not finished by then continues at the
 // next start.
-func (e *exporter) run(ctx context.Context) error {
+func (e *exportRunner) run(ctx context.Context) error {
 	for {
 		j := e.next()
 		if j == nil {
@@ -126,7 +126,7 @@ func (e *exporter) run(ctx context.Context) error {
 }
 
 // next removes the oldest job from the queue and returns it, or returns nil if the queue is empty.
-func (e *exporter) next() *exportJob {
+func (e *exportRunner) next() *exportJob {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.queue) == 0 {
@@ -139,7 +139,7 @@ func (e *exporter) next() *exportJob {
 
 // do exports all pending tables of the job from one snapshot. If a table cannot be written, the
 // state of that table becomes failed. If do returns an error, HQ's own store has failed.
-func (e *exporter) do(ctx context.Context, j *exportJob) error {
+func (e *exportRunner) do(ctx context.Context, j *exportJob) error {
 	snap, known := e.shop.Snapshot(), e.shop.Tables()
 	for _, name := range e.pending(j) {
 		w := tableWriter{
@@ -163,7 +163,7 @@ func (e *exporter) do(ctx context.Context, j *exportJob) error {
 	return nil
 }
 
-func (e *exporter) pending(j *exportJob) []string {
+func (e *exportRunner) pending(j *exportJob) []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var names []string
@@ -178,7 +178,7 @@ func (e *exporter) pending(j *exportJob) []string {
 
 // record stores the new state of a table durably before it returns, and clients cannot see the
 // state earlier.
-func (e *exporter) record(j *exportJob, table string, t exportTable) error {
+func (e *exportRunner) record(j *exportJob, table string, t exportTable) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	j.Tables[table] = t
@@ -260,7 +260,7 @@ func (h *HQ) exportStatus(r *http.Request) (any, error) {
 	return response, err
 }
 
-func (e *exporter) status(id string, url func(job, file string) string) (exportResponse, error) {
+func (e *exportRunner) status(id string, url func(job, file string) string) (exportResponse, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	j, ok := e.jobs[id]

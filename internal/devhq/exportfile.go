@@ -175,7 +175,7 @@ func (f *rowFile) discard() error {
 }
 
 // serve serves a file of a job over HTTP.
-func (e *exporter) serve(w http.ResponseWriter, r *http.Request, job, name string) error {
+func (e *exportRunner) serve(w http.ResponseWriter, r *http.Request, job, name string) error {
 	known, ok := e.file(job, name)
 	if !ok {
 		return httpErrorf(http.StatusNotFound, "there is no such file")
@@ -198,7 +198,7 @@ func (e *exporter) serve(w http.ResponseWriter, r *http.Request, job, name strin
 	return nil
 }
 
-func (e *exporter) file(job, name string) (exportFile, bool) {
+func (e *exportRunner) file(job, name string) (exportFile, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if j, ok := e.jobs[job]; ok {
@@ -214,7 +214,7 @@ func (e *exporter) file(job, name string) (exportFile, bool) {
 }
 
 // remove deletes a job and all its files.
-func (e *exporter) remove(j *exportJob) error {
+func (e *exportRunner) remove(j *exportJob) error {
 	if err := os.RemoveAll(filepath.Join(e.dir, j.ID)); err != nil {
 		return fmt.Errorf("remove the files of export %s: %w", j.ID, err)
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// Message is a message that a server sent to HQ over NATS.
-type Message struct {
+// ServerMessage is a message that a server sent to HQ over NATS.
+type ServerMessage struct {
 	SessionID string
 	Kind      string // last part of the subject, such as "heartbeat" or "pause-response"
 	At        time.Time
@@ -29,7 +29,7 @@ const maxReceived = 10_000
 // receivedLog holds the newest messages from servers.
 type receivedLog struct {
 	mu       sync.Mutex
-	messages []Message
+	messages []ServerMessage
 	changed  chan struct{} // closed when the next message arrives
 }
 
@@ -47,7 +47,7 @@ func (l *receivedLog) subscribe(conn *nats.Conn) error {
 		if m.Header.Get("content-encoding") != "msgpack" || decoder.Decode(&data) != nil {
 			data = map[string]any{"unreadable": string(m.Data)}
 		}
-		l.add(Message{SessionID: tokens[2], Kind: tokens[3], At: time.Now(), Data: data, Header: m.Header})
+		l.add(ServerMessage{SessionID: tokens[2], Kind: tokens[3], At: time.Now(), Data: data, Header: m.Header})
 	})
 	if err != nil {
 		return fmt.Errorf("subscribe to messages from servers: %w", err)
@@ -55,7 +55,7 @@ func (l *receivedLog) subscribe(conn *nats.Conn) error {
 	return nil
 }
 
-func (l *receivedLog) add(m Message) {
+func (l *receivedLog) add(m ServerMessage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.messages = append(l.messages, m)
@@ -68,10 +68,10 @@ func (l *receivedLog) add(m Message) {
 
 // find returns the messages of one kind from a session, oldest first. The session "" means any
 // session. find also returns a channel that is closed when the next message arrives.
-func (l *receivedLog) find(session, kind string) ([]Message, <-chan struct{}) {
+func (l *receivedLog) find(session, kind string) ([]ServerMessage, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var found []Message
+	var found []ServerMessage
 	for _, m := range l.messages {
 		if (session == "" || m.SessionID == session) && m.Kind == kind {
 			found = append(found, m)
@@ -82,14 +82,14 @@ func (l *receivedLog) find(session, kind string) ([]Message, <-chan struct{}) {
 
 // Received returns the messages of one kind, such as "heartbeat" or "pause-response", from a
 // session, oldest first. The session "" means all sessions.
-func (h *HQ) Received(session, kind string) []Message {
+func (h *HQ) Received(session, kind string) []ServerMessage {
 	found, _ := h.received.find(session, kind)
 	return found
 }
 
 // AwaitReceived waits until the number of messages of one kind from a session exceeds the
 // parameter before. It returns the first message beyond that number.
-func (h *HQ) AwaitReceived(ctx context.Context, session, kind string, before int) (Message, error) {
+func (h *HQ) AwaitReceived(ctx context.Context, session, kind string, before int) (ServerMessage, error) {
 	for {
 		found, changed := h.received.find(session, kind)
 		if len(found) > before {
@@ -98,7 +98,7 @@ func (h *HQ) AwaitReceived(ctx context.Context, session, kind string, before int
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return Message{}, fmt.Errorf("await %s of session %s: %w", kind, session, context.Cause(ctx))
+			return ServerMessage{}, fmt.Errorf("await %s of session %s: %w", kind, session, context.Cause(ctx))
 		}
 	}
 }

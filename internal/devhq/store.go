@@ -14,7 +14,7 @@ import (
 // These are the buckets of hq.db. All values except secrets are encoded as JSON.
 const (
 	bucketSecrets    = "secrets"    // name -> bytes
-	bucketEnrolments = "enrolments" // code -> Enrolment
+	bucketEnrolments = "enrolments" // code -> EnrolmentCode
 	bucketSessions   = "sessions"   // id -> Session
 	bucketJobs       = "jobs"       // id -> exportJob
 )

@@ -26,41 +26,41 @@ import (
 	"github.com/shopmonkeyus/eds/internal/durable"
 )
 
-// State describes whether the destination has the data of an entry.
-type State string
+// EntryState describes whether the destination has the data of an entry.
+type EntryState string
 
 // States of entries.
 const (
 	// Waiting means that the destination lacks the data of the entry. If the entry moves a row
 	// to another key and later changes have written one of the two keys, the destination lacks
 	// the other part.
-	Waiting State = "waiting"
+	Waiting EntryState = "waiting"
 	// Superseded means that the destination has newer data for each row of the entry.
-	Superseded State = "superseded"
+	Superseded EntryState = "superseded"
 	// Unknown means that the destination either lacks the data of the entry or has newer data
 	// for its rows. Either no key could be read from the entry, or it is not known which of its
 	// rows has changed since.
-	Unknown State = "unknown"
+	Unknown EntryState = "unknown"
 )
 
 // Entry is one rejected event, or one row that an import could not load. The entry of a row has
 // no sequence. Its payload is the INSERT event for the row, or the line of the file if that
 // line is not a row.
 type Entry struct {
-	ID        string    `json:"-"` // identifies the entry; 12 hexadecimal digits
-	State     State     `json:"-"`
-	Sequence  uint64    `json:"sequence"`
-	Stored    int64     `json:"stored"` // time at which the stream stored the event, in nanoseconds since 1970
-	Subject   string    `json:"subject"`
-	Table     string    `json:"table,omitempty"`     // "" if the event could not be decoded
-	Operation string    `json:"operation,omitempty"` // "" if the event could not be decoded
-	EventID   string    `json:"eventId,omitempty"`
-	Stage     string    `json:"stage"` // stage that rejected the entry: decode, schema, apply or import
-	Reason    string    `json:"reason"`
-	Time      time.Time `json:"time"` // time of the rejection
-	Encoding  string    `json:"encoding,omitempty"`
-	Size      int       `json:"size"` // size of the payload in bytes
-	Payload   []byte    `json:"-"`    // set by Show, Read and Replay, but not by List
+	ID        string     `json:"-"` // identifies the entry; 12 hexadecimal digits
+	State     EntryState `json:"-"`
+	Sequence  uint64     `json:"sequence"`
+	Stored    int64      `json:"stored"` // time at which the stream stored the event, in nanoseconds since 1970
+	Subject   string     `json:"subject"`
+	Table     string     `json:"table,omitempty"`     // "" if the event could not be decoded
+	Operation string     `json:"operation,omitempty"` // "" if the event could not be decoded
+	EventID   string     `json:"eventId,omitempty"`
+	Stage     string     `json:"stage"` // stage that rejected the entry: decode, schema, apply or import
+	Reason    string     `json:"reason"`
+	Time      time.Time  `json:"time"` // time of the rejection
+	Encoding  string     `json:"encoding,omitempty"`
+	Size      int        `json:"size"` // size of the payload in bytes
+	Payload   []byte     `json:"-"`    // set by Show, Read and Replay, but not by List
 	// Destination is the identity of the destination that lacks the entry. It is "" in entries
 	// of older versions, which did not record it. Such an entry counts for every destination.
 	Destination string `json:"destination,omitempty"`
@@ -85,9 +85,9 @@ type Entry struct {
 // Position returns the event's position in the stream.
 func (e *Entry) Position() cdc.Position { return cdc.Position{Sequence: e.Sequence, Stored: e.Stored} }
 
-// judge returns the state of an entry that is not marked as superseded by the extension of its
-// file.
-func (e *Entry) judge() State {
+// unmarkedState returns the state of an entry that is not marked as superseded by the extension of
+// its file.
+func (e *Entry) unmarkedState() EntryState {
 	unchanged := func(row []string) bool {
 		return !slices.ContainsFunc(row, func(key string) bool { return slices.Contains(e.Changed, key) })
 	}
@@ -128,7 +128,7 @@ const (
 type Queue struct {
 	// Limits are the limits of the queue. The caller may change them from DefaultLimits before
 	// the first use.
-	Limits Limits
+	Limits QueueLimits
 
 	dir   string
 	live  atomic.Int64 // number of entries that are not superseded; read without mu
@@ -141,16 +141,16 @@ type Queue struct {
 	// entry's file has.
 	entries map[string]*Entry
 	// rows has the entries that are not superseded, by the rows that they may concern.
-	rows   map[row]map[*Entry]struct{}
-	counts map[string]Counts // by identity of the destination
-	tables map[string]int    // number of entries in rows for each table
-	bytes  int64             // disk space of all entries
-	seen   time.Time         // modification time of the directory that the last scan saw, or zero
-	lines  int               // number of lines of the index file
+	rows   map[affectedRow]map[*Entry]struct{}
+	counts map[string]EntryCounts // by identity of the destination
+	tables map[string]int         // number of entries in rows for each table
+	bytes  int64                  // disk space of all entries
+	seen   time.Time              // modification time of the directory that the last scan saw, or zero
+	lines  int                    // number of lines of the index file
 }
 
-// row identifies a row that an entry may concern.
-type row struct{ table, key string }
+// affectedRow identifies a row that an entry may concern.
+type affectedRow struct{ table, key string }
 
 // Open opens the queue in the directory dir, and creates the directory if it does not exist.
 func Open(dir string) (*Queue, error) {
@@ -168,8 +168,8 @@ func Open(dir string) (*Queue, error) {
 // It creates nothing.
 func Look(dir string) *Queue {
 	return &Queue{
-		dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[row]map[*Entry]struct{}),
-		counts: make(map[string]Counts), tables: make(map[string]int),
+		dir: dir, Limits: DefaultLimits, entries: make(map[string]*Entry), rows: make(map[affectedRow]map[*Entry]struct{}),
+		counts: make(map[string]EntryCounts), tables: make(map[string]int),
 	}
 }
 
@@ -202,7 +202,7 @@ func (q *Queue) enter(e *Entry) {
 		q.tables[e.Table]++
 	}
 	for _, key := range e.Keys {
-		r := row{e.Table, key}
+		r := affectedRow{e.Table, key}
 		if q.rows[r] == nil {
 			q.rows[r] = make(map[*Entry]struct{})
 		}
@@ -229,7 +229,7 @@ func (q *Queue) leave(name string) {
 		}
 	}
 	for _, key := range e.Keys {
-		r := row{e.Table, key}
+		r := affectedRow{e.Table, key}
 		if delete(q.rows[r], e); len(q.rows[r]) == 0 {
 			delete(q.rows, r)
 		}
@@ -254,7 +254,7 @@ func (q *Queue) Put(e Entry) error {
 }
 
 func (q *Queue) put(e Entry) error {
-	e.Size, e.State = len(e.Payload), e.judge()
+	e.Size, e.State = len(e.Payload), e.unmarkedState()
 	if e.Keys == nil {
 		e.Keys = []string{} // known to have no keys, as opposed to null in older versions
 	}
@@ -283,22 +283,22 @@ func removeFile(path string) error {
 // Empty reports whether the queue has only superseded entries, or none.
 func (q *Queue) Empty() bool { return q.live.Load() == 0 }
 
-// Counts has the numbers of entries that one destination lacks (Waiting), or may lack
+// EntryCounts has the numbers of entries that one destination lacks (Waiting), or may lack
 // (Unknown). Elsewhere is the number of entries that other destinations lack or may lack.
-type Counts struct{ Waiting, Unknown, Elsewhere int }
+type EntryCounts struct{ Waiting, Unknown, Elsewhere int }
 
 // Lacks returns the number of entries that the destination lacks or may lack.
-func (c Counts) Lacks() int { return c.Waiting + c.Unknown }
+func (c EntryCounts) Lacks() int { return c.Waiting + c.Unknown }
 
 // Count returns the counts for the destination with the given identity. An empty identity
 // stands for all destinations.
-func (q *Queue) Count(destination string) Counts {
+func (q *Queue) Count(destination string) EntryCounts {
 	if q.Empty() {
-		return Counts{}
+		return EntryCounts{}
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	c := Counts{Elsewhere: int(q.live.Load())}
+	c := EntryCounts{Elsewhere: int(q.live.Load())}
 	for of, n := range q.counts {
 		if of == "" || destination == "" || of == destination {
 			c.Waiting += n.Waiting
@@ -359,7 +359,7 @@ func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Positi
 	defer q.mu.Unlock()
 	hit := make(map[*Entry][]string)
 	for _, key := range keys {
-		for e := range q.rows[row{table, key}] {
+		for e := range q.rows[affectedRow{table, key}] {
 			if e.of(destination) && older(e.Position(), p) && !slices.Contains(e.Changed, key) {
 				hit[e] = append(hit[e], key)
 			}
@@ -407,7 +407,7 @@ func (q *Queue) changed(e *Entry, keys []string) error {
 	}
 	next := *e
 	next.Changed = append(slices.Clone(e.Changed), keys...)
-	if next.judge() == Superseded {
+	if next.unmarkedState() == Superseded {
 		return q.mark(e)
 	}
 	whole, err := q.read(e.name+live, true)

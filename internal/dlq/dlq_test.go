@@ -96,7 +96,7 @@ func TestPut_SurvivesARestart(t *testing.T) {
 	put(t, open(t, dir), want)
 
 	q := open(t, dir)
-	equal(t, dlq.Counts{Waiting: 1}, q.Count(""))
+	equal(t, dlq.EntryCounts{Waiting: 1}, q.Count(""))
 	got, err := q.Show(idOf(t, q, 7))
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func TestList_FiltersInStreamOrder(t *testing.T) {
 	if err := q.Supersede("d", "order", []string{"c"}, cdc.Position{Sequence: 4, Stored: 40}); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, dlq.Counts{Waiting: 3}, q.Count("d"))
+	equal(t, dlq.EntryCounts{Waiting: 3}, q.Count("d"))
 	for name, c := range map[string]struct {
 		filter dlq.Filter
 		want   []int
@@ -256,9 +256,9 @@ func TestSupersede_MarksOlderEntriesOfTheRow(t *testing.T) {
 	want := []int{-1, -2, 3, 4 + unknown, 5 + unknown, 6}
 	for _, q := range []*dlq.Queue{q, open(t, dir)} {
 		equal(t, want, list(t, q, dlq.Filter{}))
-		equal(t, dlq.Counts{Waiting: 2, Unknown: 2}, q.Count("d"))
-		equal(t, dlq.Counts{Elsewhere: 4}, q.Count("another"))
-		equal(t, dlq.Counts{Waiting: 2, Unknown: 2}, q.Count(""))
+		equal(t, dlq.EntryCounts{Waiting: 2, Unknown: 2}, q.Count("d"))
+		equal(t, dlq.EntryCounts{Elsewhere: 4}, q.Count("another"))
+		equal(t, dlq.EntryCounts{Waiting: 2, Unknown: 2}, q.Count(""))
 	}
 }
 
@@ -268,7 +268,7 @@ func TestSupersede_TakesEveryRowOfAnEntry(t *testing.T) {
 	for name, c := range map[string]struct {
 		rows    [][]string
 		changes [][]string // keys of later changes
-		want    dlq.State
+		want    dlq.EntryState
 		left    []string // keys
 	}{
 		"neither":             {[][]string{{"b"}, {"a"}}, [][]string{{"z"}}, dlq.Waiting, nil},
@@ -345,7 +345,7 @@ func TestDelivered_LeavesTheOtherRow(t *testing.T) {
 	e := entry(1, "order", "a", "b")
 	e.Rows = [][]string{{"b"}, {"a"}}
 	put(t, q, e)
-	for key, want := range map[string]dlq.State{"a": dlq.Waiting} {
+	for key, want := range map[string]dlq.EntryState{"a": dlq.Waiting} {
 		if err := q.Delivered("d", e.Position(), []string{key}); err != nil {
 			t.Fatal(err)
 		}
@@ -373,7 +373,7 @@ func TestPut_KeepsTheEntriesOfTwoDestinationsApart(t *testing.T) {
 	put(t, q, mine, other)
 	equal(t, []int{1, 1}, list(t, q, dlq.Filter{}))
 	equal(t, []int{1}, list(t, q, dlq.Filter{Destination: "other"}))
-	equal(t, dlq.Counts{Waiting: 1, Elsewhere: 1}, q.Count("other"))
+	equal(t, dlq.EntryCounts{Waiting: 1, Elsewhere: 1}, q.Count("other"))
 }
 
 func TestDrop_RemovesSelectedEntries(t *testing.T) {
@@ -387,7 +387,7 @@ func TestDrop_RemovesSelectedEntries(t *testing.T) {
 		t.Errorf("Drop: %d, %v", n, err)
 	}
 	equal(t, []int{2}, list(t, q, dlq.Filter{}))
-	equal(t, dlq.Counts{Waiting: 1}, q.Count(""))
+	equal(t, dlq.EntryCounts{Waiting: 1}, q.Count(""))
 }
 
 func TestReplay_AppliesInOrderAndRemoves(t *testing.T) {
@@ -466,7 +466,7 @@ func TestOpen_SweepsTemporaryFiles(t *testing.T) {
 		}
 	}
 	q := open(t, dir)
-	equal(t, dlq.Counts{}, q.Count(""))
+	equal(t, dlq.EntryCounts{}, q.Count(""))
 	files, err := os.ReadDir(dir)
 	if err != nil || len(files) != 1 || files[0].Name() != "README" {
 		t.Errorf("%v, %v", files, err)
@@ -501,7 +501,7 @@ func TestPut_LeavesNothingAfterAFailure(t *testing.T) {
 	if err := q.Put(entry(1, "order", "a")); err == nil || fault.Of(err) != fault.Transient {
 		t.Errorf("Put: %v", err)
 	}
-	equal(t, dlq.Counts{}, q.Count(""))
+	equal(t, dlq.EntryCounts{}, q.Count(""))
 }
 
 // TestReplay_AllowsDropsByAnotherProcess uses two queues over one directory, as the
@@ -517,7 +517,7 @@ func TestReplay_AllowsDropsByAnotherProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	equal(t, []int{-2}, list(t, server, dlq.Filter{}))
-	equal(t, dlq.Counts{}, server.Count("d"))
+	equal(t, dlq.EntryCounts{}, server.Count("d"))
 }
 
 // writeOld writes an entry as versions did that knew one key, of another form.
@@ -597,7 +597,7 @@ func TestOpen_FindsTheKeysOfEntriesThatOlderVersionsWrote(t *testing.T) {
 	supersede("3", 12)
 	equal(t, []int{-1, -2, -3, 4 + unknown, 5}, list(t, q, dlq.Filter{}))
 	q = open(t, dir)
-	equal(t, dlq.Counts{Waiting: 1, Unknown: 1}, q.Count(""))
+	equal(t, dlq.EntryCounts{Waiting: 1, Unknown: 1}, q.Count(""))
 	done, err := q.Replay(
 		t.Context(), dlq.Filter{}, false,
 		func(context.Context, dlq.Entry) error { return fault.Mark(fault.Poison, errors.New("again")) },
@@ -608,7 +608,7 @@ func TestOpen_FindsTheKeysOfEntriesThatOlderVersionsWrote(t *testing.T) {
 	}
 	q = open(t, dir)  // which has the entry as this version writes it
 	supersede("5", 5) // the event is read again, and applied
-	equal(t, dlq.Counts{Unknown: 1}, q.Count(""))
+	equal(t, dlq.EntryCounts{Unknown: 1}, q.Count(""))
 }
 
 func TestReplay_KeepsWhatTheDestinationHasNewer(t *testing.T) {
@@ -627,5 +627,5 @@ func TestReplay_KeepsWhatTheDestinationHasNewer(t *testing.T) {
 		t.Error(err)
 	}
 	equal(t, []int{-1}, list(t, q, dlq.Filter{}))
-	equal(t, dlq.Counts{}, q.Count(""))
+	equal(t, dlq.EntryCounts{}, q.Count(""))
 }

@@ -39,7 +39,7 @@ func (q *Queue) write(e *Entry) error {
 		return err
 	}
 	kept := e.summary()
-	kept.State = kept.judge()
+	kept.State = kept.unmarkedState()
 	q.enter(&kept)
 	q.note(&kept)
 	return nil
@@ -118,7 +118,7 @@ func readEntry(path, name string, payload bool) (Entry, error) {
 func (e *Entry) identify(name string) {
 	e.name = entryName(name)
 	e.ID = idOf(e.name)
-	if e.State = e.judge(); strings.HasSuffix(name, superseded) {
+	if e.State = e.unmarkedState(); strings.HasSuffix(name, superseded) {
 		e.State = Superseded
 	}
 }

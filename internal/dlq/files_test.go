@@ -75,7 +75,7 @@ func TestOpen_TakesAnEntryThatIsThereTwiceForOneThatIsNotSuperseded(t *testing.T
 		t.Fatal(err)
 	}
 	for name, q := range map[string]*dlq.Queue{"same": q, "opened": open(t, dir)} {
-		if got := q.Count("d"); got != (dlq.Counts{Waiting: 1}) {
+		if got := q.Count("d"); got != (dlq.EntryCounts{Waiting: 1}) {
 			t.Errorf("%s: %+v", name, got)
 		}
 		equal(t, []int{1}, list(t, q, dlq.Filter{}))
@@ -102,7 +102,7 @@ func TestOpen_TakesFilesThatCannotBeReadForDamagedEntries(t *testing.T) {
 				t.Fatal(err)
 			}
 			q := open(t, dir)
-			if got := q.Count("d"); got != (dlq.Counts{Waiting: 1, Unknown: 1}) {
+			if got := q.Count("d"); got != (dlq.EntryCounts{Waiting: 1, Unknown: 1}) {
 				t.Errorf("%+v", got)
 			}
 			equal(t, []int{1, 2 + unknown}, list(t, q, dlq.Filter{}))
@@ -162,10 +162,10 @@ func TestOpen_ReadsADamagedEntryAgain(t *testing.T) {
 	}
 	for _, c := range []struct {
 		content []byte
-		want    dlq.Counts
+		want    dlq.EntryCounts
 	}{
-		{bytes.Repeat([]byte("x"), len(whole)), dlq.Counts{Unknown: 1}},
-		{whole, dlq.Counts{Waiting: 1}},
+		{bytes.Repeat([]byte("x"), len(whole)), dlq.EntryCounts{Unknown: 1}},
+		{whole, dlq.EntryCounts{Waiting: 1}},
 	} {
 		if err := os.WriteFile(files[0], c.content, 0o600); err != nil {
 			t.Fatal(err)
@@ -193,7 +193,7 @@ func TestOpen_ReplacesAnIndexThatIsNoFile(t *testing.T) {
 		}
 		q := open(t, dir)
 		put(t, q, entry(1, "order", "a"))
-		equal(t, dlq.Counts{Waiting: 1}, open(t, dir).Count("d"))
+		equal(t, dlq.EntryCounts{Waiting: 1}, open(t, dir).Count("d"))
 		if info, err := os.Lstat(index); err != nil || !info.Mode().IsRegular() {
 			t.Errorf("%s: %v, %v", name, info, err)
 		}

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Limits are the limits of a queue.
-type Limits struct {
+// QueueLimits are the limits of a queue.
+type QueueLimits struct {
 	// Bytes is the maximum disk space of the queue in bytes. Each file counts as at least 4
 	// KiB.
 	Bytes int64
@@ -23,7 +23,7 @@ type Limits struct {
 }
 
 // DefaultLimits are the limits of a new Queue.
-var DefaultLimits = Limits{Bytes: 256 << 20, Age: 90 * 24 * time.Hour, SupersededAge: 7 * 24 * time.Hour}
+var DefaultLimits = QueueLimits{Bytes: 256 << 20, Age: 90 * 24 * time.Hour, SupersededAge: 7 * 24 * time.Hour}
 
 // ErrFull means that the queue has no room for another entry.
 var ErrFull = fault.Mark(fault.Fatal, errors.New("the dead-letter queue is full; see: eds dlq list, and replay or drop entries"))

@@ -122,17 +122,17 @@ func TestOpen_ReadsTheIndexOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	equal(t, dlq.Counts{Waiting: 8}, open(t, dir).Count("d"))
+	equal(t, dlq.EntryCounts{Waiting: 8}, open(t, dir).Count("d"))
 	q = open(t, dir)
 	if err := q.Supersede("another", "order", []string{"4"}, cdc.Position{Sequence: 20, Stored: 900}); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, dlq.Counts{Waiting: 8}, q.Count("d"))
+	equal(t, dlq.EntryCounts{Waiting: 8}, q.Count("d"))
 
 	if err := os.Chtimes(entries[0], time.Time{}, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, dlq.Counts{Waiting: 7, Unknown: 1}, open(t, dir).Count("d")) // which is damaged
+	equal(t, dlq.EntryCounts{Waiting: 7, Unknown: 1}, open(t, dir).Count("d")) // which is damaged
 }
 
 // TestOpen_DoesWithoutAnIndex that is missing, torn, or of other entries.
@@ -163,7 +163,7 @@ func TestOpen_DoesWithoutAnIndex(t *testing.T) {
 			}
 			for range 2 {
 				q := open(t, dir)
-				equal(t, dlq.Counts{Waiting: 2, Unknown: 1}, q.Count("d"))
+				equal(t, dlq.EntryCounts{Waiting: 2, Unknown: 1}, q.Count("d"))
 			}
 		})
 	}
@@ -182,7 +182,7 @@ func TestRefresh_SeesWhatOthersDo(t *testing.T) {
 		if err := server.Refresh(); err != nil {
 			t.Fatal(err)
 		}
-		equal(t, dlq.Counts{Waiting: 2, Unknown: 1}, server.Count("d"))
+		equal(t, dlq.EntryCounts{Waiting: 2, Unknown: 1}, server.Count("d"))
 	}
 }
 

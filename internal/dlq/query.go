@@ -21,7 +21,7 @@ type Filter struct {
 	Stage     string
 	Since     time.Time // rejected at this time or later
 	Until     time.Time // rejected before this time
-	State     State
+	State     EntryState
 	// Destination is the identity of a destination. The entries of other destinations are not
 	// selected.
 	Destination string

@@ -13,19 +13,19 @@ const StageImport = "import"
 // rowPrefix is the prefix of the names of all entries for rows.
 const rowPrefix = "row-"
 
-// Import identifies the import of one table, for the entries of rows that it could not load.
-type Import struct {
+// EntryImport identifies the import of one table, for the entries of rows that it could not load.
+type EntryImport struct {
 	Destination string // identity of the destination
 	Table       string
 	Job         string // id of the export job that the rows come from
 }
 
 // table returns the common name prefix of all entries for rows of the table at the destination.
-func (i Import) table() string { return rowPrefix + digest(i.Destination, i.Table) + "-" }
+func (i EntryImport) table() string { return rowPrefix + digest(i.Destination, i.Table) + "-" }
 
-func (i Import) job() string { return i.table() + digest(i.Job) + "-" }
+func (i EntryImport) job() string { return i.table() + digest(i.Job) + "-" }
 
-func (i Import) file(name string) string { return i.job() + digest(name) + "-" }
+func (i EntryImport) file(name string) string { return i.job() + digest(name) + "-" }
 
 func digest(parts ...string) string { return hash(fmt.Sprintf("%q", parts))[:8] }
 
@@ -37,25 +37,25 @@ func hash(text string) string {
 // PutRow adds the entry for the row in a line of the import's file. The entry is durable when
 // PutRow returns nil. It replaces an existing entry for the same line. PutRow returns ErrFull
 // if the queue has no room.
-func (q *Queue) PutRow(i Import, file string, line int64, e Entry) error {
+func (q *Queue) PutRow(i EntryImport, file string, line int64, e Entry) error {
 	e.name = fmt.Sprintf("%s%010d", i.file(file), line)
 	e.Destination, e.Table, e.Job, e.File, e.Line, e.Stage = i.Destination, i.Table, i.Job, file, line, StageImport
 	return q.put(e)
 }
 
 // CountRows returns the number of entries for rows of the import.
-func (q *Queue) CountRows(i Import) int {
+func (q *Queue) CountRows(i EntryImport) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return len(q.named(i.job(), ""))
 }
 
 // DropFile deletes the entries for the rows of a file that will be loaded again or is damaged.
-func (q *Queue) DropFile(i Import, file string) error { return q.dropRows(i.file(file), "") }
+func (q *Queue) DropFile(i EntryImport, file string) error { return q.dropRows(i.file(file), "") }
 
 // DropEarlier deletes the entries for rows of other imports of the table, because the import i
 // has replaced all rows of the table.
-func (q *Queue) DropEarlier(i Import) error { return q.dropRows(i.table(), i.job()) }
+func (q *Queue) DropEarlier(i EntryImport) error { return q.dropRows(i.table(), i.job()) }
 
 func (q *Queue) dropRows(prefix, except string) error {
 	q.mu.Lock()

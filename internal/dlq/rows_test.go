@@ -15,7 +15,7 @@ import (
 )
 
 // putRows adds rows of an import, by their lines in a file.
-func putRows(t *testing.T, q *dlq.Queue, i dlq.Import, lines ...int64) {
+func putRows(t *testing.T, q *dlq.Queue, i dlq.EntryImport, lines ...int64) {
 	t.Helper()
 	for _, line := range lines {
 		e := dlq.Entry{
@@ -56,7 +56,7 @@ func expectRows(t *testing.T, q *dlq.Queue, f dlq.Filter, want ...string) {
 func TestRows_AreOneEntryPerLineAndKeepWhereTheyAre(t *testing.T) {
 	dir := t.TempDir()
 	q := open(t, dir)
-	i := dlq.Import{Destination: "d", Table: "order", Job: "j"}
+	i := dlq.EntryImport{Destination: "d", Table: "order", Job: "j"}
 	putRows(t, q, i, 7, 12, 7)
 	q = open(t, dir)
 	expectRows(t, q, dlq.Filter{}, "d order j 12", "d order j 7")
@@ -78,7 +78,7 @@ func TestRows_AreOneEntryPerLineAndKeepWhereTheyAre(t *testing.T) {
 
 func TestRows_AreSupersededByChangesOfTheStream(t *testing.T) {
 	q := open(t, t.TempDir())
-	i := dlq.Import{Destination: "d", Table: "order", Job: "j"}
+	i := dlq.EntryImport{Destination: "d", Table: "order", Job: "j"}
 	putRows(t, q, i, 1)
 	if err := q.Supersede("d", "order", []string{"order"}, cdc.Position{Sequence: 1, Stored: 1}); err != nil {
 		t.Fatal(err)
@@ -91,8 +91,9 @@ func TestRows_AreSupersededByChangesOfTheStream(t *testing.T) {
 
 func TestRows_AreDroppedByFileAndByImport(t *testing.T) {
 	q := open(t, t.TempDir())
-	first, second := dlq.Import{Destination: "d", Table: "order", Job: "1"}, dlq.Import{Destination: "d", Table: "order", Job: "2"}
-	others := []dlq.Import{{Destination: "e", Table: "order", Job: "1"}, {Destination: "d", Table: "part", Job: "1"}}
+	first := dlq.EntryImport{Destination: "d", Table: "order", Job: "1"}
+	second := dlq.EntryImport{Destination: "d", Table: "order", Job: "2"}
+	others := []dlq.EntryImport{{Destination: "e", Table: "order", Job: "1"}, {Destination: "d", Table: "part", Job: "1"}}
 	for _, i := range append(others, first, second) {
 		putRows(t, q, i, 1)
 	}
@@ -112,7 +113,7 @@ func TestRows_AreDroppedByFileAndByImport(t *testing.T) {
 		}
 	}
 	expectRows(t, q, dlq.Filter{Stage: dlq.StageImport}, kept...)
-	if got, want := q.Count(""), (dlq.Counts{Waiting: 2, Unknown: 1}); got != want {
+	if got, want := q.Count(""), (dlq.EntryCounts{Waiting: 2, Unknown: 1}); got != want {
 		t.Errorf("got %+v, want two rows and an event: %+v", got, want)
 	}
 }

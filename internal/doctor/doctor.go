@@ -47,7 +47,7 @@ type Check struct {
 
 // Config is the configuration that Run checks.
 type Config struct {
-	Options config.Server
+	Options config.ServerSettings
 	Build   build.Info
 	Lookup  sink.Lookup
 	Logger  *slog.Logger

@@ -121,8 +121,8 @@ func TestRun_NamesEachFailureWithItsRemedy(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			o := config.Server{
-				Common: config.Common{DataDir: t.TempDir()}, HQ: config.HQ{APIKey: key(devhq.KeyOptions{})},
+			o := config.ServerSettings{
+				Common: config.Common{DataDir: t.TempDir()}, HQSettings: config.HQSettings{APIKey: key(devhq.KeyOptions{})},
 				URL: config.NewSecret("sqlite://" + filepath.Join(t.TempDir(), "shop.db")), Servers: []string{h.NATSURL()},
 			}
 			config := doctor.Config{

@@ -200,13 +200,13 @@ type Heartbeat struct {
 
 // Stats holds the statistics that the protocol defines.
 type Stats struct {
-	Metrics Metrics                `json:"metrics"`
+	Metrics HeartbeatMetrics       `json:"metrics"`
 	Memory  *mem.VirtualMemoryStat `json:"memory"`
 	Load    *load.AvgStat          `json:"load"`
 }
 
-// Metrics holds statistics of the pipeline. A histogram is sent as its sample count.
-type Metrics struct {
+// HeartbeatMetrics holds statistics of the pipeline. A histogram is sent as its sample count.
+type HeartbeatMetrics struct {
 	FlushCount         uint64 `json:"flushCount"`
 	FlushDuration      uint64 `json:"flushDuration"`
 	ProcessingDuration uint64 `json:"processingDuration"`

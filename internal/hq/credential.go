@@ -19,14 +19,14 @@ import (
 // Credential authenticates one session to HQ's NATS. It is kept in memory only. Printing or
 // encoding it in any way yields "[redacted]".
 type Credential struct {
-	secret    *secret // nil if the credential is anonymous
+	secret    *natsSecret // nil if the credential is anonymous
 	serverID  string
 	sessionID string
 	companies []string
 	expiry    time.Time
 }
 
-type secret struct {
+type natsSecret struct {
 	jwt  string
 	seed []byte
 }
@@ -67,7 +67,7 @@ func ParseCredential(text string) (Credential, error) {
 	if err != nil {
 		return fail("its user seed is not valid")
 	}
-	c := Credential{secret: &secret{jwt: strings.TrimSpace(token), seed: slices.Clone(seed)}, serverID: claims.Name}
+	c := Credential{secret: &natsSecret{jwt: strings.TrimSpace(token), seed: slices.Clone(seed)}, serverID: claims.Name}
 	if claims.Expires > 0 {
 		c.expiry = time.Unix(claims.Expires, 0).UTC()
 	}
@@ -131,7 +131,7 @@ func (c Credential) Option() nats.Option {
 }
 
 // sign signs nonce, the server's challenge.
-func (s *secret) sign(nonce []byte) ([]byte, error) {
+func (s *natsSecret) sign(nonce []byte) ([]byte, error) {
 	pair, err := nkeys.FromSeed(s.seed)
 	if err != nil {
 		return nil, fmt.Errorf("sign the challenge of nats: %w", err)

@@ -62,7 +62,7 @@ func (p *Pipeline) applyBatches(ctx context.Context) error {
 
 // next returns the next batch, or nil after the last one. While it waits, it checks the destination
 // every sink.CheckEvery, unless the destination is metered or keeps no records.
-func (a *applier) next(ctx context.Context) (*batch, error) {
+func (a *applier) next(ctx context.Context) (*receivedBatch, error) {
 	var due <-chan time.Time
 	recorder := a.p.sink.Recorder
 	if recorder != nil && !a.p.c.Limits.Metered {
@@ -87,7 +87,7 @@ func (a *applier) next(ctx context.Context) (*batch, error) {
 }
 
 // apply makes the changes of b durable, and dead-letters the rejected events of b.
-func (a *applier) apply(ctx context.Context, b *batch) error {
+func (a *applier) apply(ctx context.Context, b *receivedBatch) error {
 	leave, err := a.enter(ctx)
 	if err != nil {
 		return err
@@ -216,7 +216,7 @@ func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
 
 // migrate adapts the destination to the layouts of the sets' tables. If there is a Gate, a table
 // that the destination refuses fails alone. The error is fatal.
-func (a *applier) migrate(ctx context.Context, sets []*change.Set) error {
+func (a *applier) migrate(ctx context.Context, sets []*change.RowSet) error {
 	if a.migrator == nil {
 		return nil
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// batch is a sequence of consecutive messages that the applier makes durable together.
-type batch struct {
+// receivedBatch is a sequence of consecutive messages that the applier makes durable together.
+type receivedBatch struct {
 	change   *change.Batch
 	events   []*item // the events from which change was built
 	rejects  []*item
@@ -30,7 +30,7 @@ const passAge = time.Second
 type batcher struct {
 	p          *Pipeline
 	builder    change.Builder
-	batch      batch
+	batch      receivedBatch
 	full       bool                     // the batch accepts no more messages
 	layouts    map[string]*schema.Table // layouts of the batch's tables; nil for a table with two layouts
 	queue      []item                   // decoded items that are not in a batch yet; empty unless full is set
@@ -195,7 +195,7 @@ func (f *batcher) add(it *item) {
 	f.builder.Add(it.event, it.effect)
 }
 
-func (b *batch) skip(reason skipReason, n int) {
+func (b *receivedBatch) skip(reason skipReason, n int) {
 	if n == 0 {
 		return
 	}
@@ -226,13 +226,13 @@ func (f *batcher) due(ending bool) time.Duration {
 }
 
 // close returns the finished batch, and starts the next batch with the queued items.
-func (f *batcher) close() *batch {
+func (f *batcher) close() *receivedBatch {
 	b := f.batch
 	if b.change == nil {
 		f.p.inFlight.closeBatch(b.messages)
 		b.change = f.builder.Batch()
 	}
-	f.batch = batch{began: time.Now(), pending: b.pending, events: make([]*item, 0, len(b.events))}
+	f.batch = receivedBatch{began: time.Now(), pending: b.pending, events: make([]*item, 0, len(b.events))}
 	f.full = false
 	clear(f.layouts)
 	f.take()

@@ -61,7 +61,7 @@ func (a *applier) enter(ctx context.Context) (leave func(), err error) {
 
 // deny handles the events of b whose schema version HQ denies. Each becomes a dead letter, or its
 // table fails.
-func (a *applier) deny(ctx context.Context, b *batch) error {
+func (a *applier) deny(ctx context.Context, b *receivedBatch) error {
 	for _, it := range b.denied {
 		g, table := a.p.c.Gate, it.event.Table
 		switch {

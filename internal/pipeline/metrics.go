@@ -188,12 +188,12 @@ func (m *Metrics) applied(tables map[string]*TableStatus, events int, c *change.
 }
 
 // SetDeadLetters sets the gauges of dead letters.
-func (m *Metrics) SetDeadLetters(c dlq.Counts) {
+func (m *Metrics) SetDeadLetters(c dlq.EntryCounts) {
 	m.deadLettersMissing.Set(float64(c.Lacks()))
 	m.deadLettersUnknown.Set(float64(c.Unknown))
 }
 
-func (m *Metrics) batchDone(b *batch) {
+func (m *Metrics) batchDone(b *receivedBatch) {
 	m.batches.Add(1)
 	m.processing.Observe(time.Since(b.began).Seconds())
 	for reason, n := range b.skipped {

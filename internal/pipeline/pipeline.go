@@ -148,12 +148,12 @@ type Pipeline struct {
 	inFlight     *inFlight
 	status       *statusTracker
 	began        atomic.Bool
-	acknowledged atomic.Uint64      // sequence up to which all messages are acknowledged
-	decode       chan *messageChunk // receiver -> decoders
-	ordered      chan *messageChunk // receiver -> batcher: the same chunks, in stream order
-	ready        chan struct{}      // applier -> batcher: the applier is idle
-	batches      chan *batch        // batcher -> applier
-	applied      chan durableBatch  // applier -> last stage
+	acknowledged atomic.Uint64       // sequence up to which all messages are acknowledged
+	decode       chan *messageChunk  // receiver -> decoders
+	ordered      chan *messageChunk  // receiver -> batcher: the same chunks, in stream order
+	ready        chan struct{}       // applier -> batcher: the applier is idle
+	batches      chan *receivedBatch // batcher -> applier
+	applied      chan durableBatch   // applier -> last stage
 }
 
 // New returns a pipeline that has not started.
@@ -168,7 +168,7 @@ func New(c Config) (*Pipeline, error) {
 		decode:   make(chan *messageChunk, c.Decoders),
 		ordered:  make(chan *messageChunk, 2*c.Decoders),
 		ready:    make(chan struct{}),
-		batches:  make(chan *batch),
+		batches:  make(chan *receivedBatch),
 		applied:  make(chan durableBatch, 4),
 	}
 	c.Metrics.SetDeadLetters(c.Dead.Count(c.Destination))

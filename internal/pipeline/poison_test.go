@@ -372,7 +372,7 @@ func TestDeadLetter_KeepsGarbageVisible(t *testing.T) {
 		synctest.Wait()
 		r.source.publish(put("a", "1", "x"), put("b", "1", "x"), remove("a", "1"))
 		synctest.Wait()
-		equal(t, dlq.Counts{Unknown: 5}, r.dead.Count(""))
+		equal(t, dlq.EntryCounts{Unknown: 5}, r.dead.Count(""))
 		lines := gathered(t, registry)
 		for _, want := range []string{"eds_dead_letters: 5", "eds_dead_letters_unknown: 5"} {
 			if !slices.Contains(lines, want) {
@@ -405,7 +405,7 @@ func TestSupersede_MarksDeadLettersOfEventsAppliedLater(t *testing.T) {
 		r.mustStart(t)
 		synctest.Wait()
 		r.mustStop(t)
-		equal(t, dlq.Counts{Waiting: 3}, r.dead.Count(""))
+		equal(t, dlq.EntryCounts{Waiting: 3}, r.dead.Count(""))
 		again := newMemorySink()
 		r.sink, r.config.Sink, r.source.acknowledged = again, again, cdc.Position{}
 		r.mustStart(t)
@@ -457,7 +457,7 @@ func TestDeadLetter_LabelsAreValidText(t *testing.T) {
 		r.source.messages[1].Subject = "dbchange." + strings.Repeat("ä", 200) + "a.UPDATE.company.location.PUBLIC.x"
 		r.mustStart(t)
 		synctest.Wait()
-		equal(t, dlq.Counts{Unknown: 2}, r.dead.Count(""))
+		equal(t, dlq.EntryCounts{Unknown: 2}, r.dead.Count(""))
 		equal(t, []string{"a/1"}, sortedKeys(r.sink.snapshot()))
 	})
 }

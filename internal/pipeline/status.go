@@ -279,7 +279,7 @@ func changed(e *cdc.Event) time.Time {
 }
 
 // batchDone records that the whole batch is durable, and the current numbers of dead letters.
-func (t *statusTracker) batchDone(b *batch, deadLetters dlq.Counts) {
+func (t *statusTracker) batchDone(b *receivedBatch, deadLetters dlq.EntryCounts) {
 	t.metrics.batchDone(b)
 	t.metrics.SetDeadLetters(deadLetters)
 	skipped := 0

@@ -77,7 +77,7 @@ func (h *healer) compareSource(ctx context.Context) error {
 // there is no record, as after an import by an earlier version, all current tables at HQ count as
 // known, except the tables in waiting. HQ also lists tables without rows, which it does not export.
 func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string) ([]string, error) {
-	known, recorded, err := h.State.Tables(state.SourceTables, h.at.Destination)
+	known, recorded, err := h.State.Tables(state.SourceTables, h.at.DestinationKey)
 	if err != nil || recorded || len(latest) == 0 {
 		return known, err
 	}
@@ -86,7 +86,7 @@ func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string)
 			known = append(known, table)
 		}
 	}
-	return known, h.State.SetTables(state.SourceTables, h.at.Destination, known)
+	return known, h.State.SetTables(state.SourceTables, h.at.DestinationKey, known)
 }
 
 // recordUnobtainable records, as known at HQ, the tables that no import can load. Either HQ has no
@@ -99,10 +99,10 @@ func (r *Reconciler) recordUnobtainable(job *importJob) error {
 			names = append(names, t.Table)
 		}
 	}
-	known, recorded, err := r.State.Tables(state.SourceTables, job.destination.Destination)
+	known, recorded, err := r.State.Tables(state.SourceTables, job.destination.DestinationKey)
 	if err != nil || !recorded || len(names) == 0 {
 		return err
 	}
 	known = slices.Compact(slices.Sorted(slices.Values(append(known, names...))))
-	return r.State.SetTables(state.SourceTables, job.destination.Destination, known)
+	return r.State.SetTables(state.SourceTables, job.destination.DestinationKey, known)
 }

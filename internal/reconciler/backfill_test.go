@@ -30,7 +30,7 @@ func (g *healerTest) lists(err error, names ...string) {
 // source checks which tables are recorded as known at HQ.
 func (g *healerTest) source(want ...string) {
 	g.t.Helper()
-	names, _, err := g.State.Tables(state.SourceTables, g.d.Destination)
+	names, _, err := g.State.Tables(state.SourceTables, g.d.DestinationKey)
 	g.must(err)
 	if diff := cmp.Diff(want, names); diff != "" {
 		g.t.Error(diff)
@@ -64,7 +64,7 @@ func TestBackfill_ImportsNewTables(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newHealing(t, imports("a", "b"))
 		g.h.backfill = true
-		g.must(g.State.SetTables(state.SourceTables, g.d.Destination, []string{"a", "b", "empty"}))
+		g.must(g.State.SetTables(state.SourceTables, g.d.DestinationKey, []string{"a", "b", "empty"}))
 		g.lists(nil, "a", "b", "empty", "new", "_eds_checkpoint")
 		g.compares(fresh("new"))
 		g.heals("new")
@@ -93,7 +93,7 @@ func TestBackfill_LeavesTablesToTheStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newHealing(t, imports("a"), fresh("foreign"), fresh("new"), fresh("none"))
 		g.h.backfill = true
-		g.must(g.State.SetTables(state.SourceTables, g.d.Destination, []string{"a"}))
+		g.must(g.State.SetTables(state.SourceTables, g.d.DestinationKey, []string{"a"}))
 		job := g.newJob(ImportRequest{ID: "id"}, g.d)
 		job.report.Tables = []snapshot.TableReport{
 			{Table: "a", Rows: 3},

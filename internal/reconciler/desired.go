@@ -16,10 +16,10 @@ import (
 // desired is the desired state: the requests of HQ and the operator, and the objects that carry
 // them out.
 type desired struct {
-	state.Desired              // the part that outlives the process
-	destination   *Destination // destination of the stream's changes; nil if there is none yet
-	job           *importJob   // job of the requested import; nil if there is none
-	filled        int          // number of imports that filled a destination
+	state.DesiredRecord              // the part that outlives the process
+	destination         *Destination // destination of the stream's changes; nil if there is none yet
+	job                 *importJob   // job of the requested import; nil if there is none
+	filled              int          // number of imports that filled a destination
 }
 
 // needsImport reports whether HQ has configured a destination that has no snapshot yet. HQ then
@@ -79,8 +79,8 @@ func (s *desiredState) change(do func(*desired) error) error {
 	if err := do(&next); err != nil {
 		return err
 	}
-	if !reflect.DeepEqual(next.Desired, s.desired.Desired) {
-		if err := s.dir.SetDesired(next.Desired); err != nil {
+	if !reflect.DeepEqual(next.DesiredRecord, s.desired.DesiredRecord) {
+		if err := s.dir.SetDesired(next.DesiredRecord); err != nil {
 			return fmt.Errorf("record the desired state: %w", err)
 		}
 	}
@@ -119,7 +119,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	if err != nil {
 		return err
 	}
-	r.desired.desired.Desired = recorded
+	r.desired.desired.DesiredRecord = recorded
 	var job *importJob
 	if i := recorded.Import; i != nil {
 		q := ImportRequest{ID: i.ID, HQ: i.HQ}
@@ -130,7 +130,7 @@ func (r *Reconciler) restore(d *Destination) error {
 	}
 	filled := false
 	if d != nil && job == nil {
-		if filled, err = r.State.Filled(d.Destination); err != nil {
+		if filled, err = r.State.Filled(d.DestinationKey); err != nil {
 			return err
 		}
 	}
@@ -176,11 +176,11 @@ func (d *desired) finish(job *importJob, err error) {
 // no snapshot, the stream is not followed until an import has filled d. SetDestination cancels an
 // import into another destination. If save fails, the desired destination does not change.
 func (r *Reconciler) SetDestination(d *Destination, save func() error) error {
-	snapshots, err := r.State.Snapshots(d.Destination)
+	snapshots, err := r.State.Snapshots(d.DestinationKey)
 	if err != nil {
 		return err
 	}
-	filled, err := r.State.Filled(d.Destination)
+	filled, err := r.State.Filled(d.DestinationKey)
 	if err != nil {
 		return err
 	}

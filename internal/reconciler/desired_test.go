@@ -122,7 +122,7 @@ func TestSetDestination_WaitsForTheImportAfterACrash(t *testing.T) {
 	p = p.next(d)
 	p.obstacle(waits)
 	p.must(p.State.BeginImport(state.Import{Identity: d.Identity}))
-	p.must(p.State.FinishTable(d.Destination, state.Snapshot{Table: "order"}))
+	p.must(p.State.FinishTable(d.DestinationKey, state.ImportRecord{Table: "order"}))
 	p = p.next(d)
 	p.obstacle(waits)
 	p.must(p.State.FinishImport()) // by eds import
@@ -208,7 +208,9 @@ func TestWatchImport_ReturnsTheOutcomeToEveryWatcher(t *testing.T) {
 	watch := func(ctx context.Context) watcher {
 		w := watcher{make(chan seen), make(chan error, 1)}
 		go func() {
-			_, err := p.WatchImport(ctx, id, func(t snapshot.Progress, all snapshot.Totals) { w.seen <- seen{t.Table, t.Phase, all.Done} })
+			_, err := p.WatchImport(ctx, id, func(t snapshot.TableProgress, all snapshot.Totals) {
+				w.seen <- seen{t.Table, t.Phase, all.Done}
+			})
 			w.outcome <- err
 		}()
 		return w
@@ -222,14 +224,14 @@ func TestWatchImport_ReturnsTheOutcomeToEveryWatcher(t *testing.T) {
 		}
 	}
 	early := watch(t.Context())
-	job.progress.observe(snapshot.Progress{Table: "order", Phase: snapshot.Loading}, snapshot.Totals{})
+	job.progress.observe(snapshot.TableProgress{Table: "order", Phase: snapshot.Loading}, snapshot.Totals{})
 	expect(early, seen{"order", snapshot.Loading, 0})
-	job.progress.observe(snapshot.Progress{Table: "vendor", Phase: snapshot.Loading}, snapshot.Totals{})
+	job.progress.observe(snapshot.TableProgress{Table: "vendor", Phase: snapshot.Loading}, snapshot.Totals{})
 	expect(early, seen{"vendor", snapshot.Loading, 0})
 	ctx, leave := context.WithCancel(t.Context())
 	late := watch(ctx)
 	expect(late, seen{"order", snapshot.Loading, 0}, seen{"vendor", snapshot.Loading, 0})
-	job.progress.observe(snapshot.Progress{Table: "order", Phase: snapshot.Done}, snapshot.Totals{Done: 1})
+	job.progress.observe(snapshot.TableProgress{Table: "order", Phase: snapshot.Done}, snapshot.Totals{Done: 1})
 	expect(early, seen{"order", snapshot.Done, 1})
 	expect(late, seen{"order", snapshot.Done, 1})
 	leave()
@@ -259,7 +261,7 @@ func TestWatchImport_EndsWithTheReconciler(t *testing.T) {
 	p.must(err)
 	outcome := make(chan error)
 	go func() {
-		_, err := p.WatchImport(t.Context(), id, func(snapshot.Progress, snapshot.Totals) {})
+		_, err := p.WatchImport(t.Context(), id, func(snapshot.TableProgress, snapshot.Totals) {})
 		outcome <- err
 	}()
 	p.Close()

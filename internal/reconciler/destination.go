@@ -17,11 +17,11 @@ import (
 
 // Destination is a configured destination: its identity, its driver and its parsed URL.
 type Destination struct {
-	state.Destination // identifies the destination's records in the data directory
-	Driver            sink.Driver
-	Target            *url.URL
-	after             bool // whether the update strategy is config.After
-	expand            func() (*url.URL, error)
+	state.DestinationKey // identifies the destination's records in the data directory
+	Driver               sink.Driver
+	Target               *url.URL
+	after                bool // whether the update strategy is config.After
+	expand               func() (*url.URL, error)
 }
 
 // ParseDestination parses a destination's URL. It does not connect to the destination.
@@ -31,7 +31,7 @@ func ParseDestination(raw config.Secret, strategy config.UpdateStrategy, lookup 
 		return nil, err
 	}
 	return &Destination{
-		Destination: Named(raw.Reveal(), lookup), Driver: driver, Target: target, after: strategy == config.After,
+		DestinationKey: Named(raw.Reveal(), lookup), Driver: driver, Target: target, after: strategy == config.After,
 		expand: drivers.Expander(raw.Reveal(), lookup, nil),
 	}, nil
 }
@@ -53,7 +53,7 @@ func RestoreDestination(raw config.Secret, strategy config.UpdateStrategy, looku
 	if e != nil {
 		return nil, fault.Mark(fault.Fatal, err)
 	}
-	d.Destination, d.expand = named, drivers.Expander(raw.Reveal(), lookup, nil)
+	d.DestinationKey, d.expand = named, drivers.Expander(raw.Reveal(), lookup, nil)
 	return d, nil
 }
 
@@ -71,9 +71,9 @@ func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, 
 
 // Named returns the identification of a URL's destination in the data directory. If the URL cannot
 // be parsed, its spelling identifies the destination.
-func Named(raw string, lookup sink.Lookup) state.Destination {
+func Named(raw string, lookup sink.Lookup) state.DestinationKey {
 	masked := drivers.MaskURL(raw)
-	at := state.Destination{Identity: sink.Spelling(masked), Masked: masked, Spelled: sink.Spelling(masked)}
+	at := state.DestinationKey{Identity: sink.Spelling(masked), Masked: masked, Spelled: sink.Spelling(masked)}
 	if identity, err := drivers.Identity(raw, lookup); err == nil {
 		at.Identity = identity
 	}
@@ -141,7 +141,7 @@ func (r *follower) openDestination(ctx context.Context, d *Destination) (*sink.O
 		return r.destination, nil
 	}
 	r.closeDestination()
-	if err := r.State.Adopt(d.Destination); err != nil {
+	if err := r.State.Adopt(d.DestinationKey); err != nil {
 		return nil, err
 	}
 	env, err := r.envWithIdentity(d)

@@ -128,8 +128,8 @@ func (f *fixture) start(edit func(*Config)) {
 	f.t.Cleanup(func() { _, _ = f.stop() })
 }
 
-func (f *fixture) subscription() Subscription {
-	return Subscription{Conn: f.conn, Consumer: "eds-test", Filters: Subjects([]string{"c1"})}
+func (f *fixture) subscription() StreamAccess {
+	return StreamAccess{Conn: f.conn, Consumer: "eds-test", Filters: Subjects([]string{"c1"})}
 }
 
 var errEnded = errors.New("the test ends the session")
@@ -197,15 +197,15 @@ func (f *fixture) imports(o snapshot.Options) snapshot.Report {
 	f.t.Helper()
 	id, err := f.RequestImport(ImportRequest{Options: o})
 	f.must(err)
-	report, err := f.WatchImport(f.t.Context(), id, func(snapshot.Progress, snapshot.Totals) {})
+	report, err := f.WatchImport(f.t.Context(), id, func(snapshot.TableProgress, snapshot.Totals) {})
 	f.must(err)
 	return report
 }
 
 // states compares the names and states of the tables that are not OK.
-func (f *fixture) states(want map[string]sink.State) {
+func (f *fixture) states(want map[string]sink.RowsState) {
 	f.t.Helper()
-	got := make(map[string]sink.State)
+	got := make(map[string]sink.RowsState)
 	for _, t := range f.TableStates() {
 		got[t.Table] = t.State
 	}

@@ -89,7 +89,7 @@ func TestRun_LeavesTablesIncomplete(t *testing.T) {
 	f.start(nil)
 	f.publish("order", "o3")
 	f.awaitRows("order", "o1", "o2", "o3")
-	f.states(map[string]sink.State{"order": sink.Incomplete, "part": sink.Incomplete, sink.OtherTables: sink.Incomplete})
+	f.states(map[string]sink.RowsState{"order": sink.Incomplete, "part": sink.Incomplete, sink.OtherTables: sink.Incomplete})
 	gap := f.TableStates()[0].GapID()
 	accepted, err := f.AcceptGap(gap, "")
 	if err != nil || len(accepted) != 3 {
@@ -118,7 +118,7 @@ func TestRun_LeavesARefusedTableBehind(t *testing.T) {
 	f.publish("order", "o2")
 	f.awaitRows("order", "o1", "o2")
 	f.eventually("part is behind", func() bool { return len(f.TableStates()) == 1 })
-	f.states(map[string]sink.State{"part": sink.Behind})
+	f.states(map[string]sink.RowsState{"part": sink.Behind})
 	f.end()
 }
 

@@ -181,7 +181,7 @@ func (s *stagedTable) openLane(ctx context.Context, l *lanes) (*jetstream.Lane, 
 	s.mu.Lock()
 	after := s.reached
 	s.mu.Unlock()
-	from := continuity.Snapshot{Clock: s.clock}.Start()
+	from := continuity.ImportEvidence{Clock: s.clock}.Start()
 	first := after == cdc.Position{}
 	if first {
 		config := jetstream.Config{Conn: l.Conn, Stream: streamName, Name: l.Consumer, Filters: l.Filters, Logger: l.Logger}

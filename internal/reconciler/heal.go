@@ -40,13 +40,13 @@ type healer struct {
 
 // healerFor returns the healer for the destination of the lanes l. metered reports whether the
 // destination charges for queries, in which case the healer does not inspect it.
-func (r *follower) healerFor(d *Destination, l *lanes, ev *evidence, source *jetstream.Source, metered bool) *healer {
+func (r *follower) healerFor(d *Destination, l *lanes, ev *recordedEvidence, source *jetstream.Source, metered bool) *healer {
 	h := &healer{
 		Reconciler: r.Reconciler, at: d, set: l.set, destination: l.destination,
 		imports: importedTables(ev.Evidence.Snapshots, ev.Records.Snapshots),
 		latest:  r.Tables.Latest, retention: source.Retention,
 	}
-	importedAll := slices.ContainsFunc(ev.Records.Snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Job != "" })
+	importedAll := slices.ContainsFunc(ev.Records.Snapshots, func(s sink.LoadRecord) bool { return s.Whole && s.Job != "" })
 	h.backfill = r.Options.BackfillNewTables && h.enabled() && importedAll
 	if l.inspector != nil && !metered {
 		h.inspection = &inspection{

@@ -100,7 +100,7 @@ func (g *healerTest) run(imports map[string]importStats, states ...sink.TableSta
 		retention: func(context.Context) (time.Time, uint64, error) { return time.Now().Add(-48 * time.Hour), 7, nil },
 	}
 	g.h.inspection = &inspection{
-		Inspector: g.destination, set: set, imports: imports, dir: g.State, at: g.d.Destination, filled: make(map[string]uint64),
+		Inspector: g.destination, set: set, imports: imports, dir: g.State, at: g.d.DestinationKey, filled: make(map[string]uint64),
 		unverifiedSince: make(map[string]time.Time), verified: g.process.verifiedSince,
 	}
 }
@@ -318,7 +318,7 @@ func TestExpire_DropsOldDeadLetters(t *testing.T) {
 	g.destination.fail(nil)
 	g.must(g.h.set.Flush(t.Context(), g.destination))
 	g.must(g.h.expire(t.Context()))
-	if got, want := g.Dead.Count(g.d.Identity), (dlq.Counts{Waiting: 2, Elsewhere: 1}); got != want {
+	if got, want := g.Dead.Count(g.d.Identity), (dlq.EntryCounts{Waiting: 2, Elsewhere: 1}); got != want {
 		t.Errorf("left: %+v, want %+v", got, want)
 	}
 	states := g.h.set.States()

@@ -47,7 +47,7 @@ func (r *follower) runImport(job *importJob) {
 	ctx, end := r.untilClosed()
 	defer end()
 	observe := r.observe()
-	report, err := r.importSnapshot(job.begin(ctx), job.destination, job.ImportRequest, func(p snapshot.Progress, t snapshot.Totals) {
+	report, err := r.importSnapshot(job.begin(ctx), job.destination, job.ImportRequest, func(p snapshot.TableProgress, t snapshot.Totals) {
 		job.progress.observe(p, t)
 		observe(p, t)
 	})
@@ -132,7 +132,7 @@ func (r *follower) importSnapshot(
 	r.Logger.Info("importing, as requested", "id", request.ID, "byHQ", request.HQ, "only", options.Only,
 		"schemaOnly", options.SchemaOnly, "destination", d.Masked, "onlyCompanies", options.CompanyIDs)
 	report, err = snapshot.Run(ctx, snapshot.Config{
-		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Dead: r.Dead, Destination: d.Destination, ID: env.ID,
+		HQ: r.HQ, Schemas: r.Tables, Sink: destination, State: r.State, Dead: r.Dead, Destination: d.DestinationKey, ID: env.ID,
 		Logger: r.Logger, Present: r.HQ.Present, Observe: observe, Options: options, BringForward: r.bringForward,
 		Stalled: stalls(r.Health),
 	})
@@ -156,7 +156,7 @@ func (r *Reconciler) coverOthers(d *Destination, began time.Time) error {
 	if set == nil {
 		return nil
 	}
-	snapshots, err := r.State.Snapshots(d.Destination)
+	snapshots, err := r.State.Snapshots(d.DestinationKey)
 	if err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ const progressInterval = 5 * time.Second
 // observe returns an observer that logs the progress of an import, and stores it for heartbeats.
 func (r *Reconciler) observe() snapshot.Observer {
 	var logged time.Time
-	return func(_ snapshot.Progress, t snapshot.Totals) {
+	return func(_ snapshot.TableProgress, t snapshot.Totals) {
 		r.setProgress(fmt.Sprintf("%d of %d tables, %d rows", t.Done, t.Tables, t.Rows))
 		if now := time.Now(); now.Sub(logged) >= progressInterval {
 			logged = now

@@ -19,7 +19,7 @@ import (
 // snapshots on. Tables whose snapshots were brought forward are always recorded as Behind, at the
 // position that they have reached.
 func (r *follower) leaveImported(
-	ctx context.Context, ev *evidence, config jetstream.Config, e continuity.Evidence, plan continuity.Plan,
+	ctx context.Context, ev *recordedEvidence, config jetstream.Config, e continuity.Evidence, plan continuity.Plan,
 ) (continuity.Plan, error) {
 	position := e.Position()
 	if ev.recorder == nil || position.Sequence == 0 {
@@ -27,7 +27,7 @@ func (r *follower) leaveImported(
 	}
 	others := e
 	others.Snapshots = maps.Clone(e.Snapshots)
-	behind, forward := make(map[string]continuity.Snapshot), false
+	behind, forward := make(map[string]continuity.ImportEvidence), false
 	for table, s := range e.Snapshots {
 		ahead := s.Applied.Sequence > 0
 		if !s.Followed && (ahead || plan.Applied != position) {
@@ -52,7 +52,7 @@ func (r *follower) leaveImported(
 // withoutImported returns states without the states of tables whose rows an import has replaced
 // since the stream was last followed. After an import of all tables, it also drops the states of
 // tables without a snapshot, because the source no longer has these tables.
-func withoutImported(states []sink.TableState, snapshots map[string]continuity.Snapshot) []sink.TableState {
+func withoutImported(states []sink.TableState, snapshots map[string]continuity.ImportEvidence) []sink.TableState {
 	whole := false
 	for _, s := range snapshots {
 		whole = whole || s.Whole && !s.Followed && s.Replaces()
@@ -89,7 +89,7 @@ func withImported(states, imported []sink.TableState) []sink.TableState {
 // snapshots. A table lacks the changes after its snapshot. If the snapshot is newer than position,
 // the table counts as complete up to position.
 func behindSnapshots(
-	ctx context.Context, config jetstream.Config, behind map[string]continuity.Snapshot, position cdc.Position,
+	ctx context.Context, config jetstream.Config, behind map[string]continuity.ImportEvidence, position cdc.Position,
 ) ([]sink.TableState, error) {
 	var states []sink.TableState
 	starts := make(map[time.Time]uint64)

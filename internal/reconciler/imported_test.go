@@ -51,16 +51,16 @@ func TestWithImported_KeepsTheProblemsOfATable(t *testing.T) {
 func TestWithoutImported_EndsTheGapOfOtherTables(t *testing.T) {
 	others := sink.TableState{Table: sink.OtherTables, State: sink.Incomplete, Cause: sink.CauseGap, Gap: "g"}
 	for name, c := range map[string]struct {
-		snapshot continuity.Snapshot
+		snapshot continuity.ImportEvidence
 		want     []sink.TableState
 	}{
-		"whole":          {continuity.Snapshot{Whole: true}, nil},
-		"in part":        {continuity.Snapshot{Whole: true, Partial: true}, []sink.TableState{others}},
-		"followed":       {continuity.Snapshot{Whole: true, Followed: true}, []sink.TableState{others}},
-		"of some tables": {continuity.Snapshot{}, []sink.TableState{others}},
+		"whole":          {continuity.ImportEvidence{Whole: true}, nil},
+		"in part":        {continuity.ImportEvidence{Whole: true, Partial: true}, []sink.TableState{others}},
+		"followed":       {continuity.ImportEvidence{Whole: true, Followed: true}, []sink.TableState{others}},
+		"of some tables": {continuity.ImportEvidence{}, []sink.TableState{others}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := withoutImported([]sink.TableState{others}, map[string]continuity.Snapshot{"t": c.snapshot})
+			got := withoutImported([]sink.TableState{others}, map[string]continuity.ImportEvidence{"t": c.snapshot})
 			if diff := cmp.Diff(c.want, got, cmpopts.EquateEmpty()); diff != "" {
 				t.Error(diff)
 			}

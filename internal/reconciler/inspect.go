@@ -34,8 +34,8 @@ type importStats struct {
 
 // importedTables returns the latest import of each table in all. The details come from records, the
 // snapshots that the destination has recorded.
-func importedTables(all map[string]continuity.Snapshot, records []sink.Snapshot) map[string]importStats {
-	latest := make(map[string]sink.Snapshot)
+func importedTables(all map[string]continuity.ImportEvidence, records []sink.LoadRecord) map[string]importStats {
+	latest := make(map[string]sink.LoadRecord)
 	for _, s := range records {
 		if s.Generation >= latest[s.Table].Generation {
 			latest[s.Table] = s
@@ -64,7 +64,7 @@ type inspection struct {
 	set     *tables.Set
 	imports map[string]importStats
 	dir     *state.Dir
-	at      state.Destination
+	at      state.DestinationKey
 	// filled holds the tables in which the last inspection found rows. The value is the number of
 	// deletes that had ended before that inspection.
 	filled map[string]uint64

@@ -42,8 +42,8 @@ func (g *healerTest) inspects(kind sink.FindingKind, cause sink.Cause, warning s
 // deletes makes the main pipeline delete rows of table a.
 func (g *healerTest) deletes(n int) {
 	g.t.Helper()
-	set := &change.Set{Table: &schema.Table{Name: "a"}, Deletes: make([]change.Row, n)}
-	g.must(g.h.set.Main(g.destination).Apply(g.t.Context(), &change.Batch{Sets: []*change.Set{set}, Last: cdc.Position{Sequence: 11}}))
+	set := &change.RowSet{Table: &schema.Table{Name: "a"}, Deletes: make([]change.Row, n)}
+	g.must(g.h.set.Main(g.destination).Apply(g.t.Context(), &change.Batch{Sets: []*change.RowSet{set}, Last: cdc.Position{Sequence: 11}}))
 }
 
 const (
@@ -151,14 +151,14 @@ func TestInspect_DistinguishesEmptiedTables(t *testing.T) {
 // TestImportedTables_HaveRowsIfEveryLaterChangeIsCounted by this process.
 func TestImportedTables_HaveRowsIfEveryLaterChangeIsCounted(t *testing.T) {
 	taken := time.Unix(1_800_000_000, 0)
-	record := func(table string, generation, rows int64) sink.Snapshot {
-		return sink.Snapshot{Table: table, Clock: cdc.At(taken), Imported: taken.Add(time.Hour), Rows: rows, Generation: generation}
+	record := func(table string, generation, rows int64) sink.LoadRecord {
+		return sink.LoadRecord{Table: table, Clock: cdc.At(taken), Imported: taken.Add(time.Hour), Rows: rows, Generation: generation}
 	}
 	part := record("part", 1, 5)
 	part.Scope.Companies = []string{"c1"}
-	got := importedTables(map[string]continuity.Snapshot{
+	got := importedTables(map[string]continuity.ImportEvidence{
 		"fresh": {}, "followed": {Followed: true}, "part": {}, "local": {},
-	}, []sink.Snapshot{record("fresh", 2, 7), record("fresh", 1, 3), record("followed", 1, 5), part, record("left", 1, 5)})
+	}, []sink.LoadRecord{record("fresh", 2, 7), record("fresh", 1, 3), record("followed", 1, 5), part, record("left", 1, 5)})
 	want := map[string]importStats{"fresh": {7, time.Hour}, "followed": {0, time.Hour}, "part": {0, time.Hour}, "local": {}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(importStats{})); diff != "" {
 		t.Error(diff)

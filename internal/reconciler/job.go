@@ -166,7 +166,7 @@ func (r *Reconciler) importAlone() error {
 // calls observe for each table whose progress has changed since the previous call; observe may be
 // slow. If ctx ends, the import continues.
 func (r *Reconciler) WatchImport(
-	ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals),
+	ctx context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals),
 ) (snapshot.Report, error) {
 	job, err := r.job(id)
 	if err != nil {
@@ -227,11 +227,11 @@ type importProgress struct {
 
 // versionedProgress is the progress of a table, and the version at which it last changed.
 type versionedProgress struct {
-	snapshot.Progress
+	snapshot.TableProgress
 	version int
 }
 
-func (p *importProgress) observe(t snapshot.Progress, totals snapshot.Totals) {
+func (p *importProgress) observe(t snapshot.TableProgress, totals snapshot.Totals) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.tables == nil {
@@ -248,7 +248,7 @@ func (p *importProgress) observe(t snapshot.Progress, totals snapshot.Totals) {
 // since returns the progress of the tables that have changed since the given version, in the order
 // of their last changes. It also returns the totals, the current version, and a channel that is
 // closed when the version changes.
-func (p *importProgress) since(version int) (changes []snapshot.Progress, totals snapshot.Totals, now int, changed <-chan struct{}) {
+func (p *importProgress) since(version int) (changes []snapshot.TableProgress, totals snapshot.Totals, now int, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.changed == nil {
@@ -256,7 +256,7 @@ func (p *importProgress) since(version int) (changes []snapshot.Progress, totals
 	}
 	for _, t := range slices.SortedFunc(maps.Values(p.tables), func(a, b versionedProgress) int { return a.version - b.version }) {
 		if t.version > version {
-			changes = append(changes, t.Progress)
+			changes = append(changes, t.TableProgress)
 		}
 	}
 	return changes, p.totals, p.version, p.changed

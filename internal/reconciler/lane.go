@@ -45,7 +45,7 @@ type tableSink struct {
 // sink and the gate of config, which configures the main pipeline. It returns nil if the
 // destination does not record the states of tables.
 func (r *follower) lanesFor(
-	destination *sink.Opened, ev *evidence, config *pipeline.Config, position cdc.Position,
+	destination *sink.Opened, ev *recordedEvidence, config *pipeline.Config, position cdc.Position,
 ) (*lanes, error) {
 	if destination.Migrator == nil || ev.recorder == nil {
 		r.setTables(nil)
@@ -327,7 +327,7 @@ func (l *lanes) recordLoss(err error) error {
 
 // join returns the lane's tables to the main pipeline once the lane has caught up. It returns early
 // if the lane should restart with more tables, or has no table left.
-func (l *lanes) join(ctx context.Context, lane *tables.Lane, source *jetstream.Lane, members int) error {
+func (l *lanes) join(ctx context.Context, lane *tables.LaneView, source *jetstream.Lane, members int) error {
 	attempt := func(hold time.Duration) error { return l.set.Join(ctx, lane, hold, source.Delivered) }
 	_, _ = l.catchUp(ctx, source, attempt, func(error) bool { // the next lane would return the same error
 		due, _ := l.set.Due()

@@ -15,13 +15,13 @@ type rowsOf struct{ table, company string }
 // server to which the companies in granted are granted. The checkpoint records which of the
 // snapshots have been followed. If several imports together replaced the rows of each granted
 // company, they count as one import of all rows.
-func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.Recorded) map[string]continuity.Snapshot {
+func mergeSnapshots(records []sink.LoadRecord, granted []string, checkpoint *sink.Recorded) map[string]continuity.ImportEvidence {
 	var followed int64
 	if checkpoint != nil {
 		followed = checkpoint.Followed
 	}
 	latest := latestReplacements(records, granted)
-	all := make(map[string]continuity.Snapshot)
+	all := make(map[string]continuity.ImportEvidence)
 	begun := make(map[string]bool) // tables with a followed snapshot that replaced rows
 	for _, s := range records {
 		if !slices.ContainsFunc(granted, func(company string) bool {
@@ -30,7 +30,7 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 			continue
 		}
 		complete := !slices.ContainsFunc(granted, func(company string) bool { return latest[rowsOf{s.Table, company}] == 0 })
-		now := continuity.Snapshot{Clock: s.Clock, Followed: s.Generation <= followed, Partial: !complete, Whole: s.Whole}
+		now := continuity.ImportEvidence{Clock: s.Clock, Followed: s.Generation <= followed, Partial: !complete, Whole: s.Whole}
 		begun[s.Table] = begun[s.Table] || now.Followed
 		if before, ok := all[s.Table]; ok {
 			now.Followed, now.Whole = now.Followed && before.Followed, now.Whole && before.Whole
@@ -38,10 +38,10 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 		}
 		all[s.Table] = now
 	}
-	pending := make(map[string]sink.Snapshot) // snapshots that have not been followed yet, with their earliest clock
+	pending := make(map[string]sink.LoadRecord) // snapshots that have not been followed yet, with their earliest clock
 	for _, s := range records {
 		if _, ok := all[s.Table]; !ok {
-			all[s.Table] = continuity.Snapshot{Clock: s.Clock, Followed: s.Generation <= followed, Partial: true, Whole: s.Whole}
+			all[s.Table] = continuity.ImportEvidence{Clock: s.Clock, Followed: s.Generation <= followed, Partial: true, Whole: s.Whole}
 		}
 		if s.Generation <= followed || superseded(&s, granted, latest) {
 			continue
@@ -64,7 +64,7 @@ func mergeSnapshots(records []sink.Snapshot, granted []string, checkpoint *sink.
 
 // latestReplacements returns, for each table and company, the generation of the latest snapshot
 // that replaced the company's rows in the table.
-func latestReplacements(records []sink.Snapshot, granted []string) map[rowsOf]int64 {
+func latestReplacements(records []sink.LoadRecord, granted []string) map[rowsOf]int64 {
 	latest := make(map[rowsOf]int64)
 	for _, s := range records {
 		for _, company := range granted {
@@ -78,7 +78,7 @@ func latestReplacements(records []sink.Snapshot, granted []string) map[rowsOf]in
 
 // superseded reports whether later snapshots have replaced all rows of s that belong to granted
 // companies.
-func superseded(s *sink.Snapshot, granted []string, latest map[rowsOf]int64) bool {
+func superseded(s *sink.LoadRecord, granted []string, latest map[rowsOf]int64) bool {
 	return !slices.ContainsFunc(granted, func(company string) bool {
 		concerned := company == AllCompanies || s.Scope.Companies == nil || slices.Contains(s.Scope.Companies, company)
 		return concerned && latest[rowsOf{s.Table, company}] <= s.Generation
@@ -94,11 +94,11 @@ func earlier(a, b cdc.Timestamp) cdc.Timestamp {
 
 // partialTables returns the sorted names of the tables for which the imports have not loaded all
 // rows of every granted company.
-func partialTables(records []sink.Snapshot, granted []string) []string {
+func partialTables(records []sink.LoadRecord, granted []string) []string {
 	var tables []string
 	for _, s := range records {
 		lacks := slices.ContainsFunc(granted, func(company string) bool {
-			return !slices.ContainsFunc(records, func(other sink.Snapshot) bool {
+			return !slices.ContainsFunc(records, func(other sink.LoadRecord) bool {
 				return other.Table == s.Table && other.Scope.Has(company)
 			})
 		})

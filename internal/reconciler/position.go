@@ -46,7 +46,7 @@ const recordInterval = 5 * time.Second
 // subscribe opens the stream at the start that continuity.Decide chooses. It also returns the
 // position up to which every change is applied.
 func (r *follower) subscribe(
-	ctx context.Context, d *Destination, destination *sink.Opened, ev *evidence,
+	ctx context.Context, d *Destination, destination *sink.Opened, ev *recordedEvidence,
 ) (*jetstream.Source, cdc.Position, error) {
 	var source *jetstream.Source
 	var plan continuity.Plan
@@ -130,7 +130,7 @@ func (r *follower) warnUnverified(reason string) {
 }
 
 // collectEvidence reads the records of the destination and of the data directory.
-func (r *follower) collectEvidence(ctx context.Context, d *Destination, destination *sink.Opened) (*evidence, error) {
+func (r *follower) collectEvidence(ctx context.Context, d *Destination, destination *sink.Opened) (*recordedEvidence, error) {
 	ev, err := r.readRecords(ctx, d, destination)
 	if err != nil {
 		return nil, err
@@ -174,7 +174,7 @@ func (r *follower) filter() string {
 }
 
 // sourceConfig returns the configuration for reading the stream.
-func (r *follower) sourceConfig(ev *evidence, destination *sink.Opened) jetstream.Config {
+func (r *follower) sourceConfig(ev *recordedEvidence, destination *sink.Opened) jetstream.Config {
 	// If the destination stores the position, the local record may lag.
 	every := time.Duration(0)
 	if destination.Checkpointer != nil {
@@ -223,7 +223,7 @@ func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Posit
 
 // forget drops the recorded positions. Call it only after the opened source has recorded its start.
 // If the program ends before forget, the old positions lead to the same plan again.
-func (r *follower) forget(ctx context.Context, destination *sink.Opened, ev *evidence) error {
+func (r *follower) forget(ctx context.Context, destination *sink.Opened, ev *recordedEvidence) error {
 	if err := r.State.RecordBatchBoundaries(r.Consumer, ev.at, nil); err != nil {
 		return err
 	}

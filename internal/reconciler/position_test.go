@@ -41,7 +41,7 @@ func TestOpenDestination_StoresACheckpointForEachFilter(t *testing.T) {
 		}
 		defer r.Close()
 		for n, company := range []string{"a", "b", "b", "a"} {
-			session := &follower{r, Subscription{Consumer: "eds-test", Filters: Subjects([]string{company})}}
+			session := &follower{r, StreamAccess{Consumer: "eds-test", Filters: Subjects([]string{company})}}
 			destination, err := session.openDestination(t.Context(), d)
 			if err != nil {
 				t.Fatal(err)

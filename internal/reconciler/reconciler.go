@@ -33,7 +33,7 @@ import (
 
 // Config configures a Reconciler. All fields are required, except Rules and Probation.
 type Config struct {
-	Options      config.Server
+	Options      config.ServerSettings
 	Version      string // version of eds
 	State        *state.Dir
 	Lookup       sink.Lookup // looks up environment variables for destination options
@@ -52,8 +52,8 @@ type Config struct {
 	Logger    *slog.Logger
 }
 
-// Subscription holds the parameters for reading the stream during one session with HQ.
-type Subscription struct {
+// StreamAccess holds the parameters for reading the stream during one session with HQ.
+type StreamAccess struct {
 	Conn     *nats.Conn
 	Consumer string   // name of the durable consumer
 	Filters  []string // subjects of the consumer, sorted
@@ -138,14 +138,14 @@ func (r *Reconciler) untilClosed() (ctx context.Context, end func()) {
 // follower is the reconciler within one session with HQ.
 type follower struct {
 	*Reconciler
-	Subscription
+	StreamAccess
 }
 
 // Run reconciles until due ends, and returns the cause of due. It returns earlier if it fails with
 // an error that another attempt would not resolve. Imports continue after Run. If hard ends, Run
 // stops at once; the stream delivers unacknowledged messages again. The result gap is the gap that
 // keeps the stream from being followed, or nil if there is none.
-func (r *Reconciler) Run(due, hard context.Context, s Subscription) (gap, err error) {
+func (r *Reconciler) Run(due, hard context.Context, s StreamAccess) (gap, err error) {
 	return (&follower{r, s}).reconcile(due, hard)
 }
 

@@ -18,21 +18,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// evidence holds everything that the destination and the data directory have recorded.
-type evidence struct {
+// recordedEvidence holds everything that the destination and the data directory have recorded.
+type recordedEvidence struct {
 	continuity.Evidence
-	at         state.Destination
+	at         state.DestinationKey
 	id         string          // id of the destination; "" if unknown
 	identifier sink.Identifier // nil if the destination has no id, or keeps it in its records
 	recorder   sink.Recorder   // nil if the destination keeps no records
 	sink.Records
-	local map[string]state.Snapshot // snapshots in the data directory, by table
-	seeds []state.Snapshot          // snapshots that only the data directory knows
+	local map[string]state.ImportRecord // snapshots in the data directory, by table
+	seeds []state.ImportRecord          // snapshots that only the data directory knows
 }
 
 // readRecords returns evidence with the records of the destination and its id.
-func (r *follower) readRecords(ctx context.Context, d *Destination, destination *sink.Opened) (*evidence, error) {
-	ev := &evidence{at: d.Destination}
+func (r *follower) readRecords(ctx context.Context, d *Destination, destination *sink.Opened) (*recordedEvidence, error) {
+	ev := &recordedEvidence{at: d.DestinationKey}
 	ev.Beginning, ev.Now = r.Options.Restart, time.Now()
 	recorder := destination.Recorder
 	if recorder == nil {
@@ -60,7 +60,7 @@ func (r *follower) readRecords(ctx context.Context, d *Destination, destination 
 
 // readID checks whether the destination still holds the id that the data directory has recorded. It
 // applies to destinations that keep events, not rows.
-func (r *follower) readID(ctx context.Context, destination *sink.Opened, ev *evidence) (err error) {
+func (r *follower) readID(ctx context.Context, destination *sink.Opened, ev *recordedEvidence) (err error) {
 	if ev.identifier = destination.Identifier; ev.identifier == nil {
 		return nil
 	}
@@ -102,7 +102,7 @@ func (r *Reconciler) destinationID(d *Destination, own string) (string, error) {
 // whether the record belongs to this destination. If there is neither a record nor a checkpoint,
 // settled returns the record of the previous destination, because this destination lacks the
 // changes that were applied to that one.
-func (r *follower) settled(ev *evidence) (settled state.Settled, own bool, err error) {
+func (r *follower) settled(ev *recordedEvidence) (settled state.Settled, own bool, err error) {
 	settled, own, err = r.State.Settled(r.Consumer, ev.at)
 	if !own && ev.Checkpoint != nil {
 		return state.Settled{}, own, err
@@ -112,12 +112,12 @@ func (r *follower) settled(ev *evidence) (settled state.Settled, own bool, err e
 
 // snapshots returns the snapshots that the destination holds, by table. It adds snapshots that only
 // the data directory knows to ev.seeds. Such snapshots exist after an import by an earlier version.
-func (r *follower) snapshots(ev *evidence) (map[string]continuity.Snapshot, error) {
+func (r *follower) snapshots(ev *recordedEvidence) (map[string]continuity.ImportEvidence, error) {
 	var err error
 	if ev.local, err = r.State.Snapshots(ev.at); err != nil {
 		return nil, err
 	}
-	all := make(map[string]continuity.Snapshot)
+	all := make(map[string]continuity.ImportEvidence)
 	if ev.recorder != nil {
 		all = mergeSnapshots(ev.Records.Snapshots, companies(r.Filters), ev.Checkpoint)
 	}
@@ -131,7 +131,7 @@ func (r *follower) snapshots(ev *evidence) (map[string]continuity.Snapshot, erro
 			ev.add(all, snap)
 		case snap.ID != ev.id || known || importedWhole(ev.Records.Snapshots, snap.ImportedAt):
 		case ev.CheckpointLost(): // Decide reports the loss
-			all[table] = continuity.Snapshot{Clock: snap.Clock.Timestamp, Followed: true}
+			all[table] = continuity.ImportEvidence{Clock: snap.Clock.Timestamp, Followed: true}
 		default:
 			lost = append(lost, table)
 		}
@@ -146,7 +146,7 @@ func (r *follower) snapshots(ev *evidence) (map[string]continuity.Snapshot, erro
 // add adds snap, a snapshot that only the data directory knows, to the map all. If the destination
 // should record the snapshot, add also appends it to ev.seeds. If the stream has been followed
 // before, an import of the schema alone replaces no change.
-func (ev *evidence) add(all map[string]continuity.Snapshot, snap state.Snapshot) {
+func (ev *recordedEvidence) add(all map[string]continuity.ImportEvidence, snap state.ImportRecord) {
 	followed := ev.Destination.Begun || ev.Position().Sequence > 0
 	schemaOnly := snap.Job == "" && snap.Rows == 0 && !snap.Reference
 	if _, known := all[snap.Table]; known && (snap.Reference || schemaOnly) {
@@ -155,7 +155,7 @@ func (ev *evidence) add(all map[string]continuity.Snapshot, snap state.Snapshot)
 	if ev.recorder != nil && snap.ID != "" && snap.ImportedAt.UnixNano() > ev.Checkpoint.Position.Stored {
 		snap.Partial = true // the destination was restored to a state before the import
 	}
-	all[snap.Table] = continuity.Snapshot{
+	all[snap.Table] = continuity.ImportEvidence{
 		Clock: snap.Clock.Timestamp, Followed: snap.Begun, Partial: snap.Partial || followed && schemaOnly,
 		Whole: snap.Whole, Reference: snap.Reference,
 	}
@@ -167,8 +167,8 @@ func (ev *evidence) add(all map[string]continuity.Snapshot, snap state.Snapshot)
 // copies returns the destination's snapshots that the data directory lacks, except those of the
 // tables in except. If the destination later loses its snapshots, the copies in the data directory
 // show the loss.
-func (ev *evidence) copies(except []string) []state.Snapshot {
-	latest := make(map[string]state.Snapshot)
+func (ev *recordedEvidence) copies(except []string) []state.ImportRecord {
+	latest := make(map[string]state.ImportRecord)
 	for _, s := range ev.Records.Snapshots {
 		if slices.Contains(except, s.Table) || ev.local[s.Table].ID == ev.at.ID {
 			continue
@@ -176,7 +176,7 @@ func (ev *evidence) copies(except []string) []state.Snapshot {
 		if _, ok := latest[s.Table]; ok && !s.Complete() {
 			continue
 		}
-		latest[s.Table] = state.Snapshot{
+		latest[s.Table] = state.ImportRecord{
 			Table: s.Table, Clock: state.Clock{Timestamp: s.Clock}, Job: s.Job, ID: ev.at.ID, Rows: s.Rows, ImportedAt: s.Imported,
 			Partial: !s.Complete(), Whole: s.Whole,
 		}
@@ -186,14 +186,14 @@ func (ev *evidence) copies(except []string) []state.Snapshot {
 
 // importedWhole reports whether every table of the source was imported after the given time. If so,
 // the source no longer has the tables without a record.
-func importedWhole(snapshots []sink.Snapshot, after time.Time) bool {
-	return slices.ContainsFunc(snapshots, func(s sink.Snapshot) bool { return s.Whole && s.Imported.After(after) })
+func importedWhole(snapshots []sink.LoadRecord, after time.Time) bool {
+	return slices.ContainsFunc(snapshots, func(s sink.LoadRecord) bool { return s.Whole && s.Imported.After(after) })
 }
 
 // recordBeginning records the planned start of reading in the destination, and the resulting epoch
 // in the data directory.
 func (r *follower) recordBeginning(
-	ctx context.Context, ev *evidence, plan continuity.Plan, source *jetstream.Source, e *continuity.Evidence,
+	ctx context.Context, ev *recordedEvidence, plan continuity.Plan, source *jetstream.Source, e *continuity.Evidence,
 ) error {
 	if ev.identifier != nil {
 		id, err := snapshot.HoldID(ctx, ev.identifier, r.State, ev.at)
@@ -206,7 +206,7 @@ func (r *follower) recordBeginning(
 	var tables []string
 	for _, s := range ev.seeds {
 		tables = append(tables, s.Table)
-		b.Snapshots = append(b.Snapshots, sink.Snapshot{
+		b.Snapshots = append(b.Snapshots, sink.LoadRecord{
 			Table: s.Table, Merged: s.Partial, Whole: s.Whole, Clock: s.Clock.Timestamp, Rows: s.Rows,
 			Job: s.Job, Imported: s.ImportedAt,
 		})
@@ -241,7 +241,7 @@ func startPosition(plan continuity.Plan, at cdc.Position, e *continuity.Evidence
 
 // describeMissingRows returns a warning about rows of the granted companies that the destination
 // lacks because they were not imported. It returns "" if there are no such rows.
-func describeMissingRows(ev *evidence, granted []string) string {
+func describeMissingRows(ev *recordedEvidence, granted []string) string {
 	if ev.Checkpoint != nil && len(ev.Checkpoint.Added) > 0 {
 		return "the rows of companies that were added are missing: " + strings.Join(companies(ev.Checkpoint.Added), ", ") +
 			"; to copy them, run: eds import"

@@ -22,7 +22,7 @@ func TestStartPosition_BoundsTheTimeOfAnUnappliedMessage(t *testing.T) {
 	now := time.Unix(1_800_000_000, 0)
 	e := continuity.Evidence{
 		Now: now, Record: continuity.Record{Settled: cdc.Position{Sequence: 9, Stored: 90}},
-		Stream: continuity.Stream{FirstStored: 5, Stored: 80},
+		Stream: continuity.StreamEvidence{FirstStored: 5, Stored: 80},
 	}
 	at := cdc.Position{Sequence: 9}
 	for name, c := range map[string]struct {
@@ -48,18 +48,18 @@ func TestStartPosition_BoundsTheTimeOfAnUnappliedMessage(t *testing.T) {
 }
 
 func TestDescribeMissingRows_NamesCompaniesAndTables(t *testing.T) {
-	part := sink.Snapshot{Table: "order", Scope: sink.Scope{Companies: []string{"a"}}}
+	part := sink.LoadRecord{Table: "order", Scope: sink.Scope{Companies: []string{"a"}}}
 	for name, c := range map[string]struct {
-		ev   evidence
+		ev   recordedEvidence
 		want string
 	}{
 		"nothing": {},
 		"a company that was added": {
-			evidence{Records: sink.Records{Checkpoint: &sink.Recorded{Added: Subjects([]string{"b"})}}},
+			recordedEvidence{Records: sink.Records{Checkpoint: &sink.Recorded{Added: Subjects([]string{"b"})}}},
 			"the rows of companies that were added are missing: b; to copy them, run: eds import",
 		},
 		"some rows": {
-			evidence{Records: sink.Records{Snapshots: []sink.Snapshot{part}}},
+			recordedEvidence{Records: sink.Records{Snapshots: []sink.LoadRecord{part}}},
 			"only some rows of these tables were imported: order; to copy all rows, run: eds import",
 		},
 	} {
@@ -75,21 +75,21 @@ func TestDescribeMissingRows_NamesCompaniesAndTables(t *testing.T) {
 // import of all tables has removed.
 func TestSnapshots_ReportsLostRecords(t *testing.T) {
 	imported := time.Unix(1_800_000_000, 0).UTC()
-	here := state.Destination{Identity: "here", ID: "id"}
-	whole := sink.Snapshot{Table: "part", Whole: true, Imported: imported.Add(time.Hour), Clock: cdc.At(imported)}
+	here := state.DestinationKey{Identity: "here", ID: "id"}
+	whole := sink.LoadRecord{Table: "part", Whole: true, Imported: imported.Add(time.Hour), Clock: cdc.At(imported)}
 	for name, c := range map[string]struct {
-		records []sink.Snapshot
+		records []sink.LoadRecord
 		id      string // that the destination has
 		lost    bool
 	}{
 		"lost":                      {nil, "id", true},
-		"imported again as a whole": {[]sink.Snapshot{whole}, "id", false},
+		"imported again as a whole": {[]sink.LoadRecord{whole}, "id", false},
 		"another destination":       {nil, "other", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := begin(t, t.TempDir(), nil)
-			p.must(p.State.RecordSnapshots(here, state.Snapshot{Table: "order", ID: "id", Job: "j", Rows: 1, ImportedAt: imported}))
-			ev := &evidence{at: here, id: c.id, recorder: recorderOnly{}, Records: sink.Records{ID: c.id, Snapshots: c.records}}
+			p.must(p.State.RecordSnapshots(here, state.ImportRecord{Table: "order", ID: "id", Job: "j", Rows: 1, ImportedAt: imported}))
+			ev := &recordedEvidence{at: here, id: c.id, recorder: recorderOnly{}, Records: sink.Records{ID: c.id, Snapshots: c.records}}
 			_, err := (&follower{Reconciler: p.Reconciler}).snapshots(ev)
 			gap := new(continuity.GapError)
 			if errors.As(err, &gap) != c.lost || c.lost && (gap.Reason != continuity.Emptied || !cmp.Equal(gap.Tables, []string{"order"})) {
@@ -104,16 +104,16 @@ type recorderOnly struct{ sink.Recorder }
 
 // TestEvidence_CopiesRecordsOfTheDestination that the data directory lacks.
 func TestEvidence_CopiesRecordsOfTheDestination(t *testing.T) {
-	ev := &evidence{
-		at: state.Destination{ID: "id"}, local: map[string]state.Snapshot{"known": {Table: "known", ID: "id"}},
-		Records: sink.Records{Snapshots: []sink.Snapshot{
+	ev := &recordedEvidence{
+		at: state.DestinationKey{ID: "id"}, local: map[string]state.ImportRecord{"known": {Table: "known", ID: "id"}},
+		Records: sink.Records{Snapshots: []sink.LoadRecord{
 			{Table: "known"},
 			{Table: "seeded"},
 			{Table: "order", Rows: 3, Job: "j"},
 			{Table: "order", Rows: 1, Scope: sink.Scope{Companies: []string{"a"}}},
 		}},
 	}
-	want := []state.Snapshot{{Table: "order", Rows: 3, Job: "j", ID: "id"}}
+	want := []state.ImportRecord{{Table: "order", Rows: 3, Job: "j", ID: "id"}}
 	if diff := cmp.Diff(want, ev.copies([]string{"seeded"}), cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
 	}
@@ -145,8 +145,8 @@ func TestCompaniesToReplace_LimitsAnImportToItsCompanies(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &follower{
-				Reconciler:   &Reconciler{Config: Config{Options: config.Server{CompanyIDs: c.option}}},
-				Subscription: Subscription{Filters: Subjects(c.granted)},
+				Reconciler:   &Reconciler{Config: Config{Options: config.ServerSettings{CompanyIDs: c.option}}},
+				StreamAccess: StreamAccess{Filters: Subjects(c.granted)},
 			}
 			destination := &sink.Opened{Capabilities: sink.Capabilities{FilterReader: c.others}}
 			got, err := r.companiesToReplace(t.Context(), destination)
@@ -190,7 +190,7 @@ func TestImport_ContinuesAfterTheServerHasStopped(t *testing.T) {
 	go func() { close(release) }()
 	f.end()
 	f.start(nil)
-	if _, err := f.WatchImport(t.Context(), id, func(snapshot.Progress, snapshot.Totals) {}); err != nil {
+	if _, err := f.WatchImport(t.Context(), id, func(snapshot.TableProgress, snapshot.Totals) {}); err != nil {
 		t.Error(err)
 	}
 	f.awaitRows("order", "o1")
@@ -207,7 +207,7 @@ func TestImport_EndsIfItIsCanceled(t *testing.T) {
 	f.must(err)
 	<-slow
 	f.must(f.CancelImport(id))
-	if _, err := f.WatchImport(t.Context(), id, func(snapshot.Progress, snapshot.Totals) {}); !errors.Is(err, errCanceled) {
+	if _, err := f.WatchImport(t.Context(), id, func(snapshot.TableProgress, snapshot.Totals) {}); !errors.Is(err, errCanceled) {
 		t.Errorf("got %v", err)
 	}
 	if f.ImportID() != "" {

@@ -21,7 +21,7 @@ func (r *Reconciler) takeOver(d *Destination) (unread, err error) {
 	}
 	for _, snap := range own {
 		if snap.Whole {
-			return nil, r.State.FinishReference(d.Destination)
+			return nil, r.State.FinishReference(d.DestinationKey)
 		}
 	}
 	times, err := r.State.ReferenceTimes()
@@ -29,22 +29,22 @@ func (r *Reconciler) takeOver(d *Destination) (unread, err error) {
 		r.Logger.Warn("cannot take over from the reference server", "error", err)
 		return err, nil
 	}
-	var taken []state.Snapshot
+	var taken []state.ImportRecord
 	for table, at := range times {
 		if _, ok := own[table]; !ok {
-			taken = append(taken, state.Snapshot{Table: table, Clock: state.Clock{Timestamp: cdc.At(at)}, Reference: true})
+			taken = append(taken, state.ImportRecord{Table: table, Clock: state.Clock{Timestamp: cdc.At(at)}, Reference: true})
 		}
 	}
 	if len(taken) > 0 {
 		r.Logger.Info("continuing after the import of the reference server", "tables", len(taken))
 	}
-	return nil, r.State.FinishReference(d.Destination, taken...)
+	return nil, r.State.FinishReference(d.DestinationKey, taken...)
 }
 
 // ownSnapshots returns the snapshots in d that eds itself has imported, by table. An import of the
 // schema alone does not count, because it does not change the rows.
-func (r *Reconciler) ownSnapshots(d *Destination) (map[string]state.Snapshot, error) {
-	all, err := r.State.Snapshots(d.Destination)
-	maps.DeleteFunc(all, func(_ string, s state.Snapshot) bool { return s.Job == "" && s.Rows == 0 })
+func (r *Reconciler) ownSnapshots(d *Destination) (map[string]state.ImportRecord, error) {
+	all, err := r.State.Snapshots(d.DestinationKey)
+	maps.DeleteFunc(all, func(_ string, s state.ImportRecord) bool { return s.Job == "" && s.Rows == 0 })
 	return all, err
 }

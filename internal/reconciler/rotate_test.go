@@ -67,7 +67,7 @@ func TestRestoreDestination_WaitsForAFileOfADestinationThatHasWorked(t *testing.
 	t.Cleanup(r.Close)
 	opened := make(chan error)
 	go func() {
-		_, err := (&follower{r, Subscription{Consumer: "eds-test", Filters: Subjects([]string{"a"})}}).openDestination(t.Context(), d)
+		_, err := (&follower{r, StreamAccess{Consumer: "eds-test", Filters: Subjects([]string{"a"})}}).openDestination(t.Context(), d)
 		opened <- err
 	}()
 	if message := <-records; message != "waiting for the destination, and trying again" {

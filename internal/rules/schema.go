@@ -21,18 +21,18 @@ const base = "rules:///"
 
 func newCompiler(dir fs.FS) *jsonschema.Compiler {
 	c := jsonschema.NewCompiler()
-	c.UseLoader(&loader{dir: dir})
+	c.UseLoader(&schemaLoader{dir: dir})
 	return c
 }
 
-// loader loads schemas from the rules directory only.
-type loader struct {
+// schemaLoader loads schemas from the rules directory only.
+type schemaLoader struct {
 	dir fs.FS
 	ids map[string]string // file names by $id; nil until first needed
 }
 
 // Load implements jsonschema.URLLoader.
-func (l *loader) Load(location string) (any, error) {
+func (l *schemaLoader) Load(location string) (any, error) {
 	u, err := url.Parse(location)
 	if err != nil {
 		return nil, errors.New("it is not a URL")
@@ -49,7 +49,7 @@ func (l *loader) Load(location string) (any, error) {
 	return nil, errors.New("no file of the directory has this $id, and nothing is fetched from elsewhere")
 }
 
-func (l *loader) read(file string) (any, error) {
+func (l *schemaLoader) read(file string) (any, error) {
 	text, err := fs.ReadFile(l.dir, file)
 	if err != nil {
 		return nil, err
@@ -62,7 +62,7 @@ func (l *loader) read(file string) (any, error) {
 }
 
 // findIDs returns the names of all JSON files that have a $id, keyed by their $id.
-func (l *loader) findIDs() map[string]string {
+func (l *schemaLoader) findIDs() map[string]string {
 	ids := make(map[string]string)
 	// Ignore a directory that cannot be read. A reference to one of its schemas will fail with an
 	// error.

@@ -27,8 +27,8 @@ const (
 	reportEvery = 1 << 20
 )
 
-// fetcher downloads the files of releases over HTTP.
-type fetcher struct {
+// releaseDownloader downloads the files of releases over HTTP.
+type releaseDownloader struct {
 	http    *http.Client
 	agent   string
 	log     *slog.Logger
@@ -37,7 +37,7 @@ type fetcher struct {
 	backoff retry.Backoff
 }
 
-func newFetcher(o Options) fetcher {
+func newReleaseDownloader(o Options) releaseDownloader {
 	client := &http.Client{Transport: newTransport()}
 	if o.HTTP != nil {
 		same := *o.HTTP
@@ -53,7 +53,7 @@ func newFetcher(o Options) fetcher {
 		}
 		return nil
 	}
-	return fetcher{
+	return releaseDownloader{
 		http: client, agent: "Shopmonkey EDS Server/" + o.Version,
 		log: o.Logger, observe: o.Observe, stall: stallTimeout,
 		backoff: retry.Backoff{Min: 500 * time.Millisecond, Max: 10 * time.Second},
@@ -74,13 +74,13 @@ func newTransport() *http.Transport {
 
 // get downloads the file at the URL address into file. A file with more than limit bytes is an
 // error. The name is for errors and progress reports.
-func (f *fetcher) get(ctx context.Context, name, address string, limit int64, file *os.File) error {
+func (f *releaseDownloader) get(ctx context.Context, name, address string, limit int64, file *os.File) error {
 	return f.retry(ctx, "download "+name, func() error { return f.attempt(ctx, name, address, limit, file) })
 }
 
 // retry calls fn until it succeeds, returns a fatal error, or has been called fetchAttempts
 // times.
-func (f *fetcher) retry(ctx context.Context, operation string, fn func() error) error {
+func (f *releaseDownloader) retry(ctx context.Context, operation string, fn func() error) error {
 	err := retry.Do(ctx, retry.Policy{
 		Backoff: f.backoff, Attempts: fetchAttempts, Retryable: func(err error) bool { return fault.Of(err) != fault.Fatal },
 		Failed: func(err error, wait time.Duration) {
@@ -95,7 +95,7 @@ func (f *fetcher) retry(ctx context.Context, operation string, fn func() error) 
 
 // attempt makes the request once, and overwrites file with the response body. It marks an error
 // as fatal if another attempt would fail in the same way.
-func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64, file *os.File) error {
+func (f *releaseDownloader) attempt(ctx context.Context, name, address string, limit int64, file *os.File) error {
 	if err := errors.Join(file.Truncate(0), rewind(file)); err != nil {
 		return fault.Mark(fault.Fatal, err)
 	}
@@ -132,7 +132,7 @@ func (f *fetcher) attempt(ctx context.Context, name, address string, limit int64
 
 // location returns the target of the redirect at the URL address, or "" if the server does not
 // redirect.
-func (f *fetcher) location(ctx context.Context, address string) (to string, err error) {
+func (f *releaseDownloader) location(ctx context.Context, address string) (to string, err error) {
 	client := *f.http
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	err = f.retry(ctx, "find the newest release", func() error {
@@ -154,14 +154,14 @@ func (f *fetcher) location(ctx context.Context, address string) (to string, err 
 
 // watched returns a context that is canceled once the returned timer has not been reset for
 // f.stall. The caller resets the timer whenever it receives data.
-func (f *fetcher) watched(ctx context.Context) (context.Context, *time.Timer, func()) {
+func (f *releaseDownloader) watched(ctx context.Context) (context.Context, *time.Timer, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stalled := time.AfterFunc(f.stall, func() { cancel(fmt.Errorf("no data came for %v", f.stall)) })
 	return ctx, stalled, func() { stalled.Stop(); cancel(nil) }
 }
 
 // send sends a request and returns the response. Its errors contain no URL.
-func (f *fetcher) send(ctx context.Context, client *http.Client, method, address string) (*http.Response, error) {
+func (f *releaseDownloader) send(ctx context.Context, client *http.Client, method, address string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
 		return nil, fault.Mark(fault.Fatal, errors.New("its address is not a url"))

@@ -123,7 +123,7 @@ func TestNewest_ReadsTheReleasesPage(t *testing.T) {
 }
 
 func TestDownload_RefusesRedirectsToLoopback(t *testing.T) {
-	check := newFetcher(Options{}).http.CheckRedirect
+	check := newReleaseDownloader(Options{}).http.CheckRedirect
 	request := func(address string) *http.Request {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address, nil)
 		if err != nil {

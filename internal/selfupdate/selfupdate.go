@@ -139,7 +139,7 @@ type Updater struct {
 	o      Options
 	target string // path of the program, with symbolic links resolved
 	bounds bounds
-	fetch  fetcher
+	fetch  releaseDownloader
 	// renameFirst is set if a running program must be renamed before another file can get its
 	// name.
 	renameFirst bool
@@ -185,7 +185,7 @@ func New(o Options) (*Updater, error) {
 		o: o, target: target, bounds: defaultBounds(), renameFirst: runtime.GOOS == "windows", now: time.Now,
 		step: func(_ string, change func() error) error { return change() },
 	}
-	u.fetch = newFetcher(o)
+	u.fetch = newReleaseDownloader(o)
 	return u, nil
 }
 

@@ -62,20 +62,20 @@ func (j *upgradeJournal) status(s State) Status {
 	return Status{State: s, From: j.From, To: j.To, Began: j.Began, Attempts: j.Attempts, Reason: j.Reason}
 }
 
-// phase is the progress of an upgrade or rollback, derived from the journal and the installed
-// program.
-type phase uint8
+// upgradePhase is the progress of an upgrade or rollback, derived from the journal and the
+// installed program.
+type upgradePhase uint8
 
 const (
-	noJournal   phase = iota
-	outdated          // the old program or an unknown one is installed
-	onProbation       // the new program is installed
-	goingBack         // the new program is installed, and a rollback has begun
-	wentBack          // the old program is installed again
-	missing           // no program is installed
+	noJournal   upgradePhase = iota
+	outdated                 // the old program or an unknown one is installed
+	onProbation              // the new program is installed
+	goingBack                // the new program is installed, and a rollback has begun
+	wentBack                 // the old program is installed again
+	missing                  // no program is installed
 )
 
-func (u *Updater) phase() (phase, *upgradeJournal, error) {
+func (u *Updater) phase() (upgradePhase, *upgradeJournal, error) {
 	j, err := u.readJournal()
 	if err != nil || j == nil {
 		return noJournal, nil, err

@@ -22,9 +22,9 @@ import (
 func elsewhere(url string) string { return strings.Replace(url, "127.0.0.1", "0.0.0.0", 1) }
 
 func TestServer_WarnsOfHQWithoutTLS(t *testing.T) {
-	for want, change := range map[string]func(*config.Server){
-		"":     func(*config.Server) {},
-		"nats": func(o *config.Server) { o.Servers = []string{elsewhere(o.Servers[0])} },
+	for want, change := range map[string]func(*config.ServerSettings){
+		"":     func(*config.ServerSettings) {},
+		"nats": func(o *config.ServerSettings) { o.Servers = []string{elsewhere(o.Servers[0])} },
 	} {
 		c := control(t, nil, change)
 		r := c.health.Report()
@@ -41,7 +41,7 @@ func TestServer_WarnsOfHQWithoutTLS(t *testing.T) {
 func TestServer_WarnsOfAPIWithoutTLS(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	health := telemetry.NewHealth()
-	s := newServer(t, h, health, func(o *config.Server) { o.APIURL = elsewhere(h.APIURL()) })
+	s := newServer(t, h, health, func(o *config.ServerSettings) { o.APIURL = elsewhere(h.APIURL()) })
 	if _, err := s.client.LatestSchemas(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func TestServer_WarnsOfAPIWithoutTLS(t *testing.T) {
 func TestServer_RequireTLSRefusesHQ(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	yes := true
-	s := newServer(t, h, telemetry.NewHealth(), func(o *config.Server) { o.RequireTLS = &yes })
+	s := newServer(t, h, telemetry.NewHealth(), func(o *config.ServerSettings) { o.RequireTLS = &yes })
 	err := s.Run(t.Context(), t.Context())
 	if !errors.As(err, new(*hq.InsecureError)) || fault.Of(err) != fault.Fatal {
 		t.Errorf("got %v", err)
@@ -61,7 +61,7 @@ func TestServer_RequireTLSRefusesHQ(t *testing.T) {
 }
 
 // newServer returns a server that is not run.
-func newServer(t *testing.T, h *devhq.HQ, health *telemetry.Health, change func(*config.Server)) *Server {
+func newServer(t *testing.T, h *devhq.HQ, health *telemetry.Health, change func(*config.ServerSettings)) *Server {
 	t.Helper()
 	o, dir := serverOptions(t, h)
 	change(&o)
@@ -76,7 +76,7 @@ func newServer(t *testing.T, h *devhq.HQ, health *telemetry.Health, change func(
 
 // serverOptions returns the options of a server of an HQ, and a data directory that is open
 // until the test ends.
-func serverOptions(t *testing.T, h *devhq.HQ) (config.Server, *state.Dir) {
+func serverOptions(t *testing.T, h *devhq.HQ) (config.ServerSettings, *state.Dir) {
 	t.Helper()
 	data := t.TempDir()
 	dir, err := state.Open(data)
@@ -88,13 +88,13 @@ func serverOptions(t *testing.T, h *devhq.HQ) (config.Server, *state.Dir) {
 			t.Error(err)
 		}
 	})
-	return config.Server{
+	return config.ServerSettings{
 		Common: config.Common{DataDir: data}, Servers: []string{h.NATSURL()}, RenewInterval: time.Hour,
-		HQ: config.HQ{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
+		HQSettings: config.HQSettings{APIKey: config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s"}))},
 	}, dir
 }
 
-func serverConfig(o config.Server, dir *state.Dir) Config {
+func serverConfig(o config.ServerSettings, dir *state.Dir) Config {
 	return Config{
 		Options: o, Build: build.Info{Version: "1.2.3"}, State: dir, Registry: prometheus.NewRegistry(), Health: telemetry.NewHealth(),
 		Logger: slog.New(slog.DiscardHandler), Lookup: func(string) (string, bool) { return "", false },

@@ -27,7 +27,7 @@ type controlled struct {
 
 // control runs a server without a destination in the given environment until the test ends.
 // It returns once HQ can send commands.
-func control(t *testing.T, environment map[string]string, changes ...func(*config.Server)) *controlled {
+func control(t *testing.T, environment map[string]string, changes ...func(*config.ServerSettings)) *controlled {
 	t.Helper()
 	h := startHQ(t, devhq.Options{})
 	o, dir := serverOptions(t, h)

@@ -16,7 +16,7 @@ func (s *Server) heartbeat(ctx context.Context) hq.Heartbeat {
 	h := hq.Heartbeat{
 		Uptime: int64(time.Since(s.began) / time.Second),
 		Stats: hq.Stats{
-			Metrics: hq.Metrics(s.metrics.Counts()),
+			Metrics: hq.HeartbeatMetrics(s.metrics.Counts()),
 			Memory:  &mem.VirtualMemoryStat{}, Load: &load.AvgStat{},
 		},
 		Server: hq.ServerStats{

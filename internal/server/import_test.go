@@ -105,7 +105,7 @@ func TestImport_MergesIfTheDestinationHoldsOtherCompanies(t *testing.T) {
 	for name, change := range map[string]func(c *Config){
 		"limited by --companyIds": func(c *Config) { c.Options.CompanyIDs = companies[:1] },
 		"limited by HQ": func(c *Config) {
-			c.Options.HQ.APIKey = config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s", Companies: companies[:1]}))
+			c.Options.HQSettings.APIKey = config.NewSecret(h.APIKey(devhq.KeyOptions{ServerID: "s", Companies: companies[:1]}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -222,7 +222,7 @@ func apply(t *testing.T, url string, h *devhq.HQ, companies []string, vendor str
 // TestWatch_WarnsOfDeadLetters until `eds dlq drop`, beside the server, drops them.
 func TestWatch_WarnsOfDeadLetters(t *testing.T) {
 	health := telemetry.NewHealth()
-	s := newServer(t, startHQ(t, devhq.Options{}), health, func(*config.Server) {})
+	s := newServer(t, startHQ(t, devhq.Options{}), health, func(*config.ServerSettings) {})
 	dir := s.State
 	warns := func(want ...string) {
 		t.Helper()

@@ -32,7 +32,9 @@ func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
 
 // WatchImport calls observe with the progress of an import until the import ends, and returns
 // its outcome. If ctx is done, the import continues.
-func (s *Server) WatchImport(ctx context.Context, id string, observe func(snapshot.Progress, snapshot.Totals)) (snapshot.Report, error) {
+func (s *Server) WatchImport(
+	ctx context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals),
+) (snapshot.Report, error) {
 	return s.reconciler.WatchImport(ctx, id, observe)
 }
 

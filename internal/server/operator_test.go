@@ -15,7 +15,7 @@ import (
 
 func TestOperator_RequestsAreForTheDestinationOfTheServer(t *testing.T) {
 	url := "file://" + t.TempDir()
-	s := newServer(t, startHQ(t, devhq.Options{}), telemetry.NewHealth(), func(o *config.Server) { o.URL = config.NewSecret(url) })
+	s := newServer(t, startHQ(t, devhq.Options{}), telemetry.NewHealth(), func(o *config.ServerSettings) { o.URL = config.NewSecret(url) })
 	identity := s.reconciler.Destination().Identity
 	const id = "0b0a3c9e-6d0e-4a6b-9a55-0d6c0f3f2d11"
 
@@ -56,17 +56,17 @@ func TestNew_RejectsConfigurations(t *testing.T) {
 	h := startHQ(t, devhq.Options{})
 	missing := t.TempDir() + "/missing"
 	for name, c := range map[string]struct {
-		change func(*config.Server)
+		change func(*config.ServerSettings)
 		want   string
 	}{
-		"malformed key": {func(o *config.Server) { o.APIKey = config.NewSecret("x") }, "the api key is malformed"},
-		"no key": {func(o *config.Server) {
+		"malformed key": {func(o *config.ServerSettings) { o.APIKey = config.NewSecret("x") }, "the api key is malformed"},
+		"no key": {func(o *config.ServerSettings) {
 			o.APIKey, o.Servers = config.Secret{}, []string{"nats://192.0.2.1"}
 		}, "there is no api key"},
-		"no destination and no HQ": {func(o *config.Server) { o.APIKey = config.Secret{} }, "there is no destination"},
-		"api url":                  {func(o *config.Server) { o.APIURL = "gopher://x" }, "the address of hq's api"},
-		"destination":              {func(o *config.Server) { o.URL = config.NewSecret("gopher://x") }, "gopher"},
-		"rules":                    {func(o *config.Server) { o.SchemaValidator = missing }, missing},
+		"no destination and no HQ": {func(o *config.ServerSettings) { o.APIKey = config.Secret{} }, "there is no destination"},
+		"api url":                  {func(o *config.ServerSettings) { o.APIURL = "gopher://x" }, "the address of hq's api"},
+		"destination":              {func(o *config.ServerSettings) { o.URL = config.NewSecret("gopher://x") }, "gopher"},
+		"rules":                    {func(o *config.ServerSettings) { o.SchemaValidator = missing }, missing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, dir := serverOptions(t, h)
@@ -81,15 +81,15 @@ func TestNew_RejectsConfigurations(t *testing.T) {
 
 func TestNeedsEnrolment_UnlessThereIsAKeyOrALocalNATS(t *testing.T) {
 	for name, c := range map[string]struct {
-		options config.Server
+		options config.ServerSettings
 		want    bool
 	}{
-		"nothing":     {config.Server{}, true},
-		"key":         {config.Server{HQ: config.HQ{APIKey: config.NewSecret("k")}}, false},
-		"local NATS":  {config.Server{Servers: []string{"nats://localhost:4222", "nats://127.0.0.1"}}, false},
-		"remote NATS": {config.Server{Servers: []string{"nats://localhost:4222", "nats://192.0.2.1"}}, true},
-		"local API":   {config.Server{HQ: config.HQ{APIURL: "http://localhost:3101"}}, false},
-		"remote API":  {config.Server{HQ: config.HQ{APIURL: "https://192.0.2.1"}}, true},
+		"nothing":     {config.ServerSettings{}, true},
+		"key":         {config.ServerSettings{HQSettings: config.HQSettings{APIKey: config.NewSecret("k")}}, false},
+		"local NATS":  {config.ServerSettings{Servers: []string{"nats://localhost:4222", "nats://127.0.0.1"}}, false},
+		"remote NATS": {config.ServerSettings{Servers: []string{"nats://localhost:4222", "nats://192.0.2.1"}}, true},
+		"local API":   {config.ServerSettings{HQSettings: config.HQSettings{APIURL: "http://localhost:3101"}}, false},
+		"remote API":  {config.ServerSettings{HQSettings: config.HQSettings{APIURL: "https://192.0.2.1"}}, true},
 	} {
 		if got := NeedsEnrolment(c.options); got != c.want {
 			t.Errorf("%s: %v", name, got)

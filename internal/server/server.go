@@ -32,7 +32,7 @@ import (
 // Config is the configuration of a Server. Fields are required unless their comments say
 // otherwise.
 type Config struct {
-	Options  config.Server
+	Options  config.ServerSettings
 	Build    build.Info
 	State    *state.Dir
 	Lookup   sink.Lookup // looks up environment variables, for placeholders in the destination's URL
@@ -140,7 +140,7 @@ const silentServer = "nats-without-reset"
 // NeedsEnrolment reports whether the server must enrol at HQ before it can start. That is the
 // case if there is no API key, and no NATS server on this machine, which would work without a
 // key.
-func NeedsEnrolment(o config.Server) bool { return o.APIKey.IsZero() && !localNATS(o) }
+func NeedsEnrolment(o config.ServerSettings) bool { return o.APIKey.IsZero() && !localNATS(o) }
 
 // openClient creates the client of HQ.
 func (s *Server) openClient() error {
@@ -168,7 +168,7 @@ func (s *Server) openClient() error {
 
 // localNATS reports whether all NATS servers are on this machine. Such servers may be used
 // without a key.
-func localNATS(o config.Server) bool {
+func localNATS(o config.ServerSettings) bool {
 	if len(o.Servers) == 0 {
 		return o.APIURL != "" && hq.Local(o.APIURL)
 	}

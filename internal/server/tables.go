@@ -14,7 +14,7 @@ import (
 // TableReport is the state of one table, with statistics of the changes applied since the
 // server was started.
 type TableReport struct {
-	telemetry.TableState
+	telemetry.TableHealth
 	// AppliedTo is the stream sequence of the last message that was applied to a table that is
 	// not ok. AppliedAt is the time at which the stream stored this message.
 	AppliedTo uint64    `json:"appliedTo,omitempty"`
@@ -35,7 +35,7 @@ type TableReport struct {
 func (s *Server) tables(status pipeline.Status) map[string]TableReport {
 	var imported []string
 	if d := s.reconciler.Destination(); d != nil {
-		snapshots, err := s.State.Snapshots(d.Destination)
+		snapshots, err := s.State.Snapshots(d.DestinationKey)
 		if err != nil {
 			s.Logger.Warn("imported tables are missing from the report", "error", err)
 		}
@@ -47,12 +47,12 @@ func (s *Server) tables(status pipeline.Status) map[string]TableReport {
 func tableReports(imported []string, changed map[string]pipeline.TableStatus, notOK []sink.TableState) map[string]TableReport {
 	all := make(map[string]TableReport)
 	for _, name := range imported {
-		all[name] = TableReport{TableState: telemetry.TableState{State: string(sink.OK)}}
+		all[name] = TableReport{TableHealth: telemetry.TableHealth{State: string(sink.OK)}}
 	}
 	for name, t := range changed {
 		all[name] = TableReport{
-			TableState: telemetry.TableState{State: string(sink.OK)},
-			Inserts:    t.Inserts, Updates: t.Updates, Deletes: t.Deletes, LastApplied: t.LastApplied, LastChange: t.LastChange,
+			TableHealth: telemetry.TableHealth{State: string(sink.OK)},
+			Inserts:     t.Inserts, Updates: t.Updates, Deletes: t.Deletes, LastApplied: t.LastApplied, LastChange: t.LastChange,
 		}
 	}
 	for i := range notOK {
@@ -66,7 +66,7 @@ func tableReports(imported []string, changed map[string]pipeline.TableStatus, no
 
 // describe adds the state s of a table that is not ok to the report.
 func (t *TableReport) describe(s *sink.TableState) {
-	t.TableState = telemetry.TableState{
+	t.TableHealth = telemetry.TableHealth{
 		State: string(s.State), Cause: string(s.Cause), Reason: telemetry.MaskText(s.Reason), Since: s.Since.UTC(),
 		Command: s.Remedy(), Gap: s.GapID(), Accepted: s.Accepted, Lost: needsOperator(s),
 	}
@@ -89,10 +89,10 @@ func needsOperator(s *sink.TableState) bool {
 }
 
 // tableStates returns the states of all known tables by name, for health reports.
-func (s *Server) tableStates() map[string]telemetry.TableState {
-	all := make(map[string]telemetry.TableState)
+func (s *Server) tableStates() map[string]telemetry.TableHealth {
+	all := make(map[string]telemetry.TableHealth)
 	for name, t := range s.tables(s.Status()) {
-		all[name] = t.TableState
+		all[name] = t.TableHealth
 	}
 	return all
 }

@@ -36,19 +36,19 @@ func TestTableReports_CoverAllKnownTables(t *testing.T) {
 		"invoice": {Inserts: 4, LastApplied: tableSince, LastChange: tableSince},
 	}
 	got := tableReports([]string{"user", "order"}, changed, []sink.TableState{tableGap, tableAccepted})
-	ok := telemetry.TableState{State: "ok"}
+	ok := telemetry.TableHealth{State: "ok"}
 	want := map[string]TableReport{
-		"user":    {TableState: ok},
-		"invoice": {TableState: ok, Inserts: 4, LastApplied: tableSince, LastChange: tableSince},
+		"user":    {TableHealth: ok},
+		"invoice": {TableHealth: ok, Inserts: 4, LastApplied: tableSince, LastChange: tableSince},
 		"order": {
-			TableState: telemetry.TableState{
+			TableHealth: telemetry.TableHealth{
 				State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone from nats://u:***@h", Since: tableSince,
 				Command: "eds import --only order", Gap: tableGap.GapID(), Lost: true,
 			},
 			AppliedTo: 4, AppliedAt: tableSince.Add(-time.Minute), Attempts: 2, Next: tableSince.Add(time.Hour),
 			Inserts: 1, Updates: 2, Deletes: 3, LastApplied: tableSince, LastChange: tableSince.Add(-time.Second),
 		},
-		"part": {TableState: telemetry.TableState{
+		"part": {TableHealth: telemetry.TableHealth{
 			State: "incomplete", Cause: "gap", Reason: "r", Since: tableSince, Command: "eds import --only part",
 			Gap: tableGap.GapID(), Accepted: true,
 		}},

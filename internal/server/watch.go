@@ -86,7 +86,7 @@ func (s *Server) watchDeadLetters(now time.Time) {
 
 // deadLetters counts the dead letters of the server's destination. Without a destination it
 // counts all dead letters.
-func (s *Server) deadLetters() dlq.Counts {
+func (s *Server) deadLetters() dlq.EntryCounts {
 	if d := s.reconciler.Destination(); d != nil {
 		return s.dead.Count(d.Identity)
 	}

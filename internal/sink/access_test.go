@@ -55,7 +55,7 @@ func TestAccess_RejectsAURLAsFatalUnlessAFileIsUnusable(t *testing.T) {
 	if err := worked.Reject(errors.New("an unknown option")); fault.Of(err) != fault.Fatal {
 		t.Errorf("an unknown option is %v", fault.Of(err))
 	}
-	v, err := sink.ParseOptions(&url.URL{RawQuery: "tls-ca=/absent"}, []sink.Option{{Name: "tls-ca", Type: sink.File{}}})
+	v, err := sink.ParseOptions(&url.URL{RawQuery: "tls-ca=/absent"}, []sink.Option{{Name: "tls-ca", Type: sink.FilePath{}}})
 	if err != nil {
 		t.Fatal(err)
 	}

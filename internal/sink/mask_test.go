@@ -10,7 +10,7 @@ var maskOptions = []sink.Option{
 	{Name: "region", Harmless: true},
 	{Name: "mode", Type: sink.OneOf("fast", "slow")},
 	{Name: "rows", Type: sink.Int{Min: 1, Max: 10}},
-	{Name: "certificate", Type: sink.File{}},
+	{Name: "certificate", Type: sink.FilePath{}},
 	{Name: "plain"},
 	{Name: "key", Type: sink.OneOf("row", "event")},
 	{Name: "session-token", Harmless: true},

@@ -18,8 +18,8 @@ import (
 // the tables of docs/drivers and the masking of URLs all use this declaration.
 type Option struct {
 	Name string
-	// Type says which values are valid: Choice, Bool, Int, Duration, Size, File or Secret. If
-	// Type is nil, any text is valid.
+	// Type says which values are valid: Choice, Bool, Int, Duration, Size, FilePath or SecretText.
+	// If Type is nil, any text is valid.
 	Type OptionType
 	// Default is the value of an option that is absent or empty, or "" for no default.
 	Default string
@@ -182,7 +182,7 @@ func typed[T any](v Values, name string) (value T) {
 	return value
 }
 
-// File returns the content of the file that a File option names, or nil if the option has no
+// File returns the content of the file that a FilePath option names, or nil if the option has no
 // value. Errors are fault.Refused, because the file may be about to be replaced.
 func (v Values) File(name string) ([]byte, error) {
 	path := v.Text(name)

@@ -30,8 +30,8 @@ var testOptions = []sink.Option{
 	},
 	{Name: "age", Type: sink.Duration{Min: time.Second}},
 	{Name: "bytes", Type: sink.Size{}},
-	{Name: "file", Type: sink.File{}},
-	{Name: "password", Type: sink.Secret{}},
+	{Name: "file", Type: sink.FilePath{}},
+	{Name: "password", Type: sink.SecretText{}},
 }
 
 // values holds the options of a URL, read with each method of sink.Values.

@@ -136,16 +136,16 @@ func (Size) parse(text string) (any, bool) {
 func (Size) valid() string  { return "a number of bytes like 64m, 1 at least and 1024g at most" }
 func (Size) harmless() bool { return true }
 
-// File accepts the path of a file.
-type File struct{}
+// FilePath accepts the path of a file.
+type FilePath struct{}
 
-func (File) parse(text string) (any, bool) { return text, true }
-func (File) valid() string                 { return "the path of a file" }
-func (File) harmless() bool                { return false }
+func (FilePath) parse(text string) (any, bool) { return text, true }
+func (FilePath) valid() string                 { return "the path of a file" }
+func (FilePath) harmless() bool                { return false }
 
-// Secret accepts any text, which logs and HQ never show.
-type Secret struct{}
+// SecretText accepts any text, which logs and HQ never show.
+type SecretText struct{}
 
-func (Secret) parse(text string) (any, bool) { return text, true }
-func (Secret) valid() string                 { return "a text" }
-func (Secret) harmless() bool                { return false }
+func (SecretText) parse(text string) (any, bool) { return text, true }
+func (SecretText) valid() string                 { return "a text" }
+func (SecretText) harmless() bool                { return false }

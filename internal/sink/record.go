@@ -56,7 +56,7 @@ type Records struct {
 	// first Begin.
 	Checkpoint *Recorded
 	// Snapshots are the snapshots of all tables.
-	Snapshots []Snapshot
+	Snapshots []LoadRecord
 	// Tables are the states of tables that are not simply up to date with the checkpoint.
 	Tables []TableState
 	// Unavailable says why the destination cannot keep records, and names the missing permission.
@@ -80,8 +80,8 @@ type Recorded struct {
 	Added []string
 }
 
-// Snapshot records that a load's rows were put into a table.
-type Snapshot struct {
+// LoadRecord records that a load's rows were put into a table.
+type LoadRecord struct {
 	Table string
 	Scope Scope
 	// Merged says that the load kept existing rows of the table that were not in the snapshot.
@@ -106,10 +106,10 @@ type Snapshot struct {
 }
 
 // Complete reports whether the snapshot replaced the whole table.
-func (s *Snapshot) Complete() bool { return !s.Merged && s.Scope.All() }
+func (s *LoadRecord) Complete() bool { return !s.Merged && s.Scope.All() }
 
 // Replaces reports whether the snapshot replaced all rows of the company in the table.
-func (s *Snapshot) Replaces(company string) bool { return !s.Merged && s.Scope.Has(company) }
+func (s *LoadRecord) Replaces(company string) bool { return !s.Merged && s.Scope.Has(company) }
 
 // Scope selects the rows of a table that a snapshot includes. The zero Scope selects all rows.
 type Scope struct {
@@ -159,7 +159,7 @@ func (s *Scope) Columns(t *schema.Table) (columns []ScopeColumn, ok bool) {
 type Beginning struct {
 	Position cdc.Position
 	// Snapshots are snapshots that the data directory has recorded and the destination has not.
-	Snapshots []Snapshot
+	Snapshots []LoadRecord
 	// Tables are the new states of tables. Begin deletes all other states.
 	Tables []TableState
 }
@@ -168,7 +168,7 @@ type Beginning struct {
 type SnapshotLoad interface {
 	// Record makes Finish record s, in the same transaction that puts the rows in place. The load
 	// sets s.Rows and s.Generation. Record returns false if the destination keeps no records.
-	Record(s Snapshot) bool
+	Record(s LoadRecord) bool
 }
 
 // Writer identifies a process that writes to a destination.

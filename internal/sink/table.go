@@ -13,21 +13,21 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// State is the state of a table's rows.
-type State string
+// RowsState is the state of a table's rows.
+type RowsState string
 
 // The states.
 const (
 	// OK means that the table has every change up to the checkpoint.
-	OK State = "ok"
+	OK RowsState = "ok"
 	// Behind means that the table's rows are correct as of TableState.Applied. Later changes are
 	// still in the stream.
-	Behind State = "behind"
+	Behind RowsState = "behind"
 	// Missing means that the table's rows cannot be trusted. Only an import restores them.
-	Missing State = "missing"
+	Missing RowsState = "missing"
 	// Incomplete means that the table is known to lack some changes. Later changes are still
 	// applied.
-	Incomplete State = "incomplete"
+	Incomplete RowsState = "incomplete"
 )
 
 // OtherTables is a table name that means all tables without a record.
@@ -52,7 +52,7 @@ const (
 // TableState is the state of a table that a destination records.
 type TableState struct {
 	Table string
-	State State
+	State RowsState
 	// Applied is the position up to which the table has every change. Changes up to this position
 	// are skipped.
 	Applied cdc.Position
@@ -71,7 +71,7 @@ type TableState struct {
 }
 
 // Applies reports whether eds applies changes of the table as it receives them.
-func (s State) Applies() bool { return s != Behind && s != Missing }
+func (s RowsState) Applies() bool { return s != Behind && s != Missing }
 
 // Remedy returns the command that restores the table, or "" if eds restores it without a command.
 func (t *TableState) Remedy() string {

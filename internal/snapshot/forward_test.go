@@ -50,8 +50,8 @@ func TestRun_RecordsThePositionOfALoadThatWasBroughtForward(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := []sink.Snapshot{{Table: "customer", Clock: at(1), Rows: 3, Job: "job1", Applied: applied}}
-		if diff := cmp.Diff(want, records.Snapshots, cmpopts.IgnoreFields(sink.Snapshot{}, "Generation", "Imported")); diff != "" {
+		want := []sink.LoadRecord{{Table: "customer", Clock: at(1), Rows: 3, Job: "job1", Applied: applied}}
+		if diff := cmp.Diff(want, records.Snapshots, cmpopts.IgnoreFields(sink.LoadRecord{}, "Generation", "Imported")); diff != "" {
 			t.Error(diff)
 		}
 		merge := func(c *snapshot.Config) { into(c); c.NoDelete = true }

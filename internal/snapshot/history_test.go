@@ -20,7 +20,7 @@ type eventSink struct {
 	mu   sync.Mutex
 	rows map[string]int // by file
 	// fail is called before each batch.
-	fail func(from encode.Origin) error
+	fail func(from encode.SnapshotPart) error
 }
 
 func newEventSink() *eventSink {
@@ -32,7 +32,7 @@ func newEventSink() *eventSink {
 func (h *eventSink) Apply(context.Context, *change.Batch) error { return errors.New("unused") }
 func (h *eventSink) Probe(context.Context) error                { return nil }
 
-func (h *eventSink) apply(_ context.Context, b *change.Batch, from encode.Origin) error {
+func (h *eventSink) apply(_ context.Context, b *change.Batch, from encode.SnapshotPart) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.fail != nil {
@@ -52,7 +52,7 @@ func TestRun_WritesEventsOnce(t *testing.T) {
 		failures := 0
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
-		h.fail = func(from encode.Origin) error {
+		h.fail = func(from encode.SnapshotPart) error {
 			switch {
 			case from.File == fileName("order", 2) && from.Batch == 2 && failures < 3:
 				failures++

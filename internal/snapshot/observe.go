@@ -21,8 +21,8 @@ func (p Phase) String() string {
 	return [...]string{"", "waiting", "queued", "loading", "finishing", "done", "failed"}[p]
 }
 
-// Progress is the progress of the import of one table.
-type Progress struct {
+// TableProgress is the progress of the import of one table.
+type TableProgress struct {
 	Table      string
 	Phase      Phase
 	Rows       int64
@@ -36,7 +36,7 @@ type Progress struct {
 	Err        error // set if the table failed
 }
 
-func (p Progress) unsized() bool {
+func (p TableProgress) unsized() bool {
 	return p.Phase > 0 && p.Phase < Finishing && p.TotalBytes == 0
 }
 
@@ -53,7 +53,7 @@ type Totals struct {
 
 // Observer is called with the progress of a table at each change of phase, and within a phase up to
 // ten times per second. Calls are serial and block the import.
-type Observer func(Progress, Totals)
+type Observer func(TableProgress, Totals)
 
 // observeInterval is the minimum time between two reports of a table's progress within a phase.
 const observeInterval = 100 * time.Millisecond
@@ -70,7 +70,7 @@ type progressTracker struct {
 // tableProgress is the progress of one table. It is safe for concurrent use.
 type tableProgress struct {
 	tracker  *progressTracker
-	now      Progress
+	now      TableProgress
 	sizes    map[string]int64 // known sizes of files, in bytes
 	have     map[string]int64 // downloaded bytes of files
 	files    map[string]bool  // loaded files
@@ -80,7 +80,7 @@ type tableProgress struct {
 
 func newTracker(o Observer) *progressTracker {
 	if o == nil {
-		o = func(Progress, Totals) {}
+		o = func(TableProgress, Totals) {}
 	}
 	return &progressTracker{observe: o, tables: make(map[string]*tableProgress)}
 }
@@ -103,7 +103,7 @@ func (t *progressTracker) expect(names ...string) {
 			continue
 		}
 		p := &tableProgress{
-			tracker: t, now: Progress{Table: name},
+			tracker: t, now: TableProgress{Table: name},
 			sizes: make(map[string]int64), have: make(map[string]int64), files: make(map[string]bool),
 		}
 		t.tables[name] = p
@@ -118,7 +118,7 @@ func (t *progressTracker) expect(names ...string) {
 
 // change applies f to the progress, and reports the result if observeInterval has passed since the
 // last report. If atOnce is set, it always reports.
-func (p *tableProgress) change(atOnce bool, f func(*Progress)) {
+func (p *tableProgress) change(atOnce bool, f func(*TableProgress)) {
 	t := p.tracker
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -172,29 +172,29 @@ func (p *tableProgress) estimate() int64 {
 
 // setWatch makes the progress notify w of new rows and bytes, or no watch if w is nil.
 func (p *tableProgress) setWatch(w *stallWatch) {
-	p.change(false, func(*Progress) { p.watch = w })
+	p.change(false, func(*TableProgress) { p.watch = w })
 }
 
 func (p *tableProgress) phase(to Phase) {
-	p.change(true, func(now *Progress) { now.Phase = to })
+	p.change(true, func(now *TableProgress) { now.Phase = to })
 }
 
 func (p *tableProgress) fail(err error) {
-	p.change(true, func(now *Progress) { now.Phase, now.Err = Failed, err })
+	p.change(true, func(now *TableProgress) { now.Phase, now.Err = Failed, err })
 }
 
 func (p *tableProgress) expect(files int) {
-	p.change(true, func(now *Progress) { now.TotalFiles = files })
+	p.change(true, func(now *TableProgress) { now.TotalFiles = files })
 }
 
 // setSize records the size of a file.
 func (p *tableProgress) setSize(file string, n int64) {
-	p.change(false, func(*Progress) { p.sizes[file] = n })
+	p.change(false, func(*TableProgress) { p.sizes[file] = n })
 }
 
 // setDownloaded records the number of downloaded bytes of a file.
 func (p *tableProgress) setDownloaded(file string, n int64) {
-	p.change(false, func(now *Progress) {
+	p.change(false, func(now *TableProgress) {
 		now.Downloaded += n - p.have[file]
 		p.have[file] = n
 	})
@@ -202,12 +202,12 @@ func (p *tableProgress) setDownloaded(file string, n int64) {
 
 // addRows adds the given numbers of loaded rows and compressed bytes, which may be negative.
 func (p *tableProgress) addRows(rows, bytes int64) {
-	p.change(false, func(now *Progress) { now.Rows, now.Bytes = now.Rows+rows, now.Bytes+bytes })
+	p.change(false, func(now *TableProgress) { now.Rows, now.Bytes = now.Rows+rows, now.Bytes+bytes })
 }
 
 // setLoaded records that a file is loaded. The caller has already added its rows and bytes.
 func (p *tableProgress) setLoaded(file string) {
-	p.change(true, func(now *Progress) {
+	p.change(true, func(now *TableProgress) {
 		if !p.files[file] {
 			p.files[file] = true
 			now.Files++

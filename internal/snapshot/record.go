@@ -70,14 +70,14 @@ func (r *importRun) reloadLost(ctx context.Context) error {
 
 // lost returns the names in imported whose snapshot the destination has lost from its records. If
 // the destination has a record of a later import, the table is not lost.
-func (r *importRun) lost(imported []string, recorded []sink.Snapshot) ([]string, error) {
+func (r *importRun) lost(imported []string, recorded []sink.LoadRecord) ([]string, error) {
 	if r.recorder == nil || len(imported) == 0 {
 		return nil, nil
 	}
 	known, err := r.cfg.State.Snapshots(r.cfg.Destination)
 	return slices.DeleteFunc(slices.Clone(imported), func(name string) bool {
 		own := known[name]
-		return own.ID == "" || slices.ContainsFunc(recorded, func(s sink.Snapshot) bool {
+		return own.ID == "" || slices.ContainsFunc(recorded, func(s sink.LoadRecord) bool {
 			return s.Table == name && (s.Job == own.Job || s.Imported.After(r.imp.Started))
 		})
 	}), err
@@ -115,7 +115,7 @@ func (r *importRun) holdID(ctx context.Context, identifier sink.Identifier) erro
 
 // HoldID stores an id in the destination if it has none, records the id in the data directory, and
 // returns the id.
-func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at state.Destination) (string, error) {
+func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at state.DestinationKey) (string, error) {
 	if err := identifier.SetID(ctx); err != nil {
 		return "", err
 	}
@@ -134,7 +134,7 @@ func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
 		return t.held
 	}
 	recording, ok := load.(sink.SnapshotLoad)
-	if !ok || t.recorder == nil || !recording.Record(sink.Snapshot{
+	if !ok || t.recorder == nil || !recording.Record(sink.LoadRecord{
 		Table: t.table.Name, Scope: t.scope(), Merged: t.mode == sink.Merge, Clock: t.export.clock, Job: t.job, Applied: applied,
 	}) {
 		return ""

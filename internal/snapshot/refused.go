@@ -58,11 +58,13 @@ func (r refusals) clone() refusals {
 func (r *importRun) lenient() bool { return r.cfg.Dead != nil && !r.cfg.Strict }
 
 // deadLetters returns the key of the dead letters that a table's import has written.
-func (r *importRun) deadLetters(table, job string) dlq.Import {
-	return dlq.Import{Destination: r.cfg.Destination.Identity, Table: table, Job: job}
+func (r *importRun) deadLetters(table, job string) dlq.EntryImport {
+	return dlq.EntryImport{Destination: r.cfg.Destination.Identity, Table: table, Job: job}
 }
 
-func (t *tableImport) deadLetters() dlq.Import { return t.importRun.deadLetters(t.table.Name, t.job) }
+func (t *tableImport) deadLetters() dlq.EntryImport {
+	return t.importRun.deadLetters(t.table.Name, t.job)
+}
 
 // countRefused returns the number of rows of a table that a job's import has refused.
 func (r *importRun) countRefused(table, job string) int {

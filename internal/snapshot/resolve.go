@@ -32,7 +32,7 @@ func (r *importRun) resolve(ctx context.Context) error {
 	r.imp = state.Import{
 		Fingerprint: r.fingerprint(r.cfg.Destination.Masked), Parameters: r.fingerprint(""),
 		Identity: r.cfg.Destination.Identity, Destination: r.cfg.Destination.Masked, Started: time.Now().UTC(),
-		Jobs: []state.ImportJob{{ID: r.requestedJob}}, Tables: map[string]state.ImportTable{},
+		Jobs: []state.ExportRecord{{ID: r.requestedJob}}, Tables: map[string]state.ImportTable{},
 	}
 	switch {
 	case !interrupted:
@@ -57,8 +57,8 @@ func (r *importRun) resolve(ctx context.Context) error {
 }
 
 // tooOld reports whether any of the jobs is older than maxResumed.
-func tooOld(jobs []state.ImportJob) bool {
-	return slices.ContainsFunc(jobs, func(j state.ImportJob) bool {
+func tooOld(jobs []state.ExportRecord) bool {
+	return slices.ContainsFunc(jobs, func(j state.ExportRecord) bool {
 		return j.ID != "" && time.Since(j.Started) > maxResumed
 	})
 }
@@ -68,11 +68,11 @@ func (r *importRun) requestsExport() bool { return r.cfg.JobID != "" || r.cfg.Di
 
 // canResume reports whether an import with the given jobs can be resumed. With --dir, it can be
 // resumed only if it has a single job and the directory holds the files of that job.
-func (r *importRun) canResume(jobs []state.ImportJob) bool {
+func (r *importRun) canResume(jobs []state.ExportRecord) bool {
 	if r.cfg.Dir != "" && len(jobs) != 1 {
 		return false
 	}
-	return r.requestedJob == "" || slices.ContainsFunc(jobs, func(j state.ImportJob) bool { return j.ID == r.requestedJob })
+	return r.requestedJob == "" || slices.ContainsFunc(jobs, func(j state.ExportRecord) bool { return j.ID == r.requestedJob })
 }
 
 // readDirs finds the requested export in the options and in the directories that they name. It does
@@ -177,13 +177,13 @@ func (r *importRun) reexport(named bool) error {
 	if len(missing) == len(r.wanted) {
 		missing = nil // nil requests every table
 	}
-	r.imp.Jobs = append(r.imp.Jobs, state.ImportJob{Tables: missing})
+	r.imp.Jobs = append(r.imp.Jobs, state.ExportRecord{Tables: missing})
 	return nil
 }
 
 // openSource opens the source of a job's files. If HQ no longer has the export of an interrupted
 // import, openSource clears the job's id, so that a new export is requested.
-func (r *importRun) openSource(ctx context.Context, job *state.ImportJob) error {
+func (r *importRun) openSource(ctx context.Context, job *state.ExportRecord) error {
 	named := job.ID == r.requestedJob && r.requestsExport()
 	switch {
 	case job.ID == "":

@@ -39,7 +39,7 @@ type importRun struct {
 	// recorder records snapshots in the destination, under id. It is nil if the destination keeps
 	// no records.
 	recorder   sink.Recorder
-	snapshots  []sink.Snapshot // snapshots that the destination has recorded
+	snapshots  []sink.LoadRecord // snapshots that the destination has recorded
 	id         string
 	held       string // id that a destination without records holds; "" if there is none
 	mode       sink.LoadMode

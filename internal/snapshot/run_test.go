@@ -236,7 +236,7 @@ func TestProgress_AddsUp(t *testing.T) {
 				t.Fatalf("%d tables are counted, want 3 (progress %d)", n, i)
 			}
 		}
-		phases, last := "", snapshot.Progress{}
+		phases, last := "", snapshot.TableProgress{}
 		for _, p := range w.events {
 			if p.Table != "order" {
 				continue

@@ -50,7 +50,7 @@ type Config struct {
 	Dead *dlq.Queue
 	// Destination identifies the sink. A run resumes an interrupted import only if both have the
 	// same destination.
-	Destination state.Destination
+	Destination state.DestinationKey
 	// ID is the id of the destination for the case that the destination itself records none.
 	ID string
 	// HTTP is the client that downloads files. If nil, a client with the proxy settings of the
@@ -315,7 +315,7 @@ func (r *importRun) schemaOnly(ctx context.Context) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	var fresh []state.Snapshot
+	var fresh []state.ImportRecord
 	failed := &TablesError{Failed: r.reserved, Of: len(r.wanted) + len(r.reserved)}
 	report.Tables = append(report.Tables, r.reserved...)
 	for _, table := range r.wanted {
@@ -326,7 +326,7 @@ func (r *importRun) schemaOnly(ctx context.Context) (Report, error) {
 		}
 		s, ok := known[table]
 		if !ok {
-			s = state.Snapshot{
+			s = state.ImportRecord{
 				Table: table, Clock: state.Clock{Timestamp: clock}, ImportedAt: time.Now().UTC(), Whole: len(r.cfg.Only) == 0,
 			}
 			fresh = append(fresh, s)

@@ -101,7 +101,7 @@ func (t *tableImport) work(ctx context.Context) {
 			report.Rows = t.rows
 		}
 		report.Clock = t.export.clock
-		report.Err = t.cfg.State.FinishTable(t.cfg.Destination, state.Snapshot{
+		report.Err = t.cfg.State.FinishTable(t.cfg.Destination, state.ImportRecord{
 			Table: t.table.Name, Clock: state.Clock{Timestamp: t.export.clock},
 			ID: t.recorded, Job: t.job, Rows: report.Rows, ImportedAt: time.Now().UTC(), Partial: t.partial(),
 		})

@@ -47,7 +47,7 @@ type world struct {
 	requests []hq.ExportRequest
 	files    map[string][]byte // of the object store, by name
 	client   *http.Client
-	events   []snapshot.Progress
+	events   []snapshot.TableProgress
 	totals   snapshot.Totals
 	counts   []int // of tables, at each event
 	log      bytes.Buffer
@@ -187,8 +187,8 @@ func (w *world) get(rw http.ResponseWriter, r *http.Request) {
 }
 
 // named returns how the data directory identifies the destination of a URL.
-func named(url string) state.Destination {
-	return state.Destination{Identity: sink.Spelling(url), Masked: url, Spelled: sink.Spelling(url)}
+func named(url string) state.DestinationKey {
+	return state.DestinationKey{Identity: sink.Spelling(url), Masked: url, Spelled: sink.Spelling(url)}
 }
 
 // run runs an import with the world's data directory and destination.
@@ -204,7 +204,7 @@ func (w *world) run(ctx context.Context, d *destination, change func(*snapshot.C
 		HQ: w, Schemas: w, Sink: d, State: dir, Destination: named("disk://" + d.root), HTTP: w.client,
 		Logger:   slog.New(slog.NewTextHandler(&w.log, nil)),
 		Patience: 10 * time.Minute,
-		Observe: func(p snapshot.Progress, all snapshot.Totals) {
+		Observe: func(p snapshot.TableProgress, all snapshot.Totals) {
 			w.events = append(w.events, p)
 			w.totals, w.counts = all, append(w.counts, all.Tables)
 		},

@@ -8,9 +8,9 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Desired is the part of the desired state that outlives the server process: the pending requests
-// of HQ and of the operator.
-type Desired struct {
+// DesiredRecord is the part of the desired state that outlives the server process: the pending
+// requests of HQ and of the operator.
+type DesiredRecord struct {
 	Paused time.Time `json:"paused,omitzero"` // start of the pause; zero if not paused
 	// NeedsImport are the identities of configured destinations that need an import before
 	// the stream is followed.
@@ -50,7 +50,7 @@ type ImportOutcome struct {
 const desiredKey = "desired"
 
 // Desired returns the value that SetDesired recorded last, or the zero value if there is none.
-func (d *Dir) Desired() (desired Desired, err error) {
+func (d *Dir) Desired() (desired DesiredRecord, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		if tx.Bucket(bucketValues) == nil {
 			return nil
@@ -62,13 +62,13 @@ func (d *Dir) Desired() (desired Desired, err error) {
 }
 
 // SetDesired replaces the recorded desired state.
-func (d *Dir) SetDesired(desired Desired) error {
+func (d *Dir) SetDesired(desired DesiredRecord) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, desiredKey, desired) })
 }
 
 // Filled reports whether the destination has a recorded snapshot, and no interrupted import into
 // the destination remains.
-func (d *Dir) Filled(at Destination) (bool, error) {
+func (d *Dir) Filled(at DestinationKey) (bool, error) {
 	known, err := d.Snapshots(at)
 	unfinished, interrupted, e := d.Import()
 	return len(known) > 0 && !(interrupted && at.Owns(unfinished.Identity, unfinished.Destination)), errors.Join(err, e)

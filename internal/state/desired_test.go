@@ -12,7 +12,7 @@ import (
 
 func TestDesired_SurvivesTheProcess(t *testing.T) {
 	path := t.TempDir()
-	want := []state.Desired{{}, {
+	want := []state.DesiredRecord{{}, {
 		Paused: time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC), NeedsImport: []string{"a", "b"},
 		Import:   &state.RequestedImport{ID: "i", Destination: "a", HQ: true, Options: json.RawMessage(`{"Only":["order"]}`)},
 		Outcomes: []state.ImportOutcome{{ID: "h"}, {ID: "g", Error: "refused"}},
@@ -34,8 +34,8 @@ func TestFilled_IsFalseUntilTheImportHasEnded(t *testing.T) {
 	d, err := state.Open(t.TempDir())
 	must(t, err)
 	defer d.Close()
-	here := state.Destination{Identity: "here", Spelled: "here"}
-	expect := func(at state.Destination, want bool) {
+	here := state.DestinationKey{Identity: "here", Spelled: "here"}
+	expect := func(at state.DestinationKey, want bool) {
 		t.Helper()
 		got, err := d.Filled(at)
 		if must(t, err); got != want {
@@ -44,11 +44,11 @@ func TestFilled_IsFalseUntilTheImportHasEnded(t *testing.T) {
 	}
 	expect(here, false)
 	must(t, d.BeginImport(state.Import{Identity: here.Identity}))
-	must(t, d.FinishTable(here, state.Snapshot{Table: "order", ImportedAt: time.Now()}))
+	must(t, d.FinishTable(here, state.ImportRecord{Table: "order", ImportedAt: time.Now()}))
 	expect(here, false)
 	must(t, d.FinishImport())
 	expect(here, true)
 	must(t, d.BeginImport(state.Import{Identity: "there"}))
 	expect(here, true)
-	expect(state.Destination{Identity: "there"}, false)
+	expect(state.DestinationKey{Identity: "there"}, false)
 }

@@ -11,8 +11,8 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// Destination identifies the records of a destination in the data directory.
-type Destination struct {
+// DestinationKey identifies the records of a destination in the data directory.
+type DestinationKey struct {
 	// Identity does not depend on the spelling of the destination's URL.
 	Identity string
 	// ID is the id in the destination's own records, or "" if the destination keeps no records. If
@@ -29,14 +29,14 @@ type Destination struct {
 
 // Owns reports whether a record with the given key and spelling belongs to the destination. The key
 // is an identity or an id. It is "" in records of earlier versions, which have only a spelling.
-func (at Destination) Owns(key, spelled string) bool {
+func (at DestinationKey) Owns(key, spelled string) bool {
 	if key != "" {
 		return key == at.ID || key == at.Identity
 	}
 	return spelled != "" && at.Same != nil && at.Same(spelled)
 }
 
-func (at Destination) key() string { return cmp.Or(at.ID, at.Identity) }
+func (at DestinationKey) key() string { return cmp.Or(at.ID, at.Identity) }
 
 // otherKey returns the key of the record about name that belongs to the given destination, for
 // records that are not the current one. The current record about name has name itself as its key.
@@ -135,7 +135,7 @@ func (d *Dir) MarkRecorded(id string, tables ...string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		var failed error
 		for _, table := range tables {
-			var s Snapshot
+			var s ImportRecord
 			ok, err := get(tx, bucketSnapshots, table, &s)
 			if ok && err == nil {
 				s.ID = id

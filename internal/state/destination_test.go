@@ -17,8 +17,8 @@ import (
 
 // at returns a destination that earlier versions know by the given spellings. The first is the
 // current one.
-func at(identity string, spellings ...string) state.Destination {
-	d := state.Destination{Identity: identity, Same: func(recorded string) bool { return slices.Contains(spellings, recorded) }}
+func at(identity string, spellings ...string) state.DestinationKey {
+	d := state.DestinationKey{Identity: identity, Same: func(recorded string) bool { return slices.Contains(spellings, recorded) }}
 	if len(spellings) > 0 {
 		d.Masked, d.Spelled = spellings[0], spellings[0]
 	}
@@ -74,7 +74,7 @@ func settledAt(sequence uint64) state.Settled {
 func TestSettled_IsKeptByDestination(t *testing.T) {
 	d := open(t, t.TempDir())
 	one, other := at("one"), at("other")
-	expect := func(destination state.Destination, sequence uint64, wantOwn, elsewhere bool) {
+	expect := func(destination state.DestinationKey, sequence uint64, wantOwn, elsewhere bool) {
 		t.Helper()
 		got, own, err := d.Settled("eds", destination)
 		if got.Position.Sequence != sequence || own != wantOwn || got.Elsewhere != elsewhere || err != nil {
@@ -116,7 +116,7 @@ func TestSettled_IsFoundAfterAnUpgradeAndARollback(t *testing.T) {
 		return s
 	}
 	one, other := at("pg://one", "postgresql://one", "postgres://one"), at("pg://other", "postgres://other")
-	expect := func(destination state.Destination, want uint64) {
+	expect := func(destination state.DestinationKey, want uint64) {
 		t.Helper()
 		if got, own, err := d.Settled("eds", destination); got.Position.Sequence != want || !own || err != nil {
 			t.Errorf("%s: %d, own %v, %v, want %d", destination.Identity, got.Position.Sequence, own, err, want)
@@ -156,7 +156,7 @@ func TestSettled_DistinguishesDestinationsOfOneSpelling(t *testing.T) {
 	a, b := at("kafka://b/a", "kafka://b"), at("kafka://b/b", "kafka://b")
 	must(t, d.RecordSettled("eds", a, settledAt(10)))
 	must(t, d.RecordSettled("eds", b, settledAt(20)))
-	for want, destination := range map[uint64]state.Destination{10: a, 20: b} {
+	for want, destination := range map[uint64]state.DestinationKey{10: a, 20: b} {
 		if got, own, err := d.Settled("eds", destination); got.Position.Sequence != want || !own || err != nil {
 			t.Errorf("%s: %d, own %v, %v", destination.Identity, got.Position.Sequence, own, err)
 		}
@@ -188,7 +188,7 @@ func TestBatchBoundaries_AreKeptByConsumerAndDestination(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	one, other := at("one", "a://one"), at("other", "a://other")
-	expect := func(consumer string, destination state.Destination, want ...uint64) {
+	expect := func(consumer string, destination state.DestinationKey, want ...uint64) {
 		t.Helper()
 		if got, err := d.BatchBoundaries(consumer, destination); !slices.Equal(got, want) || err != nil {
 			t.Errorf("%s, %s: %v, %v, want %v", consumer, destination.Identity, got, err, want)
@@ -215,8 +215,8 @@ func TestBatchBoundaries_AreKeptByConsumerAndDestination(t *testing.T) {
 	expect("eds", other)
 }
 
-func snapshotOf(table string, clock int64, change ...func(*state.Snapshot)) state.Snapshot {
-	s := state.Snapshot{
+func snapshotOf(table string, clock int64, change ...func(*state.ImportRecord)) state.ImportRecord {
+	s := state.ImportRecord{
 		Table: table, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: clock}}, Job: "j", Rows: 1, ImportedAt: time.Unix(clock, 0).UTC(),
 	}
 	for _, do := range change {
@@ -231,7 +231,7 @@ func TestSnapshots_AreKeptByDestination(t *testing.T) {
 	path := t.TempDir()
 	d := open(t, path)
 	one, other := at("one", "a://one"), at("other", "a://other")
-	clocks := func(destination state.Destination) map[string]int64 {
+	clocks := func(destination state.DestinationKey) map[string]int64 {
 		t.Helper()
 		all, err := d.Snapshots(destination)
 		must(t, err)
@@ -241,7 +241,7 @@ func TestSnapshots_AreKeptByDestination(t *testing.T) {
 		}
 		return found
 	}
-	expect := func(destination state.Destination, want map[string]int64) {
+	expect := func(destination state.DestinationKey, want map[string]int64) {
 		t.Helper()
 		if diff := cmp.Diff(want, clocks(destination)); diff != "" {
 			t.Errorf("%s: %s", destination.Identity, diff)
@@ -269,14 +269,14 @@ func TestSnapshots_AreKeptByDestination(t *testing.T) {
 	e := earlierVersion{t, path}
 	e.update(func(tx *bbolt.Tx) {
 		must(t, tx.Bucket([]byte("snapshots")).ForEach(func(key, text []byte) error {
-			var s state.Snapshot
+			var s state.ImportRecord
 			if err := json.Unmarshal(text, &s); err != nil || s.Table != string(key) || s.Destination != "a://one" {
 				t.Errorf("%s: %s, %v", key, text, err)
 			}
 			return nil
 		}))
 	})
-	e.put("snapshots", "order", snapshotOf("order", 4, func(s *state.Snapshot) { s.Destination = "a://other" }))
+	e.put("snapshots", "order", snapshotOf("order", 4, func(s *state.ImportRecord) { s.Destination = "a://other" }))
 	d = open(t, path)
 	expect(other, map[string]int64{"order": 4})
 }
@@ -288,14 +288,14 @@ func TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling(t *testing.T
 	d := open(t, path)
 	must(t, d.Close())
 	e := earlierVersion{t, path}
-	e.put("snapshots", "order", snapshotOf("order", 1, func(s *state.Snapshot) { s.Destination = "postgres://${HOST}/shop" }))
+	e.put("snapshots", "order", snapshotOf("order", 1, func(s *state.ImportRecord) { s.Destination = "postgres://${HOST}/shop" }))
 	d = open(t, path)
 	one := at("pg://one/shop", "postgresql://one/shop", "postgres://${HOST}/shop")
 	must(t, d.Adopt(one))
 	got, err := d.Snapshots(one)
 	must(t, err)
-	want := snapshotOf("order", 1, func(s *state.Snapshot) { s.Identity, s.Destination = one.Identity, one.Masked })
-	if diff := cmp.Diff(map[string]state.Snapshot{"order": want}, got); diff != "" {
+	want := snapshotOf("order", 1, func(s *state.ImportRecord) { s.Identity, s.Destination = one.Identity, one.Masked })
+	if diff := cmp.Diff(map[string]state.ImportRecord{"order": want}, got); diff != "" {
 		t.Error(diff)
 	}
 	if got, err := d.Snapshots(at("pg://two/shop", "postgres://${HOST}/shop")); err != nil || len(got) > 0 {
@@ -306,12 +306,14 @@ func TestAdopt_KeepsSnapshotsOfAnEarlierVersionUnderAnotherSpelling(t *testing.T
 // TestRecordSnapshots_KeepsTheClockOfTheLastReplacement under any spelling. A replacement in
 // another destination does not count.
 func TestRecordSnapshots_KeepsTheClockOfTheLastReplacement(t *testing.T) {
-	partial := func(s *state.Snapshot) { s.Partial = true }
+	partial := func(s *state.ImportRecord) { s.Partial = true }
 	one := at("one", "a://one")
 	respelled := at("one", "b://one", "a://one")
-	for name, finish := range map[string]func(d *state.Dir, at state.Destination, s state.Snapshot) error{
-		"RecordSnapshots": func(d *state.Dir, at state.Destination, s state.Snapshot) error { return d.RecordSnapshots(at, s) },
-		"FinishTable":     (*state.Dir).FinishTable,
+	for name, finish := range map[string]func(d *state.Dir, at state.DestinationKey, s state.ImportRecord) error{
+		"RecordSnapshots": func(d *state.Dir, at state.DestinationKey, s state.ImportRecord) error {
+			return d.RecordSnapshots(at, s)
+		},
+		"FinishTable": (*state.Dir).FinishTable,
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := open(t, t.TempDir())
@@ -332,12 +334,12 @@ func TestRecordSnapshots_KeepsTheClockOfTheLastReplacement(t *testing.T) {
 // TestRecordSnapshots_KeepsTheClockThatWasNotFollowed of an earlier import, if a later import loads
 // only some of the rows.
 func TestRecordSnapshots_KeepsTheClockThatWasNotFollowed(t *testing.T) {
-	part := func(s *state.Snapshot) { s.Partial = true }
-	whole := func(s *state.Snapshot) { s.Whole = true }
-	begun := func(s *state.Snapshot) { s.Begun = true }
-	schemaOnly := func(s *state.Snapshot) { s.Job, s.Rows = "", 0 }
+	part := func(s *state.ImportRecord) { s.Partial = true }
+	whole := func(s *state.ImportRecord) { s.Whole = true }
+	begun := func(s *state.ImportRecord) { s.Begun = true }
+	schemaOnly := func(s *state.ImportRecord) { s.Job, s.Rows = "", 0 }
 	for name, test := range map[string]struct {
-		before, after  state.Snapshot
+		before, after  state.ImportRecord
 		clock          int64
 		partial, whole bool
 	}{

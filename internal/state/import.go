@@ -24,14 +24,14 @@ type Import struct {
 	Started     time.Time `json:"started"`
 	// Jobs are the exports that the import loads from, in the order in which they started. A table
 	// belongs to the last job that names it.
-	Jobs []ImportJob `json:"jobs"`
+	Jobs []ExportRecord `json:"jobs"`
 	// Tables holds the progress of the tables whose import has started, by name. Each table is
 	// stored under a key of its own.
 	Tables map[string]ImportTable `json:"-"`
 }
 
-// ImportJob is one export of an import.
-type ImportJob struct {
+// ExportRecord is one export of an import.
+type ExportRecord struct {
 	ID      string    `json:"id"`
 	Started time.Time `json:"started"`
 	// Tables are the tables that the job exports. If nil, the job exports every table that no later
@@ -122,7 +122,7 @@ func (d *Dir) BeginImport(i Import) error {
 }
 
 // RecordJobs replaces the exports of the recorded import.
-func (d *Dir) RecordJobs(jobs []ImportJob) error {
+func (d *Dir) RecordJobs(jobs []ExportRecord) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		var i Import
 		if _, err := get(tx, bucketImport, importKey, &i); err != nil {
@@ -145,7 +145,7 @@ func (d *Dir) RecordFile(table, file string, f ImportFile) error {
 
 // FinishTable records that the import of the table of s into the destination is done, and records s
 // as the table's snapshot, both in one transaction.
-func (d *Dir) FinishTable(at Destination, s Snapshot) error {
+func (d *Dir) FinishTable(at DestinationKey, s ImportRecord) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		done := ImportTable{Job: s.Job, Done: true, Rows: s.Rows, Clock: s.Clock}
 		if err := put(tx, bucketImport, tablePrefix+s.Table, done); err != nil {
@@ -164,7 +164,7 @@ func (d *Dir) FinishImport() error {
 // FinishWholeImport removes the record of an import that has loaded every table of the source into
 // the destination. It marks the snapshots of the imported tables as Whole. It also removes the
 // snapshots of tables that are not in source, because the source no longer has these tables.
-func (d *Dir) FinishWholeImport(at Destination, imported, source []string) error {
+func (d *Dir) FinishWholeImport(at DestinationKey, imported, source []string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		if err := markWhole(tx, at, imported, source); err != nil {
 			return err
@@ -173,7 +173,7 @@ func (d *Dir) FinishWholeImport(at Destination, imported, source []string) error
 	})
 }
 
-func markWhole(tx *bbolt.Tx, at Destination, imported, source []string) error {
+func markWhole(tx *bbolt.Tx, at DestinationKey, imported, source []string) error {
 	if err := adopt(tx, at); err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func (d *Dir) ReferenceTimes() (map[string]time.Time, error) {
 
 // FinishReference records the snapshots that the destination takes over from the reference server.
 // HasReference returns false from then on.
-func (d *Dir) FinishReference(at Destination, snapshots ...Snapshot) error {
+func (d *Dir) FinishReference(at DestinationKey, snapshots ...ImportRecord) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		for _, s := range snapshots {
 			if err := record(tx, at, s); err != nil {

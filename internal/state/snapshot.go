@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/cdc"
 )
 
-// Snapshot is the record of an import of one table.
-type Snapshot struct {
+// ImportRecord is the record of an import of one table.
+type ImportRecord struct {
 	Table string `json:"table"`
 	// Clock is the time of the snapshot. The snapshot holds every change up to and including this
 	// time, and no later change.
@@ -47,7 +47,7 @@ type Snapshot struct {
 
 // Replaced returns the clock of the last import that replaced every row of the table in the
 // destination, or zero if there was no such import.
-func (s *Snapshot) Replaced() cdc.Timestamp {
+func (s *ImportRecord) Replaced() cdc.Timestamp {
 	if s.replaces() {
 		return s.Clock.Timestamp
 	}
@@ -55,7 +55,7 @@ func (s *Snapshot) Replaced() cdc.Timestamp {
 }
 
 // replaces reports whether the import replaced every row of the table.
-func (s *Snapshot) replaces() bool {
+func (s *ImportRecord) replaces() bool {
 	schemaOnly := s.Job == "" && s.Rows == 0
 	return !s.Partial && !s.Reference && !schemaOnly
 }
@@ -63,7 +63,7 @@ func (s *Snapshot) replaces() bool {
 // merge merges the table's earlier snapshot, the parameter before, into s, which is partial. The
 // stream must not have been followed from the earlier snapshot yet, so that the changes since the
 // older clock are still to be read.
-func (s *Snapshot) merge(before *Snapshot) {
+func (s *ImportRecord) merge(before *ImportRecord) {
 	if before.Clock.Compare(s.Clock.Timestamp) < 0 {
 		s.Clock = before.Clock
 	}
@@ -85,12 +85,12 @@ func (c *Clock) UnmarshalText(text []byte) error {
 	return err
 }
 
-func (s *Snapshot) of(at Destination) bool { return at.Owns(s.Identity, s.Destination) }
+func (s *ImportRecord) of(at DestinationKey) bool { return at.Owns(s.Identity, s.Destination) }
 
 // Snapshots returns the latest snapshot of every table that was imported into the destination, by
 // table name.
-func (d *Dir) Snapshots(at Destination) (map[string]Snapshot, error) {
-	all := make(map[string]Snapshot)
+func (d *Dir) Snapshots(at DestinationKey) (map[string]ImportRecord, error) {
+	all := make(map[string]ImportRecord)
 	err := d.view(func(tx *bbolt.Tx) (err error) {
 		all, err = snapshots(tx, at)
 		return err
@@ -98,10 +98,10 @@ func (d *Dir) Snapshots(at Destination) (map[string]Snapshot, error) {
 	return all, err
 }
 
-func snapshots(tx *bbolt.Tx, at Destination) (map[string]Snapshot, error) {
-	all := make(map[string]Snapshot)
+func snapshots(tx *bbolt.Tx, at DestinationKey) (map[string]ImportRecord, error) {
+	all := make(map[string]ImportRecord)
 	use := func(key, text []byte) error {
-		var s Snapshot
+		var s ImportRecord
 		if err := json.Unmarshal(text, &s); err != nil {
 			return fmt.Errorf("decode the snapshot of %q: %w", key, err)
 		}
@@ -120,7 +120,7 @@ func snapshots(tx *bbolt.Tx, at Destination) (map[string]Snapshot, error) {
 
 // RecordSnapshots records snapshots of the destination, either all of them or none. They replace
 // the destination's earlier snapshots of the same tables.
-func (d *Dir) RecordSnapshots(at Destination, all ...Snapshot) error {
+func (d *Dir) RecordSnapshots(at DestinationKey, all ...ImportRecord) error {
 	if len(all) == 0 {
 		return nil
 	}
@@ -134,7 +134,7 @@ func (d *Dir) RecordSnapshots(at Destination, all ...Snapshot) error {
 	})
 }
 
-func record(tx *bbolt.Tx, at Destination, s Snapshot) error {
+func record(tx *bbolt.Tx, at DestinationKey, s ImportRecord) error {
 	before, err := current(tx, at, s.Table)
 	if err != nil {
 		return err
@@ -148,7 +148,7 @@ func record(tx *bbolt.Tx, at Destination, s Snapshot) error {
 	return putSnapshot(tx, at, s)
 }
 
-func putSnapshot(tx *bbolt.Tx, at Destination, s Snapshot) error {
+func putSnapshot(tx *bbolt.Tx, at DestinationKey, s ImportRecord) error {
 	s.Identity, s.Destination = at.Identity, at.Masked
 	return put(tx, bucketSnapshots, s.Table, s)
 }
@@ -157,8 +157,8 @@ func putSnapshot(tx *bbolt.Tx, at Destination, s Snapshot) error {
 // in bucketSnapshots belongs to another destination, current copies that record to bucketOthers,
 // under otherKey. It removes the destination's own records from bucketOthers; the caller then
 // stores the result in bucketSnapshots.
-func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err error) {
-	var last Snapshot
+func current(tx *bbolt.Tx, at DestinationKey, table string) (own ImportRecord, err error) {
+	var last ImportRecord
 	switch ok, err := get(tx, bucketSnapshots, table, &last); {
 	case err != nil:
 		return own, err
@@ -170,7 +170,7 @@ func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err erro
 		}
 	}
 	var stale []string
-	err = eachOther(tx, bucketOthers, table, func(key string, s Snapshot) {
+	err = eachOther(tx, bucketOthers, table, func(key string, s ImportRecord) {
 		if !s.of(at) {
 			return
 		}
@@ -187,11 +187,11 @@ func current(tx *bbolt.Tx, at Destination, table string) (own Snapshot, err erro
 
 // Adopt stores the destination's snapshots in bucketSnapshots, with the current spelling of its
 // URL. Earlier versions of eds read only these records.
-func (d *Dir) Adopt(at Destination) error {
+func (d *Dir) Adopt(at DestinationKey) error {
 	return d.update(func(tx *bbolt.Tx) error { return adopt(tx, at) })
 }
 
-func adopt(tx *bbolt.Tx, at Destination) error {
+func adopt(tx *bbolt.Tx, at DestinationKey) error {
 	all, err := snapshots(tx, at)
 	for table := range all {
 		own, e := current(tx, at, table)
@@ -208,7 +208,7 @@ func adopt(tx *bbolt.Tx, at Destination) error {
 func (d *Dir) MarkBegun(tables ...string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		for _, table := range tables {
-			var s Snapshot
+			var s ImportRecord
 			ok, err := get(tx, bucketSnapshots, table, &s)
 			if err != nil {
 				return err

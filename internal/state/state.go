@@ -32,11 +32,11 @@ const format = 1
 var (
 	bucketMeta      = []byte("meta")
 	bucketSchemas   = []byte("schemas")   // object, version -> schema as sent by HQ
-	bucketSnapshots = []byte("snapshots") // table -> Snapshot
+	bucketSnapshots = []byte("snapshots") // table -> ImportRecord
 	bucketImport    = []byte("import")    // "job" -> Import, "table/<name>" -> ImportTable, "file/<table>/<name>" -> ImportFile
 	bucketPositions = []byte("positions") // consumer -> Settled; otherKey -> Settled of another destination
 	bucketEnds      = []byte("ends")      // consumer or otherKey -> batch boundaries
-	bucketOthers    = []byte("others")    // otherKey of a table -> Snapshot of another destination
+	bucketOthers    = []byte("others")    // otherKey of a table -> ImportRecord of another destination
 	bucketValues    = []byte("values")    // key -> value
 )
 

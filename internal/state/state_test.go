@@ -111,7 +111,7 @@ func TestLook_ChangesNothing(t *testing.T) {
 			t.Errorf("a schema is known: %v, %v", ok, err)
 		}
 		must(t, d.SaveSchema("order", "1", []byte("{}")))
-		if err := d.RecordSnapshots(here, state.Snapshot{Table: "order"}); err == nil {
+		if err := d.RecordSnapshots(here, state.ImportRecord{Table: "order"}); err == nil {
 			t.Error("a change is accepted")
 		}
 		must(t, d.Close())
@@ -129,7 +129,7 @@ func TestLook_ChangesNothing(t *testing.T) {
 	must(t, db.Close())
 	look(0)
 	d := open(t, path)
-	must(t, d.RecordSnapshots(here, state.Snapshot{Table: "order"}, state.Snapshot{Table: "customer"}))
+	must(t, d.RecordSnapshots(here, state.ImportRecord{Table: "order"}, state.ImportRecord{Table: "customer"}))
 	if _, err := state.Look(path); !errors.Is(err, state.ErrInUse) {
 		t.Errorf("while another eds uses it: %v", err)
 	}
@@ -165,21 +165,21 @@ func TestSaveSchema_SurvivesTheProcess(t *testing.T) {
 func TestRecordSnapshots_SurvivesTheProcess(t *testing.T) {
 	d := open(t, t.TempDir())
 	at := time.Date(2026, 11, 22, 1, 2, 3, 4, time.UTC)
-	order := state.Snapshot{
+	order := state.ImportRecord{
 		Table: "order", Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 9007199254740993, Logical: 4294967295}},
 		Job: "j", Identity: here.Identity, Destination: here.Masked, Rows: 1 << 60, ImportedAt: at,
 	}
-	odd := state.Snapshot{Table: `o"d/d`, Identity: here.Identity, Destination: here.Masked, ImportedAt: at}
+	odd := state.ImportRecord{Table: `o"d/d`, Identity: here.Identity, Destination: here.Masked, ImportedAt: at}
 	must(t, d.RecordSnapshots(here, order, odd))
 	must(t, d.MarkBegun("order", "unknown"))
 	d = reopened(t, d)
 	got, err := d.Snapshots(here)
 	must(t, err)
 	order.Begun = true
-	if diff := cmp.Diff(map[string]state.Snapshot{"order": order, `o"d/d`: odd}, got); diff != "" {
+	if diff := cmp.Diff(map[string]state.ImportRecord{"order": order, `o"d/d`: odd}, got); diff != "" {
 		t.Error(diff)
 	}
-	must(t, d.RecordSnapshots(here, state.Snapshot{Table: "order", ImportedAt: at}))
+	must(t, d.RecordSnapshots(here, state.ImportRecord{Table: "order", ImportedAt: at}))
 	if got, err = d.Snapshots(here); err != nil || got["order"].Begun {
 		t.Errorf("a new snapshot is not begun: %+v, %v", got["order"], err)
 	}
@@ -191,18 +191,18 @@ func TestImport_IsKeptUntilItSucceeds(t *testing.T) {
 		t.Fatalf("%v, %v", ok, err)
 	}
 	at := time.Date(2026, 11, 22, 1, 2, 3, 4, time.UTC)
-	want := state.Import{Fingerprint: "f", Destination: "d", Started: at, Jobs: []state.ImportJob{{ID: "j1", Started: at}}}
+	want := state.Import{Fingerprint: "f", Destination: "d", Started: at, Jobs: []state.ExportRecord{{ID: "j1", Started: at}}}
 	must(t, d.BeginImport(state.Import{Fingerprint: "old"}))
 	must(t, d.RecordTable("old", state.ImportTable{Job: "old"}))
 	must(t, d.BeginImport(want))
-	want.Jobs = append(want.Jobs, state.ImportJob{ID: "j2", Tables: []string{"a/b"}})
+	want.Jobs = append(want.Jobs, state.ExportRecord{ID: "j2", Tables: []string{"a/b"}})
 	must(t, d.RecordJobs(want.Jobs))
 	must(t, d.RecordTable("order", state.ImportTable{Job: "j1"}))
 	must(t, d.RecordTable("a/b", state.ImportTable{Job: "j2", ExportFailed: true}))
 	must(t, d.RecordFile("a/b", "f1", state.ImportFile{Rows: 1, Bytes: 2}))
 	must(t, d.RecordFile("order", "f1", state.ImportFile{Rows: 3, Bytes: 4}))
 	must(t, d.RecordFile("unknown", "f1", state.ImportFile{}))
-	snapshot := state.Snapshot{
+	snapshot := state.ImportRecord{
 		Table: "order", Identity: here.Identity, Destination: here.Masked, Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 5}},
 		Job: "j1", Rows: 3, ImportedAt: at,
 	}
@@ -221,7 +221,7 @@ func TestImport_IsKeptUntilItSucceeds(t *testing.T) {
 		t.Errorf("%v, %v", ok, err)
 	}
 	all, err := d.Snapshots(here)
-	if diff := cmp.Diff(map[string]state.Snapshot{"order": snapshot}, all); diff != "" || err != nil {
+	if diff := cmp.Diff(map[string]state.ImportRecord{"order": snapshot}, all); diff != "" || err != nil {
 		t.Errorf("%v, %s", err, diff)
 	}
 }
@@ -352,7 +352,7 @@ func TestHasReference_IsSetWithTheFirstState(t *testing.T) {
 	if !pending(d) {
 		t.Error("no reference server is pending")
 	}
-	snapshot := state.Snapshot{
+	snapshot := state.ImportRecord{
 		Table: "order", Identity: here.Identity, Destination: here.Masked, Reference: true,
 		Clock: state.Clock{Timestamp: cdc.Timestamp{Wall: 7}},
 	}
@@ -363,7 +363,7 @@ func TestHasReference_IsSetWithTheFirstState(t *testing.T) {
 	}
 	all, err := d.Snapshots(here)
 	must(t, err)
-	if diff := cmp.Diff(map[string]state.Snapshot{"order": snapshot}, all); diff != "" {
+	if diff := cmp.Diff(map[string]state.ImportRecord{"order": snapshot}, all); diff != "" {
 		t.Error(diff)
 	}
 }

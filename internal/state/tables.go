@@ -20,7 +20,7 @@ const (
 
 // Tables returns the list l of the destination, sorted, and reports whether SetTables has ever
 // recorded that list.
-func (d *Dir) Tables(l TableList, at Destination) (names []string, recorded bool, err error) {
+func (d *Dir) Tables(l TableList, at DestinationKey) (names []string, recorded bool, err error) {
 	err = d.view(func(tx *bbolt.Tx) (err error) {
 		recorded, err = get(tx, bucketValues, string(l)+at.Identity, &names)
 		return err
@@ -29,7 +29,7 @@ func (d *Dir) Tables(l TableList, at Destination) (names []string, recorded bool
 }
 
 // SetTables replaces the list l of the destination.
-func (d *Dir) SetTables(l TableList, at Destination, names []string) error {
+func (d *Dir) SetTables(l TableList, at DestinationKey, names []string) error {
 	names = slices.Sorted(slices.Values(names))
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, string(l)+at.Identity, names) })
 }

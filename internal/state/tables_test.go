@@ -20,7 +20,7 @@ func TestTables_KeepsOneListPerDestination(t *testing.T) {
 	}
 	check := func(l state.TableList, identity string, want list) {
 		t.Helper()
-		names, recorded, err := dir.Tables(l, state.Destination{Identity: identity})
+		names, recorded, err := dir.Tables(l, state.DestinationKey{Identity: identity})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,11 +30,11 @@ func TestTables_KeepsOneListPerDestination(t *testing.T) {
 	}
 	check(state.SourceTables, "a", list{})
 	for _, names := range [][]string{{"vendor", "order"}, {"part", "order"}} {
-		if err := dir.SetTables(state.SourceTables, state.Destination{Identity: "a"}, names); err != nil {
+		if err := dir.SetTables(state.SourceTables, state.DestinationKey{Identity: "a"}, names); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := dir.SetTables(state.EmptiedTables, state.Destination{Identity: "a"}, nil); err != nil {
+	if err := dir.SetTables(state.EmptiedTables, state.DestinationKey{Identity: "a"}, nil); err != nil {
 		t.Fatal(err)
 	}
 	check(state.SourceTables, "a", list{[]string{"order", "part"}, true})

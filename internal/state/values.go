@@ -31,14 +31,14 @@ type Settled struct {
 	Elsewhere bool `json:"-"`
 }
 
-func (s *Settled) of(at Destination) bool {
+func (s *Settled) of(at DestinationKey) bool {
 	return s.Key == "" && s.Destination == "" || at.Owns(s.Key, s.Destination)
 }
 
 // Settled returns the last recorded progress of the named consumer in the destination. The consumer
 // may have progressed further since. If there is no record for this destination, own is false, and
 // s is the record of the destination that was written to last, or zero if there is none.
-func (d *Dir) Settled(consumer string, at Destination) (s Settled, own bool, err error) {
+func (d *Dir) Settled(consumer string, at DestinationKey) (s Settled, own bool, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		found, err := get(tx, bucketPositions, consumer, &s)
 		if own = found && s.of(at); own || err != nil {
@@ -55,7 +55,7 @@ func (d *Dir) Settled(consumer string, at Destination) (s Settled, own bool, err
 }
 
 // RecordSettled records the progress of the named consumer in the destination.
-func (d *Dir) RecordSettled(consumer string, at Destination, s Settled) error {
+func (d *Dir) RecordSettled(consumer string, at DestinationKey, s Settled) error {
 	s.Key, s.Destination = at.key(), at.Spelled
 	return d.update(func(tx *bbolt.Tx) error {
 		return errors.Join(keepOther(tx, consumer, at), put(tx, bucketPositions, consumer, s))
@@ -64,7 +64,7 @@ func (d *Dir) RecordSettled(consumer string, at Destination, s Settled) error {
 
 // keepOther keeps a copy of the consumer's record if that record belongs to another destination. It
 // stores a second copy under a key that earlier versions look up.
-func keepOther(tx *bbolt.Tx, consumer string, at Destination) error {
+func keepOther(tx *bbolt.Tx, consumer string, at DestinationKey) error {
 	var last Settled
 	ok, err := get(tx, bucketPositions, consumer, &last)
 	if err != nil || !ok || last.of(at) {
@@ -80,7 +80,7 @@ func keepOther(tx *bbolt.Tx, consumer string, at Destination) error {
 
 // BatchBoundaries returns the sequences that RecordBatchBoundaries recorded last for the consumer
 // and the destination.
-func (d *Dir) BatchBoundaries(consumer string, at Destination) (ends []uint64, err error) {
+func (d *Dir) BatchBoundaries(consumer string, at DestinationKey) (ends []uint64, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		if _, err := get(tx, bucketEnds, otherKey(consumer, at.key()), &ends); err != nil {
 			return err
@@ -107,7 +107,7 @@ func (d *Dir) BatchBoundaries(consumer string, at Destination) (ends []uint64, e
 
 // RecordBatchBoundaries records ends, the sequences of the last messages of batches that may be
 // delivered again. It stores a second copy of ends for earlier versions.
-func (d *Dir) RecordBatchBoundaries(consumer string, at Destination, ends []uint64) error {
+func (d *Dir) RecordBatchBoundaries(consumer string, at DestinationKey, ends []uint64) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		return errors.Join(put(tx, bucketEnds, consumer, ends), put(tx, bucketEnds, otherKey(consumer, at.key()), ends))
 	})

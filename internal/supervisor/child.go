@@ -16,7 +16,7 @@ const leftOpen = 3 * time.Second
 // child is the parent's view of a worker.
 type child struct {
 	pid     int
-	reports <-chan report
+	reports <-chan workerMessage
 	ended   <-chan exit // sends once, after all of the worker's messages were read
 
 	// The functions return at once, and may be called at any time, even after the worker has
@@ -36,12 +36,12 @@ type exit struct {
 }
 
 // start starts the program at path as a worker, and sends s to it.
-func (c Config) start(path string, s Start) (*child, error) {
-	first, err := encode(startMessage{Type: typeStart, Start: s})
+func (c Config) start(path string, s StartRequest) (*child, error) {
+	first, err := encode(startMessage{Type: typeStart, StartRequest: s})
 	if err != nil {
 		return nil, err
 	}
-	reports, gone := make(chan report), make(chan struct{})
+	reports, gone := make(chan workerMessage), make(chan struct{})
 	stderr := newOutput(c.Stderr)
 	messages := &lineSplitter{max: maxLine, handle: receiver(reports, gone, stderr, c.Logger)}
 
@@ -98,7 +98,7 @@ func exitOf(state *os.ProcessState) exit {
 // receiver returns the handler for the lines of a worker's standard output. It sends messages
 // to reports, until gone is closed. A line that is not a message was printed by mistake; the
 // handler writes it to other, the destination of the worker's standard error.
-func receiver(reports chan<- report, gone <-chan struct{}, other io.Writer, logger *slog.Logger) func([]byte, bool) {
+func receiver(reports chan<- workerMessage, gone <-chan struct{}, other io.Writer, logger *slog.Logger) func([]byte, bool) {
 	foreign := 0
 	return func(text []byte, cut bool) {
 		r, ok := parse(text)

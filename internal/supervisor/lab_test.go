@@ -47,7 +47,7 @@ func newLab(t *testing.T, change func(*supervisor.Config)) *lab {
 	l.config = supervisor.Config{
 		Executable: os.Executable, Args: []string{"worker"}, Env: as("worker", listener.Addr().String()),
 		Dir: t.TempDir(), Version: "1.0.0", Stderr: l.stderr, Logger: slog.New(slog.NewTextHandler(l.log, nil)),
-		Limits: supervisor.Limits{Hang: eventually, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond},
+		Limits: supervisor.RunLimits{Hang: eventually, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond},
 	}
 	if change != nil {
 		change(&l.config)

@@ -100,7 +100,7 @@ func TestRun_IgnoresARestartDuringAShutdown(t *testing.T) {
 		a.ready()
 		a.stop()
 		a.expect("stop")
-		a.say(report{Type: typeExiting, Code: CodeRestart})
+		a.say(workerMessage{Type: typeExiting, Code: CodeRestart})
 		return exit{code: CodeRestart}
 	}
 	play(t, []script{drains}, func(s *stage) {
@@ -137,7 +137,7 @@ func TestRun_AcceptsABeatEachMinute(t *testing.T) {
 		a.ready()
 		for range 100 {
 			a.silent(time.Minute + 59*time.Second)
-			a.say(report{Type: "of a later version"})
+			a.say(workerMessage{Type: "of a later version"})
 		}
 		return a.end(CodeOK)
 	}

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 type hello struct {
 	PID   int
 	Argv  []string
-	Start supervisor.Start
+	Start supervisor.StartRequest
 }
 
 // scripted is a worker that follows the test's commands.

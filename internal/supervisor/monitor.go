@@ -66,7 +66,7 @@ func stoppedTimer() *time.Timer {
 }
 
 // handle handles a message of the worker.
-func (w *monitor) handle(r report) {
+func (w *monitor) handle(r workerMessage) {
 	w.silent = 0
 	switch r.Type {
 	case typeReady:

@@ -8,17 +8,17 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// Kind is the kind of a crash.
-type Kind string
+// CrashKind is the kind of a crash.
+type CrashKind string
 
 // Kinds of crashes.
 const (
-	KindPanic  Kind = "panic"  // a panic, or an error that the runtime calls fatal
-	KindSignal Kind = "signal" // a signal other than SIGKILL
-	KindKilled Kind = "killed" // SIGKILL: memory ran out, or the operator killed the worker
-	KindHang   Kind = "hang"   // no sign of life for too long
-	KindExit   Kind = "exit"   // any other exit that was not announced
-	KindStart  Kind = "start"  // the worker could not be started; writes no tombstone
+	KindPanic  CrashKind = "panic"  // a panic, or an error that the runtime calls fatal
+	KindSignal CrashKind = "signal" // a signal other than SIGKILL
+	KindKilled CrashKind = "killed" // SIGKILL: memory ran out, or the operator killed the worker
+	KindHang   CrashKind = "hang"   // no sign of life for too long
+	KindExit   CrashKind = "exit"   // any other exit that was not announced
+	KindStart  CrashKind = "start"  // the worker could not be started; writes no tombstone
 )
 
 // codePanic is the exit code with which Go's runtime ends the process after a panic or a fatal
@@ -39,10 +39,10 @@ type ending struct {
 	stderr  string // the end of its standard error
 
 	ready   bool
-	healthy time.Duration // how long it was ready
-	exiting *report       // the worker's announcement of its end, or nil
-	session string        // the session that the worker left open, or ""
-	upgrade *report       // the upgrade that the worker requested, or nil
+	healthy time.Duration  // how long it was ready
+	exiting *workerMessage // the worker's announcement of its end, or nil
+	session string         // the session that the worker left open, or ""
+	upgrade *workerMessage // the upgrade that the worker requested, or nil
 
 	stopped bool // the worker was asked to shut down
 	killed  bool // the worker was killed on request
@@ -64,7 +64,7 @@ func (e ending) announced() bool {
 }
 
 // kind returns the kind of the crash, or "" if the worker ended as expected.
-func (e ending) kind() Kind {
+func (e ending) kind() CrashKind {
 	switch {
 	case e.failure != nil:
 		return KindStart
@@ -84,7 +84,7 @@ func (e ending) kind() Kind {
 }
 
 // describe returns a sentence about how the worker ended, in which "it" is the worker.
-func (e ending) describe(l Limits) string {
+func (e ending) describe(l RunLimits) string {
 	switch {
 	case e.failure != nil:
 		return "it cannot be started: " + e.failure.Error()
@@ -129,10 +129,10 @@ type decision struct {
 
 func end(code int, err error) decision { return decision{final: true, code: code, err: err} }
 
-// policy decides whether the program ends or starts another worker after the end of a worker.
-// decide must be called for the workers in the order in which they ended.
-type policy struct {
-	limits    Limits
+// restartPolicy decides whether the program ends or starts another worker after the end of a
+// worker. decide must be called for the workers in the order in which they ended.
+type restartPolicy struct {
+	limits    RunLimits
 	noRestart bool
 	crash     string // the directory of the tombstones
 	backoff   retry.Backoff
@@ -141,7 +141,7 @@ type policy struct {
 }
 
 // decide returns the decision after the end e of a worker.
-func (p *policy) decide(e ending) decision {
+func (p *restartPolicy) decide(e ending) decision {
 	first := !p.started
 	p.started = p.started || e.failure == nil
 	if e.healthy >= p.limits.Healthy {
@@ -170,7 +170,7 @@ func (p *policy) decide(e ending) decision {
 }
 
 // expected returns the decision after an end that was announced or requested.
-func (p *policy) expected(e ending) decision {
+func (p *restartPolicy) expected(e ending) decision {
 	switch {
 	case e.code != CodeRestart:
 		return end(e.code, nil)
@@ -186,7 +186,7 @@ func (p *policy) expected(e ending) decision {
 
 // rolledBack returns the decision after a crash whose upgrade was rolled back. The crash does
 // not count against the old binary.
-func (p *policy) rolledBack(e ending) decision {
+func (p *restartPolicy) rolledBack(e ending) decision {
 	p.started = true
 	if p.noRestart {
 		return end(CodeError, fmt.Errorf("the upgraded worker failed, the old binary is restored, and --no-restart is set: %s; see %s",

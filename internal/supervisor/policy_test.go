@@ -9,7 +9,7 @@ import (
 )
 
 func TestPolicy_DecidesAfterEachEnd(t *testing.T) {
-	said := func(code int) *report { return &report{Type: typeExiting, Code: code} }
+	said := func(code int) *workerMessage { return &workerMessage{Type: typeExiting, Code: code} }
 	at := func(d time.Duration) decision { return decision{wait: d} }
 	const now, soon = time.Duration(0), time.Second // the longest first wait
 	tests := map[string]struct {
@@ -46,7 +46,7 @@ func TestPolicy_DecidesAfterEachEnd(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			p := policy{limits: Limits{}.withDefaults(), noRestart: test.noRestart, crash: "/crash"}
+			p := restartPolicy{limits: RunLimits{}.withDefaults(), noRestart: test.noRestart, crash: "/crash"}
 			p.backoff.Min = time.Second
 			got := p.decide(test.end)
 			text := ""

@@ -92,7 +92,7 @@ func TestUpgrade_ReachesItsOutcome(t *testing.T) {
 		},
 		"one for which the worker does not end in order": {
 			scripts: []script{func(a *actor) exit {
-				a.say(report{Type: typeUpgrade, Version: "2", Staged: "new"})
+				a.say(workerMessage{Type: typeUpgrade, Version: "2", Staged: "new"})
 				return exit{code: 7}
 			}, fine},
 			starts: []started{first, starts("old", failed("the worker that requested it crashed: "+ended7))},
@@ -104,7 +104,7 @@ func TestUpgrade_ReachesItsOutcome(t *testing.T) {
 		},
 		"one that crashes with another in mind": {
 			scripts: []script{asksForUpgrade, func(a *actor) exit {
-				a.say(report{Type: typeUpgrade, Version: "3", Staged: "newer"})
+				a.say(workerMessage{Type: typeUpgrade, Version: "3", Staged: "newer"})
 				return exit{code: 7}
 			}, fine},
 			calls:  []string{"swap", "rollback", "commit"},

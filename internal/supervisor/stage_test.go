@@ -36,14 +36,14 @@ type started struct {
 // actor is a script's hold on the parent.
 type actor struct {
 	t       *testing.T
-	reports chan report
+	reports chan workerMessage
 	asked   chan string // stop, quit or kill
 	stop    func()      // asks the parent for an orderly end
 }
 
-func (a *actor) say(r report) { a.reports <- r }
-func (a *actor) ready()       { a.say(report{Type: typeReady}) }
-func (a *actor) beat()        { a.say(report{Type: typeHeartbeat}) }
+func (a *actor) say(r workerMessage) { a.reports <- r }
+func (a *actor) ready()              { a.say(workerMessage{Type: typeReady}) }
+func (a *actor) beat()               { a.say(workerMessage{Type: typeHeartbeat}) }
 
 // silent lets d pass.
 func (a *actor) silent(d time.Duration) { time.Sleep(d) }
@@ -58,14 +58,14 @@ func (a *actor) live(d time.Duration) {
 
 // end announces an end and plays it.
 func (a *actor) end(code int) exit {
-	a.say(report{Type: typeExiting, Code: code, Reason: "as it likes"})
+	a.say(workerMessage{Type: typeExiting, Code: code, Reason: "as it likes"})
 	a.expect("stop")
 	return exit{code: code}
 }
 
 // upgrade asks for the binary "new" as version 2, and ends for it.
 func (a *actor) upgrade() exit {
-	a.say(report{Type: typeUpgrade, Version: "2", Staged: "new"})
+	a.say(workerMessage{Type: typeUpgrade, Version: "2", Staged: "new"})
 	return a.end(CodeRestart)
 }
 
@@ -138,7 +138,7 @@ func (s *stage) run() (int, string) {
 	s.t.Helper()
 	began := time.Now()
 	parent := newSupervisor(s.config)
-	parent.start = func(path string, with Start) (*child, error) {
+	parent.start = func(path string, with StartRequest) (*child, error) {
 		s.starts = append(s.starts, started{time.Since(began), path, with.Note})
 		if len(s.starts) > len(s.scripts) {
 			return nil, errors.New("there is no script for it")
@@ -161,7 +161,7 @@ func (s *stage) run() (int, string) {
 }
 
 func (s *stage) child(play script) *child {
-	a := &actor{t: s.t, reports: make(chan report), asked: make(chan string, 10), stop: s.stop}
+	a := &actor{t: s.t, reports: make(chan workerMessage), asked: make(chan string, 10), stop: s.stop}
 	ended := make(chan exit, 1)
 	s.playing.Go(func() { ended <- play(a) })
 	ask := func(what string) func() { return func() { a.asked <- what } }

@@ -62,12 +62,12 @@ type Config struct {
 	NoRestart bool
 	Upgrader  Upgrader // nil if the binary cannot be replaced
 	Logger    *slog.Logger
-	Limits    Limits
+	Limits    RunLimits
 }
 
-// Limits are the times and counts of Run. A zero value means the default that the field's
+// RunLimits are the times and counts of Run. A zero value means the default that the field's
 // comment gives.
-type Limits struct {
+type RunLimits struct {
 	Hang       time.Duration // a worker is hung after this long without a sign of life; 2 min
 	Quit       time.Duration // time for a hung worker to write its goroutines; 10 s
 	BackoffMin time.Duration // wait before the first restart; 1 s
@@ -78,7 +78,7 @@ type Limits struct {
 	Stable     time.Duration // time for which a ready upgraded worker must then run; 5 min
 }
 
-func (l Limits) withDefaults() Limits {
+func (l RunLimits) withDefaults() RunLimits {
 	or := func(d *time.Duration, value time.Duration) {
 		if *d <= 0 {
 			*d = value
@@ -215,8 +215,8 @@ func Running(dir string) bool {
 // supervisor is the state of Run.
 type supervisor struct {
 	Config
-	start  func(path string, s Start) (*child, error)
-	policy policy
+	start  func(path string, s StartRequest) (*child, error)
+	policy restartPolicy
 	// probation is the upgrade on probation, or nil.
 	probation *upgrade
 	note      Note // for the next worker; cleared once a worker that got it is ready
@@ -237,7 +237,7 @@ func newSupervisor(c Config) *supervisor {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &supervisor{Config: c, start: c.start, policy: policy{
+	return &supervisor{Config: c, start: c.start, policy: restartPolicy{
 		limits: c.Limits, noRestart: c.NoRestart, crash: crashDir(c.Dir),
 		backoff: retry.Backoff{Min: c.Limits.BackoffMin, Max: c.Limits.BackoffMax},
 	}}
@@ -276,7 +276,7 @@ func (s *supervisor) run(ctx context.Context) ending {
 	if err != nil {
 		return ending{failure: err}
 	}
-	worker, err := s.start(path, Start{Args: s.WorkerArgs, Terminal: s.Terminal, Note: s.note})
+	worker, err := s.start(path, StartRequest{Args: s.WorkerArgs, Terminal: s.Terminal, Note: s.note})
 	if err != nil {
 		return ending{failure: err}
 	}

@@ -30,32 +30,32 @@ func crashDir(data string) string { return filepath.Join(data, "crash") }
 
 // Tombstone describes a crash of a worker. The next worker reports it to HQ.
 type Tombstone struct {
-	Time     time.Time `json:"time"` // when the worker ended
-	Version  string    `json:"version,omitempty"`
-	PID      int       `json:"pid"`
-	Kind     Kind      `json:"kind"`
-	ExitCode int       `json:"exitCode"` // -1 after a signal
-	Signal   string    `json:"signal,omitempty"`
-	Ran      Duration  `json:"ran"`
-	Ready    bool      `json:"ready"`             // whether the worker was ever ready
-	Session  string    `json:"session,omitempty"` // session that the worker left open
-	Reason   string    `json:"reason"`            // how the worker ended, in words
-	Message  string    `json:"message,omitempty"` // the first line of the runtime's report
-	Stderr   string    `json:"stderr"`            // at most the last 64 KiB
+	Time     time.Time    `json:"time"` // when the worker ended
+	Version  string       `json:"version,omitempty"`
+	PID      int          `json:"pid"`
+	Kind     CrashKind    `json:"kind"`
+	ExitCode int          `json:"exitCode"` // -1 after a signal
+	Signal   string       `json:"signal,omitempty"`
+	Ran      TextDuration `json:"ran"`
+	Ready    bool         `json:"ready"`             // whether the worker was ever ready
+	Session  string       `json:"session,omitempty"` // session that the worker left open
+	Reason   string       `json:"reason"`            // how the worker ended, in words
+	Message  string       `json:"message,omitempty"` // the first line of the runtime's report
+	Stderr   string       `json:"stderr"`            // at most the last 64 KiB
 
 	path string
 }
 
-// Duration is a time.Duration that is encoded as text like "1m2.5s".
-type Duration time.Duration
+// TextDuration is a time.Duration that is encoded as text like "1m2.5s".
+type TextDuration time.Duration
 
 // MarshalText implements encoding.TextMarshaler.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+func (d TextDuration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (d *Duration) UnmarshalText(text []byte) error {
+func (d *TextDuration) UnmarshalText(text []byte) error {
 	v, err := time.ParseDuration(string(text))
-	*d = Duration(v)
+	*d = TextDuration(v)
 	return err
 }
 
@@ -111,10 +111,10 @@ func tombstoneNames(dir string) ([]string, error) {
 
 // writeTombstone writes a tombstone for the end e. It only logs a failure, which must not block
 // the restart of the worker.
-func (s *supervisor) writeTombstone(e ending, kind Kind) {
+func (s *supervisor) writeTombstone(e ending, kind CrashKind) {
 	t := Tombstone{
 		Time: time.Now().UTC(), Version: s.Version, PID: e.pid, Kind: kind, ExitCode: e.code, Signal: e.signal,
-		Ran: Duration(e.ran.Round(time.Millisecond)), Ready: e.ready, Session: e.session, Reason: e.describe(s.Limits),
+		Ran: TextDuration(e.ran.Round(time.Millisecond)), Ready: e.ready, Session: e.session, Reason: e.describe(s.Limits),
 		Message: s.Redact(e.message), Stderr: s.Redact(e.stderr),
 	}
 	path, err := t.write(crashDir(s.Dir))

@@ -13,7 +13,7 @@ import (
 
 // stoneOf returns a tombstone of number n.
 func stoneOf(n int, stderr string) Tombstone {
-	return Tombstone{Time: time.Unix(int64(n), 0).UTC(), PID: n, Kind: KindExit, Ran: Duration(90 * time.Second), Stderr: stderr}
+	return Tombstone{Time: time.Unix(int64(n), 0).UTC(), PID: n, Kind: KindExit, Ran: TextDuration(90 * time.Second), Stderr: stderr}
 }
 
 // leave writes the tombstone with number n to dir.

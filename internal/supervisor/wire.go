@@ -22,21 +22,21 @@ const (
 	maxStart = 4 << 20
 )
 
-// Start is the parent's message to a worker.
-type Start struct {
+// StartRequest is the parent's message to a worker.
+type StartRequest struct {
 	Args     []string `json:"args"`               // command-line arguments of eds server
 	Terminal bool     `json:"terminal,omitempty"` // a terminal shows the worker's standard error
 	Note     Note     `json:"note"`
 }
 
-// startMessage is Start on the wire.
+// startMessage is StartRequest on the wire.
 type startMessage struct {
 	Type string `json:"type"`
-	Start
+	StartRequest
 }
 
-// report is a message of the worker. Type determines which other fields are set.
-type report struct {
+// workerMessage is a message of the worker. Type determines which other fields are set.
+type workerMessage struct {
 	Type    string `json:"type"`
 	Session string `json:"session,omitempty"` // session: the open session, or ""
 	Version string `json:"version,omitempty"` // upgrade
@@ -56,10 +56,10 @@ func encode(message any) ([]byte, error) {
 }
 
 // parse decodes a line, and reports whether it is a message.
-func parse(text []byte) (report, bool) {
-	var r report
+func parse(text []byte) (workerMessage, bool) {
+	var r workerMessage
 	if err := json.Unmarshal(text, &r); err != nil || r.Type == "" {
-		return report{}, false
+		return workerMessage{}, false
 	}
 	return r, true
 }

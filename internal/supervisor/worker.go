@@ -43,8 +43,8 @@ type Worker struct {
 type outbox struct {
 	ready, beat bool
 	session     *string
-	upgrade     *report
-	exiting     *report
+	upgrade     *workerMessage
+	exiting     *workerMessage
 	written     []chan<- error // receive the result of writing the other fields
 }
 
@@ -52,11 +52,11 @@ type outbox struct {
 // to the parent on stdout, which the worker must not use otherwise. The worker must call
 // IgnoreBrokenPipes first. It should call Beat at least every 30 s, from code that stops
 // running if the worker hangs.
-func Attach(stdin io.Reader, stdout io.Writer) (*Worker, Start, error) {
+func Attach(stdin io.Reader, stdout io.Writer) (*Worker, StartRequest, error) {
 	in := bufio.NewReaderSize(io.LimitReader(stdin, maxStart), 4<<10)
 	start, err := readStart(in)
 	if err != nil {
-		return nil, Start{}, fmt.Errorf("attach to the parent: %w; only eds server starts a worker", err)
+		return nil, StartRequest{}, fmt.Errorf("attach to the parent: %w; only eds server starts a worker", err)
 	}
 	w := &Worker{
 		stdin: stdin, stdout: stdout,
@@ -77,20 +77,22 @@ func Attach(stdin io.Reader, stdout io.Writer) (*Worker, Start, error) {
 }
 
 // readStart reads the first message, which is the first non-empty line.
-func readStart(in *bufio.Reader) (Start, error) {
+func readStart(in *bufio.Reader) (StartRequest, error) {
 	var text []byte
 	for len(text) == 0 {
 		all, err := in.ReadBytes('\n')
 		if err != nil {
-			return Start{}, fmt.Errorf("read the start message: %w", err)
+			return StartRequest{}, fmt.Errorf("read the start message: %w", err)
 		}
 		text = bytes.TrimSpace(all)
 	}
 	var m startMessage
 	if err := json.Unmarshal(text, &m); err != nil || m.Type != typeStart {
-		return Start{}, errors.New("read the start message: it has another format") // err may quote the message, which may contain secrets
+		return StartRequest{}, errors.New(
+			"read the start message: it has another format",
+		) // err may quote the message, which may contain secrets
 	}
-	return m.Start, nil
+	return m.StartRequest, nil
 }
 
 // Done returns a channel that is closed when the worker must shut down, because the parent
@@ -120,7 +122,7 @@ func (w *Worker) Upgrade(version, staged string) error {
 	if version == "" || staged == "" {
 		return errors.New("request an upgrade: no version or binary")
 	}
-	err := w.deliver(func(o *outbox) { o.upgrade = &report{Type: typeUpgrade, Version: version, Staged: staged} })
+	err := w.deliver(func(o *outbox) { o.upgrade = &workerMessage{Type: typeUpgrade, Version: version, Staged: staged} })
 	if err != nil {
 		return fmt.Errorf("request an upgrade: %w", err)
 	}
@@ -131,7 +133,7 @@ func (w *Worker) Upgrade(version, staged string) error {
 // the operator. It must be the last message. Exiting returns once the message is written or the
 // parent cannot be reached.
 func (w *Worker) Exiting(code int, reason string) {
-	_ = w.deliver(func(o *outbox) { o.exiting = &report{Type: typeExiting, Code: code, Reason: reason} })
+	_ = w.deliver(func(o *outbox) { o.exiting = &workerMessage{Type: typeExiting, Code: code, Reason: reason} })
 }
 
 // Close closes the connection. It waits until all messages are written, but only a few seconds
@@ -241,19 +243,19 @@ func (w *Worker) empty() {
 }
 
 // messages returns the messages of the outbox in the order in which they must be sent.
-func (o outbox) messages() []report {
-	var all []report
+func (o outbox) messages() []workerMessage {
+	var all []workerMessage
 	if o.session != nil {
-		all = append(all, report{Type: typeSession, Session: *o.session})
+		all = append(all, workerMessage{Type: typeSession, Session: *o.session})
 	}
 	if o.ready {
-		all = append(all, report{Type: typeReady})
+		all = append(all, workerMessage{Type: typeReady})
 	}
 	if o.upgrade != nil {
 		all = append(all, *o.upgrade)
 	}
 	if o.beat {
-		all = append(all, report{Type: typeHeartbeat})
+		all = append(all, workerMessage{Type: typeHeartbeat})
 	}
 	if o.exiting != nil {
 		all = append(all, *o.exiting)
@@ -261,7 +263,7 @@ func (o outbox) messages() []report {
 	return all
 }
 
-func (w *Worker) writeAll(messages []report) error {
+func (w *Worker) writeAll(messages []workerMessage) error {
 	var text []byte
 	for _, m := range messages {
 		one, err := encode(m)

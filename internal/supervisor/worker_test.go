@@ -39,7 +39,7 @@ func TestAttach_ReadsTheStartMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	want := supervisor.Start{
+	want := supervisor.StartRequest{
 		Args: []string{"--url", "x"},
 		Note: supervisor.Note{Upgrade: &supervisor.Upgraded{Version: "2", Failed: true, Reason: "it crashed"}},
 	}

@@ -178,7 +178,7 @@ func TestSet_CountsDeletes(t *testing.T) {
 	type counts struct{ begun, ended uint64 }
 	s, d := newSet()
 	get := func() counts { b, e := s.Deletes("a"); return counts{b, e} }
-	b := &change.Batch{Last: at(11), Sets: []*change.Set{
+	b := &change.Batch{Last: at(11), Sets: []*change.RowSet{
 		{Table: &schema.Table{Name: "a"}, Deletes: make([]change.Row, 3)},
 		{Table: &schema.Table{Name: "b"}, Upserts: make([]change.Row, 1)},
 	}}

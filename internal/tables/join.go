@@ -22,7 +22,7 @@ type Delivered func(context.Context) (last, pending uint64, err error)
 // Join returns the lane's tables to the main pipeline. The main pipeline waits until Join returns,
 // up to hold. If the lane does not catch up in time, Join returns ErrNotCaughtUp, and the main
 // pipeline continues without these tables.
-func (s *Set) Join(ctx context.Context, l *Lane, hold time.Duration, delivered Delivered) error {
+func (s *Set) Join(ctx context.Context, l *LaneView, hold time.Duration, delivered Delivered) error {
 	if err := s.main.acquire(ctx); err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, t
 
 // handBack records that the lane's tables have caught up, and takes them from the lane. The caller
 // holds the turns of both pipelines.
-func (s *Set) handBack(ctx context.Context, l *Lane) error {
+func (s *Set) handBack(ctx context.Context, l *LaneView) error {
 	s.mu.Lock()
 	for name := range s.members {
 		t := s.states[name]

@@ -18,17 +18,18 @@ type Sink interface {
 	sink.Migrator
 }
 
-// Main is the main pipeline's view of a Set. It is both the sink and the Gate of the main pipeline.
-type Main struct {
+// MainView is the main pipeline's view of a Set. It is both the sink and the Gate of the main
+// pipeline.
+type MainView struct {
 	Sink
 	set *Set
 }
 
 // Main returns the main pipeline's view of s. The main pipeline applies its batches to destination.
-func (s *Set) Main(destination Sink) *Main { return &Main{destination, s} }
+func (s *Set) Main(destination Sink) *MainView { return &MainView{destination, s} }
 
 // Apply makes b durable, together with the states that are not recorded yet.
-func (m *Main) Apply(ctx context.Context, b *change.Batch) error {
+func (m *MainView) Apply(ctx context.Context, b *change.Batch) error {
 	s := m.set
 	s.recording.Lock()
 	defer s.recording.Unlock()
@@ -66,7 +67,7 @@ func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState 
 
 // Migrate adapts the destination's layout so that it can hold rows of the tables. If it changes any
 // table, it signals the channel of Migrated.
-func (m *Main) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
+func (m *MainView) Migrate(ctx context.Context, tables []*schema.Table) ([]string, error) {
 	lines, err := m.Sink.Migrate(ctx, tables)
 	if len(lines) > 0 {
 		select {
@@ -78,20 +79,20 @@ func (m *Main) Migrate(ctx context.Context, tables []*schema.Table) ([]string, e
 }
 
 // Enter waits for the main pipeline's turn. If ctx ends first, it returns the cause of ctx.
-func (m *Main) Enter(ctx context.Context) error { return m.set.main.acquire(ctx) }
+func (m *MainView) Enter(ctx context.Context) error { return m.set.main.acquire(ctx) }
 
 // Leave ends the main pipeline's turn.
-func (m *Main) Leave() { m.set.main.release() }
+func (m *MainView) Leave() { m.set.main.release() }
 
 // Withholds reports whether any table has a state, so that Applies may return false.
-func (m *Main) Withholds() bool {
+func (m *MainView) Withholds() bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	return len(m.set.states) > 0
 }
 
 // Applies reports whether the main pipeline applies the table's change at p.
-func (m *Main) Applies(table string, p cdc.Position) bool {
+func (m *MainView) Applies(table string, p cdc.Position) bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	t, ok := m.set.states[table]
@@ -100,7 +101,7 @@ func (m *Main) Applies(table string, p cdc.Position) bool {
 
 // Fail marks the table as having failed after the change at p, so that the lane applies its later
 // changes. If cause is sink.CauseAbsent, the table becomes Missing instead.
-func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error) {
+func (m *MainView) Fail(table string, p cdc.Position, cause sink.Cause, reason error) {
 	s := m.set
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +112,7 @@ func (m *Main) Fail(table string, p cdc.Position, cause sink.Cause, reason error
 
 // Lack marks the table as Incomplete. A table that is Behind stays Behind until it has caught up,
 // and is Incomplete afterwards.
-func (m *Main) Lack(table string, reason error) {
+func (m *MainView) Lack(table string, reason error) {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	m.set.lack(table, reason.Error())
@@ -143,7 +144,7 @@ const maxStates = 1000
 
 // Denied returns false for up to maxStates tables, so that the table fails and the lane decides.
 // For any further table, it returns true: the table's changes become dead letters.
-func (m *Main) Denied(table string) bool {
+func (m *MainView) Denied(table string) bool {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	_, known := m.set.states[table]
@@ -151,7 +152,7 @@ func (m *Main) Denied(table string) bool {
 }
 
 // Known records that HQ knows a newer schema version of the table, if HQ denied an earlier one.
-func (m *Main) Known(table string) {
+func (m *MainView) Known(table string) {
 	s := m.set
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,8 +161,8 @@ func (m *Main) Known(table string) {
 	}
 }
 
-// Lane is the lane's view of a Set. It is both the sink and the Gate of the lane's pipeline.
-type Lane struct {
+// LaneView is the lane's view of a Set. It is both the sink and the Gate of the lane's pipeline.
+type LaneView struct {
 	Sink
 	set *Set
 }
@@ -169,7 +170,7 @@ type Lane struct {
 // Begin assigns tables, which are Behind, to the lane. There must be at least one table. Begin
 // returns the lane's view, and the position after which the lane starts to read: the lowest Applied
 // position of these tables.
-func (s *Set) Begin(destination Sink, tables []sink.TableState) (*Lane, cdc.Position) {
+func (s *Set) Begin(destination Sink, tables []sink.TableState) (*LaneView, cdc.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.members)
@@ -180,11 +181,11 @@ func (s *Set) Begin(destination Sink, tables []sink.TableState) (*Lane, cdc.Posi
 			s.reached = t.Applied
 		}
 	}
-	return &Lane{destination, s}, s.reached
+	return &LaneView{destination, s}, s.reached
 }
 
 // Apply makes b durable, and records that the lane's tables have all changes up to the end of b.
-func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
+func (l *LaneView) Apply(ctx context.Context, b *change.Batch) error {
 	s := l.set
 	s.recording.Lock()
 	defer s.recording.Unlock()
@@ -217,23 +218,23 @@ func (l *Lane) Apply(ctx context.Context, b *change.Batch) error {
 }
 
 // Enter waits for the lane's turn. If ctx ends first, it returns the cause of ctx.
-func (l *Lane) Enter(ctx context.Context) error { return l.set.lane.acquire(ctx) }
+func (l *LaneView) Enter(ctx context.Context) error { return l.set.lane.acquire(ctx) }
 
 // Leave ends the lane's turn.
-func (l *Lane) Leave() { l.set.lane.release() }
+func (l *LaneView) Leave() { l.set.lane.release() }
 
 // Withholds returns true, because the lane applies the changes of some tables only.
-func (l *Lane) Withholds() bool { return true }
+func (l *LaneView) Withholds() bool { return true }
 
 // Applies reports whether the lane applies the table's change at p.
-func (l *Lane) Applies(table string, p cdc.Position) bool {
+func (l *LaneView) Applies(table string, p cdc.Position) bool {
 	l.set.mu.Lock()
 	defer l.set.mu.Unlock()
 	return l.set.members[table] && lacks(l.set.states[table], p)
 }
 
 // Fail removes the table from the lane until the next attempt to bring the table forward.
-func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error) {
+func (l *LaneView) Fail(table string, _ cdc.Position, cause sink.Cause, reason error) {
 	s := l.set
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,7 +243,7 @@ func (l *Lane) Fail(table string, _ cdc.Position, cause sink.Cause, reason error
 }
 
 // Lack records that the table lacks changes. The table becomes Incomplete once it has caught up.
-func (l *Lane) Lack(table string, reason error) {
+func (l *LaneView) Lack(table string, reason error) {
 	l.set.mu.Lock()
 	defer l.set.mu.Unlock()
 	l.set.lack(table, reason.Error())
@@ -251,7 +252,7 @@ func (l *Lane) Lack(table string, reason error) {
 // Denied reports whether the table's changes become dead letters. They do if HQ has denied a schema
 // version of the table for denialPatience, and either knows a newer version or no longer has the
 // table.
-func (l *Lane) Denied(table string) bool {
+func (l *LaneView) Denied(table string) bool {
 	s := l.set
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -260,4 +261,4 @@ func (l *Lane) Denied(table string) bool {
 }
 
 // Known does nothing: only the main pipeline records newer versions.
-func (l *Lane) Known(string) {}
+func (l *LaneView) Known(string) {}

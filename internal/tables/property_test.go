@@ -97,8 +97,8 @@ func TestSet_AppliesEveryChangeOnceInOrder(t *testing.T) {
 		d := &destination{states: make(map[string]sink.TableState), has: make(map[string]uint64)}
 		now := time.Unix(1_800_000_000, 0)
 		var s *Set
-		var main *Main
-		var lane *Lane
+		var main *MainView
+		var lane *LaneView
 		var at uint64 // that the lane has read
 		start := func() {
 			var states []sink.TableState

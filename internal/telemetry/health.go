@@ -31,7 +31,7 @@ type Report struct {
 	Reasons  []Reason `json:"reasons"`  // never nil
 	Warnings []Reason `json:"warnings"` // never nil
 	// Tables has the tables that are not ok, by name.
-	Tables map[string]TableState `json:"tables,omitempty"`
+	Tables map[string]TableHealth `json:"tables,omitempty"`
 }
 
 // Health collects the failures and warnings of a program by condition. It is safe for
@@ -43,7 +43,7 @@ type Health struct {
 	stopping bool
 	failing  map[string]Reason
 	warnings map[string]Reason
-	tables   func() map[string]TableState // nil if the states of tables are unknown
+	tables   func() map[string]TableHealth // nil if the states of tables are unknown
 }
 
 // NewHealth returns the Health of a starting program.
@@ -96,7 +96,7 @@ func (h *Health) ShutDown() {
 // Report returns the current state. Reasons and warnings are sorted by condition.
 func (h *Health) Report() Report { return h.report(h.readTables()) }
 
-func (h *Health) report(tables map[string]TableState) Report {
+func (h *Health) report(tables map[string]TableHealth) Report {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	failing := maps.Clone(h.failing)

@@ -6,8 +6,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TableState is the state of one table.
-type TableState struct {
+// TableHealth is the state of one table.
+type TableHealth struct {
 	// State is "ok", "behind", "missing" or "incomplete".
 	State   string    `json:"state"`
 	Cause   string    `json:"cause,omitempty"`   // cause of a state that is not ok, as a short constant
@@ -26,7 +26,7 @@ type TableState struct {
 
 // label returns the state for metrics. Accepted tables get a separate state, so that alerts can
 // exclude them.
-func (s TableState) label() string {
+func (s TableHealth) label() string {
 	if s.Accepted {
 		return "accepted"
 	}
@@ -35,14 +35,14 @@ func (s TableState) label() string {
 
 // ReadTables sets the function from which Report reads the states of all tables, by name. The
 // function read is called concurrently, once for each report. It must not call methods of h.
-func (h *Health) ReadTables(read func() map[string]TableState) {
+func (h *Health) ReadTables(read func() map[string]TableHealth) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.tables = read
 }
 
 // readTables returns the states of all tables, with secrets in their reasons masked.
-func (h *Health) readTables() map[string]TableState {
+func (h *Health) readTables() map[string]TableHealth {
 	h.mu.Lock()
 	read := h.tables
 	h.mu.Unlock()
@@ -58,14 +58,14 @@ func (h *Health) readTables() map[string]TableState {
 }
 
 // notOK returns the tables that are not ok, or nil if all are ok.
-func notOK(all map[string]TableState) map[string]TableState {
-	var some map[string]TableState
+func notOK(all map[string]TableHealth) map[string]TableHealth {
+	var some map[string]TableHealth
 	for name, s := range all {
 		if s.State == "ok" {
 			continue
 		}
 		if some == nil {
-			some = make(map[string]TableState)
+			some = make(map[string]TableHealth)
 		}
 		some[name] = s
 	}
@@ -74,7 +74,7 @@ func notOK(all map[string]TableState) map[string]TableState {
 
 // allLost reports whether there are tables and all of them are lost. If so, it returns the
 // reason why the program is unhealthy.
-func allLost(all map[string]TableState) (Reason, bool) {
+func allLost(all map[string]TableHealth) (Reason, bool) {
 	r := Reason{Condition: "tables"}
 	for _, s := range all {
 		if !s.Lost {
@@ -91,7 +91,7 @@ func allLost(all map[string]TableState) (Reason, bool) {
 
 // collectTables sends one eds_table_state for each table that is not ok, and one eds_tables
 // with the number of tables for each state.
-func collectTables(all map[string]TableState, metrics chan<- prometheus.Metric) {
+func collectTables(all map[string]TableHealth, metrics chan<- prometheus.Metric) {
 	counts := map[string]int{"ok": 0, "behind": 0, "missing": 0, "incomplete": 0, "accepted": 0}
 	for name, s := range all {
 		counts[s.label()]++

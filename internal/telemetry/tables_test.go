@@ -14,29 +14,29 @@ import (
 
 var (
 	gapSince = time.Date(2026, 11, 30, 6, 0, 0, 0, time.UTC)
-	complete = telemetry.TableState{State: "ok"}
-	behind   = telemetry.TableState{
+	complete = telemetry.TableHealth{State: "ok"}
+	behind   = telemetry.TableHealth{
 		State: "behind", Cause: "schema denied", Reason: "HQ denies version 7", Since: gapSince,
 		Command: "eds import --only part",
 	}
-	absent = telemetry.TableState{
+	absent = telemetry.TableHealth{
 		State: "missing", Cause: "absent", Reason: "it was dropped", Since: gapSince.Add(time.Hour),
 		Command: "eds import --only user", Lost: true,
 	}
-	gap = telemetry.TableState{
+	gap = telemetry.TableHealth{
 		State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: gapSince,
 		Command: "eds import --only order", Gap: "8f5b3f", Lost: true,
 	}
-	accepted = telemetry.TableState{
+	accepted = telemetry.TableHealth{
 		State: "incomplete", Cause: "gap", Reason: "messages 5 to 9 are gone", Since: gapSince,
 		Command: "eds import --only order", Gap: "8f5b3f", Accepted: true,
 	}
 )
 
 // healthOf returns a Health that is ready and reads the given tables.
-func healthOf(tables map[string]telemetry.TableState) *telemetry.Health {
+func healthOf(tables map[string]telemetry.TableHealth) *telemetry.Health {
 	h := telemetry.NewHealth()
-	h.ReadTables(func() map[string]telemetry.TableState { return tables })
+	h.ReadTables(func() map[string]telemetry.TableHealth { return tables })
 	h.Ready()
 	return h
 }
@@ -46,28 +46,28 @@ func TestHealth_IsBadOnlyIfEveryTableIsLost(t *testing.T) {
 		Condition: "tables", Message: "no table is complete: messages 5 to 9 are gone; run eds import", Since: gapSince.Add(time.Hour),
 	}}
 	for name, test := range map[string]struct {
-		tables map[string]telemetry.TableState
+		tables map[string]telemetry.TableHealth
 		want   telemetry.Report
 	}{
 		"no tables":    {nil, telemetry.Report{Status: telemetry.OK}},
-		"all complete": {map[string]telemetry.TableState{"order": complete}, telemetry.Report{Status: telemetry.OK}},
+		"all complete": {map[string]telemetry.TableHealth{"order": complete}, telemetry.Report{Status: telemetry.OK}},
 		"one is complete": {
-			map[string]telemetry.TableState{"order": gap, "part": complete},
-			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": gap}},
+			map[string]telemetry.TableHealth{"order": gap, "part": complete},
+			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableHealth{"order": gap}},
 		},
 		"one is behind": {
-			map[string]telemetry.TableState{"order": gap, "part": behind},
-			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": gap, "part": behind}},
+			map[string]telemetry.TableHealth{"order": gap, "part": behind},
+			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableHealth{"order": gap, "part": behind}},
 		},
 		"one is accepted": {
-			map[string]telemetry.TableState{"order": accepted, "user": absent},
-			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableState{"order": accepted, "user": absent}},
+			map[string]telemetry.TableHealth{"order": accepted, "user": absent},
+			telemetry.Report{Status: telemetry.OK, Tables: map[string]telemetry.TableHealth{"order": accepted, "user": absent}},
 		},
 		"all are lost": {
-			map[string]telemetry.TableState{"order": gap, "user": absent},
+			map[string]telemetry.TableHealth{"order": gap, "user": absent},
 			telemetry.Report{
 				Status: telemetry.Unhealthy, Reasons: all,
-				Tables: map[string]telemetry.TableState{"order": gap, "user": absent},
+				Tables: map[string]telemetry.TableHealth{"order": gap, "user": absent},
 			},
 		},
 	} {
@@ -86,7 +86,7 @@ func TestHealth_IsBadOnlyIfEveryTableIsLost(t *testing.T) {
 func TestHealth_MasksReasonsOfTables(t *testing.T) {
 	table := gap
 	table.Reason = "dial postgres://u:SECRET@h/db: refused"
-	text, err := json.Marshal(healthOf(map[string]telemetry.TableState{"order": table}).Report())
+	text, err := json.Marshal(healthOf(map[string]telemetry.TableHealth{"order": table}).Report())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestHealth_MasksReasonsOfTables(t *testing.T) {
 }
 
 func TestHTTP_ListsTablesThatAreNotOK(t *testing.T) {
-	url, _ := serve(t, healthOf(map[string]telemetry.TableState{"order": gap, "part": complete}), nil)
+	url, _ := serve(t, healthOf(map[string]telemetry.TableHealth{"order": gap, "part": complete}), nil)
 	got, _ := request(t, http.MethodGet, url+"/")
 	var body struct{ Tables map[string]map[string]any }
 	if err := json.Unmarshal([]byte(got.Body), &body); err != nil {
@@ -112,7 +112,7 @@ func TestHTTP_ListsTablesThatAreNotOK(t *testing.T) {
 }
 
 func TestMetrics_HaveTheStatesOfTables(t *testing.T) {
-	h := healthOf(map[string]telemetry.TableState{"order": gap, "invoice": accepted, "part": behind, "user": complete, "labor": complete})
+	h := healthOf(map[string]telemetry.TableHealth{"order": gap, "invoice": accepted, "part": behind, "user": complete, "labor": complete})
 	url, _ := serve(t, h, telemetry.NewRegistry(thisBuild, h))
 	got, _ := request(t, http.MethodGet, url+"/metrics")
 	var lines []string

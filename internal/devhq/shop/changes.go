@@ -18,7 +18,7 @@ import (
 // A row's image depends only on the row's number and its number of updates, so any image can be
 // generated at any time. A ChangeGenerator is not safe for concurrent use.
 type ChangeGenerator struct {
-	layout    *layout
+	layout    *rowLayout
 	groups    []group
 	values    *generator
 	seed      uint64
@@ -54,11 +54,11 @@ func NewChangeGenerator(seed uint64, table string, columns, rows int, begin time
 		revisions: make([]uint32, rows), clock: cdc.At(begin),
 	}
 	g.values.reseed(seed, 1, begin)
-	own := []column{text("id", nil), text("companyId", nil), text("locationId", nil), counter("revision", "0")}
+	own := []generatedColumn{text("id", nil), text("companyId", nil), text("locationId", nil), counter("revision", "0")}
 	for i := len(own); i < max(columns, 8); i++ {
 		own = append(own, benchmarkColumn(i))
 	}
-	g.layout = newLayout(table, table, definition{primaryKey: []string{"id"}}, own)
+	g.layout = newRowLayout(table, table, definition{primaryKey: []string{"id"}}, own)
 	for at := 4; at < len(own); at += groupColumns {
 		g.group(own[at:min(at+groupColumns, len(own))], g.layout.names[at:])
 	}
@@ -68,7 +68,7 @@ func NewChangeGenerator(seed uint64, table string, columns, rows int, begin time
 
 // benchmarkColumn returns the column with index i. The column types are those of a wide business
 // table: text, numbers, instants, booleans and a little JSON.
-func benchmarkColumn(i int) column {
+func benchmarkColumn(i int) generatedColumn {
 	name := "column" + strconv.Itoa(i)
 	switch i % 10 {
 	case 0:
@@ -98,7 +98,7 @@ func benchmarkColumn(i int) column {
 }
 
 // group adds a group of columns to the generator, and generates the variants of the group.
-func (g *ChangeGenerator) group(columns []column, names []string) {
+func (g *ChangeGenerator) group(columns []generatedColumn, names []string) {
 	var values [variants][]string
 	var made group
 	for v := range variants {

@@ -1,8 +1,8 @@
 package shop
 
 // common returns the columns that every table starts with, followed by the table's own columns.
-func common(own ...column) []column {
-	columns := []column{
+func common(own ...generatedColumn) []generatedColumn {
+	columns := []generatedColumn{
 		text("id", nil),
 		text("companyId", companyID).managed(),
 		text("locationId", locationID).managed().nullable(),
@@ -24,29 +24,29 @@ const (
 const orderTable = "order"
 
 // firstLayouts returns the first layout of each table, before any evolution.
-func firstLayouts() []*layout {
+func firstLayouts() []*rowLayout {
 	id := []string{"id"}
-	return []*layout{
-		newLayout("company", "Company", definition{primaryKey: id}, companyColumns()),
-		newLayout("location", "Location", definition{primaryKey: id}, locationColumns()),
-		newLayout("user", "User", definition{primaryKey: id}, userColumns()),
-		newLayout("vendor", "Vendor", definition{primaryKey: id, omitNulls: true}, vendorColumns()),
-		newLayout("inventory_part", "InventoryPart", definition{primaryKey: []string{"locationId", "id"}}, inventoryColumns()),
-		newLayout("customer", "Customer", definition{primaryKey: id}, customerColumns()),
-		newLayout("vehicle", "Vehicle", definition{primaryKey: id, parent: "customerId", companyKey: true}, vehicleColumns()),
-		newLayout("appointment", "Appointment", definition{primaryKey: id}, appointmentColumns()),
-		newLayout(orderTable, "RepairOrder", definition{primaryKey: id, companyKey: true}, orderColumns()),
-		newLayout("service", "Service", definition{primaryKey: id, parent: "orderId"}, serviceColumns()),
-		newLayout("labor", "Labor", definition{primaryKey: id, parent: "orderId"}, laborColumns()),
-		newLayout("part", "Part", definition{primaryKey: id, parent: "orderId"}, partColumns()),
-		newLayout("time_entry", "TimeEntry", definition{primaryKey: []string{"orderId", "id"}, parent: "orderId"}, timeEntryColumns()),
-		newLayout("payment", "Payment", definition{primaryKey: id, parent: "orderId"}, paymentColumns()),
-		newLayout("message", "Message", definition{primaryKey: id, omitNulls: true}, messageColumns()),
-		newLayout("purchase_order", "PurchaseOrder", definition{primaryKey: id}, purchaseColumns()),
+	return []*rowLayout{
+		newRowLayout("company", "Company", definition{primaryKey: id}, companyColumns()),
+		newRowLayout("location", "Location", definition{primaryKey: id}, locationColumns()),
+		newRowLayout("user", "User", definition{primaryKey: id}, userColumns()),
+		newRowLayout("vendor", "Vendor", definition{primaryKey: id, omitNulls: true}, vendorColumns()),
+		newRowLayout("inventory_part", "InventoryPart", definition{primaryKey: []string{"locationId", "id"}}, inventoryColumns()),
+		newRowLayout("customer", "Customer", definition{primaryKey: id}, customerColumns()),
+		newRowLayout("vehicle", "Vehicle", definition{primaryKey: id, parent: "customerId", companyKey: true}, vehicleColumns()),
+		newRowLayout("appointment", "Appointment", definition{primaryKey: id}, appointmentColumns()),
+		newRowLayout(orderTable, "RepairOrder", definition{primaryKey: id, companyKey: true}, orderColumns()),
+		newRowLayout("service", "Service", definition{primaryKey: id, parent: "orderId"}, serviceColumns()),
+		newRowLayout("labor", "Labor", definition{primaryKey: id, parent: "orderId"}, laborColumns()),
+		newRowLayout("part", "Part", definition{primaryKey: id, parent: "orderId"}, partColumns()),
+		newRowLayout("time_entry", "TimeEntry", definition{primaryKey: []string{"orderId", "id"}, parent: "orderId"}, timeEntryColumns()),
+		newRowLayout("payment", "Payment", definition{primaryKey: id, parent: "orderId"}, paymentColumns()),
+		newRowLayout("message", "Message", definition{primaryKey: id, omitNulls: true}, messageColumns()),
+		newRowLayout("purchase_order", "PurchaseOrder", definition{primaryKey: id}, purchaseColumns()),
 	}
 }
 
-func companyColumns() []column {
+func companyColumns() []generatedColumn {
 	return common(
 		text("name", oneOf(firms...)),
 		text("taxId", pattern("##-#######")).null(10),
@@ -59,7 +59,7 @@ func companyColumns() []column {
 	)
 }
 
-func locationColumns() []column {
+func locationColumns() []generatedColumn {
 	return common(
 		text("name", oneOf(cities...)),
 		text("address", address),
@@ -77,7 +77,7 @@ func locationColumns() []column {
 	)
 }
 
-func userColumns() []column {
+func userColumns() []generatedColumn {
 	return common(
 		text("firstName", firstName),
 		text("lastName", lastName),
@@ -93,7 +93,7 @@ func userColumns() []column {
 	)
 }
 
-func vendorColumns() []column {
+func vendorColumns() []generatedColumn {
 	return common(
 		text("name", oneOf(firms...)),
 		text("accountNumber", pattern("@@-######")),
@@ -108,7 +108,7 @@ func vendorColumns() []column {
 	)
 }
 
-func inventoryColumns() []column {
+func inventoryColumns() []generatedColumn {
 	columns := common(
 		text("name", oneOf(partNames...)),
 		text("brand", oneOf(brands...)).null(10),
@@ -130,7 +130,7 @@ func inventoryColumns() []column {
 	return columns
 }
 
-func vehicleColumns() []column {
+func vehicleColumns() []generatedColumn {
 	return common(
 		text("customerId", nil),
 		text("vin", pattern("1@#@@##@#@@######")),
@@ -154,7 +154,7 @@ func vehicleColumns() []column {
 	)
 }
 
-func appointmentColumns() []column {
+func appointmentColumns() []generatedColumn {
 	return common(
 		text("customerId", nil),
 		text("vehicleId", nil).nullable(),
@@ -172,7 +172,7 @@ func appointmentColumns() []column {
 	)
 }
 
-func messageColumns() []column {
+func messageColumns() []generatedColumn {
 	return common(
 		text("customerId", nil),
 		text("orderId", nil).nullable(),
@@ -189,7 +189,7 @@ func messageColumns() []column {
 	)
 }
 
-func purchaseColumns() []column {
+func purchaseColumns() []generatedColumn {
 	return common(
 		text("vendorId", nil),
 		integer("number", nil),

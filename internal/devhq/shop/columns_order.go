@@ -1,6 +1,6 @@
 package shop
 
-func customerColumns() []column {
+func customerColumns() []generatedColumn {
 	return common(
 		enum("customerType", "Customer", "Fleet"),
 		text("firstName", firstName).null(3),
@@ -45,7 +45,7 @@ func customerColumns() []column {
 	)
 }
 
-func orderColumns() []column {
+func orderColumns() []generatedColumn {
 	return common(
 		integer("number", nil),
 		text("customerId", nil),
@@ -113,7 +113,7 @@ func orderColumns() []column {
 	)
 }
 
-func serviceColumns() []column {
+func serviceColumns() []generatedColumn {
 	return common(
 		text("orderId", nil),
 		text("name", oneOf(works...)),
@@ -132,7 +132,7 @@ func serviceColumns() []column {
 	)
 }
 
-func laborColumns() []column {
+func laborColumns() []generatedColumn {
 	return common(
 		text("orderId", nil),
 		text("serviceId", nil),
@@ -149,7 +149,7 @@ func laborColumns() []column {
 	)
 }
 
-func partColumns() []column {
+func partColumns() []generatedColumn {
 	return common(
 		text("orderId", nil),
 		text("serviceId", nil),
@@ -168,7 +168,7 @@ func partColumns() []column {
 	)
 }
 
-func timeEntryColumns() []column {
+func timeEntryColumns() []generatedColumn {
 	columns := common(
 		text("orderId", nil),
 		text("userId", nil),
@@ -182,7 +182,7 @@ func timeEntryColumns() []column {
 	return columns
 }
 
-func paymentColumns() []column {
+func paymentColumns() []generatedColumn {
 	return common(
 		text("orderId", nil),
 		text("customerId", nil),

@@ -4,22 +4,23 @@ package shop
 type evolution struct {
 	description string
 	table       string
-	column      column  // the added or widened column; the zero column for a new table
-	layout      *layout // the layout of a new table; nil otherwise
+	column      generatedColumn // the added or widened column; the zero column for a new table
+	layout      *rowLayout      // the layout of a new table; nil otherwise
 }
 
 // evolutions returns all evolutions of the schema, in the order in which they happen. Added
 // columns are nullable, because existing rows have no values in them.
 func evolutions() []evolution {
-	inspection := newLayout("inspection", "Inspection", definition{primaryKey: []string{"id"}, standalone: true}, inspectionColumns())
-	loaner := newLayout("loaner_car", "LoanerCar", definition{primaryKey: []string{"companyId", "id"}, standalone: true}, loanerColumns())
-	add := func(table string, c column) evolution {
+	inspection := newRowLayout("inspection", "Inspection", definition{primaryKey: []string{"id"}, standalone: true}, inspectionColumns())
+	d := definition{primaryKey: []string{"companyId", "id"}, standalone: true}
+	loaner := newRowLayout("loaner_car", "LoanerCar", d, loanerColumns())
+	add := func(table string, c generatedColumn) evolution {
 		return evolution{description: "column " + table + "." + c.name + " added (" + c.typ.String() + ")", table: table, column: c}
 	}
-	widen := func(table string, c column) evolution {
+	widen := func(table string, c generatedColumn) evolution {
 		return evolution{description: "column " + table + "." + c.name + " widened to " + c.typ.String(), table: table, column: c}
 	}
-	create := func(l *layout) evolution {
+	create := func(l *rowLayout) evolution {
 		return evolution{description: "table " + l.table + " added", table: l.table, layout: l}
 	}
 	return []evolution{
@@ -39,7 +40,7 @@ func evolutions() []evolution {
 	}
 }
 
-func inspectionColumns() []column {
+func inspectionColumns() []generatedColumn {
 	return common(
 		text("title", oneOf(works...)),
 		enum("result", "Pass", "Attention", "Fail", "NotChecked"),
@@ -53,7 +54,7 @@ func inspectionColumns() []column {
 	)
 }
 
-func loanerColumns() []column {
+func loanerColumns() []generatedColumn {
 	return common(
 		text("plate", pattern("@@@ ###")),
 		text("model", oneOf(models...)),
@@ -101,7 +102,7 @@ func (st *step) show(e *evolution) {
 			return
 		}
 		if e.layout == nil {
-			st.update(r, value{e.column.name, e.column.make(st.generator, nil)})
+			st.update(r, columnValue{e.column.name, e.column.make(st.generator, nil)})
 		} else {
 			st.edit(r, 4)
 		}

@@ -44,7 +44,7 @@ func pick[T any](g *generator, from []T) T { return from[g.IntN(len(from))] }
 
 // row appends a row in the layout l. It uses the given values, which must be in the layout's
 // order, and generates all others.
-func (g *generator) row(dst []byte, l *layout, values []assignment) []byte {
+func (g *generator) row(dst []byte, l *rowLayout, values []assignment) []byte {
 	dst = append(dst, '{')
 	for i := range l.columns {
 		c := &l.columns[i]
@@ -69,7 +69,7 @@ func (g *generator) row(dst []byte, l *layout, values []assignment) []byte {
 
 // value appends a generated value for a column. If the column has no maker, the value is the
 // column's start value.
-func (g *generator) value(dst []byte, c *column) []byte {
+func (g *generator) value(dst []byte, c *generatedColumn) []byte {
 	if c.nulls > 0 && g.percent(c.nulls) {
 		return append(dst, "null"...)
 	}

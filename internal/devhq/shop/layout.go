@@ -10,9 +10,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// column is one column of a layout. It holds the column's schema, and the way in which the model
-// generates values.
-type column struct {
+// generatedColumn is one column of a layout. It holds the column's schema, and the way in which the
+// model generates values.
+type generatedColumn struct {
 	name       string
 	typ        schema.Type
 	enum       []string
@@ -28,77 +28,91 @@ type column struct {
 // maker generates a raw JSON value and appends it to dst.
 type maker func(g *generator, dst []byte) []byte
 
-func text(name string, m maker) column { return column{name: name, typ: schema.String, make: m} }
-func date(name string, m maker) column { return column{name: name, typ: schema.DateTime, make: m} }
-
-func integer(name string, m maker) column { return column{name: name, typ: schema.Integer, make: m} }
-func number(name string, m maker) column  { return column{name: name, typ: schema.Number, make: m} }
-func boolean(name string, percent int) column {
-	return column{name: name, typ: schema.Boolean, make: chance(percent)}
-}
-func object(name string, m maker) column { return column{name: name, typ: schema.Object, make: m} }
-
-func array(name, items string, m maker) column {
-	return column{name: name, typ: schema.Array, items: items, make: m}
+func text(name string, m maker) generatedColumn {
+	return generatedColumn{name: name, typ: schema.String, make: m}
 }
 
-func enum(name string, values ...string) column {
-	return column{name: name, typ: schema.Enum, enum: values, make: oneOf(values...)}
+func date(name string, m maker) generatedColumn {
+	return generatedColumn{name: name, typ: schema.DateTime, make: m}
+}
+
+func integer(name string, m maker) generatedColumn {
+	return generatedColumn{name: name, typ: schema.Integer, make: m}
+}
+
+func number(name string, m maker) generatedColumn {
+	return generatedColumn{name: name, typ: schema.Number, make: m}
+}
+
+func boolean(name string, percent int) generatedColumn {
+	return generatedColumn{name: name, typ: schema.Boolean, make: chance(percent)}
+}
+
+func object(name string, m maker) generatedColumn {
+	return generatedColumn{name: name, typ: schema.Object, make: m}
+}
+
+func array(name, items string, m maker) generatedColumn {
+	return generatedColumn{name: name, typ: schema.Array, items: items, make: m}
+}
+
+func enum(name string, values ...string) generatedColumn {
+	return generatedColumn{name: name, typ: schema.Enum, enum: values, make: oneOf(values...)}
 }
 
 // null makes the column nullable. The given percentage of its generated values is null.
-func (c column) null(percent int) column {
+func (c generatedColumn) null(percent int) generatedColumn {
 	c.nulls = percent
 	return c
 }
 
 // nullable makes the column nullable, although generated values are never null.
-func (c column) nullable() column {
+func (c generatedColumn) nullable() generatedColumn {
 	c.nulls = -1
 	return c
 }
 
 // managed reserves changes of the column for the model.
-func (c column) managed() column {
+func (c generatedColumn) managed() generatedColumn {
 	c.isManaged = true
 	return c
 }
 
 // startingAt sets the raw value that new rows get, and reserves changes of the column for the
 // model.
-func (c column) startingAt(start string) column {
+func (c generatedColumn) startingAt(start string) generatedColumn {
 	c.start = start
 	return c.managed()
 }
 
-func counter(name, start string) column { return integer(name, nil).startingAt(start) }
-func flagged(name string) column {
-	return column{name: name, typ: schema.Boolean}.startingAt("false")
+func counter(name, start string) generatedColumn { return integer(name, nil).startingAt(start) }
+func flagged(name string) generatedColumn {
+	return generatedColumn{name: name, typ: schema.Boolean}.startingAt("false")
 }
 
 // withComment sets the comment of the column.
-func (c column) withComment(comment string) column {
+func (c generatedColumn) withComment(comment string) generatedColumn {
 	c.comment = comment
 	return c
 }
 
 // asDeprecated marks the column as deprecated.
-func (c column) asDeprecated() column {
+func (c generatedColumn) asDeprecated() generatedColumn {
 	c.deprecated = true
 	return c
 }
 
-func (c *column) required() bool { return c.nulls == 0 }
+func (c *generatedColumn) required() bool { return c.nulls == 0 }
 
 // editable reports whether a random value may replace the column's value. A random value must not
 // contradict other rows.
-func (c *column) editable() bool { return c.make != nil && !c.isManaged }
+func (c *generatedColumn) editable() bool { return c.make != nil && !c.isManaged }
 
-// layout is one version of a table's definition. It is immutable.
-type layout struct {
+// rowLayout is one version of a table's definition. It is immutable.
+type rowLayout struct {
 	table, object, version string
 
-	columns []column
+	columns []generatedColumn
 	key     []int // slots of the primary key columns, in the order of the key
 	slots   map[string]int
 	names   []string // the JSON text `"name":` for each column
@@ -118,8 +132,8 @@ type definition struct {
 	standalone bool   // rows consist of generated values only, and refer to no other row
 }
 
-func newLayout(table, object string, d definition, columns []column) *layout {
-	l := &layout{table: table, object: object, columns: columns, definition: d, slots: make(map[string]int, len(columns))}
+func newRowLayout(table, object string, d definition, columns []generatedColumn) *rowLayout {
+	l := &rowLayout{table: table, object: object, columns: columns, definition: d, slots: make(map[string]int, len(columns))}
 	for i, c := range columns {
 		l.slots[c.name] = i
 		l.names = append(l.names, string(rawjson.AppendQuoted(nil, c.name))+":")
@@ -133,7 +147,7 @@ func newLayout(table, object string, d definition, columns []column) *layout {
 	return l
 }
 
-func (l *layout) slot(name string) int {
+func (l *rowLayout) slot(name string) int {
 	if i, ok := l.slots[name]; ok {
 		return i
 	}
@@ -142,21 +156,21 @@ func (l *layout) slot(name string) int {
 
 // fingerprint returns a version name that depends only on the content of the layout, so that the
 // same schema has the same version everywhere.
-func (l *layout) fingerprint() string {
+func (l *rowLayout) fingerprint() string {
 	sum := sha256.Sum256(l.encode(""))
 	return hex.EncodeToString(sum[:8])
 }
 
 // with returns the layout that follows l. It has the column c in addition, or instead of the
 // column with the same name.
-func (l *layout) with(c column) *layout {
+func (l *rowLayout) with(c generatedColumn) *rowLayout {
 	columns := slices.Clone(l.columns)
 	if i := l.slot(c.name); i >= 0 {
 		columns[i] = c
 	} else {
 		columns = append(columns, c)
 	}
-	return newLayout(l.table, l.object, l.definition, columns)
+	return newRowLayout(l.table, l.object, l.definition, columns)
 }
 
 type wireSchema struct {
@@ -183,7 +197,7 @@ type wireItems struct {
 }
 
 // encode returns the schema of the layout in HQ's JSON format.
-func (l *layout) encode(version string) json.RawMessage {
+func (l *rowLayout) encode(version string) json.RawMessage {
 	w := wireSchema{
 		Table: l.table, ModelVersion: version, PrimaryKeys: l.primaryKey, Required: []string{},
 		Properties: make(map[string]wireProperty, len(l.columns)),

@@ -19,8 +19,8 @@ type model struct {
 	clock   cdc.Timestamp
 	evolved int // number of evolutions done
 
-	tables  []*table
-	byName  map[string]*table
+	tables  []*tableRows
+	byName  map[string]*tableRows
 	owners  []string // ids of companies and locations; owners[0] is ""
 	ownerID map[string]uint16
 
@@ -32,7 +32,7 @@ type model struct {
 func newModel(seed uint64, customers int, history int64) *model {
 	m := &model{
 		seed: seed, customers: customers, history: history,
-		byName: make(map[string]*table), owners: []string{""}, ownerID: map[string]uint16{"": 0},
+		byName: make(map[string]*tableRows), owners: []string{""}, ownerID: map[string]uint16{"": 0},
 	}
 	for _, l := range firstLayouts() {
 		m.addTable(l)
@@ -40,8 +40,8 @@ func newModel(seed uint64, customers int, history int64) *model {
 	return m
 }
 
-func (m *model) addTable(l *layout) {
-	t := &table{index: len(m.tables), layouts: []*layout{l}, byKey: make(map[string]int32), children: make(map[string][]string)}
+func (m *model) addTable(l *rowLayout) {
+	t := &tableRows{index: len(m.tables), layouts: []*rowLayout{l}, byKey: make(map[string]int32), children: make(map[string][]string)}
 	m.tables = append(m.tables, t)
 	m.byName[l.table] = t
 }
@@ -69,11 +69,11 @@ func (m *model) owner(id []byte) uint16 {
 }
 
 // at returns the row in slot i of a table. The row is valid until the next call.
-func (m *model) at(t *table, i int) row {
+func (m *model) at(t *tableRows, i int) cutRow {
 	s := &t.rows[i]
 	l := t.layouts[s.layout]
 	m.spans = cut(l, s.image, m.spans)
-	return row{table: t, layout: l, slot: i, image: s.image, spans: m.spans}
+	return cutRow{table: t, layout: l, slot: i, image: s.image, spans: m.spans}
 }
 
 // apply performs the operation o, and returns the resulting change.
@@ -91,7 +91,7 @@ func (m *model) apply(o *operation) Change {
 func (m *model) insert(o *operation) Change {
 	t, l := o.table, o.table.latest()
 	m.spans = cut(l, o.image, m.spans)
-	r := row{table: t, layout: l, image: o.image, spans: m.spans}
+	r := cutRow{table: t, layout: l, image: o.image, spans: m.spans}
 	c := m.change(o, &r)
 	c.After = o.image
 	m.put(&r, len(t.layouts)-1)
@@ -102,7 +102,7 @@ func (m *model) insert(o *operation) Change {
 }
 
 // put adds a row to its table. The parameter layout is the index of the row's layout.
-func (m *model) put(r *row, layout int) {
+func (m *model) put(r *cutRow, layout int) {
 	l := r.layout
 	r.slot = r.table.add(slot{
 		key: r.keyOf(), image: r.image, layout: uint16(layout),
@@ -146,7 +146,7 @@ func (m *model) delete(o *operation) Change {
 }
 
 // change returns the change that the operation o makes to the row r, without the row images.
-func (m *model) change(o *operation, r *row) Change {
+func (m *model) change(o *operation, r *cutRow) Change {
 	m.seq++
 	m.clock = o.clock
 	return Change{

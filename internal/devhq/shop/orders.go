@@ -2,10 +2,10 @@ package shop
 
 // hotOrder returns a random open order. Most often, it is one of the newest few, which change many
 // times per second.
-func (st *step) hotOrder() (row, bool) {
+func (st *step) hotOrder() (cutRow, bool) {
 	open := st.m.open
 	if len(open) == 0 {
-		return row{}, false
+		return cutRow{}, false
 	}
 	return st.find(orderTable, open[len(open)-1-st.skewed(len(open))]), true
 }
@@ -23,7 +23,7 @@ func (st *step) arrive() {
 	}
 	st.actAt(location)
 	n := location.int("nextOrderNumber")
-	values := []value{
+	values := []columnValue{
 		num("number", n), str("customerId", customer.key()), str("vehicleId", vehicle), str("serviceWriterId", writer),
 		raw("status", `"`+statusEstimate+`"`),
 		{"taxRate", location.raw(location.layout.slot("taxRate"))},
@@ -41,7 +41,7 @@ func (st *step) arrive() {
 
 // visitor returns a customer, the location, and a vehicle of the customer, or "" if there is none.
 // If it picks an appointment that has no order yet, it also returns the appointment.
-func (st *step) visitor() (customer, location row, vehicle string, appointment *row) {
+func (st *step) visitor() (customer, location cutRow, vehicle string, appointment *cutRow) {
 	if a, ok := st.any("appointment"); ok && a.text("orderId") == "" && st.percent(70) {
 		if c, ok := st.lookup("customer", a.text("customerId")); ok {
 			return c, st.locationOf(a), a.text("vehicleId"), &a
@@ -87,19 +87,19 @@ func (st *step) advanceOrder() {
 
 // totals returns new values for the sums of an order, after labour and parts for the given amounts
 // in cents were added.
-func (st *step) totals(o row, laborCents, partsCents int64) []value {
+func (st *step) totals(o cutRow, laborCents, partsCents int64) []columnValue {
 	labor, parts := o.int("laborCents")+laborCents, o.int("partsCents")+partsCents
 	subtotal := labor + parts + o.int("feesCents") - o.int("discountCents")
 	tax := subtotal * 8 / 100
 	total := subtotal + tax
-	return []value{
+	return []columnValue{
 		num("laborCents", labor), num("partsCents", parts), num("subtotalCents", subtotal), num("taxCents", tax),
 		num("totalCents", total), num("remainingCents", total-o.int("paidCents")), num("costCents", labor/2+parts*2/3),
 	}
 }
 
 // addService adds a service to an estimate, with labour and parts for the service.
-func (st *step) addService(o row) {
+func (st *step) addService(o cutRow) {
 	service := st.insert("service", str("orderId", o.key()))
 	var laborCents, partsCents, hours int64
 	labors, parts := 1+st.IntN(2), st.IntN(4)
@@ -124,8 +124,8 @@ func (st *step) addService(o row) {
 
 // addPart adds a part to an order, reserves it in stock, and returns the price of the part in
 // cents.
-func (st *step) addPart(o row, service string) int64 {
-	values := []value{str("orderId", o.key()), str("serviceId", service)}
+func (st *step) addPart(o cutRow, service string) int64 {
+	values := []columnValue{str("orderId", o.key()), str("serviceId", service)}
 	quantity, cost := 1+st.Int64N(8), 100+st.Int64N(20_000)
 	if stock, ok := st.hotPart(); ok && stock.text("locationId") == st.location && stock.text("id") != "" {
 		values = append(values, str("inventoryPartId", stock.text("id")), raw("source", `"Inventory"`))
@@ -138,7 +138,7 @@ func (st *step) addPart(o row, service string) int64 {
 	return total
 }
 
-func (st *step) approve(o row) {
+func (st *step) approve(o cutRow) {
 	for _, key := range st.childKeys("service", o.key()) {
 		st.update(st.find("service", key), flag("authorized", true), st.nowIn("authorizedDate"))
 	}
@@ -148,28 +148,28 @@ func (st *step) approve(o row) {
 }
 
 // decline deletes an estimate with all rows that belong to it.
-func (st *step) decline(o row) {
+func (st *step) decline(o cutRow) {
 	location := st.locationOf(o)
 	st.removeOrder(o.key())
 	st.update(location, num("openOrders", location.int("openOrders")-1))
 }
 
-func (st *step) start(o row) {
+func (st *step) start(o cutRow) {
 	technician, _ := st.any("user")
 	st.update(o, raw("status", `"`+statusProgress+`"`), str("assignedTechnicianId", technician.key()), st.nowIn("startedDate"))
 	st.clockIn(o, technician.key())
 }
 
 // clockIn inserts a time entry that has no end. Its id is its number within the order.
-func (st *step) clockIn(o row, technician string) {
+func (st *step) clockIn(o cutRow, technician string) {
 	id := int64(1 + len(st.childKeys("time_entry", o.key())))
 	st.insert("time_entry", str("orderId", o.key()), num("id", id), str("userId", technician))
 }
 
 // labour does part of the work on an order. It completes a labour line, books time, or both.
-func (st *step) labour(o row) {
+func (st *step) labour(o cutRow) {
 	done := o.hundredths("progress")
-	values := []value{hundredths("progress", min(done+5+st.Int64N(20), 100))}
+	values := []columnValue{hundredths("progress", min(done+5+st.Int64N(20), 100))}
 	if keys := st.childKeys("labor", o.key()); len(keys) > 0 {
 		l := st.find("labor", pick(st.generator, keys))
 		if l.text("completed") == "false" {
@@ -189,7 +189,7 @@ func (st *step) labour(o row) {
 	st.update(o, values...)
 }
 
-func (st *step) invoice(o row) {
+func (st *step) invoice(o cutRow) {
 	st.update(o, append(st.totals(o, 0, 0), raw("status", `"`+statusInvoiced+`"`), flag("invoiced", true), flag("readyForPickup", true),
 		st.nowIn("completedDate"), st.nowIn("invoicedDate"))...)
 	customer := st.find("customer", o.text("customerId"))
@@ -198,7 +198,7 @@ func (st *step) invoice(o row) {
 }
 
 // pay pays part of an order or the whole order. A fully paid order becomes closed.
-func (st *step) pay(o row) {
+func (st *step) pay(o cutRow) {
 	rest := o.int("remainingCents")
 	amount := rest
 	if rest > 100 && st.percent(40) {
@@ -208,7 +208,7 @@ func (st *step) pay(o row) {
 	location := st.locationOf(o)
 	st.insert("payment", str("orderId", o.key()), str("customerId", customer.key()), num("amountCents", amount),
 		hundredths("amount", amount), raw("status", `"Succeeded"`))
-	values := []value{num("paidCents", o.int("paidCents")+amount), num("remainingCents", rest-amount)}
+	values := []columnValue{num("paidCents", o.int("paidCents")+amount), num("remainingCents", rest-amount)}
 	open := location.int("openOrders")
 	if amount == rest {
 		values = append(values, raw("status", `"`+statusPaid+`"`), flag("paid", true), st.nowIn("paidDate"))

@@ -68,7 +68,7 @@ func load(path string) (m *model, closed bool, err error) {
 		binary.LittleEndian.Uint32(text[body:]) != crc32.Checksum(text[:body], castagnoli()) {
 		return nil, false, fmt.Errorf("%s is not a snapshot of a shop, or damaged", path)
 	}
-	r := reader{rest: text[len(snapshotMagic):body]}
+	r := snapshotReader{rest: text[len(snapshotMagic):body]}
 	fingerprint := r.uint32()
 	closed = r.uint() == 1
 	m = newModel(r.uint(), int(r.uint()), int64(r.uint()))
@@ -88,7 +88,7 @@ func load(path string) (m *model, closed bool, err error) {
 	return m, closed, r.err
 }
 
-func (m *model) loadTable(t *table, r *reader) {
+func (m *model) loadTable(t *tableRows, r *snapshotReader) {
 	next, n := r.uint(), r.uint()
 	for range n {
 		layout := r.index(len(t.layouts))
@@ -98,7 +98,7 @@ func (m *model) loadTable(t *table, r *reader) {
 		}
 		l := t.layouts[layout]
 		m.spans = cut(l, image, m.spans)
-		row := row{table: t, layout: l, image: image, spans: m.spans}
+		row := cutRow{table: t, layout: l, image: image, spans: m.spans}
 		m.put(&row, layout)
 		if t.name() == orderTable {
 			m.fileOrder(row.keyOf(), "", row.text("status"))
@@ -132,23 +132,24 @@ func appendBytes(dst, b []byte) []byte {
 
 var errDamaged = errors.New("the snapshot is damaged")
 
-// reader decodes the values in a snapshot file. After the first error, it returns zero values.
-type reader struct {
+// snapshotReader decodes the values in a snapshot file. After the first error, it returns zero
+// values.
+type snapshotReader struct {
 	rest []byte
 	err  error
 }
 
-func (r *reader) uint() uint64 {
+func (r *snapshotReader) uint() uint64 {
 	v, n := binary.Uvarint(r.rest)
 	return take(r, v, n)
 }
 
-func (r *reader) int() int64 {
+func (r *snapshotReader) int() int64 {
 	v, n := binary.Varint(r.rest)
 	return take(r, v, n)
 }
 
-func (r *reader) uint32() uint32 {
+func (r *snapshotReader) uint32() uint32 {
 	if len(r.rest) < 4 {
 		return take(r, uint32(0), 0)
 	}
@@ -157,7 +158,7 @@ func (r *reader) uint32() uint32 {
 
 // take consumes the n bytes of the value v, and returns v. If n is not positive, the bytes were
 // malformed, and take sets the error.
-func take[T uint64 | int64 | uint32](r *reader, v T, n int) T {
+func take[T uint64 | int64 | uint32](r *snapshotReader, v T, n int) T {
 	if n <= 0 {
 		r.fail()
 		return 0
@@ -166,10 +167,10 @@ func take[T uint64 | int64 | uint32](r *reader, v T, n int) T {
 	return v
 }
 
-func (r *reader) fail() { r.err, r.rest = errDamaged, nil }
+func (r *snapshotReader) fail() { r.err, r.rest = errDamaged, nil }
 
 // index reads a number that must be less than n.
-func (r *reader) index(n int) int {
+func (r *snapshotReader) index(n int) int {
 	v := r.uint()
 	if v >= uint64(n) {
 		r.fail()
@@ -179,7 +180,7 @@ func (r *reader) index(n int) int {
 }
 
 // bytes reads a byte string. The result shares the reader's memory.
-func (r *reader) bytes() []byte {
+func (r *snapshotReader) bytes() []byte {
 	n := r.uint()
 	if n > uint64(len(r.rest)) {
 		r.fail()
@@ -190,7 +191,7 @@ func (r *reader) bytes() []byte {
 	return b
 }
 
-func (r *reader) clock() cdc.Timestamp {
+func (r *snapshotReader) clock() cdc.Timestamp {
 	wall := r.int()
 	return cdc.Timestamp{Wall: wall, Logical: uint32(r.uint())}
 }

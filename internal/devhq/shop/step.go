@@ -38,21 +38,24 @@ func (st *step) begin() {
 	st.changes = st.changes[:0]
 }
 
-// value is a new raw value for the column with the given name.
-type value struct {
+// columnValue is a new raw value for the column with the given name.
+type columnValue struct {
 	column string
 	raw    []byte
 }
 
-func str(column, s string) value       { return value{column, rawjson.AppendQuoted(nil, s)} }
-func num(column string, n int64) value { return value{column, strconv.AppendInt(nil, n, 10)} }
-func raw(column, v string) value       { return value{column, []byte(v)} }
-func nullIn(column string) value       { return value{column, []byte("null")} }
+func str(column, s string) columnValue { return columnValue{column, rawjson.AppendQuoted(nil, s)} }
 
-func flag(column string, b bool) value { return value{column, strconv.AppendBool(nil, b)} }
+func num(column string, n int64) columnValue {
+	return columnValue{column, strconv.AppendInt(nil, n, 10)}
+}
+func raw(column, v string) columnValue { return columnValue{column, []byte(v)} }
+func nullIn(column string) columnValue { return columnValue{column, []byte("null")} }
+
+func flag(column string, b bool) columnValue { return columnValue{column, strconv.AppendBool(nil, b)} }
 
 // optional returns a value with the text s, or null if s is empty.
-func optional(column, s string) value {
+func optional(column, s string) columnValue {
 	if s == "" {
 		return nullIn(column)
 	}
@@ -60,21 +63,21 @@ func optional(column, s string) value {
 }
 
 // hundredths returns a number with two decimal places. The parameter n is the number times 100.
-func hundredths(column string, n int64) value {
+func hundredths(column string, n int64) columnValue {
 	sign := ""
 	if n < 0 {
 		sign, n = "-", -n
 	}
-	return value{column, fmt.Appendf(nil, "%s%d.%02d", sign, n/100, n%100)}
+	return columnValue{column, fmt.Appendf(nil, "%s%d.%02d", sign, n/100, n%100)}
 }
 
 // nowIn returns the time of the step as a value for a date column.
-func (st *step) nowIn(column string) value { return value{column, instant(nil, st.now)} }
+func (st *step) nowIn(column string) columnValue { return columnValue{column, instant(nil, st.now)} }
 
-func (st *step) table(name string) *table { return st.m.byName[name] }
+func (st *step) table(name string) *tableRows { return st.m.byName[name] }
 
 // actAt sets the company and location of all rows inserted from now on to those of the row r.
-func (st *step) actAt(r row) {
+func (st *step) actAt(r cutRow) {
 	st.company, st.location = r.text("companyId"), r.text("locationId")
 }
 
@@ -85,7 +88,7 @@ func (st *step) tick() cdc.Timestamp {
 	return st.m.tick(st.now.UnixNano())
 }
 
-func (st *step) assign(l *layout, values []value) []assignment {
+func (st *step) assign(l *rowLayout, values []columnValue) []assignment {
 	st.sets = st.sets[:0]
 	for _, v := range values {
 		i := l.slot(v.column)
@@ -100,10 +103,10 @@ func (st *step) assign(l *layout, values []value) []assignment {
 
 // insert inserts a row with the given values, generates all other values, and returns the key of
 // the row. If the values contain no id, the row gets the next id.
-func (st *step) insert(name string, values ...value) string {
+func (st *step) insert(name string, values ...columnValue) string {
 	t := st.table(name)
 	id := ""
-	if !slices.ContainsFunc(values, func(v value) bool { return v.column == "id" }) {
+	if !slices.ContainsFunc(values, func(v columnValue) bool { return v.column == "id" }) {
 		id = hex24(st.m.seed, name, t.next)
 		values = append(values, str("id", id))
 	}
@@ -114,12 +117,12 @@ func (st *step) insert(name string, values ...value) string {
 }
 
 // reinsert inserts a row with the given image.
-func (st *step) reinsert(t *table, image []byte) {
+func (st *step) reinsert(t *tableRows, image []byte) {
 	st.apply(operation{op: cdc.Insert, table: t, image: image})
 }
 
 // update gives some columns of a row new values. If no value differs, update does nothing.
-func (st *step) update(r row, values ...value) {
+func (st *step) update(r cutRow, values ...columnValue) {
 	t := r.table
 	st.check(r)
 	l := t.latest()
@@ -137,26 +140,26 @@ func (st *step) update(r row, values ...value) {
 }
 
 // check panics if r is no longer the current row in its slot.
-func (st *step) check(r row) {
+func (st *step) check(r cutRow) {
 	if r.slot >= len(r.table.rows) || &r.image[0] != &r.table.rows[r.slot].image[0] {
 		panic("shop: a row of " + r.table.name() + " changed since it was read")
 	}
 }
 
 // edit gives up to n editable columns of a row new generated values.
-func (st *step) edit(r row, n int) {
+func (st *step) edit(r cutRow, n int) {
 	l := r.table.latest()
-	values := make([]value, 0, n)
+	values := make([]columnValue, 0, n)
 	for range n {
 		c := &l.columns[st.IntN(len(l.columns))]
-		if c.editable() && !slices.ContainsFunc(values, func(v value) bool { return v.column == c.name }) {
-			values = append(values, value{c.name, st.value(nil, c)})
+		if c.editable() && !slices.ContainsFunc(values, func(v columnValue) bool { return v.column == c.name }) {
+			values = append(values, columnValue{c.name, st.value(nil, c)})
 		}
 	}
 	st.update(r, values...)
 }
 
-func (st *step) delete(r row) {
+func (st *step) delete(r cutRow) {
 	st.check(r)
 	st.apply(operation{op: cdc.Delete, table: r.table, row: &r})
 }
@@ -170,7 +173,7 @@ func (st *step) apply(o operation) {
 }
 
 // find returns the row with the given key. It panics if there is none.
-func (st *step) find(name, key string) row {
+func (st *step) find(name, key string) cutRow {
 	r, ok := st.lookup(name, key)
 	if !ok {
 		panic("shop: there is no such " + name)
@@ -180,27 +183,27 @@ func (st *step) find(name, key string) row {
 
 // lookup returns the row with the given key, and whether the row exists. The row is valid until
 // the step changes it, or removes any row of the same table.
-func (st *step) lookup(name, key string) (row, bool) {
+func (st *step) lookup(name, key string) (cutRow, bool) {
 	t := st.table(name)
 	i, ok := t.byKey[key]
 	if !ok {
-		return row{}, false
+		return cutRow{}, false
 	}
 	return st.read(t, int(i)), true
 }
 
 // any returns a random row of a table. It returns false if the table is empty.
-func (st *step) any(name string) (row, bool) {
+func (st *step) any(name string) (cutRow, bool) {
 	t := st.table(name)
 	if len(t.rows) == 0 {
-		return row{}, false
+		return cutRow{}, false
 	}
 	return st.read(t, st.IntN(len(t.rows))), true
 }
 
 // read returns the row in slot i of a table. The row has its own spans, which later reads do not
 // overwrite.
-func (st *step) read(t *table, i int) row {
+func (st *step) read(t *tableRows, i int) cutRow {
 	r := st.m.at(t, i)
 	if len(st.slab) < len(r.spans) {
 		st.slab = make([]rawjson.Span, 4096)

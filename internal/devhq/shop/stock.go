@@ -4,10 +4,10 @@ import "strconv"
 
 // hotPart returns a random part in stock. Most often, it is one of the few parts that every job
 // needs.
-func (st *step) hotPart() (row, bool) {
+func (st *step) hotPart() (cutRow, bool) {
 	t := st.table("inventory_part")
 	if len(t.rows) == 0 {
-		return row{}, false
+		return cutRow{}, false
 	}
 	return st.read(t, st.skewed(len(t.rows))), true
 }
@@ -59,8 +59,8 @@ func (st *step) orderParts() {
 	}
 	n := st.table("purchase_order").next
 	st.insert("purchase_order", str("vendorId", v.key()), num("number", int64(n)), raw("status", `"Ordered"`),
-		value{"lines", append(lines, ']')}, num("totalCents", total))
-	st.update(v, num("openPurchaseOrders", v.int("openPurchaseOrders")+1), value{"ledger", anyInteger(st.generator, nil)})
+		columnValue{"lines", append(lines, ']')}, num("totalCents", total))
+	st.update(v, num("openPurchaseOrders", v.int("openPurchaseOrders")+1), columnValue{"ledger", anyInteger(st.generator, nil)})
 }
 
 // receiveDelivery marks a purchase order as received, and raises the quantities of several parts
@@ -89,7 +89,8 @@ func (st *step) recount() {
 	}
 	st.clerk()
 	r := st.read(t, st.IntN(len(t.rows)))
-	image, _ := r.rewrite(nil, st.assign(t.latest(), []value{num("quantity", st.Int64N(200)), num("reserved", 0), st.nowIn("updatedDate")}))
+	values := []columnValue{num("quantity", st.Int64N(200)), num("reserved", 0), st.nowIn("updatedDate")}
+	image, _ := r.rewrite(nil, st.assign(t.latest(), values))
 	st.delete(r)
 	st.reinsert(t, image)
 }

@@ -13,12 +13,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// table holds the rows of one table, each as the JSON text that is published. Its state depends
+// tableRows holds the rows of one table, each as the JSON text that is published. Its state depends
 // only on the rows and the order in which they are stored, so that loading a snapshot restores it
 // exactly.
-type table struct {
+type tableRows struct {
 	index    int // index in model.tables
-	layouts  []*layout
+	layouts  []*rowLayout
 	rows     []slot // in no particular order; remove fills a gap with the last row
 	byKey    map[string]int32
 	children map[string][]string // parent key -> sorted keys of the rows that belong to the parent; see definition.parent
@@ -33,14 +33,14 @@ type slot struct {
 	company, location uint16 // indexes in model.owners
 }
 
-func (t *table) latest() *layout { return t.layouts[len(t.layouts)-1] }
-func (t *table) name() string    { return t.layouts[0].table }
+func (t *tableRows) latest() *rowLayout { return t.layouts[len(t.layouts)-1] }
+func (t *tableRows) name() string       { return t.layouts[0].table }
 
-// row is one row, split into columns. It is immutable. Its spans are valid as long as their buffer
-// is not reused.
-type row struct {
-	table  *table
-	layout *layout
+// cutRow is one row, split into columns. It is immutable. Its spans are valid as long as their
+// buffer is not reused.
+type cutRow struct {
+	table  *tableRows
+	layout *rowLayout
 	slot   int
 	image  []byte
 	spans  []rawjson.Span
@@ -49,7 +49,7 @@ type row struct {
 // cut returns the spans of the columns in a row image. The image must have the form that
 // generator.row and row.rewrite write: columns in the layout's order, some of them omitted, and no
 // white space.
-func cut(l *layout, image []byte, spans []rawjson.Span) []rawjson.Span {
+func cut(l *rowLayout, image []byte, spans []rawjson.Span) []rawjson.Span {
 	spans = slices.Grow(spans[:0], len(l.columns))[:len(l.columns)]
 	clear(spans)
 	at := 1
@@ -109,14 +109,14 @@ func skipString(text []byte, i int) int {
 }
 
 // raw returns the raw value of the column in slot i, or nil if the row has none.
-func (r *row) raw(i int) []byte {
+func (r *cutRow) raw(i int) []byte {
 	if i < 0 || r.spans[i].IsZero() {
 		return nil
 	}
 	return r.image[r.spans[i].Start:r.spans[i].End]
 }
 
-func (r *row) text(column string) string {
+func (r *cutRow) text(column string) string {
 	raw := r.raw(r.layout.slot(column))
 	if raw == nil || rawjson.IsNull(raw) {
 		return ""
@@ -124,24 +124,24 @@ func (r *row) text(column string) string {
 	return string(rawjson.Text(raw))
 }
 
-func (r *row) int(column string) int64 {
+func (r *cutRow) int(column string) int64 {
 	n, _ := strconv.ParseInt(r.text(column), 10, 64)
 	return n
 }
 
 // hundredths returns the value of a number column times 100. The number must have no more than two
 // decimal places.
-func (r *row) hundredths(column string) int64 {
+func (r *cutRow) hundredths(column string) int64 {
 	whole, decimals, _ := strings.Cut(r.text(column), ".")
 	n, _ := strconv.ParseInt(whole+(decimals + "00")[:2], 10, 64)
 	return n
 }
 
-func (r *row) key() string { return r.table.rows[r.slot].key }
+func (r *cutRow) key() string { return r.table.rows[r.slot].key }
 
 // keyOf returns the key that identifies the row in table.byKey. It consists of the texts of the
 // key columns, separated by NULs.
-func (r *row) keyOf() string {
+func (r *cutRow) keyOf() string {
 	if len(r.layout.key) == 1 {
 		return string(rawjson.Text(r.raw(r.layout.key[0])))
 	}
@@ -156,7 +156,7 @@ func (r *row) keyOf() string {
 }
 
 // wireKey returns the key in the JSON form in which changes contain it.
-func (r *row) wireKey() json.RawMessage {
+func (r *cutRow) wireKey() json.RawMessage {
 	key := []byte{'['}
 	if r.layout.companyKey {
 		key = append(append(key, r.raw(r.layout.company)...), ',')
@@ -179,7 +179,7 @@ type assignment struct {
 // rewrite returns the image of r in the newest layout of its table, with the values in sets. It
 // also returns the names of the columns whose values differ. sets must be in the layout's order.
 // The memory of scratch is reused.
-func (r *row) rewrite(scratch []byte, sets []assignment) (image []byte, diff []string) {
+func (r *cutRow) rewrite(scratch []byte, sets []assignment) (image []byte, diff []string) {
 	to := r.table.latest()
 	out := append(scratch[:0], '{')
 	for i := range to.columns {
@@ -221,7 +221,7 @@ func convert(raw []byte, to schema.Type) []byte {
 }
 
 // add adds a row to the table and returns the index of the row.
-func (t *table) add(s slot, parent string) int {
+func (t *tableRows) add(s slot, parent string) int {
 	if _, twice := t.byKey[s.key]; twice {
 		panic(fmt.Sprintf("shop: a row of %s is inserted twice", t.name()))
 	}
@@ -237,7 +237,7 @@ func (t *table) add(s slot, parent string) int {
 }
 
 // remove removes the row at index at from the table.
-func (t *table) remove(at int, parent string) {
+func (t *tableRows) remove(at int, parent string) {
 	key := t.rows[at].key
 	delete(t.byKey, key)
 	last := len(t.rows) - 1
@@ -264,8 +264,8 @@ func (t *table) remove(at int, parent string) {
 // operation is one change, as the model applies it.
 type operation struct {
 	op       cdc.Op
-	table    *table
-	row      *row         // for UPDATE and DELETE: the row before the change
+	table    *tableRows
+	row      *cutRow      // for UPDATE and DELETE: the row before the change
 	image    []byte       // for INSERT and UPDATE: the row after the change
 	sets     []assignment // for UPDATE: the new values, in the layout's order
 	diff     []string     // for UPDATE: the names of the columns that differ

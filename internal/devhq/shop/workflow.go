@@ -59,7 +59,7 @@ func (st *step) clerk() string {
 func (m *model) mostCustomers() int { return 2*m.customers + 20 }
 
 // newCustomer inserts a customer of the given location, with one or two vehicles.
-func (st *step) newCustomer(location row) row {
+func (st *step) newCustomer(location cutRow) cutRow {
 	st.actAt(location)
 	if st.percent(15) {
 		st.location = "" // a customer of the whole company
@@ -71,7 +71,7 @@ func (st *step) newCustomer(location row) row {
 	return st.find("customer", key)
 }
 
-func (st *step) newVehicle(customer row) string {
+func (st *step) newVehicle(customer cutRow) string {
 	st.actAt(customer)
 	key := st.insert("vehicle", str("customerId", customer.key()))
 	customer = st.find("customer", customer.key())
@@ -81,7 +81,7 @@ func (st *step) newVehicle(customer row) string {
 
 // someCustomer returns a random customer and the location in charge. As long as the shop has fewer
 // than mostCustomers customers, it sometimes adds a new customer instead.
-func (st *step) someCustomer() (customer, location row) {
+func (st *step) someCustomer() (customer, location cutRow) {
 	if len(st.table("customer").rows) < st.m.mostCustomers() && st.percent(10) {
 		location, _ = st.any("location")
 		return st.newCustomer(location), location
@@ -92,7 +92,7 @@ func (st *step) someCustomer() (customer, location row) {
 
 // locationOf returns the location of a row. If the row has none, locationOf returns a random
 // location of the same company.
-func (st *step) locationOf(r row) row {
+func (st *step) locationOf(r cutRow) cutRow {
 	if id := r.text("locationId"); id != "" {
 		return st.find("location", id)
 	}
@@ -138,13 +138,13 @@ func (st *step) reschedule() {
 	}
 	st.clerk()
 	l := st.table("appointment").latest()
-	start := value{"startDate", st.value(nil, &l.columns[l.slot("startDate")])}
+	start := columnValue{"startDate", st.value(nil, &l.columns[l.slot("startDate")])}
 	count := num("rescheduled", a.int("rescheduled")+1)
 	if st.percent(50) {
 		st.update(a, start, count)
 		return
 	}
-	image, _ := a.rewrite(nil, st.assign(l, []value{start, count}))
+	image, _ := a.rewrite(nil, st.assign(l, []columnValue{start, count}))
 	st.delete(a)
 	st.reinsert(a.table, image)
 }
@@ -160,7 +160,7 @@ func (st *step) chat() {
 	}
 	switch msg.text("status") {
 	case "Draft":
-		st.update(msg, raw("status", `"Queued"`), value{"body", remark(st.generator, nil)})
+		st.update(msg, raw("status", `"Queued"`), columnValue{"body", remark(st.generator, nil)})
 	case "Queued":
 		st.update(msg, raw("status", `"Sent"`), st.nowIn("sentDate"))
 	case "Sent":
@@ -223,7 +223,7 @@ func (st *step) routine() {
 }
 
 // fill inserts a generated row into a standalone table.
-func (st *step) fill(t *table) {
+func (st *step) fill(t *tableRows) {
 	location, _ := st.any("location")
 	st.actAt(location)
 	st.insert(t.name())

@@ -19,7 +19,7 @@ type config struct {
 	credential azcore.TokenCredential // nil if the shared access key is used
 	properties bool
 	inFlight   int
-	dial       dialer
+	dial       amqpDialer
 	tls        *tls.Config // nil to trust the system's authorities
 	patience   time.Duration
 	renew      func() (config, error) // parses the URL again; nil if the config never changes

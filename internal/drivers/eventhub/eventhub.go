@@ -106,7 +106,7 @@ var options = []sink.Option{
 		Help: "with `transport=websockets`: `http://host:port` of a proxy, or `none`; " +
 			"put a proxy with a password into the environment",
 	},
-	{Name: "tls-ca", Type: sink.File{}, Harmless: true, Help: "PEM file with trusted authorities, if a proxy or gateway has its own"},
+	{Name: "tls-ca", Type: sink.FilePath{}, Harmless: true, Help: "PEM file with trusted authorities, if a proxy or gateway has its own"},
 	{
 		Name: "timeout", Type: sink.Duration{Min: 100 * time.Millisecond, Max: time.Hour}, Default: "30s",
 		Help: "how long Event Hubs may acknowledge nothing before eds reports it; eds keeps waiting",

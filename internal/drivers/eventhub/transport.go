@@ -17,8 +17,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// dialer opens a connection that carries AMQP to the namespace.
-type dialer func(ctx context.Context) (net.Conn, error)
+// amqpDialer opens a connection that carries AMQP to the namespace.
+type amqpDialer func(ctx context.Context) (net.Conn, error)
 
 // Ports of AMQP with TLS and without TLS.
 const (
@@ -28,7 +28,7 @@ const (
 
 // overTCP returns a dialer for the namespace's AMQP port, with TLS unless the namespace is the
 // emulator.
-func (c *config) overTCP() dialer {
+func (c *config) overTCP() amqpDialer {
 	port := securePort
 	if c.emulator {
 		port = plainPort
@@ -49,7 +49,7 @@ func (c *config) overTCP() dialer {
 const dialTimeout = 10 * time.Second
 
 // overWebSockets returns a dialer that carries AMQP over a WebSocket to the namespace's HTTPS port.
-func (c *config) overWebSockets(proxy proxyFunc) dialer {
+func (c *config) overWebSockets(proxy proxyFunc) amqpDialer {
 	scheme := "wss://"
 	if c.emulator {
 		scheme = "ws://" // the emulator has no certificate

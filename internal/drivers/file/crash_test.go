@@ -214,7 +214,7 @@ func (d *fullDisk) remove(name string) error             { return d.disk.remove(
 func (d *fullDisk) syncDir(name string) error            { return d.disk.syncDir(name) }
 func (d *fullDisk) readFile(name string) ([]byte, error) { return d.disk.readFile(name) }
 func (d *fullDisk) ensure() (bool, error)                { return d.disk.ensure() }
-func (d *fullDisk) open(name string) (file, error) {
+func (d *fullDisk) open(name string) (diskFile, error) {
 	f, err := d.disk.open(name)
 	if err != nil {
 		return nil, err
@@ -224,5 +224,5 @@ func (d *fullDisk) open(name string) (file, error) {
 
 type fullFile struct{ faultyFile }
 
-func (f *fullFile) Truncate(size int64) error { return f.file.Truncate(size) }
-func (f *fullFile) Sync() error               { return f.file.Sync() }
+func (f *fullFile) Truncate(size int64) error { return f.diskFile.Truncate(size) }
+func (f *fullFile) Sync() error               { return f.diskFile.Sync() }

@@ -29,10 +29,10 @@ type disk interface {
 	// existing parent and returns it as d. The function end removes the temporary directory. If the
 	// directory exists, d and end are nil.
 	probeDir() (d disk, end func() error, err error)
-	create(name string) (file, error) // the file must not exist yet
-	open(name string) (file, error)   // opens an existing file for writing
-	rename(from, to string) error     // replaces an existing file named to
-	remove(name string) error         // removes a file or an empty directory
+	create(name string) (diskFile, error) // the file must not exist yet
+	open(name string) (diskFile, error)   // opens an existing file for writing
+	rename(from, to string) error         // replaces an existing file named to
+	remove(name string) error             // removes a file or an empty directory
 	mkdir(name string) error
 	syncDir(name string) error
 	stat(name string) (fs.FileInfo, error)
@@ -41,8 +41,8 @@ type disk interface {
 	close() error
 }
 
-// file is an open file. Only one goroutine uses it at a time.
-type file interface {
+// diskFile is an open file. Only one goroutine uses it at a time.
+type diskFile interface {
 	Write(p []byte) (int, error)
 	WriteAt(p []byte, offset int64) (int, error)
 	Truncate(size int64) error
@@ -124,12 +124,12 @@ func (d *rootDisk) probeDir() (disk, func() error, error) {
 	return in, func() error { return errors.Join(in.close(), os.RemoveAll(path)) }, nil
 }
 
-func (d *rootDisk) create(name string) (file, error) {
+func (d *rootDisk) create(name string) (diskFile, error) {
 	return d.openFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 }
-func (d *rootDisk) open(name string) (file, error) { return d.openFile(name, os.O_WRONLY) }
+func (d *rootDisk) open(name string) (diskFile, error) { return d.openFile(name, os.O_WRONLY) }
 
-func (d *rootDisk) openFile(name string, flag int) (file, error) {
+func (d *rootDisk) openFile(name string, flag int) (diskFile, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	f, err := d.root.OpenFile(name, flag, 0o644)

@@ -57,17 +57,17 @@ func (d *faultyDisk) call(op, name string, do func() error) error {
 	return nil
 }
 
-func (d *faultyDisk) create(name string) (f file, err error) {
+func (d *faultyDisk) create(name string) (f diskFile, err error) {
 	err = d.call("create", name, func() (err error) { f, err = d.disk.create(name); return err })
 	return d.wrap(name, f, err)
 }
 
-func (d *faultyDisk) open(name string) (f file, err error) {
+func (d *faultyDisk) open(name string) (f diskFile, err error) {
 	err = d.call("open", name, func() (err error) { f, err = d.disk.open(name); return err })
 	return d.wrap(name, f, err)
 }
 
-func (d *faultyDisk) wrap(name string, f file, err error) (file, error) {
+func (d *faultyDisk) wrap(name string, f diskFile, err error) (diskFile, error) {
 	if err != nil {
 		if f != nil {
 			f.Close()
@@ -110,32 +110,32 @@ func (d *faultyDisk) exists() (found bool, err error) {
 
 // faultyFile is a file that fails when its disk fails. A failing Write writes half of the data.
 type faultyFile struct {
-	file
+	diskFile
 	disk *faultyDisk
 	name string
 }
 
 func (f *faultyFile) Write(p []byte) (n int, err error) {
-	err = f.disk.call("write", f.name, func() (err error) { n, err = f.file.Write(p); return err })
+	err = f.disk.call("write", f.name, func() (err error) { n, err = f.diskFile.Write(p); return err })
 	if err != nil && n == 0 {
-		n, _ = f.file.Write(p[:len(p)/2])
+		n, _ = f.diskFile.Write(p[:len(p)/2])
 	}
 	return n, err
 }
 
 func (f *faultyFile) WriteAt(p []byte, offset int64) (n int, err error) {
-	err = f.disk.call("writeAt", f.name, func() (err error) { n, err = f.file.WriteAt(p, offset); return err })
+	err = f.disk.call("writeAt", f.name, func() (err error) { n, err = f.diskFile.WriteAt(p, offset); return err })
 	if err != nil && n == 0 {
-		n, _ = f.file.WriteAt(p[:len(p)/2], offset)
+		n, _ = f.diskFile.WriteAt(p[:len(p)/2], offset)
 	}
 	return n, err
 }
 
 func (f *faultyFile) Truncate(size int64) error {
-	return f.disk.call("truncate", f.name, func() error { return f.file.Truncate(size) })
+	return f.disk.call("truncate", f.name, func() error { return f.diskFile.Truncate(size) })
 }
 
-func (f *faultyFile) Sync() error { return f.disk.call("sync", f.name, f.file.Sync) }
+func (f *faultyFile) Sync() error { return f.disk.call("sync", f.name, f.diskFile.Sync) }
 
 // tempDir returns a directory for one test. The directory is in memory if the system has a file
 // system in memory, so that the tests do not depend on the speed of the disk.

@@ -20,9 +20,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/lake"
 )
 
-// tableLoad loads one table into NDJSON files. Each file of the snapshot becomes one NDJSON file,
+// fileLoad loads one table into NDJSON files. Each file of the snapshot becomes one NDJSON file,
 // which Finish moves from the staging directory to the table's directory.
-type tableLoad struct {
+type fileLoad struct {
 	sink  *rollingSink
 	job   string
 	table *schema.Table
@@ -42,7 +42,7 @@ func (l *rollingSink) BeginLoad(ctx context.Context, job string, t *schema.Table
 		return nil, fmt.Errorf("begin to load table %q: %w", t.Name, err)
 	}
 	parent := path.Join(privateDir, "load", encode.Segment(t.Name, maxDir))
-	s := &tableLoad{sink: l, job: job, table: t, dir: path.Join(parent, encode.Segment(job, maxDir)), files: make(map[string]bool)}
+	s := &fileLoad{sink: l, job: job, table: t, dir: path.Join(parent, encode.Segment(job, maxDir)), files: make(map[string]bool)}
 	jobs, err := l.entries(parent)
 	for _, other := range jobs {
 		if dir := path.Join(parent, other); err == nil && dir != s.dir {
@@ -62,7 +62,7 @@ func (l *rollingSink) BeginLoad(ctx context.Context, job string, t *schema.Table
 // loadRows writes rows of a snapshot directly to their final directories, as whole files, because
 // the rows of a batch may belong to many directories. Loading the same snapshot file again
 // overwrites the same files.
-func (l *rollingSink) loadRows(ctx context.Context, b *change.Batch, from encode.Origin) error {
+func (l *rollingSink) loadRows(ctx context.Context, b *change.Batch, from encode.SnapshotPart) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	failed := func(err error) error {
@@ -111,18 +111,18 @@ func (s *fileStore) entries(dir string) ([]string, error) {
 }
 
 // nameOf returns the name of the NDJSON file for a file of the snapshot.
-func (s *tableLoad) nameOf(file string) string {
+func (s *fileLoad) nameOf(file string) string {
 	return "import-" + encode.Segment(s.job, 80) + "~" + encode.Segment(file, 140) + s.sink.encoder.Extension()
 }
 
 // Loaded reports whether this load already has the rows of the snapshot file.
-func (s *tableLoad) Loaded(file string) bool {
+func (s *fileLoad) Loaded(file string) bool {
 	_, ok := s.files[s.nameOf(file)]
 	return ok
 }
 
 // LoadFile stages the rows of one snapshot file, and returns the number of rows.
-func (s *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+func (s *fileLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	l := s.sink
 	l.mu.Lock()
 	err := l.beginCall(ctx)
@@ -155,7 +155,7 @@ func (s *tableLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*c
 
 // write writes the rows to the new file temp and makes its content durable. It returns the number
 // of rows.
-func (s *tableLoad) write(ctx context.Context, temp string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+func (s *fileLoad) write(ctx context.Context, temp string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	failed := func(err error) error { return fmt.Errorf("load table %q: %w", s.table.Name, withoutNames(err)) }
 	f, err := s.sink.disk.create(temp)
 	if err != nil {
@@ -185,7 +185,7 @@ func (s *tableLoad) write(ctx context.Context, temp string, rows iter.Seq2[*chan
 }
 
 // copy writes each row as a line to w. It returns the number of rows.
-func (s *tableLoad) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*change.Row, error]) (int64, error) {
+func (s *fileLoad) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var n int64
 	var line []byte
 	for row, err := range rows {
@@ -205,7 +205,7 @@ func (s *tableLoad) copy(ctx context.Context, w io.Writer, rows iter.Seq2[*chang
 
 // Finish moves the load's files to the table's directory, one at a time. If Finish is interrupted,
 // the next call continues. It returns -1, because the files hold events, which are not counted.
-func (s *tableLoad) Finish(ctx context.Context) (int64, error) {
+func (s *fileLoad) Finish(ctx context.Context) (int64, error) {
 	l := s.sink
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -216,7 +216,7 @@ func (s *tableLoad) Finish(ctx context.Context) (int64, error) {
 	return -1, nil
 }
 
-func (s *tableLoad) installFiles(ctx context.Context) error {
+func (s *fileLoad) installFiles(ctx context.Context) error {
 	l := s.sink
 	if err := l.beginCall(ctx); err != nil {
 		return err
@@ -254,7 +254,7 @@ func (s *tableLoad) installFiles(ctx context.Context) error {
 
 // abandon removes the whole load, because the staged file at the path name is missing. It returns
 // ErrLoadLost as a Fatal error.
-func (s *tableLoad) abandon(name string) error {
+func (s *fileLoad) abandon(name string) error {
 	if err := s.sink.removeAll(path.Dir(s.dir)); err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func (s *tableLoad) abandon(name string) error {
 }
 
 // Discard removes the files that the load has staged.
-func (s *tableLoad) Discard(ctx context.Context) error {
+func (s *fileLoad) Discard(ctx context.Context) error {
 	l := s.sink
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -280,4 +280,4 @@ func (s *tableLoad) Discard(ctx context.Context) error {
 }
 
 // Close keeps the staged files, so that a later BeginLoad of the same job resumes the load.
-func (s *tableLoad) Close(context.Context) error { return nil }
+func (s *fileLoad) Close(context.Context) error { return nil }

@@ -75,7 +75,7 @@ func (d *memDisk) exists() (bool, error) { return true, nil }
 func (d *memDisk) ensure() (bool, error) { return false, nil }
 func (d *memDisk) close() error          { return nil }
 
-func (d *memDisk) create(name string) (file, error) {
+func (d *memDisk) create(name string) (diskFile, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dir, base, err := d.at(name)
@@ -89,7 +89,7 @@ func (d *memDisk) create(name string) (file, error) {
 	return &memFile{d, dir.now[base]}, nil
 }
 
-func (d *memDisk) open(name string) (file, error) {
+func (d *memDisk) open(name string) (diskFile, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	dir, base, err := d.at(name)

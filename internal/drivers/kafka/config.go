@@ -22,7 +22,7 @@ type config struct {
 	brokers       []string // host:port
 	topic         *encode.Route
 	byRow         bool // the key is the row's primary key, not one per change
-	format        format
+	format        valueFormatter
 	flat          bool // the format adds columns of eds to the columns of the row
 	headers       bool
 	compression   []kgo.CompressionCodec // in order of preference

@@ -255,11 +255,11 @@ func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// format appends the value of an event's message to dst. The result replaced reports whether
-// invalid UTF-8 was replaced.
-type format func(dst []byte, e *cdc.Event) (out []byte, replaced bool)
+// valueFormatter appends the value of an event's message to dst. The result replaced reports
+// whether invalid UTF-8 was replaced.
+type valueFormatter func(dst []byte, e *cdc.Event) (out []byte, replaced bool)
 
-var formats = map[string]format{"eds": encode.AppendEvent, "flat": appendFlat, "debezium": appendDebezium}
+var formats = map[string]valueFormatter{"eds": encode.AppendEvent, "flat": appendFlat, "debezium": appendDebezium}
 
 // appendFlat appends the row as an object, with added columns that describe the change.
 func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {

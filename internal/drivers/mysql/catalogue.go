@@ -77,7 +77,7 @@ func otherThanTable(kind string) string {
 
 // Objects describes the named objects that exist. It returns no ids, because InnoDB changes the id
 // of a table that is altered, and shows ids only to administrators.
-func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+func (s *sqlSession) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	var objects []sqlsink.Object
 	for part := range slices.Chunk(names, namesAtOnce) {
 		args, requested := s.nameArgs(part)
@@ -95,7 +95,7 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 }
 
 // Empty returns the indexes in names of the tables that have no row.
-func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
 		tables[i] = quote(name)
@@ -124,7 +124,7 @@ func markers(n int) string { return strings.Repeat(", ?", n)[2:] }
 
 // nameArgs returns names as query parameters. It also returns a map from each name, folded as the
 // server folds table names, to the name itself.
-func (s *session) nameArgs(names []string) ([]driver.Value, map[string]string) {
+func (s *sqlSession) nameArgs(names []string) ([]driver.Value, map[string]string) {
 	args := make([]driver.Value, len(names))
 	requested := make(map[string]string, len(names))
 	for i, n := range names {
@@ -136,8 +136,8 @@ func (s *session) nameArgs(names []string) ([]driver.Value, map[string]string) {
 
 // Tables describes the named tables that exist. If a name belongs to an object of another kind,
 // such as a view, the result has an entry for the object, without columns.
-func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	var tables []*sqlsink.Table
+func (s *sqlSession) Tables(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
+	var tables []*sqlsink.RealTable
 	for part := range slices.Chunk(names, namesAtOnce) {
 		found, err := s.describe(ctx, part)
 		if err != nil {
@@ -148,12 +148,12 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return tables, nil
 }
 
-func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+func (s *sqlSession) describe(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
 	const what = "read the catalogue"
 	list := markers(len(names))
 	args, requested := s.nameArgs(names)
-	var tables []*sqlsink.Table
-	byName := make(map[string]*sqlsink.Table)
+	var tables []*sqlsink.RealTable
+	byName := make(map[string]*sqlsink.RealTable)
 	rows, err := s.query(ctx, what, fmt.Sprintf(tablesQuery, list), args...)
 	if err != nil {
 		return nil, err
@@ -164,7 +164,7 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 		if !ok {
 			continue
 		}
-		t := &sqlsink.Table{Name: name, Other: otherThanTable(row[1]), Native: &relation{}}
+		t := &sqlsink.RealTable{Name: name, Other: otherThanTable(row[1]), Native: &relation{}}
 		byName[row[0]] = t
 		tables = append(tables, t)
 	}
@@ -197,8 +197,8 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 // limitKey sets the length to which eds may widen each text column of the table's primary key. The
 // limit is the length of such a column in a table that eds creates, or less if the key's other
 // columns leave less space in an index entry.
-func limitKey(t *sqlsink.Table) {
-	var texts []*sqlsink.Column
+func limitKey(t *sqlsink.RealTable) {
+	var texts []*sqlsink.RealColumn
 	size := 0
 	for i := range t.Columns {
 		c := &t.Columns[i]
@@ -213,7 +213,7 @@ func limitKey(t *sqlsink.Table) {
 	}
 	// The longest column comes first, so that the shorter columns get the space that it does not
 	// use.
-	slices.SortStableFunc(texts, func(a, b *sqlsink.Column) int {
+	slices.SortStableFunc(texts, func(a, b *sqlsink.RealColumn) int {
 		return cmp.Compare(b.Native.(*attribute).length, a.Native.(*attribute).length)
 	})
 	spare := max(0, maxIndex-size) / 4
@@ -237,14 +237,14 @@ func (a *attribute) keySize() int {
 	}
 }
 
-func (s *session) foldTable(name string) string {
+func (s *sqlSession) foldTable(name string) string {
 	if s.foldsTables {
 		return strings.ToLower(name)
 	}
 	return name
 }
 
-func (s *session) showCreate(ctx context.Context, t *sqlsink.Table) error {
+func (s *sqlSession) showCreate(ctx context.Context, t *sqlsink.RealTable) error {
 	r := t.Native.(*relation)
 	rows, err := s.query(ctx, "read the catalogue", "SHOW CREATE TABLE "+quote(t.Name))
 	if err != nil {
@@ -270,9 +270,9 @@ func (r *relation) definitionOf(column string) string {
 
 // describeColumn converts a row of columnsQuery to a column. The parameter row lacks the first
 // field, which is the table's name.
-func (s *session) describeColumn(r *relation, row []string) sqlsink.Column {
+func (s *sqlSession) describeColumn(r *relation, row []string) sqlsink.RealColumn {
 	extra := strings.ToUpper(row[5])
-	c := sqlsink.Column{
+	c := sqlsink.RealColumn{
 		Name: row[0], Type: row[2], Nullable: row[3] == "YES",
 		Filled: row[4] != "" && row[4] != "NULL" || strings.Contains(extra, "AUTO_INCREMENT") ||
 			strings.Contains(r.definitionOf(row[0]), " DEFAULT "),
@@ -362,7 +362,7 @@ func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, boo
 }
 
 // describeIndexes sets the unique indexes of the tables from rows of indexesQuery.
-func describeIndexes(tables map[string]*sqlsink.Table, rows [][]string) {
+func describeIndexes(tables map[string]*sqlsink.RealTable, rows [][]string) {
 	for i := 0; i < len(rows); {
 		first := rows[i]
 		var columns []string

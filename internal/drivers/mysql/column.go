@@ -30,8 +30,8 @@ const (
 	kindBytes // hexadecimal digits, for UNHEX
 )
 
-// column encodes the values of one real column. It is used by one goroutine at a time.
-type column struct {
+// columnEncoder encodes the values of one real column. It is used by one goroutine at a time.
+type columnEncoder struct {
 	sqlsink.ValueDecoder
 	*attribute
 	name   string // the real column's name
@@ -69,10 +69,11 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout. The parameter native says whether the
-// server stores JSON in a binary form. The encoder calls adjusted for each value that it adjusts.
-func newColumn(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(table, column, rule string)) column {
-	return column{
+// newColumnEncoder returns the encoder for a target of a layout. The parameter native says whether
+// the server stores JSON in a binary form. The encoder calls adjusted for each value that it
+// adjusts.
+func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(table, column, rule string)) columnEncoder {
+	return columnEncoder{
 		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute),
 		name: t.Real.Name, native: native,
 	}
@@ -80,7 +81,7 @@ func newColumn(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(
 
 // append appends the text of the raw JSON value, which must not be nil. An error is poison; its
 // text names the column and never contains the value.
-func (c *column) append(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) append(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	dst, err := c.appendValue(dst, raw)
 	if err != nil {
@@ -91,7 +92,7 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 
 // appendField appends the raw JSON value as a field of LOAD DATA. If raw is nil, it appends \N,
 // which is NULL. It escapes characters that would end the field or the line.
-func (c *column) appendField(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendField(dst, raw []byte) ([]byte, error) {
 	if raw == nil {
 		return append(dst, '\\', 'N'), nil
 	}
@@ -135,7 +136,7 @@ func appendEscaped(dst, text []byte) []byte {
 	return append(dst, text[start:]...)
 }
 
-func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendValue(dst, raw []byte) ([]byte, error) {
 	switch c.kind {
 	case kindText, kindOther:
 		return c.appendText(dst, raw)
@@ -166,7 +167,7 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 
 // appendText appends a string without its quotes, and any other value as JSON text. If the column
 // holds JSON in the source, appendText appends strings as JSON text, too.
-func (c *column) appendText(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendText(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	var flaws value.Flaw
 	if c.JSON {
@@ -196,7 +197,7 @@ func (c *column) appendText(dst, raw []byte) ([]byte, error) {
 	return dst, c.Replaced(flaws)
 }
 
-func (c *column) appendTruth(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendTruth(dst, raw []byte) ([]byte, error) {
 	if !c.Boolean {
 		return c.appendInt(dst, raw)
 	}
@@ -208,7 +209,7 @@ func (c *column) appendTruth(dst, raw []byte) ([]byte, error) {
 }
 
 // appendBit appends the value of a BIT column as an unsigned decimal number.
-func (c *column) appendBit(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendBit(dst, raw []byte) ([]byte, error) {
 	if c.Boolean {
 		return c.appendTruth(dst, raw)
 	}
@@ -219,7 +220,7 @@ func (c *column) appendBit(dst, raw []byte) ([]byte, error) {
 // bits are the sizes of the integer types, in bits.
 var bits = map[string]int{"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "integer": 32, "bigint": 64}
 
-func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendInt(dst, raw []byte) ([]byte, error) {
 	if c.unsigned {
 		n, err := c.Uint(raw, bits[c.data])
 		return strconv.AppendUint(dst, n, 10), err
@@ -228,7 +229,7 @@ func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
 	return strconv.AppendInt(dst, n, 10), err
 }
 
-func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendFloat(dst, raw []byte) ([]byte, error) {
 	size := 64
 	if c.kind == kindFloat {
 		size = 32
@@ -237,7 +238,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	return strconv.AppendFloat(dst, f, 'g', -1, size), err
 }
 
-func (c *column) appendDecimal(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendDecimal(dst, raw []byte) ([]byte, error) {
 	d, err := c.Fixed(raw, c.whole, max(0, c.scale))
 	if err != nil {
 		return dst, err
@@ -245,7 +246,7 @@ func (c *column) appendDecimal(dst, raw []byte) ([]byte, error) {
 	return d.AppendText(dst, 0), nil
 }
 
-func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendInstant(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	if c.kind == kindDate {
 		t, err := c.Date(raw)
@@ -274,7 +275,7 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 }
 
 // appendBytes appends the bytes of the raw JSON value as hexadecimal digits.
-func (c *column) appendBytes(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendBytes(dst, raw []byte) ([]byte, error) {
 	c.buffer = value.AppendBytes(c.buffer[:0], raw)
 	b := c.buffer
 	if cap(b) > keepBuffer {
@@ -293,7 +294,7 @@ func (c *column) appendBytes(dst, raw []byte) ([]byte, error) {
 
 // checkNumber checks a number in JSON text. MySQL stores the number as an integer if it fits into
 // 64 bits, signed or unsigned, and as a floating-point number otherwise.
-func (c *column) checkNumber(text []byte) error {
+func (c *columnEncoder) checkNumber(text []byte) error {
 	if len(text) <= 15 && !bytes.ContainsAny(text, "eE") {
 		return nil
 	}

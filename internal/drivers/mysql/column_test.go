@@ -52,9 +52,9 @@ func TestColumn_KeepsToItsBounds(t *testing.T) {
 }
 
 // testColumn returns the encoder for column c of table t. The source's column has the given type.
-func testColumn(a attribute, of schema.Type, adjusted func(table, column, rule string)) *column {
-	t := &sqlsink.Target{Slot: -1, Type: of, Real: &sqlsink.Column{Name: "c", Type: a.data, Native: &a}}
-	c := newColumn(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, t, true, adjusted)
+func testColumn(a attribute, of schema.Type, adjusted func(table, column, rule string)) *columnEncoder {
+	t := &sqlsink.Target{Slot: -1, Type: of, Real: &sqlsink.RealColumn{Name: "c", Type: a.data, Native: &a}}
+	c := newColumnEncoder(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, t, true, adjusted)
 	return &c
 }
 

@@ -78,7 +78,7 @@ func (d *dialect) explainNetwork(err error) error {
 		return fault.Mark(fault.Refused, fmt.Errorf("log in to %s: the user has a kind of password that eds cannot use; "+
 			"run: ALTER USER %s IDENTIFIED BY '...'", d.where, literal(d.config.User)))
 	}
-	server := sqlsink.Server{Address: d.where, Authority: "give it with tls-ca=FILE", Name: "give that with tls-server-name=NAME"}
+	server := sqlsink.ServerAddress{Address: d.where, Authority: "give it with tls-ca=FILE", Name: "give that with tls-server-name=NAME"}
 	if explained := server.ConnectError(err); explained != nil {
 		return explained
 	}

@@ -32,11 +32,11 @@ type dialect struct {
 	// setupLogged is set after the warnings about the server's settings have been logged.
 	setupLogged atomic.Bool
 	// server describes the server that the newest session is connected to.
-	server atomic.Pointer[server]
+	server atomic.Pointer[flavour]
 }
 
-// server has the properties that differ between servers that speak MySQL's protocol.
-type server struct {
+// flavour has the properties that differ between servers that speak MySQL's protocol.
+type flavour struct {
 	maria bool
 	// exact is the collation for keys; see exactCollation.
 	exact string
@@ -111,7 +111,7 @@ const textType = "LONGTEXT" + utf8mb4
 // typeOf returns the MySQL type of a new column. For JSON on MariaDB, it returns a text type:
 // MariaDB's type JSON is text with a check that refuses more than 32 levels of nesting. The check
 // is not needed, because eds writes only valid JSON.
-func (s *server) typeOf(t schema.Type) string {
+func (s *flavour) typeOf(t schema.Type) string {
 	switch t {
 	case schema.DateTime:
 		return "DATETIME(6)"
@@ -135,7 +135,7 @@ func (s *server) typeOf(t schema.Type) string {
 
 // definition returns the definition of a new column. The parameter texts is the number of text
 // columns in the table's key.
-func (s *server) definition(c sqlsink.NewColumn, texts int) string {
+func (s *flavour) definition(c sqlsink.NewColumn, texts int) string {
 	switch {
 	case c.Key && keyText(c.Type):
 		return quote(c.Name) + " " + s.shortText(keyLength(texts)) + " NOT NULL"
@@ -148,7 +148,7 @@ func (s *server) definition(c sqlsink.NewColumn, texts int) string {
 }
 
 // shortText returns a type that can be indexed, for texts of up to length characters.
-func (s *server) shortText(length int) string {
+func (s *flavour) shortText(length int) string {
 	return fmt.Sprintf("VARCHAR(%d)%s COLLATE %s", length, utf8mb4, s.exact)
 }
 
@@ -168,7 +168,7 @@ const maxShort = 48 << 10
 
 // DDL returns the statements of a migration step, for the server that the newest session is
 // connected to. It returns nil if the step is not possible.
-func (d *dialect) DDL(step sqlsink.Step) []string {
+func (d *dialect) DDL(step sqlsink.MigrationStep) []string {
 	s := d.server.Load()
 	table := quote(step.Table)
 	switch step.Kind {
@@ -188,7 +188,7 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	}
 }
 
-func (s *server) createTable(step sqlsink.Step) string {
+func (s *flavour) createTable(step sqlsink.MigrationStep) string {
 	var definitions, key []string
 	texts, short := 0, 0
 	for _, c := range step.Columns[:step.Keys] {
@@ -214,7 +214,7 @@ func (s *server) createTable(step sqlsink.Step) string {
 // definition, as far as the new type allows. Integers become DECIMAL rather than a floating-point
 // type, because DECIMAL is exact. A key column stays in the key. widen returns nil if it cannot
 // widen the column.
-func (s *server) widen(step sqlsink.Step) []string {
+func (s *flavour) widen(step sqlsink.MigrationStep) []string {
 	a := step.Real.Native.(*attribute)
 	table, name := quote(step.Table), quote(step.Real.Name)
 	rest, ok := strings.CutPrefix(a.definition, step.Real.Type)

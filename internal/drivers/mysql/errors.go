@@ -54,7 +54,7 @@ var conditions = map[uint16]string{
 // *serverError, and any other error a *sqlsink.ConnectionError. The parameter ctx is the context of
 // the call that failed. The parameter what names the operation, with which the text of the error
 // starts.
-func (s *session) sessionError(ctx context.Context, what string, err error) error {
+func (s *sqlSession) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}
 	}

@@ -52,8 +52,8 @@ func FuzzField(f *testing.F) {
 }
 
 // everyColumn returns a column of every kind.
-func everyColumn() []*column {
-	var all []*column
+func everyColumn() []*columnEncoder {
+	var all []*columnEncoder
 	add := func(a attribute, json bool) {
 		of := schema.String
 		if json {

@@ -124,7 +124,7 @@ const noInfileWarning = "the server does not allow LOAD DATA LOCAL INFILE, so ed
 // loadData loads rows with LOAD DATA LOCAL INFILE and returns the number of written rows. The
 // server only warns about invalid values, so loadData returns a warning as an error. If the server
 // does not allow LOAD DATA LOCAL INFILE, it returns errNoInfile.
-func (s *session) loadData(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
+func (s *sqlSession) loadData(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	r := &rowReader{
 		table: ts, columns: to.columns, next: next, synced: synced, buffer: s.buffer[:0], scratch: s.scratch,
 		replayable: to.replace != nil, sent: s.sent,
@@ -166,14 +166,14 @@ func (s *session) loadData(ctx context.Context, ts *tableStatements, to *rowWrit
 
 // loadFrom runs one LOAD DATA statement, whose file has the content of from, and returns the number
 // of written rows. The parameter load is the part of the statement that follows the file.
-func (s *session) loadFrom(ctx context.Context, what, load string, from io.Reader) (int64, error) {
+func (s *sqlSession) loadFrom(ctx context.Context, what, load string, from io.Reader) (int64, error) {
 	s.source = from
 	defer func() { s.source = nil }()
 	return s.execRows(ctx, what, "LOAD DATA LOCAL INFILE 'Reader::"+s.handler+"' "+load)
 }
 
 // checkWarnings returns the first warning of the previous statement as an error.
-func (s *session) checkWarnings(ctx context.Context, to *rowWriter) error {
+func (s *sqlSession) checkWarnings(ctx context.Context, to *rowWriter) error {
 	rows, err := s.query(ctx, to.what, "SELECT @@warning_count")
 	if err != nil || len(rows) == 1 && rows[0][0] == "0" {
 		return err
@@ -186,7 +186,7 @@ func (s *session) checkWarnings(ctx context.Context, to *rowWriter) error {
 
 // fill writes rows with LOAD DATA if the server allows it, or else with INSERT statements. It
 // returns the number of written rows. If the writer skips existing keys, fill counts each key once.
-func (s *session) fill(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
+func (s *sqlSession) fill(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	if to.load != "" && !s.dialect.noInfile.Load() {
 		n, err := s.loadData(ctx, ts, to, next, synced)
 		if !errors.Is(err, errNoInfile) {
@@ -200,7 +200,7 @@ func (s *session) fill(ctx context.Context, ts *tableStatements, to *rowWriter, 
 
 // parametersOf appends to dst the row's values of the columns with the given indexes, encoded as
 // statement parameters.
-func (s *session) parametersOf(ts *tableStatements, columns []int, row *change.Row, synced time.Time, dst arguments) (arguments, error) {
+func (s *sqlSession) parametersOf(ts *tableStatements, columns []int, row *change.Row, synced time.Time, dst arguments) (arguments, error) {
 	for _, i := range columns {
 		var raw []byte
 		raw, s.scratch = ts.layout.Columns[i].Raw(row, synced, s.scratch[:0])

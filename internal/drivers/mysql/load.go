@@ -15,7 +15,7 @@ import (
 )
 
 // Exec runs DDL statements one after the other. Each statement is a separate transaction.
-func (s *session) Exec(ctx context.Context, statements []string) error {
+func (s *sqlSession) Exec(ctx context.Context, statements []string) error {
 	defer s.calls.AllowLong()()
 	return s.waitShortly(ctx, func() error {
 		for _, sql := range statements {
@@ -37,7 +37,7 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 // Otherwise it has only the columns that eds writes. The layout's key is its primary key, so that
 // of several rows with the same key the last one stays. The staging table is transactional, so that
 // a file that fails leaves no rows.
-func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+func (s *sqlSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	ts := s.tableStatements(live)
 	return s.exec(ctx, "create a staging table", stageText(ts, quote(name)))
 }
@@ -68,7 +68,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 }
 
 // Count returns the number of rows of a table in the layout's scope.
-func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	rows, err := s.query(ctx, "count rows", s.countText(l))
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	return strconv.ParseInt(rows[0][0], 10, 64)
 }
 
-func (s *server) countText(l *sqlsink.Layout) string {
+func (s *flavour) countText(l *sqlsink.Layout) string {
 	text := "SELECT COUNT(*) FROM " + quote(l.Real.Name)
 	if terms := s.inScope(l); len(terms) > 0 {
 		text += " WHERE " + strings.Join(terms, " AND ")
@@ -89,7 +89,7 @@ func (s *server) countText(l *sqlsink.Layout) string {
 }
 
 // inScope returns the conditions under which a row is in the layout's scope. All must hold.
-func (s *server) inScope(l *sqlsink.Layout) []string {
+func (s *flavour) inScope(l *sqlsink.Layout) []string {
 	return l.ScopeTerms(func(name string) string {
 		return "CONVERT(" + quote(l.Real.Name) + "." + quote(name) + " USING utf8mb4) COLLATE " + s.exact
 	}, literal)
@@ -97,7 +97,7 @@ func (s *server) inScope(l *sqlsink.Layout) []string {
 
 // Seal finds out whether the staging table can replace the live table without losing triggers,
 // foreign keys or other properties of the live table.
-func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
+func (s *sqlSession) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	ts := s.tableStatements(live)
 	ts.swap = false
 	found, err := s.Tables(ctx, []string{live.Real.Name, stage.Real.Name})
@@ -117,7 +117,7 @@ func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 
 // likeness returns the table's definition without the parts that differ between a table and its
 // copy: the name and the value of AUTO_INCREMENT.
-func likeness(t *sqlsink.Table) string {
+func likeness(t *sqlsink.RealTable) string {
 	create := strings.Replace(t.Native.(*relation).create, quote(t.Name), "", 1)
 	if before, after, ok := strings.Cut(create, " AUTO_INCREMENT="); ok {
 		create = before + strings.TrimLeft(after, "0123456789")
@@ -232,6 +232,6 @@ func (tx *transaction) Drop(_ context.Context, table string) error {
 }
 
 // PlacesFirst reports whether Place may rename tables, which commits the transaction implicitly.
-func (s *session) PlacesFirst(live *sqlsink.Layout) bool {
+func (s *sqlSession) PlacesFirst(live *sqlsink.Layout) bool {
 	return s.tableStatements(live).swap && live.Scope == nil
 }

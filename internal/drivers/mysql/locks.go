@@ -11,11 +11,11 @@ import (
 )
 
 // lockWait returns the limit for how long a statement waits for a lock, in seconds.
-func (s *session) lockWait() int { return int(s.dialect.timeouts.Lock.Seconds()) }
+func (s *sqlSession) lockWait() int { return int(s.dialect.timeouts.Lock.Seconds()) }
 
 // waitShortly calls do with lock waits on tables limited to sqlsink.ShortLockWait. The limit is
 // short because readers of a table have to wait behind a statement that waits to change the table.
-func (s *session) waitShortly(ctx context.Context, do func() error) error {
+func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	set := func(seconds int) error {
 		return s.exec(ctx, "set up the session", fmt.Sprintf("SET SESSION lock_wait_timeout = %d", seconds))
 	}
@@ -34,7 +34,7 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 
 // working asks the server in another session whether the server is still processing this session's
 // call.
-func (s *session) working(ctx context.Context) sqlsink.Work {
+func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
 		return sqlsink.Work{}
@@ -47,7 +47,7 @@ func (s *session) working(ctx context.Context) sqlsink.Work {
 
 // kill ends this session at the server, through another session. A server does not notice that its
 // client is gone while it processes a statement.
-func (s *session) kill(ctx context.Context) {
+func (s *sqlSession) kill(ctx context.Context) {
 	other, err := s.dialect.connect(ctx)
 	if err == nil {
 		err = other.exec(ctx, "end a session", "KILL "+s.id)
@@ -60,7 +60,7 @@ func (s *session) kill(ctx context.Context) {
 
 // pausingReader reads from the session's source for LOAD DATA LOCAL INFILE. It pauses the call's
 // deadline while the source encodes rows.
-type pausingReader struct{ s *session }
+type pausingReader struct{ s *sqlSession }
 
 func (r pausingReader) Read(p []byte) (int, error) {
 	r.s.call.Pause()
@@ -89,7 +89,7 @@ WHERE p.id <> CONNECTION_ID() ORDER BY p.time DESC LIMIT 3`
 // includes sessions that only read, because they block DDL. If the server does not list locks, as
 // MariaDB by default, or the user may not read the list, Blockers describes open transactions
 // instead. Listing transactions needs the privilege PROCESS.
-func (s *session) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
+func (s *sqlSession) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	names, readers := make([]string, len(tables)), noReaders
 	for i, t := range tables {
 		names[i] = literal(t)
@@ -107,7 +107,7 @@ func (s *session) Blockers(ctx context.Context, tables []string, change bool) (s
 	return "open transactions: " + strings.Join(sessions, "; "), nil
 }
 
-func (s *session) describeSessions(ctx context.Context, sql string) ([]string, error) {
+func (s *sqlSession) describeSessions(ctx context.Context, sql string) ([]string, error) {
 	rows, err := s.query(ctx, "list the holders of locks", sql)
 	sessions := make([]string, len(rows))
 	for i, row := range rows {

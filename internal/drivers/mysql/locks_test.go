@@ -113,7 +113,7 @@ func TestInspect_PassesOverLockedTables(t *testing.T) {
 	d := openURL(t, peers.MariaDB(t), sink.Env{ID: "id"})
 	l := d.StartLoad("job", thing, sink.Replace)
 	defer l.Close(context.Background())
-	if !l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: "thing", Job: "job"}) {
+	if !l.(sink.SnapshotLoad).Record(sink.LoadRecord{Table: "thing", Job: "job"}) {
 		t.Fatal("the load keeps no records")
 	}
 	if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"a","n":1}`)); err != nil {

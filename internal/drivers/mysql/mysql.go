@@ -44,9 +44,9 @@ var options = slices.Concat([]sink.Option{
 		Help: "`false`: no TLS; `preferred`: TLS if the server offers it, certificate not checked; " +
 			"`skip-verify`: always TLS, certificate not checked; `true`: always TLS, certificate checked",
 	},
-	{Name: "tls-ca", Type: sink.File{}, Harmless: true, Help: "file with the certificates of trusted authorities; implies `tls=true`"},
-	{Name: "tls-cert", Type: sink.File{}, Harmless: true, Help: "file with the client's certificate"},
-	{Name: "tls-key", Type: sink.File{}, Help: "file with the client's key"},
+	{Name: "tls-ca", Type: sink.FilePath{}, Harmless: true, Help: "file with the certificates of trusted authorities; implies `tls=true`"},
+	{Name: "tls-cert", Type: sink.FilePath{}, Harmless: true, Help: "file with the client's certificate"},
+	{Name: "tls-key", Type: sink.FilePath{}, Help: "file with the client's key"},
 	{
 		Name: "tls-server-name", DefaultNote: "the host", Harmless: true,
 		Help: "name in the server's certificate; implies `tls=true`",

@@ -14,7 +14,7 @@ const privileges = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, 
 // CanWrite checks that the user can write: it creates a table, changes the table, writes, updates
 // and deletes a row, and drops the table. If the user lacks a privilege or the server is read-only,
 // the error is fatal and says how to fix the problem.
-func (s *session) CanWrite(ctx context.Context) error {
+func (s *sqlSession) CanWrite(ctx context.Context) error {
 	probe := quote("_eds_probe_" + s.id)
 	steps := []struct{ what, sql string }{
 		{"create a table", "CREATE TABLE " + probe + " (a INT PRIMARY KEY) ENGINE=InnoDB"},

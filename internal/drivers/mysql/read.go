@@ -21,7 +21,7 @@ import (
 
 // Read yields the rows of a table while the server streams them. It leaves out rows that are marked
 // as deleted. Each row is valid until the next iteration.
-func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+func (s *sqlSession) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		// If the caller stops early, Read cancels the query, which closes the connection.
 		ctx, cancel := context.WithCancel(ctx)
@@ -95,7 +95,7 @@ func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error 
 }
 
 // appendRaw appends v, a value from the driver, as a raw JSON value.
-func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
+func (c *columnEncoder) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	switch v := v.(type) {
 	case int64:
 		if c.Boolean && v&^1 == 0 {
@@ -120,7 +120,7 @@ func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	return dst, fmt.Errorf("the driver returned a %T", v)
 }
 
-func (c *column) appendRawText(dst, v []byte) ([]byte, error) {
+func (c *columnEncoder) appendRawText(dst, v []byte) ([]byte, error) {
 	switch c.kind {
 	case kindDateTime, kindTimestamp:
 		t, err := value.ParseInstant(v)

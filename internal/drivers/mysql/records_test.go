@@ -106,7 +106,7 @@ func killImport(t *testing.T, d *destination, table *schema.Table) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: table.Name, Clock: cdc.Timestamp{Wall: 1}, Job: "job"})
+	l.(sink.SnapshotLoad).Record(sink.LoadRecord{Table: table.Name, Clock: cdc.Timestamp{Wall: 1}, Job: "job"})
 	row := sinktest.NewChanges(t, 0).Put(table, `{"id":"new"}`).Batch().Sets[0].Upserts[0]
 	if _, err := l.LoadFile(t.Context(), "one", func(yield func(*change.Row, error) bool) { yield(&row, nil) }); err != nil {
 		t.Fatal(err)

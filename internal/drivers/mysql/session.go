@@ -17,9 +17,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// session is one connection. It implements sqlsink.Conn.
-type session struct {
-	server
+// sqlSession is one connection. It implements sqlsink.Conn.
+type sqlSession struct {
+	flavour
 	dialect *dialect
 	conn    driverConn
 	id      string // the server's connection id
@@ -54,7 +54,7 @@ const maxStatements = 512
 // and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
-func (d *dialect) connect(ctx context.Context) (*session, error) {
+func (d *dialect) connect(ctx context.Context) (*sqlSession, error) {
 	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*dialect, error) {
 		now, _, err := parse(target, d.env)
 		return now, err
@@ -81,7 +81,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if !ok {
 		return nil, errors.Join(errors.New("the mysql driver has changed"), opened.Close())
 	}
-	s := &session{dialect: d, conn: conn, statements: make(map[string]driver.Stmt), temps: make(map[string]bool)}
+	s := &sqlSession{dialect: d, conn: conn, statements: make(map[string]driver.Stmt), temps: make(map[string]bool)}
 	s.calls.Limit, s.calls.Working = d.timeouts.Statement, s.working
 	s.handler = fmt.Sprintf("eds_%p", s)
 	mysql.RegisterReaderHandler(s.handler, func() io.Reader { return pausingReader{s} })
@@ -89,7 +89,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		_ = s.Close(ctx)
 		return nil, err
 	}
-	d.server.Store(&s.server)
+	d.server.Store(&s.flavour)
 	return s, nil
 }
 
@@ -103,7 +103,7 @@ const settings = "SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_AUTO_VALUE_ON_ZER
 
 // prepareSession sets the session's settings and inspects the server. The first session of a
 // destination also logs warnings about the server's settings.
-func (s *session) prepareSession(ctx context.Context) error {
+func (s *sqlSession) prepareSession(ctx context.Context) error {
 	d := s.dialect
 	if err := s.exec(ctx, "set up the session", fmt.Sprintf(settings, s.lockWait())); err != nil {
 		return err
@@ -161,7 +161,7 @@ func exactCollation(version string, maria bool) string {
 }
 
 // Close closes the session. If a call timed out, Close also kills the session at the server.
-func (s *session) Close(ctx context.Context) error {
+func (s *sqlSession) Close(ctx context.Context) error {
 	mysql.DeregisterReaderHandler(s.handler)
 	if s.unanswered {
 		s.kill(ctx)
@@ -172,13 +172,13 @@ func (s *session) Close(ctx context.Context) error {
 }
 
 // exec runs one statement. It binds args to the statement's parameters.
-func (s *session) exec(ctx context.Context, what, sql string, args ...driver.Value) error {
+func (s *sqlSession) exec(ctx context.Context, what, sql string, args ...driver.Value) error {
 	_, err := s.execRows(ctx, what, sql, args...)
 	return err
 }
 
 // execRows runs one statement and returns the number of rows that it matched or wrote.
-func (s *session) execRows(ctx context.Context, what, sql string, args ...driver.Value) (int64, error) {
+func (s *sqlSession) execRows(ctx context.Context, what, sql string, args ...driver.Value) (int64, error) {
 	ctx, call := s.calls.Await(ctx)
 	s.call = call
 	defer call.End()
@@ -195,7 +195,7 @@ func (s *session) execRows(ctx context.Context, what, sql string, args ...driver
 	return result.RowsAffected()
 }
 
-func (s *session) execPrepared(ctx context.Context, sql string, args []driver.Value) (driver.Result, error) {
+func (s *sqlSession) execPrepared(ctx context.Context, sql string, args []driver.Value) (driver.Result, error) {
 	st := s.statements[sql]
 	if st == nil {
 		if len(s.statements) >= maxStatements {
@@ -227,7 +227,7 @@ func namedValues(args []driver.Value) []driver.NamedValue {
 }
 
 // query runs one statement and returns its rows, with each value as text. NULL becomes "".
-func (s *session) query(ctx context.Context, what, sql string, args ...driver.Value) ([][]string, error) {
+func (s *sqlSession) query(ctx context.Context, what, sql string, args ...driver.Value) ([][]string, error) {
 	ctx, call := s.calls.Await(ctx)
 	defer call.End()
 	rows, err := s.open(ctx, sql, args)
@@ -258,7 +258,7 @@ func (s *session) query(ctx context.Context, what, sql string, args ...driver.Va
 	}
 }
 
-func (s *session) open(ctx context.Context, sql string, args []driver.Value) (driver.Rows, error) {
+func (s *sqlSession) open(ctx context.Context, sql string, args []driver.Value) (driver.Rows, error) {
 	if len(args) == 0 {
 		return s.conn.QueryContext(ctx, sql, nil)
 	}

@@ -21,7 +21,7 @@ type described struct {
 }
 
 // native returns the attributes of a column that eds has created.
-func native(srv *server, c schema.Column, key, folds bool) *attribute {
+func native(srv *flavour, c schema.Column, key, folds bool) *attribute {
 	kinds := map[schema.Type]attribute{
 		schema.String:   {kind: kindText, data: "longtext", length: 1<<32 - 1, charset: "utf8mb4", collation: "utf8mb4_general_ci"},
 		schema.Enum:     {kind: kindText, data: "varchar", length: 255, charset: "utf8mb4", collation: "utf8mb4_general_ci"},
@@ -42,7 +42,7 @@ func native(srv *server, c schema.Column, key, folds bool) *attribute {
 }
 
 // layout maps all columns of the table.
-func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
+func (d described) layout(t testing.TB, srv *flavour) *sqlsink.Layout {
 	t.Helper()
 	var key []string
 	for _, c := range d.columns[:d.keys] {
@@ -52,7 +52,7 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real := &sqlsink.Table{Name: d.name, Key: key, Native: &relation{create: "\n) ENGINE=InnoDB", uniques: [][]string{key}}}
+	real := &sqlsink.RealTable{Name: d.name, Key: key, Native: &relation{create: "\n) ENGINE=InnoDB", uniques: [][]string{key}}}
 	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
 	types := map[sqlsink.Meta]schema.Type{
 		sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String,
@@ -64,7 +64,7 @@ func (d described) layout(t testing.TB, srv *server) *sqlsink.Layout {
 		if key && c.Type == schema.String || meta == sqlsink.MetaVersion {
 			spelling = "VARCHAR(255)"
 		}
-		column := &sqlsink.Column{
+		column := &sqlsink.RealColumn{
 			Name: c.Name, Type: strings.ToLower(spelling), Nullable: !key,
 			Native: native(srv, c, key || meta == sqlsink.MetaVersion, d.folds && key),
 		}
@@ -109,16 +109,16 @@ var tablesShown = []described{
 }
 
 // migrations returns the statements of every kind of step.
-func migrations(srv *server) []titled {
+func migrations(srv *flavour) []titled {
 	d := &dialect{}
 	d.server.Store(srv)
-	real := func(kind schema.Type, spelling, definition string) *sqlsink.Column {
+	real := func(kind schema.Type, spelling, definition string) *sqlsink.RealColumn {
 		a := native(srv, schema.Column{Type: kind}, false, false)
 		a.definition = spelling + definition
-		return &sqlsink.Column{Name: "total", Type: spelling, Holds: kind, Native: a}
+		return &sqlsink.RealColumn{Name: "total", Type: spelling, Holds: kind, Native: a}
 	}
 	return []titled{
-		{"create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "every", Keys: 2, Columns: []sqlsink.NewColumn{
+		{"create a table", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.CreateTable, Table: "every", Keys: 2, Columns: []sqlsink.NewColumn{
 			{Name: "companyId", Type: schema.String, Key: true},
 			{Name: "id", Type: schema.Integer, Key: true},
 			{Name: "it's `odd`", Type: schema.Enum},
@@ -131,19 +131,19 @@ func migrations(srv *server) []titled {
 			{Name: "note", Type: schema.String},
 			{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 		}})},
-		{"add a column", d.DDL(sqlsink.Step{
+		{"add a column", d.DDL(sqlsink.MigrationStep{
 			Kind: sqlsink.AddColumn, Table: "every",
 			Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
 		})},
-		{"relax a column", d.DDL(sqlsink.Step{
+		{"relax a column", d.DDL(sqlsink.MigrationStep{
 			Kind: sqlsink.RelaxColumn, Table: "every",
 			Real: real(schema.Integer, "bigint", " NOT NULL DEFAULT 5 COMMENT 'is NOT NULL'"),
 		})},
-		{"widen integers to numbers", d.DDL(sqlsink.Step{
+		{"widen integers to numbers", d.DDL(sqlsink.MigrationStep{
 			Kind: sqlsink.WidenColumn, Table: "every",
 			Real: real(schema.Integer, "bigint", " DEFAULT NULL"), To: schema.Number, Nullable: true,
 		})},
-		{"widen instants to text", d.DDL(sqlsink.Step{
+		{"widen instants to text", d.DDL(sqlsink.MigrationStep{
 			Kind: sqlsink.WidenColumn, Table: "every",
 			Real: real(schema.DateTime, "datetime(6)", " DEFAULT NULL COMMENT 'when'"), To: schema.String, Nullable: true,
 		})},
@@ -151,13 +151,13 @@ func migrations(srv *server) []titled {
 }
 
 // writes returns the statements that write into a table.
-func writes(t testing.TB, srv *server, table described) []titled {
+func writes(t testing.TB, srv *flavour, table described) []titled {
 	t.Helper()
 	live := table.layout(t, srv)
 	ts := newTableStatements(*srv, live, nil)
 	var all []titled
 	show := func(title string, statements ...string) { all = append(all, titled{title, statements}) }
-	step := sqlsink.Step{Kind: sqlsink.CreateTable, Table: table.name, Keys: table.keys}
+	step := sqlsink.MigrationStep{Kind: sqlsink.CreateTable, Table: table.name, Keys: table.keys}
 	for _, c := range live.Columns {
 		step.Columns = append(step.Columns, sqlsink.NewColumn{Name: c.Real.Name, Type: c.Type, Key: c.Key, Meta: c.Meta})
 	}
@@ -185,7 +185,7 @@ func writes(t testing.TB, srv *server, table described) []titled {
 
 // TestStatements_MatchGolden compares every SQL text for MySQL 8 and for MariaDB with testdata.
 func TestStatements_MatchGolden(t *testing.T) {
-	for file, srv := range map[string]*server{
+	for file, srv := range map[string]*flavour{
 		"mysql.sql":   {exact: "utf8mb4_0900_bin"},
 		"mariadb.sql": {maria: true, exact: "utf8mb4_nopad_bin"},
 	} {

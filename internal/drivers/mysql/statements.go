@@ -11,11 +11,11 @@ import (
 // tableStatements has the encoders of all columns and the text of all statements for one layout.
 type tableStatements struct {
 	layout *sqlsink.Layout
-	server server
+	server flavour
 	table  string // quoted name
 	label  string // the table's description in messages
 	// columns are the encoders of the layout's columns, in the same order.
-	columns []column
+	columns []columnEncoder
 	// keyOnly is set if an insert can conflict only with the row that has the same key. One statement
 	// can then insert or update a row.
 	keyOnly bool
@@ -62,19 +62,19 @@ type tempStage struct {
 
 // tableStatements returns the statements for layout l. It builds the statements on first use, and
 // again if the server has changed, and keeps them in l.Native.
-func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
-	if known, ok := l.Native.(*tableStatements); ok && known.server == s.server {
+func (s *sqlSession) tableStatements(l *sqlsink.Layout) *tableStatements {
+	if known, ok := l.Native.(*tableStatements); ok && known.server == s.flavour {
 		return known
 	}
-	ts := newTableStatements(s.server, l, s.dialect.env.Adjusted)
+	ts := newTableStatements(s.flavour, l, s.dialect.env.Adjusted)
 	l.Native = ts
 	return ts
 }
 
-func newTableStatements(server server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
+func newTableStatements(server flavour, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
 	ts := &tableStatements{layout: l, server: server, table: quote(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
-		ts.columns = append(ts.columns, newColumn(l, &l.Columns[i], !server.maria, adjusted))
+		ts.columns = append(ts.columns, newColumnEncoder(l, &l.Columns[i], !server.maria, adjusted))
 	}
 	exact := true
 	for i := range l.Keys {
@@ -99,7 +99,7 @@ func (ts *tableStatements) of(i int) string { return ts.table + "." + quote(ts.c
 
 // parameter returns an SQL expression that converts an encoded value to the column's type. The
 // parameter text is the SQL expression for the encoded value.
-func (c *column) parameter(text string) string {
+func (c *columnEncoder) parameter(text string) string {
 	switch c.kind {
 	case kindBytes:
 		return "UNHEX(" + text + ")"

@@ -21,13 +21,15 @@ const bulkRows = 64
 
 // transaction implements sqlsink.Tx.
 type transaction struct {
-	*session
+	*sqlSession
 	begun bool
 	drops []string // tables to drop after the commit, because DDL commits a transaction implicitly
 }
 
 // Begin returns a transaction. The transaction starts at the server with its first statement.
-func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
+func (s *sqlSession) Begin(context.Context) (sqlsink.Tx, error) {
+	return &transaction{sqlSession: s}, nil
+}
 
 func (tx *transaction) start(ctx context.Context) error {
 	if tx.begun {
@@ -180,7 +182,7 @@ const maxParameters = 65535
 
 // insertRows writes rows with INSERT statements of many rows each, which fit into
 // max_allowed_packet. It returns the number of rows that the server reports as written.
-func (s *session) insertRows(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
+func (s *sqlSession) insertRows(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	most := chunkSize(max(1, maxParameters/len(to.columns)), 1024)
 	var count int64
 	var args arguments
@@ -224,7 +226,7 @@ func (s *session) insertRows(ctx context.Context, ts *tableStatements, to *rowWr
 // insert writes n rows with one statement. If the statement skipped rows, insert writes all rows
 // again with a second statement, which replaces existing rows. It returns the number of rows that
 // the first statement wrote.
-func (s *session) insert(ctx context.Context, to *rowWriter, n int, values []driver.Value) (int64, error) {
+func (s *sqlSession) insert(ctx context.Context, to *rowWriter, n int, values []driver.Value) (int64, error) {
 	rows := strings.Repeat(", "+to.row, n)[2:] + to.suffix
 	written, err := s.execRows(ctx, to.what, to.insert+rows, values...)
 	if err != nil || to.replace == nil {
@@ -237,7 +239,7 @@ func (s *session) insert(ctx context.Context, to *rowWriter, n int, values []dri
 }
 
 // tooLarge returns the error for a value that is larger than most, the server's limit in bytes.
-func tooLarge(c *column, most int) error {
+func tooLarge(c *columnEncoder, most int) error {
 	return c.Refuse(fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 

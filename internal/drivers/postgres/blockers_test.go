@@ -44,7 +44,7 @@ func TestBegin_BoundsLockWaitsBehindAPooler(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := tx.Raise(t.Context(), &sqlsink.Layout{Real: &sqlsink.Table{Name: "_eds_checkpoint"}}); err != nil {
+	if err := tx.Raise(t.Context(), &sqlsink.Layout{Real: &sqlsink.RealTable{Name: "_eds_checkpoint"}}); err != nil {
 		t.Fatal(err)
 	}
 	err = tx.Commit(t.Context())

@@ -113,7 +113,7 @@ SELECT c.relname, c.relkind::text, c.oid::text
 
 // Objects describes the named objects that exist. It identifies each object by its oid, except on
 // CockroachDB, where TRUNCATE changes a table's oid.
-func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+func (s *sqlSession) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
 		return nil, err
@@ -134,7 +134,7 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 }
 
 // PlacedID returns the oid that the live table will have after Place, or "" on CockroachDB.
-func (s *session) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) string {
+func (s *sqlSession) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) string {
 	switch {
 	case s.features.Cockroach:
 		return ""
@@ -146,7 +146,7 @@ func (s *session) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) stri
 }
 
 // Empty returns the indexes in names of the tables that have no row.
-func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
 		tables[i] = s.qualify(name)
@@ -167,7 +167,7 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 
 // Tables describes the named tables that exist. If a name belongs to an object of another kind,
 // such as a view, the result has an entry for the object, without columns.
-func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+func (s *sqlSession) Tables(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
 	list, err := json.Marshal(names)
 	if err != nil {
 		return nil, err
@@ -176,13 +176,13 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	if err != nil {
 		return nil, err
 	}
-	var tables []*sqlsink.Table
-	byName := make(map[string]*sqlsink.Table)
+	var tables []*sqlsink.RealTable
+	byName := make(map[string]*sqlsink.RealTable)
 	for _, row := range rows {
 		t := byName[row.text(1)]
 		if t == nil {
 			r := &relation{oid: row.text(0), plain: row.text(2) == "t"}
-			t = &sqlsink.Table{Name: row.text(1), Other: objectKinds[row.text(17)], Native: r}
+			t = &sqlsink.RealTable{Name: row.text(1), Other: objectKinds[row.text(17)], Native: r}
 			byName[t.Name] = t
 			tables = append(tables, t)
 		}
@@ -203,7 +203,7 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 
 // describeChecks adds the check constraints to the tables. On CockroachDB it adds none, so there a
 // staging table checks only types. The parameter list is a JSON array of table names.
-func (s *session) describeChecks(ctx context.Context, tables map[string]*sqlsink.Table, list string) error {
+func (s *sqlSession) describeChecks(ctx context.Context, tables map[string]*sqlsink.RealTable, list string) error {
 	if len(tables) == 0 || s.features.Cockroach {
 		return nil
 	}
@@ -230,7 +230,7 @@ func (s *session) describeChecks(ctx context.Context, tables map[string]*sqlsink
 	return nil
 }
 
-func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.Table, list string) error {
+func (s *sqlSession) describeKeys(ctx context.Context, tables map[string]*sqlsink.RealTable, list string) error {
 	if len(tables) == 0 {
 		return nil
 	}
@@ -258,8 +258,8 @@ func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.T
 
 // describe converts a row of catalogueQuery to a column. On an error, the column has only its name,
 // type and flags.
-func describe(row resultRow) (sqlsink.Column, error) {
-	c := sqlsink.Column{
+func describe(row resultRow) (sqlsink.RealColumn, error) {
+	c := sqlsink.RealColumn{
 		Name: row.text(3), Type: row.text(4), Nullable: row.text(5) == "f", Filled: row.text(6) == "t", Generated: row.text(7) == "t",
 	}
 	oid, err := strconv.ParseUint(row.text(8), 10, 32)

@@ -36,8 +36,8 @@ const (
 	kindArray // an array literal, which the server casts to the array type
 )
 
-// column encodes the values of one real column. It is used by one goroutine at a time.
-type column struct {
+// columnEncoder encodes the values of one real column. It is used by one goroutine at a time.
+type columnEncoder struct {
 	sqlsink.ValueDecoder
 	name      string // the real column's name
 	kind      kind
@@ -66,11 +66,11 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout. The encoder calls adjusted for each value
-// that it adjusts.
-func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
+// newColumnEncoder returns the encoder for a target of a layout. The encoder calls adjusted for
+// each value that it adjusts.
+func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
 	a := t.Real.Native.(*attribute)
-	c := column{
+	c := columnEncoder{
 		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), name: t.Real.Name, kind: a.kind,
 		scale: -1, precision: microDigits,
 	}
@@ -93,7 +93,7 @@ const microDigits = 6
 // append appends the length and the binary form of the raw JSON value, as COPY and array parameters
 // expect them. If raw is nil, append appends NULL. An error is poison; its text names the column
 // and never contains the value.
-func (c *column) append(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) append(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	if raw == nil || rawjson.IsNull(raw) {
 		return append(dst, 0xff, 0xff, 0xff, 0xff), nil
@@ -113,7 +113,7 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 // maxField is the maximum size of an encoded value, in bytes.
 const maxField = 1<<30 - 1<<16
 
-func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendValue(dst, raw []byte) ([]byte, error) {
 	switch c.kind {
 	case kindText:
 		return c.appendText(dst, raw)
@@ -150,7 +150,7 @@ func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
 	return dst, c.Replaced(flaws)
 }
 
-func (c *column) appendText(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendText(dst, raw []byte) ([]byte, error) {
 	start := len(dst)
 	dst, flaws := value.AppendText(dst, raw, 0)
 	if c.length > 0 && len(dst)-start > c.length && utf8.RuneCount(dst[start:]) > c.length {
@@ -174,7 +174,7 @@ func appendBool(dst, raw []byte) ([]byte, error) {
 // checkNumbers returns an error if the JSON text contains a number that is out of range for
 // numeric, the type in which jsonb stores numbers. A short number can be out of range only if it
 // has an exponent.
-func (c *column) checkNumbers(raw []byte) error {
+func (c *columnEncoder) checkNumbers(raw []byte) error {
 	return value.Numbers(raw, func(number []byte) error {
 		if !bytes.ContainsAny(number, "eE") && len(number) <= maxNumericScale {
 			return nil
@@ -187,7 +187,7 @@ func (c *column) checkNumbers(raw []byte) error {
 	})
 }
 
-func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendInt(dst, raw []byte) ([]byte, error) {
 	switch c.kind {
 	case kindInt2:
 		n, err := c.Int(raw, 16)
@@ -201,7 +201,7 @@ func (c *column) appendInt(dst, raw []byte) ([]byte, error) {
 	}
 }
 
-func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendFloat(dst, raw []byte) ([]byte, error) {
 	bits := 64
 	if c.kind == kindFloat4 {
 		bits = 32
@@ -219,7 +219,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 	return binary.BigEndian.AppendUint64(dst, math.Float64bits(f)), nil
 }
 
-func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendNumeric(dst, raw []byte) ([]byte, error) {
 	if f, ok := value.NonFinite(raw); ok {
 		return appendNonFinite(dst, f), nil
 	}
@@ -236,7 +236,7 @@ func (c *column) appendNumeric(dst, raw []byte) ([]byte, error) {
 	return appendNumeric(dst, d)
 }
 
-func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendInstant(dst, raw []byte) ([]byte, error) {
 	if c.kind == kindDate {
 		t, err := c.Date(raw)
 		if err != nil {

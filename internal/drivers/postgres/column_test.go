@@ -38,9 +38,9 @@ func BenchmarkColumn(b *testing.B) {
 }
 
 // testColumn returns the encoder for column c of table t.
-func testColumn(k kind) column {
-	real := &sqlsink.Column{Name: "c", Type: "test", Native: &attribute{kind: k, typmod: -1}}
-	return newColumn(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, &sqlsink.Target{Slot: -1, Real: real}, nil)
+func testColumn(k kind) columnEncoder {
+	real := &sqlsink.RealColumn{Name: "c", Type: "test", Native: &attribute{kind: k, typmod: -1}}
+	return newColumnEncoder(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, &sqlsink.Target{Slot: -1, Real: real}, nil)
 }
 
 func TestRules_AreDocumented(t *testing.T) { sinktest.DocumentedRules(t, "postgres", rules) }

@@ -36,7 +36,7 @@ func (d *dialect) explainConnect(err error) error {
 
 // explainNetwork describes why a connection failed before the server sent any message.
 func explainNetwork(address string, err error) error {
-	server := sqlsink.Server{Address: address, Authority: "give it with sslrootcert=FILE"}
+	server := sqlsink.ServerAddress{Address: address, Authority: "give it with sslrootcert=FILE"}
 	if explained := server.ConnectError(err); explained != nil {
 		return explained
 	}

@@ -26,17 +26,17 @@ type dialect struct {
 	// pooled is set after a session has lost its prepared statements, as behind a pooler.
 	pooled atomic.Bool
 	// server is the part of the newest session that DDL depends on.
-	server atomic.Pointer[server]
+	server atomic.Pointer[serverView]
 }
 
-// server is the part of a session that DDL depends on.
-type server struct {
+// serverView is the part of a session that DDL depends on.
+type serverView struct {
 	namespace string // the schema of every table
 	features  serverFeatures
 }
 
 // qualify returns the quoted name of a table, with its schema.
-func (s *server) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
+func (s *serverView) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
 
 // maxName is the longest name that PostgreSQL keeps, in bytes.
 const maxName = 63
@@ -87,7 +87,7 @@ var types = map[schema.Type]string{
 
 // DDL returns the statements of a migration step, for the server that the newest session is
 // connected to.
-func (d *dialect) DDL(step sqlsink.Step) []string {
+func (d *dialect) DDL(step sqlsink.MigrationStep) []string {
 	server := d.server.Load()
 	table := server.qualify(step.Table)
 	switch step.Kind {
@@ -113,7 +113,7 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 
 // definition returns the definition of a new column. Text keys and versions get the bytewise
 // collation "C", which is faster and has the order that eds uses.
-func (s *server) definition(c sqlsink.NewColumn) string {
+func (s *serverView) definition(c sqlsink.NewColumn) string {
 	text := quote(c.Name) + " " + types[c.Type]
 	if types[c.Type] == "text" && (c.Key || c.Meta == sqlsink.MetaVersion) && !s.features.Cockroach {
 		text += ` COLLATE "C"`
@@ -127,7 +127,7 @@ func (s *server) definition(c sqlsink.NewColumn) string {
 // widened returns the wider type and, if needed, a USING clause that converts the values. Integers
 // become numeric rather than a floating-point type, because numeric is exact. Instants become text
 // in RFC 3339.
-func widened(step sqlsink.Step) string {
+func widened(step sqlsink.MigrationStep) string {
 	name := quote(step.Real.Name)
 	switch {
 	case step.To == schema.Integer:
@@ -145,7 +145,7 @@ func widened(step sqlsink.Step) string {
 
 // rfc3339 returns an SQL expression that formats an instant as RFC 3339 text. The parameter column
 // is the column that holds the instant.
-func rfc3339(expression string, column *sqlsink.Column) string {
+func rfc3339(expression string, column *sqlsink.RealColumn) string {
 	if a, ok := column.Native.(*attribute); ok {
 		switch a.kind {
 		case kindDate:

@@ -75,7 +75,7 @@ func newServerError(what string, e *pgconn.PgError) *serverError {
 // *serverError. If the connection is closed, sessionError wraps the error in a
 // *sqlsink.ConnectionError. The parameter what names the operation, with which the text of the
 // error starts.
-func (s *session) sessionError(what string, err error) error {
+func (s *sqlSession) sessionError(what string, err error) error {
 	if err == nil {
 		return nil
 	}

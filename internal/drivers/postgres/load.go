@@ -14,7 +14,7 @@ import (
 
 // Exec runs DDL statements in one transaction. If the URL's schema does not exist yet, Exec creates
 // the schema in the same transaction.
-func (s *session) Exec(ctx context.Context, statements []string) error {
+func (s *sqlSession) Exec(ctx context.Context, statements []string) error {
 	defer s.calls.AllowLong()()
 	err := s.exec(ctx, "change the table", s.lockWait(sqlsink.ShortLockWait)+s.makeSchema()+strings.Join(statements, ";\n"))
 	if err == nil {
@@ -27,7 +27,7 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 // table's order, because the staging table may replace the live table. Columns that the server
 // casts have type text. The staging table has the live table's NOT NULL and CHECK constraints, so
 // that an invalid row fails while it is loaded, when the file that contains the row is known.
-func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+func (s *sqlSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), s.qualify(name)))
 }
 
@@ -72,7 +72,7 @@ func sealedName(stage *sqlsink.Layout) string {
 }
 
 // Count returns the number of rows of a table in the layout's scope.
-func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
 }
@@ -97,7 +97,7 @@ func (ts *tableStatements) inScope() []string {
 }
 
 // count runs a query that selects a single number, and returns the number.
-func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
+func (s *sqlSession) count(ctx context.Context, what, sql string) (int64, error) {
 	rows, err := s.query(ctx, what, sql)
 	if err != nil {
 		return 0, err
@@ -111,7 +111,7 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 // Seal adds a primary key to the staging table, and finds out whether the staging table can take
 // the live table's name. If two staged rows have the same key, it returns a
 // *sqlsink.DuplicatesError.
-func (s *session) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
+func (s *sqlSession) Seal(ctx context.Context, stage, live *sqlsink.Layout) error {
 	defer s.calls.AllowLong()()
 	if len(stage.Real.Key) == 0 {
 		ts := s.tableStatements(stage)

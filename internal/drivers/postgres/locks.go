@@ -11,7 +11,7 @@ import (
 
 // lockWait returns a statement, ending in a semicolon, that limits how long the transaction waits
 // for each lock. It returns "" for CockroachDB, which changes tables without blocking readers.
-func (s *session) lockWait(d time.Duration) string {
+func (s *sqlSession) lockWait(d time.Duration) string {
 	if s.features.Cockroach {
 		return ""
 	}
@@ -21,7 +21,7 @@ func (s *session) lockWait(d time.Duration) string {
 // working asks the server in another session whether the server is still processing this session's
 // call. Behind a pooler, the server process of a session is unknown, so working reports an active
 // call if the server answers at all.
-func (s *session) working(ctx context.Context) sqlsink.Work {
+func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	const what = "ask whether the server still works on a call"
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
@@ -71,7 +71,7 @@ SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), c
 
 // Blockers describes the sessions that hold or await locks on tables. It returns "" on CockroachDB.
 // If change is true, it includes sessions that have only readers' locks, because they block DDL.
-func (s *session) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
+func (s *sqlSession) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	if s.features.Cockroach {
 		return "", nil
 	}

@@ -24,7 +24,7 @@ func openImported(t *testing.T, thing *schema.Table) *destination {
 	t.Helper()
 	importing := openURL(t, peers.Postgres(t), sink.Env{ID: "id"})
 	l := importing.StartLoad("job", thing, sink.Replace)
-	if !l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: thing.Name, Clock: cdc.Timestamp{Wall: 5000}, Job: "job"}) {
+	if !l.(sink.SnapshotLoad).Record(sink.LoadRecord{Table: thing.Name, Clock: cdc.Timestamp{Wall: 5000}, Job: "job"}) {
 		t.Fatal("the load keeps no records")
 	}
 	if _, err := l.LoadFile(t.Context(), "file", sqltest.Images(thing, `{"id":"a","n":1}`)); err != nil {

@@ -24,7 +24,7 @@ import (
 // Sync, or one simple query. The server answers the end of each segment with ReadyForQuery. COPY
 // must be a simple query, because poolers and compatible databases support COPY only in that form.
 type wirePipeline struct {
-	session *session
+	session *sqlSession
 	front   *pgproto3.Frontend
 
 	open     []sentStatement // the prepared statements since the last Sync
@@ -66,7 +66,7 @@ type segment struct {
 // responses.
 const flushBytes = 48 << 10
 
-func (s *session) newPipeline(ctx context.Context) *wirePipeline {
+func (s *sqlSession) newPipeline(ctx context.Context) *wirePipeline {
 	p := &wirePipeline{session: s, front: s.front}
 	ctx, p.call = s.calls.Await(ctx)
 	p.call.Pause()

@@ -11,7 +11,7 @@ import (
 // CanWrite checks that the user can write: it creates a table, and the schema if it does not exist,
 // writes a row, and rolls back. If the user lacks a permission or the server is read-only, the
 // error is fatal and says how to fix the problem.
-func (s *session) CanWrite(ctx context.Context) error {
+func (s *sqlSession) CanWrite(ctx context.Context) error {
 	probe := s.qualify(fmt.Sprintf("_eds_probe_%d", s.pg.PID()))
 	write := fmt.Sprintf("CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe)
 	err := s.exec(ctx, "create a table", "BEGIN; "+s.makeSchema()+write)
@@ -31,7 +31,7 @@ func (s *session) CanWrite(ctx context.Context) error {
 }
 
 // Own returns the statement that makes the session's user the owner of the table.
-func (s *session) Own(table string) string {
+func (s *sqlSession) Own(table string) string {
 	return fmt.Sprintf("ALTER TABLE %s OWNER TO %s", s.qualify(table), quote(s.dialect.config.User))
 }
 

@@ -19,7 +19,7 @@ import (
 
 // Read yields the rows of a table while the server streams them. It leaves out rows that are marked
 // as deleted. Each row is valid until the next iteration.
-func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+func (s *sqlSession) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		// If the caller stops early, Read cancels the query, which closes the session.
 		ctx, cancel := context.WithCancel(ctx)
@@ -64,7 +64,7 @@ func readText(ts *tableStatements) string {
 
 // format returns the format code in which the server sends the column's values: 1 (binary) for
 // instants and floats, because session settings affect their text, and 0 (text) for other types.
-func (c *column) format() int16 {
+func (c *columnEncoder) format() int16 {
 	switch c.kind {
 	case kindTimestampTZ, kindTimestamp, kindDate, kindFloat4, kindFloat8:
 		return 1
@@ -83,7 +83,7 @@ func (ts *tableStatements) decode(row *change.Row, values [][]byte) error {
 }
 
 // appendRaw appends v, a value from the server, as a raw JSON value.
-func (c *column) appendRaw(dst, v []byte) ([]byte, error) {
+func (c *columnEncoder) appendRaw(dst, v []byte) ([]byte, error) {
 	switch c.kind {
 	case kindBool:
 		if string(v) == "t" {

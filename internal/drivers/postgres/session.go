@@ -17,9 +17,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// session is one connection. It implements sqlsink.Conn.
-type session struct {
-	server
+// sqlSession is one connection. It implements sqlsink.Conn.
+type sqlSession struct {
+	serverView
 	dialect *dialect
 	pg      *pgconn.PgConn
 	// front sends pipelines. The connection's own frontend cannot be used: if a read fails, pgconn
@@ -59,7 +59,7 @@ func (f serverFeatures) canStage() bool { return f.KeepsState && f.TempTables &&
 // and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
-func (d *dialect) connect(ctx context.Context) (*session, error) {
+func (d *dialect) connect(ctx context.Context) (*sqlSession, error) {
 	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*dialect, error) {
 		now, _, err := parse(target, d.env)
 		return now, err
@@ -73,7 +73,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, now.explainConnect(sqlsink.CallError(within, err))
 	}
-	s := &session{
+	s := &sqlSession{
 		dialect: d, pg: pg, front: pgproto3.NewFrontend(pg.Conn(), pg.Conn()),
 		statements: make(map[string]*preparedStatement), tempTables: make(map[string]bool),
 	}
@@ -82,12 +82,12 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 		_ = s.Close(ctx)
 		return nil, err
 	}
-	d.server.Store(&s.server)
+	d.server.Store(&s.serverView)
 	return s, nil
 }
 
 // prepare inspects the server, sets the session's settings, and looks for the schema.
-func (s *session) prepare(ctx context.Context) error {
+func (s *sqlSession) prepare(ctx context.Context) error {
 	s.features.Cockroach = s.pg.ParameterStatus("crdb_version") != ""
 	rows, err := s.query(ctx, "inspect the session",
 		"SELECT coalesce(current_schema(), ''), pg_backend_pid()::text, current_setting('synchronous_commit', true)")
@@ -124,7 +124,7 @@ func (s *session) prepare(ctx context.Context) error {
 	return s.findSchema(ctx)
 }
 
-func (s *session) findTempPrivilege(ctx context.Context) error {
+func (s *sqlSession) findTempPrivilege(ctx context.Context) error {
 	if s.features.Cockroach {
 		return nil
 	}
@@ -139,7 +139,7 @@ const schemaQuery = `SELECT has_database_privilege(current_database(), 'CREATE')
        EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)`
 
 // findSchema looks for the URL's schema. If it does not exist, the first DDL creates it.
-func (s *session) findSchema(ctx context.Context) error {
+func (s *sqlSession) findSchema(ctx context.Context) error {
 	if s.dialect.schema == "" {
 		if s.namespace == "" {
 			return fault.Mark(fault.Fatal, fmt.Errorf("user %q has no schema to write to: its search_path names none that exists; "+
@@ -162,7 +162,7 @@ func (s *session) findSchema(ctx context.Context) error {
 
 // makeSchema returns the statement that creates the schema, ending in a semicolon, or "" if the
 // schema exists.
-func (s *session) makeSchema() string {
+func (s *sqlSession) makeSchema() string {
 	if !s.lacksSchema {
 		return ""
 	}
@@ -174,7 +174,7 @@ func milliseconds(d time.Duration) string { return strconv.FormatInt(d.Milliseco
 
 // Close closes the session and waits, until ctx is done, for the connection's cleanup. If the
 // server may still be running a call, Close asks the server to cancel the call.
-func (s *session) Close(ctx context.Context) error {
+func (s *sqlSession) Close(ctx context.Context) error {
 	if s.unanswered && !s.pg.IsClosed() {
 		_ = s.pg.CancelRequest(ctx) // best effort: the server may not answer
 	}
@@ -188,7 +188,7 @@ func (s *session) Close(ctx context.Context) error {
 
 // prepared returns the session's prepared statement with the given SQL text. It creates the
 // statement on first use, but does not send it to the server.
-func (s *session) prepared(sql string, oids []uint32) *preparedStatement {
+func (s *sqlSession) prepared(sql string, oids []uint32) *preparedStatement {
 	st := s.statements[sql]
 	if st == nil {
 		st = &preparedStatement{sql: sql, oids: oids}
@@ -201,7 +201,7 @@ func (s *session) prepared(sql string, oids []uint32) *preparedStatement {
 }
 
 // nextName returns an unused statement name, or "" if the statement had no name.
-func (s *session) nextName(old string) string {
+func (s *sqlSession) nextName(old string) string {
 	if old == "" {
 		return ""
 	}
@@ -216,7 +216,7 @@ func (r resultRow) text(i int) string { return string(r[i]) }
 func (r resultRow) isNull(i int) bool { return r[i] == nil }
 
 // query runs one statement with text parameters and returns its rows.
-func (s *session) query(ctx context.Context, what, sql string, params ...string) ([]resultRow, error) {
+func (s *sqlSession) query(ctx context.Context, what, sql string, params ...string) ([]resultRow, error) {
 	values := make([][]byte, len(params))
 	for i, p := range params {
 		values[i] = []byte(p)
@@ -236,13 +236,13 @@ func resultRows(result *pgconn.Result) []resultRow {
 }
 
 // exec runs one or more statements as one simple query, which is one transaction.
-func (s *session) exec(ctx context.Context, what, sql string) error {
+func (s *sqlSession) exec(ctx context.Context, what, sql string) error {
 	_, err := s.execAll(ctx, what, sql)
 	return err
 }
 
 // execAll is like exec, but also returns the result of each statement.
-func (s *session) execAll(ctx context.Context, what, sql string) ([]*pgconn.Result, error) {
+func (s *sqlSession) execAll(ctx context.Context, what, sql string) ([]*pgconn.Result, error) {
 	within, call := s.calls.Await(ctx)
 	defer call.End()
 	results, err := s.pg.Exec(within, sql).ReadAll()

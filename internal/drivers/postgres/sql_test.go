@@ -43,7 +43,7 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 	if d.loose {
 		r.uniques = nil
 	}
-	real := &sqlsink.Table{Name: d.name, Key: key, Native: r}
+	real := &sqlsink.RealTable{Name: d.name, Key: key, Native: r}
 	l := &sqlsink.Layout{Table: table, Real: real, Keys: d.keys}
 	types := map[sqlsink.Meta]schema.Type{
 		sqlsink.MetaOp: schema.String, sqlsink.MetaVersion: schema.String,
@@ -51,7 +51,7 @@ func (d described) layout(t *testing.T) *sqlsink.Layout {
 	}
 	add := func(slot int, meta sqlsink.Meta, name string, kind schema.Type) {
 		native := natives[kind]
-		column := &sqlsink.Column{Name: name, Type: strings.TrimPrefix(native.spelling, "pg_catalog."), Native: &native}
+		column := &sqlsink.RealColumn{Name: name, Type: strings.TrimPrefix(native.spelling, "pg_catalog."), Native: &native}
 		if d.foreign && slot == len(d.columns)-1 {
 			native = attribute{kind: kindCast, spelling: "public.colour", typmod: -1}
 			column.Type = "public.colour"
@@ -76,14 +76,14 @@ func TestStatements_MatchGolden(t *testing.T) {
 	show := func(title string, statements ...string) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
 	}
-	srv := &server{namespace: "shop", features: serverFeatures{KeepsState: true, TempTables: true}}
+	srv := &serverView{namespace: "shop", features: serverFeatures{KeepsState: true, TempTables: true}}
 	d := &dialect{}
 	d.server.Store(srv)
-	real := func(kind schema.Type) *sqlsink.Column {
+	real := func(kind schema.Type) *sqlsink.RealColumn {
 		native := natives[kind]
-		return &sqlsink.Column{Name: "total", Holds: kind, Native: &native}
+		return &sqlsink.RealColumn{Name: "total", Holds: kind, Native: &native}
 	}
-	show("create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
+	show("create a table", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
 		{Name: "companyId", Type: schema.String, Key: true},
 		{Name: "id", Type: schema.Integer, Key: true},
 		{Name: `it's "odd"`, Type: schema.Enum},
@@ -94,16 +94,16 @@ func TestStatements_MatchGolden(t *testing.T) {
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{
+	show("add a column", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.AddColumn, Table: "order",
 		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
 	})...)
-	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real(schema.String)})...)
-	show("widen integers to numbers", d.DDL(sqlsink.Step{
+	show("relax a column", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.RelaxColumn, Table: "order", Real: real(schema.String)})...)
+	show("widen integers to numbers", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.Integer),
 		To: schema.Number,
 	})...)
-	show("widen instants to text", d.DDL(sqlsink.Step{
+	show("widen instants to text", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.WidenColumn, Table: "order", Real: real(schema.DateTime),
 		To: schema.String,
 	})...)

@@ -17,11 +17,11 @@ const (
 // tableStatements has the encoders of all columns and the text of all statements for one layout.
 type tableStatements struct {
 	layout *sqlsink.Layout
-	server *server
+	server *serverView
 	table  string // qualified and quoted
 	label  string // the table's description in messages
 	// columns are the encoders of the layout's columns, in the same order.
-	columns []column
+	columns []columnEncoder
 	// direct is set if deleting and inserting a row has the same effect as updating the row.
 	direct bool
 	// unique is set if a unique index has exactly the key's columns, so that ON CONFLICT can name
@@ -45,19 +45,19 @@ type tableStatements struct {
 
 // tableStatements returns the statements for layout l. It builds the statements on first use, and
 // again if the server has changed, and keeps them in l.Native.
-func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
-	if known, ok := l.Native.(*tableStatements); ok && *known.server == s.server {
+func (s *sqlSession) tableStatements(l *sqlsink.Layout) *tableStatements {
+	if known, ok := l.Native.(*tableStatements); ok && *known.server == s.serverView {
 		return known
 	}
-	ts := newTableStatements(&s.server, l, s.dialect.env.Adjusted)
+	ts := newTableStatements(&s.serverView, l, s.dialect.env.Adjusted)
 	l.Native = ts
 	return ts
 }
 
-func newTableStatements(server *server, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
+func newTableStatements(server *serverView, l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
 	ts := &tableStatements{layout: l, server: server, table: server.qualify(l.Real.Name), label: fmt.Sprintf("table %q", l.Table.Name)}
 	for i := range l.Columns {
-		c := newColumn(l, &l.Columns[i], adjusted)
+		c := newColumnEncoder(l, &l.Columns[i], adjusted)
 		ts.casted = ts.casted || ts.casts(&c)
 		ts.columns = append(ts.columns, c)
 		ts.arrays = append(ts.arrays, ts.arrayOf(&c, l.Columns[i].Real.Native.(*attribute)))
@@ -70,12 +70,12 @@ func newTableStatements(server *server, l *sqlsink.Layout, adjusted func(table, 
 }
 
 // casts reports whether eds sends the column's values as text, which the server casts.
-func (ts *tableStatements) casts(c *column) bool {
+func (ts *tableStatements) casts(c *columnEncoder) bool {
 	return c.kind == kindCast || c.kind == kindArray
 }
 
 // arrayOf returns the type of an array parameter that holds the column's values.
-func (ts *tableStatements) arrayOf(c *column, a *attribute) uint32 {
+func (ts *tableStatements) arrayOf(c *columnEncoder, a *attribute) uint32 {
 	if ts.asText(c, a) {
 		return oidTextArray
 	}
@@ -85,7 +85,7 @@ func (ts *tableStatements) arrayOf(c *column, a *attribute) uint32 {
 // asText reports whether array parameters hold the column's values as text. They do if the server
 // casts the values or the column's type has no array type; CockroachDB has no arrays of json or
 // jsonb.
-func (ts *tableStatements) asText(c *column, a *attribute) bool {
+func (ts *tableStatements) asText(c *columnEncoder, a *attribute) bool {
 	return ts.casts(c) || a.array == 0 || ts.server.features.Cockroach && (c.kind == kindJSONB || c.kind == kindJSON)
 }
 

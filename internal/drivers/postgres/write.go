@@ -33,14 +33,14 @@ const (
 // transaction implements sqlsink.Tx. Its methods encode and send data without waiting for
 // responses, so an error of the server is returned only by Commit or Rollback.
 type transaction struct {
-	*session
+	*sqlSession
 	pipeline *wirePipeline
 	created  []string // the temporary tables that this transaction creates
 }
 
 // Begin begins a transaction. It buffers the statement, and does not wait for the server.
-func (s *session) Begin(ctx context.Context) (sqlsink.Tx, error) {
-	tx := &transaction{session: s, pipeline: s.newPipeline(ctx)}
+func (s *sqlSession) Begin(ctx context.Context) (sqlsink.Tx, error) {
+	tx := &transaction{sqlSession: s, pipeline: s.newPipeline(ctx)}
 	tx.pipeline.sendPrepared(s.begin, "begin", nil, false, nil)
 	if s.setLockWait != nil {
 		tx.pipeline.sendPrepared(s.setLockWait, "begin", nil, false, nil)

@@ -63,7 +63,7 @@ func (b *batchSink) Apply(ctx context.Context, batch *change.Batch) error {
 }
 
 // applyRows uploads rows of a snapshot as objects whose names depend on the rows' origin.
-func (b *batchSink) applyRows(ctx context.Context, batch *change.Batch, from encode.Origin) error {
+func (b *batchSink) applyRows(ctx context.Context, batch *change.Batch, from encode.SnapshotPart) error {
 	planner := b.planner
 	planner.Versions = func(context.Context, string, string) (*schema.Table, error) { return from.Table, nil }
 	return b.deliver(ctx, planner, batch.Events, func(n int, _ *lake.Part) string { return lake.ImportName(from, n+1) })

@@ -19,7 +19,7 @@ import (
 // config is a parsed destination URL.
 type config struct {
 	location
-	keys keys
+	keys accessKeys
 
 	pathStyle bool
 	checksums bool // send checksums even if the protocol does not require them
@@ -47,9 +47,9 @@ func (c *config) now() (config, error) {
 	return c.renew()
 }
 
-// keys identify eds to the store. If id is empty, the AWS SDK's credential chain finds the
+// accessKeys identify eds to the store. If id is empty, the AWS SDK's credential chain finds the
 // credentials.
-type keys struct {
+type accessKeys struct {
 	id, secret, token string
 	profile           string
 	role, externalID  string
@@ -65,7 +65,7 @@ func parse(target *url.URL) (config, error) {
 	if c.location, err = parseLocation(target); err != nil {
 		return c, err
 	}
-	if c.keys, err = parseKeys(v); err != nil {
+	if c.keys, err = parseAccessKeys(v); err != nil {
 		return c, err
 	}
 	c.parseRequests(v)
@@ -89,8 +89,8 @@ func parse(target *url.URL) (config, error) {
 	return c, err
 }
 
-func parseKeys(v sink.Values) (keys, error) {
-	k := keys{
+func parseAccessKeys(v sink.Values) (accessKeys, error) {
+	k := accessKeys{
 		id: v.Text("access-key-id"), secret: v.Text("secret-access-key"), token: v.Text("session-token"),
 		profile: v.Text("profile"), role: v.Text("role-arn"), externalID: v.Text("external-id"),
 	}

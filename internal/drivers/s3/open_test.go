@@ -89,7 +89,7 @@ func TestParse_ReadsOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := location{bucket: "bucket", prefix: "prefix", region: "us-west-2", aws: true}
-	if c.location != want || c.keys != (keys{id: "AKIA1", secret: "a+b/c", token: "t"}) || c.retries != 7 || c.limits.Rows != 250 ||
+	if c.location != want || c.keys != (accessKeys{id: "AKIA1", secret: "a+b/c", token: "t"}) || c.retries != 7 || c.limits.Rows != 250 ||
 		c.tasks != 9 || c.pathStyle || !c.checksums {
 		t.Errorf("they say %+v", c)
 	}

@@ -41,7 +41,7 @@ var objectKinds = map[string]string{"VIEW": "a view", "MATERIALIZED VIEW": "a ma
 
 // Objects describes the named objects that exist. Like Tables, it also finds an object whose name
 // is the given name in upper case.
-func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+func (s *sqlSession) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	list, err := nameSpellings(names)
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func nameSpellings(names []string) (string, error) {
 }
 
 // Empty returns the indexes in names of the tables that have no row.
-func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
 		tables[i] = s.dialect.table(name)
@@ -102,7 +102,7 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 // Tables describes the named tables that exist. If no table has the exact name, it looks for the
 // name in upper case, because a table that was created without quotes has such a name. Tables also
 // finishes interrupted widenings of columns.
-func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+func (s *sqlSession) Tables(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
 	tables, err := s.describe(ctx, names)
 	if err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return tables, s.describeKeys(ctx, tables)
 }
 
-func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+func (s *sqlSession) describe(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
 	list, err := nameSpellings(names)
 	if err != nil {
 		return nil, err
@@ -131,12 +131,12 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 	if err != nil {
 		return nil, err
 	}
-	byName := make(map[string]*sqlsink.Table)
+	byName := make(map[string]*sqlsink.RealTable)
 	for i := range found.rows {
 		name := found.text(i, 0)
 		t := byName[name]
 		if t == nil {
-			t = &sqlsink.Table{Name: name}
+			t = &sqlsink.RealTable{Name: name}
 			byName[name] = t
 		}
 		c, err := describe(found, i)
@@ -145,7 +145,7 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 		}
 		t.Columns = append(t.Columns, c)
 	}
-	var tables []*sqlsink.Table
+	var tables []*sqlsink.RealTable
 	for _, n := range names {
 		t := byName[n]
 		if t == nil && byName[strings.ToUpper(n)] != nil {
@@ -165,7 +165,7 @@ func (s *session) describe(ctx context.Context, names []string) ([]*sqlsink.Tabl
 
 // finishWidening completes widenings that were interrupted after the old column was dropped: it
 // gives the old column's name to the new column. It reports whether it renamed any column.
-func (s *session) finishWidening(ctx context.Context, tables []*sqlsink.Table) (finished bool, err error) {
+func (s *sqlSession) finishWidening(ctx context.Context, tables []*sqlsink.RealTable) (finished bool, err error) {
 	for _, t := range tables {
 		for i := range t.Columns {
 			of, ok := widenedFrom(t.Columns[i].Name)
@@ -182,7 +182,7 @@ func (s *session) finishWidening(ctx context.Context, tables []*sqlsink.Table) (
 	return finished, nil
 }
 
-func hasColumn(t *sqlsink.Table, column string) bool {
+func hasColumn(t *sqlsink.RealTable, column string) bool {
 	for i := range t.Columns {
 		if t.Columns[i].Name == column {
 			return true
@@ -193,8 +193,8 @@ func hasColumn(t *sqlsink.Table, column string) bool {
 
 // hideUnfinished removes from t.Columns the new columns of unfinished widenings, and the column
 // with the row numbers of a staging table.
-func hideUnfinished(t *sqlsink.Table) {
-	var kept []sqlsink.Column
+func hideUnfinished(t *sqlsink.RealTable) {
+	var kept []sqlsink.RealColumn
 	for _, c := range t.Columns {
 		if of, ok := widenedFrom(c.Name); c.Name == rowColumn || ok && hasColumn(t, of) {
 			continue
@@ -204,7 +204,7 @@ func hideUnfinished(t *sqlsink.Table) {
 	t.Columns = kept
 }
 
-func (s *session) describeKeys(ctx context.Context, tables []*sqlsink.Table) error {
+func (s *sqlSession) describeKeys(ctx context.Context, tables []*sqlsink.RealTable) error {
 	if len(tables) == 0 {
 		return nil
 	}
@@ -232,8 +232,8 @@ func (s *session) describeKeys(ctx context.Context, tables []*sqlsink.Table) err
 }
 
 // describe converts a row of catalogueSQL to a column.
-func describe(found *queryResult, row int) (sqlsink.Column, error) {
-	c := sqlsink.Column{Name: found.text(row, 1), Type: found.text(row, 2), Nullable: found.text(row, 7) == "YES"}
+func describe(found *queryResult, row int) (sqlsink.RealColumn, error) {
+	c := sqlsink.RealColumn{Name: found.text(row, 1), Type: found.text(row, 2), Nullable: found.text(row, 7) == "YES"}
 	c.Filled = found.rows[row][8] != nil || found.text(row, 9) == "YES"
 	a := &attribute{}
 	for i, into := range []*int{3: &a.length, 4: &a.precision, 5: &a.scale} {

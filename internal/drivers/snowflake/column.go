@@ -30,8 +30,9 @@ const (
 	kindArray
 )
 
-// column encodes the values of one real column as JSON. It is used by one goroutine at a time.
-type column struct {
+// columnEncoder encodes the values of one real column as JSON. It is used by one goroutine at a
+// time.
+type columnEncoder struct {
 	sqlsink.ValueDecoder
 	attribute
 	text []byte // reused to encode one text
@@ -58,15 +59,15 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout. The encoder calls adjusted for each value
-// that it adjusts.
-func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
-	return column{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute)}
+// newColumnEncoder returns the encoder for a target of a layout. The encoder calls adjusted for
+// each value that it adjusts.
+func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
+	return columnEncoder{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute)}
 }
 
 // append appends the raw JSON value as a JSON string or, for VARIANT, OBJECT and ARRAY, as JSON. An
 // error is poison; its text names the column and never contains the value.
-func (c *column) append(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) append(dst, raw []byte) ([]byte, error) {
 	out, err := c.appendValue(dst, raw)
 	if err != nil {
 		return dst, c.Refuse(err)
@@ -74,7 +75,7 @@ func (c *column) append(dst, raw []byte) ([]byte, error) {
 	return out, nil
 }
 
-func (c *column) appendValue(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendValue(dst, raw []byte) ([]byte, error) {
 	var err error
 	text := c.text[:0]
 	switch c.kind {
@@ -113,7 +114,7 @@ func appendBool(dst, raw []byte) ([]byte, error) {
 
 // appendFixed appends a number that fits the column's precision, rounded to the column's scale. If
 // the column has no decimal places and the number has a fraction, it returns value.ErrNotInteger.
-func (c *column) appendFixed(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendFixed(dst, raw []byte) ([]byte, error) {
 	d, err := c.Decimal(raw)
 	if err != nil {
 		return dst, err
@@ -127,7 +128,7 @@ func (c *column) appendFixed(dst, raw []byte) ([]byte, error) {
 	return d.AppendText(dst, 0), nil
 }
 
-func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendFloat(dst, raw []byte) ([]byte, error) {
 	switch string(raw) {
 	case `"NaN"`:
 		return append(dst, "NaN"...), nil
@@ -144,7 +145,7 @@ func (c *column) appendFloat(dst, raw []byte) ([]byte, error) {
 }
 
 // appendInstant appends an instant in the format that tableStatements.value parses.
-func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendInstant(dst, raw []byte) ([]byte, error) {
 	if c.kind == kindDate {
 		t, err := c.Date(raw)
 		if err != nil {
@@ -171,7 +172,7 @@ func (c *column) appendInstant(dst, raw []byte) ([]byte, error) {
 
 // appendJSON appends a JSON value, with its line breaks replaced by spaces. For an OBJECT or ARRAY
 // column, it returns an error if the value is not an object or an array.
-func (c *column) appendJSON(dst, raw []byte) ([]byte, error) {
+func (c *columnEncoder) appendJSON(dst, raw []byte) ([]byte, error) {
 	switch {
 	case c.kind == kindObject && raw[0] != '{':
 		return dst, errors.New("it is not an object")
@@ -197,7 +198,7 @@ const exactDigits = 38
 
 // checkNumber checks a number in JSON text. If a VARIANT cannot store the number exactly,
 // checkNumber counts the adjustment.
-func (c *column) checkNumber(text []byte) error {
+func (c *columnEncoder) checkNumber(text []byte) error {
 	if len(text) <= 15 && bytes.IndexByte(text, 'e') < 0 && bytes.IndexByte(text, 'E') < 0 {
 		return nil
 	}

@@ -15,9 +15,9 @@ import (
 )
 
 // testColumn returns the encoder for column c of table t.
-func testColumn(a attribute, adjusted func(table, column, rule string)) column {
-	t := &sqlsink.Target{Slot: -1, Real: &sqlsink.Column{Name: "c", Type: "TYPE", Native: &a}}
-	return newColumn(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, t, adjusted)
+func testColumn(a attribute, adjusted func(table, column, rule string)) columnEncoder {
+	t := &sqlsink.Target{Slot: -1, Real: &sqlsink.RealColumn{Name: "c", Type: "TYPE", Native: &a}}
+	return newColumnEncoder(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, t, adjusted)
 }
 
 func TestColumn_EncodesValues(t *testing.T) {

@@ -86,7 +86,7 @@ var types = map[schema.Type]string{
 
 // DDL returns the statements of a migration step. Snowflake commits each statement separately. DDL
 // returns nil if the step is not possible.
-func (d *dialect) DDL(step sqlsink.Step) []string {
+func (d *dialect) DDL(step sqlsink.MigrationStep) []string {
 	table := d.table(step.Table)
 	switch step.Kind {
 	case sqlsink.CreateTable:
@@ -130,7 +130,7 @@ const (
 // the old column and rename the new one. If they are interrupted, the table has the complete old
 // column or the complete new column, and Tables finishes the renaming. widen returns nil if it
 // cannot widen the column.
-func widen(table string, step sqlsink.Step) []string {
+func widen(table string, step sqlsink.MigrationStep) []string {
 	c := step.Real
 	alter := "ALTER TABLE " + table + " "
 	switch a := c.Native.(*attribute); {

@@ -85,7 +85,7 @@ var conditions = map[int]string{
 // sessionError converts an error of Snowflake's driver. An error with a number becomes a
 // *serverError. If the error has no number or the call timed out, the state of the session is
 // unknown: sessionError marks the session as broken and returns a *sqlsink.ConnectionError.
-func (s *session) sessionError(ctx context.Context, what string, err error) error {
+func (s *sqlSession) sessionError(ctx context.Context, what string, err error) error {
 	if ctx.Err() != nil {
 		s.broken = true
 		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, context.Cause(ctx))}
@@ -179,7 +179,7 @@ func (a *account) explainConnect(err error) error {
 // explainNetwork describes why a connection failed without an error message of the server. It marks
 // a failure of TLS as refused.
 func explainNetwork(where string, err error) error {
-	server := sqlsink.Server{
+	server := sqlsink.ServerAddress{
 		Address: where, Authority: "there may be a proxy in between: add its certificate to those of this machine",
 		Name: "write account identifiers with - instead of _",
 	}

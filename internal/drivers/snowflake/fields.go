@@ -35,12 +35,12 @@ var keyPairFields = []sink.Field{
 	{Name: "Role", Type: "string", Description: "role of the session", Option: "role"},
 }
 
-// form reads the values of HQ's form.
-type form struct{ *sink.Form }
+// formValues reads the values of HQ's form.
+type formValues struct{ *sink.Form }
 
 // host returns the value of a field that becomes the host of the URL. It refuses a value that is
 // not a valid host.
-func (f form) host(field string) string {
+func (f formValues) host(field string) string {
 	host := f.Get(field)
 	if strings.ContainsFunc(host, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || strings.ContainsRune("/:@?#%\\\"<>[]^`{|}$'", r)
@@ -51,7 +51,7 @@ func (f form) host(field string) string {
 }
 
 // path returns the path of the URL, which consists of the database and, optionally, the schema.
-func (f form) path() string {
+func (f formValues) path() string {
 	path := strings.Trim(f.Get("Database"), "/")
 	if strings.Count(path, "/") > 1 {
 		f.Refuse("Database", "it should be a database, or a database and a schema with a / between")
@@ -65,7 +65,7 @@ func (f form) path() string {
 // buildPasswordURL builds a destination URL from the values of passwordFields in HQ's form, or
 // returns the errors of the invalid fields.
 func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
-	f := form{sink.NewForm(passwordFields, values)}
+	f := formValues{sink.NewForm(passwordFields, values)}
 	user := url.UserPassword(f.Get("Username"), values["Password"])
 	u := url.URL{Scheme: "snowflake", Host: f.host("Hostname"), Path: f.path(), User: user}
 	if port := f.Port("443"); port != "443" {
@@ -81,7 +81,7 @@ func buildPasswordURL(values map[string]string) (string, []sink.FieldError) {
 // buildKeyPairURL builds a destination URL from the values of keyPairFields in HQ's form, or
 // returns the errors of the invalid fields.
 func buildKeyPairURL(values map[string]string) (string, []sink.FieldError) {
-	f := form{sink.NewForm(keyPairFields, values)}
+	f := formValues{sink.NewForm(keyPairFields, values)}
 	u := url.URL{Scheme: "snowflake-keypair", Host: f.host("Account"), Path: f.path(), User: url.User(f.Get("Username"))}
 	if name := f.Get("Secret"); strings.ContainsAny(name, " =-\n\x00") {
 		f.Refuse("Secret", "it should be the name of an environment variable, not the key itself")

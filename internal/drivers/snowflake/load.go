@@ -18,7 +18,7 @@ const fileBytes = 256 << 20
 
 // Exec runs DDL statements one after the other. Snowflake commits each statement separately. If the
 // schema does not exist, Exec first creates the schema.
-func (s *session) Exec(ctx context.Context, statements []string) error {
+func (s *sqlSession) Exec(ctx context.Context, statements []string) error {
 	if err := s.makeSchema(ctx); err != nil {
 		return err
 	}
@@ -31,18 +31,18 @@ func (s *session) Exec(ctx context.Context, statements []string) error {
 }
 
 // Stage creates a staging table. The table is transient, because it never has to be restored.
-func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+func (s *sqlSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	_, err := s.query(ctx, "create a staging table", s.tableStatements(live).createStage(quote(name)))
 	return err
 }
 
 // Count returns the number of rows of a table in the layout's scope.
-func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	return s.count(ctx, "count rows", s.tableStatements(l).countRows())
 }
 
 // count runs a query that selects a single number, and returns the number.
-func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
+func (s *sqlSession) count(ctx context.Context, what, sql string) (int64, error) {
 	a, err := s.query(ctx, what, sql)
 	if err != nil {
 		return 0, err
@@ -55,7 +55,7 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 
 // Seal checks that no two staged rows have the same key. If two have, it returns a
 // *sqlsink.DuplicatesError.
-func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
+func (s *sqlSession) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	rows, err := s.count(ctx, "count rows that were staged twice", s.tableStatements(stage).duplicates())
 	if err == nil && rows > 0 {
 		return &sqlsink.DuplicatesError{Rows: rows}
@@ -79,7 +79,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	}
 	var count int64
 	now := time.Now().UTC()
-	batch := newNDJSONBuffer(tx.session)
+	batch := newNDJSONBuffer(tx.sqlSession)
 	defer func() { batch.release() }()
 	for row, err := range rows {
 		if err != nil {
@@ -95,7 +95,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 				return 0, err
 			}
 			batch.release()
-			batch = newNDJSONBuffer(tx.session)
+			batch = newNDJSONBuffer(tx.sqlSession)
 		}
 	}
 	if batch.count > 0 {

@@ -18,7 +18,7 @@ import (
 
 var tokenOptions = []sink.Option{
 	{
-		Name: "token", Type: sink.Secret{},
+		Name: "token", Type: sink.SecretText{},
 		Help: "programmatic access token, or with `authenticator=oauth` an OAuth access token, instead of a password",
 	},
 	{
@@ -33,7 +33,7 @@ var keyOptions = []sink.Option{
 		Name: "secret-key",
 		Help: "name of the environment variable that holds the private key: PKCS#8 in PEM, or the base64 of its DER form",
 	},
-	{Name: "private-key-file", Type: sink.File{}, Help: "file with the private key, instead of `secret-key`"},
+	{Name: "private-key-file", Type: sink.FilePath{}, Help: "file with the private key, instead of `secret-key`"},
 	{Name: "key-passphrase", Help: "name of the environment variable that holds the passphrase of an encrypted key"},
 }
 

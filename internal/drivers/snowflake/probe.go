@@ -12,7 +12,7 @@ import (
 // the table. If the schema does not exist, CanWrite creates a schema with another name for the
 // check, and then drops that schema. If the role lacks a privilege, the error is fatal and says how
 // to fix the problem.
-func (s *session) CanWrite(ctx context.Context) error {
+func (s *sqlSession) CanWrite(ctx context.Context) error {
 	if !s.lacksSchema {
 		return s.canWriteHere(ctx)
 	}
@@ -27,7 +27,7 @@ func (s *session) CanWrite(ctx context.Context) error {
 }
 
 // canWriteHere does the checks of CanWrite in the session's current schema.
-func (s *session) canWriteHere(ctx context.Context) error {
+func (s *sqlSession) canWriteHere(ctx context.Context) error {
 	if err := s.stage(ctx); err != nil {
 		return err
 	}
@@ -49,13 +49,13 @@ func (s *session) canWriteHere(ctx context.Context) error {
 }
 
 // Own returns the statement that makes the session's role the owner of the table.
-func (s *session) Own(table string) string {
+func (s *sqlSession) Own(table string) string {
 	return fmt.Sprintf("GRANT OWNERSHIP ON TABLE %s TO ROLE %s COPY CURRENT GRANTS", s.dialect.table(table), quote(s.role))
 }
 
 // missingPrivilege returns a fatal error for an operation that failed with err because the role
 // lacks privileges on the schema. The error contains the GRANT statement for the privileges.
-func (s *session) missingPrivilege(what, privileges string, err error) error {
+func (s *sqlSession) missingPrivilege(what, privileges string, err error) error {
 	schema := quote(s.dialect.account.database) + "." + quote(s.dialect.account.schema)
 	return fault.Mark(fault.Fatal, fmt.Errorf("role %q may not %s in schema %s; run: GRANT %s ON SCHEMA %s TO ROLE %s: %w",
 		s.role, what, schema, privileges, schema, quote(s.role), err))

@@ -18,7 +18,7 @@ import (
 
 // Read yields the rows of the layout's real table. It leaves out rows that are marked as deleted.
 // Each row is valid until the next iteration.
-func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+func (s *sqlSession) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		sql, targets := s.tableStatements(l).selection()
 		row := change.Row{Spans: make([]rawjson.Span, len(l.Table.Columns))}

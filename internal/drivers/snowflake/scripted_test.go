@@ -288,7 +288,7 @@ func customers(t testing.TB) *schema.Table {
 // batch returns a batch of upserts of rows.
 func batch(t testing.TB, table *schema.Table, sequence uint64, images ...string) *change.Batch {
 	t.Helper()
-	set := &change.Set{Table: table}
+	set := &change.RowSet{Table: table}
 	splitter := change.NewSplitter(table)
 	for _, image := range images {
 		spans, err := splitter.Split([]byte(image))
@@ -298,5 +298,5 @@ func batch(t testing.TB, table *schema.Table, sequence uint64, images ...string)
 		set.Upserts = append(set.Upserts, change.Row{Image: []byte(image), Spans: spans, Op: cdc.Insert})
 	}
 	at := cdc.Position{Sequence: sequence, Stored: int64(sequence) * 1000}
-	return &change.Batch{First: at, Last: at, Sets: []*change.Set{set}}
+	return &change.Batch{First: at, Last: at, Sets: []*change.RowSet{set}}
 }

@@ -25,8 +25,8 @@ type driverConn interface {
 	driver.QueryerContext
 }
 
-// session is one session of Snowflake. It implements sqlsink.Conn.
-type session struct {
+// sqlSession is one session of Snowflake. It implements sqlsink.Conn.
+type sqlSession struct {
 	dialect   *dialect
 	db        driverConn
 	transport *transport
@@ -85,7 +85,7 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	return s, nil
 }
 
-func (d *dialect) connect(ctx context.Context) (*session, error) {
+func (d *dialect) connect(ctx context.Context) (*sqlSession, error) {
 	// Disable the driver's own log. It contains messages of the server, which may quote values.
 	log := sf.GetLogger()
 	log.SetOutput(io.Discard)
@@ -116,7 +116,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if !ok {
 		return nil, errors.New("snowflake's driver does not take queries with a context")
 	}
-	s := &session{dialect: d, db: db, transport: t}
+	s := &sqlSession{dialect: d, db: db, transport: t}
 	if err := s.inspectSession(ctx); err != nil {
 		_ = s.Close(ctx)
 		return nil, err
@@ -130,7 +130,7 @@ const sessionSQL = "SELECT CURRENT_DATABASE(), CURRENT_SCHEMA(), CURRENT_WAREHOU
 
 // inspectSession checks that the session can use the database and the warehouse of the URL. If the
 // schema does not exist, the first DDL creates it.
-func (s *session) inspectSession(ctx context.Context) error {
+func (s *sqlSession) inspectSession(ctx context.Context) error {
 	a := &s.dialect.account
 	at, err := s.query(ctx, "inspect the session", sessionSQL)
 	if err != nil {
@@ -158,7 +158,7 @@ func (s *session) inspectSession(ctx context.Context) error {
 
 // makeSchema creates the URL's schema if it does not exist, and makes it the session's current
 // schema.
-func (s *session) makeSchema(ctx context.Context) error {
+func (s *sqlSession) makeSchema(ctx context.Context) error {
 	if !s.lacksSchema {
 		return nil
 	}
@@ -171,7 +171,7 @@ func (s *session) makeSchema(ctx context.Context) error {
 
 // enterSchema runs the statement create, which creates a schema, and makes the schema the session's
 // current schema. The parameter schema is the quoted name of the schema.
-func (s *session) enterSchema(ctx context.Context, create, schema string) error {
+func (s *sqlSession) enterSchema(ctx context.Context, create, schema string) error {
 	a := &s.dialect.account
 	name := quote(a.database) + "." + quote(a.schema)
 	for _, sql := range []string{create, "USE SCHEMA " + schema} {
@@ -191,7 +191,7 @@ func (s *session) enterSchema(ctx context.Context, create, schema string) error 
 
 // Close closes the session. Snowflake then rolls back an open transaction and drops the session's
 // stage.
-func (s *session) Close(ctx context.Context) error {
+func (s *sqlSession) Close(ctx context.Context) error {
 	end := s.transport.bind(ctx, func() {})
 	err := s.db.Close()
 	end()
@@ -230,7 +230,7 @@ func (r *queryResult) sumColumns(names ...string) (int64, error) {
 }
 
 // query runs one statement with text parameters and returns the whole result.
-func (s *session) query(ctx context.Context, what, sql string, args ...string) (*queryResult, error) {
+func (s *sqlSession) query(ctx context.Context, what, sql string, args ...string) (*queryResult, error) {
 	a := &queryResult{}
 	err := s.each(ctx, what, sql, args, func(columns []string, row []driver.Value) bool {
 		a.columns = columns
@@ -242,7 +242,7 @@ func (s *session) query(ctx context.Context, what, sql string, args ...string) (
 
 // each runs one statement with text parameters and passes each row of the result to yield, until
 // yield returns false. A row is valid only during the call of yield.
-func (s *session) each(
+func (s *sqlSession) each(
 	ctx context.Context, what, sql string, args []string, yield func(columns []string, row []driver.Value) bool,
 ) (err error) {
 	ctx, call := sqlsink.Await(ctx, s.dialect.account.timeouts.Statement, nil)

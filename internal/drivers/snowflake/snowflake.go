@@ -108,14 +108,14 @@ adjusted instead, and counted by rule:
 	return b.String()
 }
 
-// destination is a SQL sink that has the batch limits of its URL.
-type destination struct {
+// limitedSink is a SQL sink that has the batch limits of its URL.
+type limitedSink struct {
 	*sqlsink.Sink
 	limits sink.Limits
 }
 
 // Limits implements sink.Pacer.
-func (d *destination) Limits() sink.Limits { return d.limits }
+func (d *limitedSink) Limits() sink.Limits { return d.limits }
 
 // open opens the destination at target.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
@@ -128,5 +128,5 @@ func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error)
 	if err != nil {
 		return nil, err
 	}
-	return &destination{Sink: s, limits: c.limits}, nil
+	return &limitedSink{Sink: s, limits: c.limits}, nil
 }

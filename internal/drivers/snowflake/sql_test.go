@@ -11,8 +11,8 @@ import (
 )
 
 // real returns a column whose type is the given type of the catalogue.
-func real(name, kind string, numbers ...int) *sqlsink.Column {
-	c := &sqlsink.Column{Name: name, Type: kind, Nullable: true}
+func real(name, kind string, numbers ...int) *sqlsink.RealColumn {
+	c := &sqlsink.RealColumn{Name: name, Type: kind, Nullable: true}
 	a := &attribute{}
 	a.kind, c.Holds = kindOf(kind)
 	switch {
@@ -32,7 +32,7 @@ func real(name, kind string, numbers ...int) *sqlsink.Column {
 
 // layout returns a layout that maps columns onto real columns. The first columns, as many as keys
 // says, are the key.
-func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, metas ...sqlsink.Meta) *sqlsink.Layout {
+func layout(t testing.TB, name string, keys int, columns []*sqlsink.RealColumn, metas ...sqlsink.Meta) *sqlsink.Layout {
 	t.Helper()
 	var declared []schema.Column
 	var key []string
@@ -50,7 +50,7 @@ func layout(t testing.TB, name string, keys int, columns []*sqlsink.Column, meta
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &sqlsink.Layout{Table: table, Real: &sqlsink.Table{Name: name, Key: key}, Keys: keys}
+	l := &sqlsink.Layout{Table: table, Real: &sqlsink.RealTable{Name: name, Key: key}, Keys: keys}
 	for i, c := range columns {
 		slot := table.Slot([]byte(c.Name))
 		l.Real.Columns = append(l.Real.Columns, *c)
@@ -84,7 +84,7 @@ func TestStatements_MatchGolden(t *testing.T) {
 func allStatements(t *testing.T, odd string, show func(title string, statements ...string)) {
 	t.Helper()
 	d := &dialect{account: account{database: "SHOP", schema: "PUBLIC"}}
-	s := &session{dialect: d}
+	s := &sqlSession{dialect: d}
 	show("inspect the session", sessionSQL)
 	show("describe tables", catalogueSQL, keysSQL)
 	show("make the session's stage", stageSQL)
@@ -92,27 +92,27 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 	show("probe a schema that is not there", `CREATE TRANSIENT SCHEMA "SHOP"."_eds_probe_7"`, `DROP SCHEMA IF EXISTS "SHOP"."_eds_probe_7"`)
 	showDDL(d, odd, show)
 
-	all := []*sqlsink.Column{
+	all := []*sqlsink.RealColumn{
 		real("companyId", "TEXT"), real("id", "NUMBER", 38, 0), real(odd, "TEXT", 10), real("amount", "NUMBER", 38, 18),
 		real("rate", "FLOAT"), real("vip", "BOOLEAN"),
 		real("at", "TIMESTAMP_TZ"), real("local", "TIMESTAMP_LTZ", 3), real("naive", "TIMESTAMP_NTZ"), real("day", "DATE"),
 		real("meta", "VARIANT"), real("map", "OBJECT"), real("list", "ARRAY"), real("place", "GEOGRAPHY"),
 	}
 	orders := layout(t, "order", 2, all)
-	foreign := layout(t, "foreign", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "NUMBER", 38, 0)})
+	foreign := layout(t, "foreign", 1, []*sqlsink.RealColumn{real("id", "TEXT"), real("n", "NUMBER", 38, 0)})
 	foreign.Real.Columns = append(foreign.Real.Columns, *real("theirs", "TEXT"))
 	d.actual.Store("upper", "UPPER")
 	for _, l := range []*sqlsink.Layout{
-		orders, layout(t, "link", 2, []*sqlsink.Column{real("a", "TEXT"), real("b", "TEXT")}), foreign,
-		layout(t, "upper", 1, []*sqlsink.Column{real("ID", "TEXT"), real("NAME", "TEXT")}, sqlsink.MetaOp, sqlsink.MetaVersion,
+		orders, layout(t, "link", 2, []*sqlsink.RealColumn{real("a", "TEXT"), real("b", "TEXT")}), foreign,
+		layout(t, "upper", 1, []*sqlsink.RealColumn{real("ID", "TEXT"), real("NAME", "TEXT")}, sqlsink.MetaOp, sqlsink.MetaVersion,
 			sqlsink.MetaSynced, sqlsink.MetaDeleted),
-		layout(t, "newer", 1, []*sqlsink.Column{real("id", "TEXT"), real("n", "FLOAT")}, sqlsink.MetaVersion),
+		layout(t, "newer", 1, []*sqlsink.RealColumn{real("id", "TEXT"), real("n", "FLOAT")}, sqlsink.MetaVersion),
 	} {
 		name := l.Real.Name
 		ts := s.tableStatements(l)
 		stage := *l
 		stage.Native, stage.Guard, stage.Soft = nil, false, false
-		stage.Real = &sqlsink.Table{Name: "_eds_load_" + name, Columns: l.Real.Columns}
+		stage.Real = &sqlsink.RealTable{Name: "_eds_load_" + name, Columns: l.Real.Columns}
 		st := s.tableStatements(&stage)
 		show("write a few rows to "+name, ts.merge(fromParameter, allRows))
 		show("write many rows to "+name, ts.merge(fmt.Sprintf(fromStage, "7.json.gz"), allRows))
@@ -131,7 +131,7 @@ func allStatements(t *testing.T, odd string, show func(title string, statements 
 }
 
 func showDDL(d *dialect, odd string, show func(title string, statements ...string)) {
-	show("create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
+	show("create a table", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
 		{Name: "companyId", Type: schema.String, Key: true},
 		{Name: "id", Type: schema.Integer, Key: true},
 		{Name: odd, Type: schema.Enum},
@@ -142,14 +142,14 @@ func showDDL(d *dialect, odd string, show func(title string, statements ...strin
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{
+	show("add a column", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.AddColumn, Table: "order",
 		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
 	})...)
-	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("must", "TEXT")})...)
+	show("relax a column", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("must", "TEXT")})...)
 	for _, w := range []struct {
 		title string
-		real  *sqlsink.Column
+		real  *sqlsink.RealColumn
 		to    schema.Type
 	}{
 		{"widen a short number", real("total", "NUMBER", 9, 0), schema.Integer},
@@ -159,6 +159,6 @@ func showDDL(d *dialect, odd string, show func(title string, statements ...strin
 		{"widen instants to text", real("at", "TIMESTAMP_TZ"), schema.String},
 		{"widen truth values to text", real("vip", "BOOLEAN"), schema.String},
 	} {
-		show(w.title, d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: w.real, To: w.to})...)
+		show(w.title, d.DDL(sqlsink.MigrationStep{Kind: sqlsink.WidenColumn, Table: "order", Real: w.real, To: w.to})...)
 	}
 }

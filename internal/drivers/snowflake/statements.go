@@ -12,7 +12,7 @@ type tableStatements struct {
 	layout  *sqlsink.Layout
 	table   string // quoted name
 	label   string // the table's description in messages
-	columns []column
+	columns []columnEncoder
 	members []string                   // the JSON member name of each column, such as `,"c3":`
 	merges  map[operationFilter]string // the format strings that merge has built
 }
@@ -40,7 +40,7 @@ const allRows operationFilter = ""
 
 // tableStatements returns the statements for layout l. It builds the statements on first use and
 // keeps them in l.Native.
-func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
+func (s *sqlSession) tableStatements(l *sqlsink.Layout) *tableStatements {
 	if ts, ok := l.Native.(*tableStatements); ok {
 		return ts
 	}
@@ -49,7 +49,7 @@ func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
 		merges: make(map[operationFilter]string),
 	}
 	for i := range l.Columns {
-		ts.columns = append(ts.columns, newColumn(l, &l.Columns[i], s.dialect.env.Adjusted))
+		ts.columns = append(ts.columns, newColumnEncoder(l, &l.Columns[i], s.dialect.env.Adjusted))
 		ts.members = append(ts.members, fmt.Sprintf(`,"c%d":`, i))
 	}
 	l.Native = ts

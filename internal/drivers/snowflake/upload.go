@@ -25,7 +25,7 @@ const stageSQL = `CREATE TEMPORARY STAGE IF NOT EXISTS "` + stageName + `" ` +
 // ndjsonBuffer collects rows as JSON lines. It starts to compress the lines when they are too large
 // for a statement's parameter.
 type ndjsonBuffer struct {
-	s          *session
+	s          *sqlSession
 	plain      []byte        // the lines that are not compressed yet
 	line       []byte        // reused to encode one line
 	compressed *bytes.Buffer // nil before the first compression
@@ -34,7 +34,7 @@ type ndjsonBuffer struct {
 	count      int // the number of rows
 }
 
-func newNDJSONBuffer(s *session) *ndjsonBuffer {
+func newNDJSONBuffer(s *sqlSession) *ndjsonBuffer {
 	return &ndjsonBuffer{s: s, plain: s.plain[:0]}
 }
 
@@ -124,7 +124,7 @@ func (tx *transaction) upload(ctx context.Context, ts *tableStatements, rows *nd
 
 // stage creates the session's stage if the stage does not exist. The caller must not have started a
 // transaction, because DDL commits a transaction implicitly.
-func (s *session) stage(ctx context.Context) error {
+func (s *sqlSession) stage(ctx context.Context) error {
 	if s.hasStage {
 		return nil
 	}

@@ -26,7 +26,7 @@ var errRowCount = errors.New("the server did not write as many rows as it was se
 // no transaction, and queue statements for Commit. This way, tables are locked only during Commit.
 // It costs little time, because Snowflake executes the statements of a session one at a time.
 type transaction struct {
-	*session
+	*sqlSession
 	begun      bool
 	statements []queuedStatement
 	files      []string // names of the uploaded files on the stage
@@ -42,7 +42,9 @@ type queuedStatement struct {
 }
 
 // Begin returns a transaction. Commit starts the transaction at the server.
-func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
+func (s *sqlSession) Begin(context.Context) (sqlsink.Tx, error) {
+	return &transaction{sqlSession: s}, nil
+}
 
 func (tx *transaction) add(what, sql string, check func(*queryResult) error, args ...string) {
 	tx.statements = append(tx.statements, queuedStatement{what: what, sql: sql, args: args, check: check})
@@ -59,7 +61,7 @@ func (tx *transaction) addTo(l *sqlsink.Layout, what, sql string, check func(*qu
 // large for a parameter, Write also uploads them.
 func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	ts := tx.tableStatements(w.Layout)
-	rows := newNDJSONBuffer(tx.session)
+	rows := newNDJSONBuffer(tx.sqlSession)
 	defer rows.release()
 	again, err := rows.appendWrite(ts, w)
 	if err != nil || rows.count == 0 {

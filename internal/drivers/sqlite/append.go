@@ -14,7 +14,7 @@ import (
 // Append adds rows to a stage and returns the number of rows by which the stage has grown. Another
 // goroutine reads and encodes rows ahead of the writer, so that files of several tables can be read
 // while one table is written.
-func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
+func (t *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	st := t.s.statementsOf(stage)
 	if len(st.upsert) > 1 {
 		return t.appendByRow(ctx, st, rows)
@@ -40,7 +40,7 @@ func (t *tx) Append(ctx context.Context, stage *sqlsink.Layout, rows iter.Seq2[*
 
 // drain writes all full chunks to the stage, and returns the number of rows by which the stage has
 // grown.
-func (t *tx) drain(ctx context.Context, a *appender) (added int64, err error) {
+func (t *transaction) drain(ctx context.Context, a *appender) (added int64, err error) {
 	count := 0
 	for c := range a.full {
 		n, fresh, err := t.write(ctx, a, &c.args)
@@ -66,9 +66,9 @@ type chunk struct{ args capi.Args }
 
 // appender passes chunks between fill and drain.
 type appender struct {
-	insert     string   // inserts a row, unless the stage has a row with the same key
-	upsert     *command // inserts or updates a row
-	encoder    *encoder
+	insert     string          // inserts a row, unless the stage has a row with the same key
+	upsert     *boundStatement // inserts or updates a row
+	encoder    *rowEncoder
 	free, full chan *chunk
 }
 
@@ -128,7 +128,7 @@ func (a *appender) empty(ctx context.Context) error {
 
 // write writes the rows in args to the stage. It returns the number of written rows, and the number
 // of rows by which the stage has grown.
-func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added int, err error) {
+func (t *transaction) write(ctx context.Context, a *appender, args *capi.Args) (n, added int, err error) {
 	err = t.within(ctx, func() error {
 		insert, err := t.s.prepare(a.insert)
 		if err != nil {
@@ -145,7 +145,7 @@ func (t *tx) write(ctx context.Context, a *appender, args *capi.Args) (n, added 
 }
 
 // appendByRow does the work of Append for a stage that has no unique index on the key.
-func (t *tx) appendByRow(ctx context.Context, st *tableStatements, rows iter.Seq2[*change.Row, error]) (int64, error) {
+func (t *transaction) appendByRow(ctx context.Context, st *tableStatements, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	var count, added int64
 	now := time.Now()
 	err := t.within(ctx, func() error {

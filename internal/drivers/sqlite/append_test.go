@@ -25,13 +25,13 @@ func TestAppender_HoldsOneLargeChunk(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		real := &sqlsink.Column{Name: "v", Native: &attribute{affinity: asText}}
+		real := &sqlsink.RealColumn{Name: "v", Native: &attribute{affinity: asText}}
 		l := &sqlsink.Layout{
 			Table:   &schema.Table{Columns: []schema.Column{{Name: "v"}}},
 			Columns: []sqlsink.Target{{Type: schema.String, Real: real}},
 		}
 		a := appender{
-			upsert: &command{columns: l.All()}, encoder: newEncoder(l, nil),
+			upsert: &boundStatement{columns: l.All()}, encoder: newRowEncoder(l, nil),
 			free: make(chan *chunk, chunksAhead), full: make(chan *chunk, chunksAhead),
 		}
 		for range chunksAhead {

@@ -39,11 +39,11 @@ type attribute struct {
 
 // Tables describes the named tables that exist. If a name belongs to an object of another kind,
 // such as a view, the result has an entry for the object, without columns.
-func (s *fileSession) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+func (s *fileSession) Tables(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
 	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
 	}
-	var found []*sqlsink.Table
+	var found []*sqlsink.RealTable
 	err := s.db.Within(ctx, func() error {
 		for _, name := range names {
 			t, err := s.table(name)
@@ -118,12 +118,12 @@ func (s *fileSession) Empty(ctx context.Context, names []string) ([]int, error) 
 
 // table describes the table or other object with the given name, whose case it ignores. It returns
 // nil if there is no such object.
-func (s *fileSession) table(name string) (*sqlsink.Table, error) {
+func (s *fileSession) table(name string) (*sqlsink.RealTable, error) {
 	o, err := s.object(name)
 	if o == nil || err != nil {
 		return nil, err
 	}
-	t := &sqlsink.Table{Name: name, Other: o.Other}
+	t := &sqlsink.RealTable{Name: name, Other: o.Other}
 	if t.Other != "" {
 		return t, nil
 	}
@@ -145,7 +145,7 @@ WHERE l.schema = 'main' AND l.type = 'table'`, []string{name}, func(row *capi.St
 	return t, s.indexes(t, r)
 }
 
-func (s *fileSession) columns(t *sqlsink.Table, r *relation) error {
+func (s *fileSession) columns(t *sqlsink.RealTable, r *relation) error {
 	keys := make(map[int64]string)
 	const query = `SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)`
 	err := s.query(query, []string{t.Name}, func(row *capi.Stmt) {
@@ -155,7 +155,7 @@ func (s *fileSession) columns(t *sqlsink.Table, r *relation) error {
 			c.affinity = asIs
 		}
 		fallback := row.String(3)
-		t.Columns = append(t.Columns, sqlsink.Column{
+		t.Columns = append(t.Columns, sqlsink.RealColumn{
 			Name: row.String(0), Type: c.declared, Holds: holds(c),
 			Nullable: row.Int(2) == 0, Filled: fallback != "" && !strings.EqualFold(fallback, "NULL"),
 			Generated: row.Int(5) != 0, Native: c,
@@ -192,7 +192,7 @@ func holds(c *attribute) schema.Type {
 
 // indexes sets r.uniques from the table's unique indexes. It leaves out partial indexes, and
 // indexes that do not compare plain columns byte by byte.
-func (s *fileSession) indexes(t *sqlsink.Table, r *relation) error {
+func (s *fileSession) indexes(t *sqlsink.RealTable, r *relation) error {
 	if r.rowid && len(t.Key) == 1 && s.isRowid(t) {
 		r.uniques = append(r.uniques, t.Key)
 	}
@@ -214,7 +214,7 @@ WHERE l."unique" AND NOT l.partial AND x.key ORDER BY l.seq, x.seqno`, []string{
 
 // isRowid reports whether the table's single key column is the rowid. This is the case if the
 // column's declared type is INTEGER. The column then has no index of its own.
-func (s *fileSession) isRowid(t *sqlsink.Table) bool {
+func (s *fileSession) isRowid(t *sqlsink.RealTable) bool {
 	for i := range t.Columns {
 		if c := t.Columns[i].Native.(*attribute); c.key {
 			return strings.EqualFold(c.declared, "INTEGER")

@@ -62,24 +62,24 @@ var rules = sqlsink.ValueRules{
 	sqlsink.RoundFloat:  {Name: "sqlite_float_precision", Help: "a number with more digits than a REAL holds becomes the nearest one"},
 }
 
-// encoder encodes rows of a layout as values that SQLite stores unchanged. The error for a value
+// rowEncoder encodes rows of a layout as values that SQLite stores unchanged. The error for a value
 // that a column cannot store is poison. An encoder is used by one goroutine at a time.
-type encoder struct {
+type rowEncoder struct {
 	layout  *sqlsink.Layout
-	columns []column // encoders of the layout's columns, in the same order
+	columns []columnEncoder // encoders of the layout's columns, in the same order
 	scratch []byte
 }
 
-func newEncoder(l *sqlsink.Layout, adjusted func(table, column, rule string)) *encoder {
-	e := &encoder{layout: l, columns: make([]column, len(l.Columns))}
+func newRowEncoder(l *sqlsink.Layout, adjusted func(table, column, rule string)) *rowEncoder {
+	e := &rowEncoder{layout: l, columns: make([]columnEncoder, len(l.Columns))}
 	for i := range e.columns {
-		e.columns[i] = newColumn(l, &l.Columns[i], adjusted)
+		e.columns[i] = newColumnEncoder(l, &l.Columns[i], adjusted)
 	}
 	return e
 }
 
 // row appends to args the row's values of the columns with the given indexes.
-func (e *encoder) row(args *capi.Args, columns []int, row *change.Row, synced time.Time) error {
+func (e *rowEncoder) row(args *capi.Args, columns []int, row *change.Row, synced time.Time) error {
 	e.scratch = e.scratch[:0]
 	for _, i := range columns {
 		var raw []byte
@@ -95,21 +95,25 @@ func (e *encoder) row(args *capi.Args, columns []int, row *change.Row, synced ti
 	return nil
 }
 
-// column encodes the values of one column.
-type column struct {
+// columnEncoder encodes the values of one column.
+type columnEncoder struct {
 	sqlsink.ValueDecoder
 	kind     schema.Type // the type of the source's column
 	affinity affinity
 }
 
-func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
-	c := column{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), kind: t.Type, affinity: t.Real.Native.(*attribute).affinity}
+func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
+	c := columnEncoder{
+		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted),
+		kind:         t.Type,
+		affinity:     t.Real.Native.(*attribute).affinity,
+	}
 	c.Type = cmp.Or(c.Type, "no type")
 	return c
 }
 
 // encode appends the value of raw, a JSON value other than null, to args.
-func (c *column) encode(args *capi.Args, raw []byte) error {
+func (c *columnEncoder) encode(args *capi.Args, raw []byte) error {
 	switch c.kind {
 	case schema.DateTime:
 		return c.encodeInstant(args, raw)
@@ -128,10 +132,10 @@ func (c *column) encode(args *capi.Args, raw []byte) error {
 
 // convertsText reports whether SQLite converts text in the column to a number if the text looks
 // like a number.
-func (c *column) convertsText() bool { return c.affinity != asText && c.affinity != asIs }
+func (c *columnEncoder) convertsText() bool { return c.affinity != asText && c.affinity != asIs }
 
 // encodeInstant appends an instant as text. No column affinity converts that text to a number.
-func (c *column) encodeInstant(args *capi.Args, raw []byte) error {
+func (c *columnEncoder) encodeInstant(args *capi.Args, raw []byte) error {
 	t, err := c.Instant(raw, microDigits)
 	if err != nil {
 		return err
@@ -155,7 +159,7 @@ func appendInstant(dst []byte, t value.Instant) ([]byte, error) {
 
 // encodeInteger appends an integer that fits into 64 bits. It appends a larger integer as text, if
 // the column does not convert text to numbers, or else returns value.ErrRange.
-func (c *column) encodeInteger(args *capi.Args, raw []byte) error {
+func (c *columnEncoder) encodeInteger(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {
 		return value.ErrNotInteger
@@ -178,7 +182,7 @@ func (c *column) encodeInteger(args *capi.Args, raw []byte) error {
 
 // encodeNumber appends a number. If the column cannot store the number exactly, encodeNumber
 // appends the nearest REAL.
-func (c *column) encodeNumber(args *capi.Args, raw []byte) error {
+func (c *columnEncoder) encodeNumber(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {
 		return err
@@ -205,7 +209,7 @@ func (c *column) encodeNumber(args *capi.Args, raw []byte) error {
 
 // encodeExact appends a number as a REAL if that is exact, or else as an INTEGER if that is exact
 // and the column keeps integers. It returns false and appends nothing if neither is possible.
-func (c *column) encodeExact(args *capi.Args, text []byte) (bool, error) {
+func (c *columnEncoder) encodeExact(args *capi.Args, text []byte) (bool, error) {
 	f, exact, err := value.ParseFloat(c.Digits(text), text, 64)
 	if err == nil && exact {
 		args.Float(f)
@@ -221,7 +225,7 @@ func (c *column) encodeExact(args *capi.Args, text []byte) (bool, error) {
 	return false, err
 }
 
-func (c *column) encodeBoolean(args *capi.Args, raw []byte) error {
+func (c *columnEncoder) encodeBoolean(args *capi.Args, raw []byte) error {
 	b, err := value.Boolean(raw)
 	switch {
 	case err != nil:
@@ -240,7 +244,7 @@ func (c *column) encodeBoolean(args *capi.Args, raw []byte) error {
 
 // encodeString appends a string as text. If the column would convert the text to a number,
 // encodeString appends the number instead, provided that formatting the number gives the same text.
-func (c *column) encodeString(args *capi.Args, raw []byte) error {
+func (c *columnEncoder) encodeString(args *capi.Args, raw []byte) error {
 	// SQLite stores the length of a text, so the text can contain U+0000.
 	buffer, flaws := value.AppendText(args.Begin(), raw, value.NUL)
 	if c.convertsText() {
@@ -257,7 +261,7 @@ func (c *column) encodeString(args *capi.Args, raw []byte) error {
 
 // encodeNumeral appends the number that text looks like. If formatting the number does not give the
 // same text, encodeNumeral returns errNumeral.
-func (c *column) encodeNumeral(args *capi.Args, text []byte) error {
+func (c *columnEncoder) encodeNumeral(args *capi.Args, text []byte) error {
 	raw, err := value.Number(text, false)
 	if err != nil {
 		return errNumeral
@@ -282,7 +286,7 @@ var errNumeral = errors.New("the column would convert the text to a number, and 
 // encodeJSON appends a JSON value verbatim as text. If the value is a number that the column would
 // convert, encodeJSON appends the number instead. If the number is not exact, it returns
 // value.ErrRange.
-func (c *column) encodeJSON(args *capi.Args, raw []byte) error {
+func (c *columnEncoder) encodeJSON(args *capi.Args, raw []byte) error {
 	if c.convertsText() && (raw[0] == '-' || raw[0]-'0' <= 9) {
 		exact, err := c.encodeExact(args, raw)
 		if !exact && err == nil {

@@ -72,8 +72,8 @@ func lines(t testing.TB, db *capi.DB, sql string) []string {
 // encode appends a value to args, and returns the name of the rule that adjusted the value, or "".
 // The type of the source's column is kind.
 func encode(args *capi.Args, kind schema.Type, a affinity, raw []byte) (rule string, err error) {
-	t := &sqlsink.Target{Slot: -1, Type: kind, Real: &sqlsink.Column{Native: &attribute{affinity: a}}}
-	c := newColumn(&sqlsink.Layout{Table: new(schema.Table)}, t, func(_, _, r string) { rule = r })
+	t := &sqlsink.Target{Slot: -1, Type: kind, Real: &sqlsink.RealColumn{Native: &attribute{affinity: a}}}
+	c := newColumnEncoder(&sqlsink.Layout{Table: new(schema.Table)}, t, func(_, _, r string) { rule = r })
 	err = c.encode(args, raw)
 	return rule, err
 }

@@ -60,7 +60,7 @@ func declared(t schema.Type) string {
 
 // DDL returns the statements of a migration step. It returns nil if the step is not possible or
 // needs no change.
-func (d *dialect) DDL(step sqlsink.Step) []string {
+func (d *dialect) DDL(step sqlsink.MigrationStep) []string {
 	switch step.Kind {
 	case sqlsink.CreateTable:
 		return []string{createTable(step)}
@@ -77,7 +77,7 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 
 // createTable returns the CREATE TABLE statement of step. The statement declares the key as a table
 // constraint. If the key is a single INTEGER column, the column becomes the rowid.
-func createTable(step sqlsink.Step) string {
+func createTable(step sqlsink.MigrationStep) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "CREATE TABLE %s (\n", quote(step.Table))
 	keys := make([]string, step.Keys)
@@ -99,7 +99,7 @@ func createTable(step sqlsink.Step) string {
 // Changes". They also create and drop an empty table, which makes every connection read the schema
 // again. If the column becomes TEXT, they rebuild the indexes, whose order depends on the column's
 // type, and convert existing numbers to text.
-func widen(step sqlsink.Step) []string {
+func widen(step sqlsink.MigrationStep) []string {
 	to := declared(step.To)
 	c := step.Real.Native.(*attribute)
 	switch {

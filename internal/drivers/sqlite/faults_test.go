@@ -88,7 +88,7 @@ type faultyConn struct {
 	f            *faulty
 }
 
-func (c *faultyConn) Tables(ctx context.Context, names []string) (found []*sqlsink.Table, err error) {
+func (c *faultyConn) Tables(ctx context.Context, names []string) (found []*sqlsink.RealTable, err error) {
 	err = c.f.call(func() error {
 		found, err = c.Conn.Tables(ctx, names)
 		return err

@@ -63,7 +63,7 @@ func (s *fileSession) Seal(context.Context, *sqlsink.Layout, *sqlsink.Layout) er
 // Place merges the rows of the stage into the live table, or replaces the live table's rows. To
 // replace all rows, Place replaces the live table by the stage, if possible. Otherwise it deletes
 // the rows whose keys are not in the stage, and upserts the rows of the stage.
-func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
+func (t *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	return t.within(ctx, func() error {
 		if mode == sink.Merge {
 			return t.execAll(append(mergeSQL(live, stage.Real.Name), dropSQL(stage.Real.Name))...)
@@ -83,7 +83,7 @@ func (t *tx) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.L
 	})
 }
 
-func (t *tx) execAll(statements ...string) error {
+func (t *transaction) execAll(statements ...string) error {
 	for _, sql := range statements {
 		if err := t.s.db.Exec(sql); err != nil {
 			return err
@@ -95,7 +95,7 @@ func (t *tx) execAll(statements ...string) error {
 // swappable reports whether the stage can replace the live table. The parameter now describes the
 // current live table, which must have the same definition as the stage, no triggers, and no columns
 // outside the layout.
-func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
+func swappable(stage, live *sqlsink.Layout, now *sqlsink.RealTable) bool {
 	r := now.Native.(*relation)
 	copied, err := renamed(r.sql, stage.Real.Name)
 	return err == nil && !r.triggers && live.Covers(now) && copied == relationOf(stage).sql
@@ -104,7 +104,7 @@ func swappable(stage, live *sqlsink.Layout, now *sqlsink.Table) bool {
 // swap drops the live table, gives its name to the stage, and creates the indexes of the live table
 // on the stage. It copies no rows. With legacy_alter_table, the renaming does not change views, and
 // triggers and foreign keys of other tables, so they continue to refer to the live table's name.
-func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
+func (t *transaction) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
 	name, indexes := "", []string{dropIndexSQL(sqlsink.StageObjectName("key", stage.Real.Name))}
 	const query = "SELECT type, name, sql FROM sqlite_schema" +
@@ -127,7 +127,7 @@ func (t *tx) swap(stage, live *sqlsink.Layout) (err error) {
 }
 
 // Drop drops a stage, if it exists.
-func (t *tx) Drop(ctx context.Context, table string) error {
+func (t *transaction) Drop(ctx context.Context, table string) error {
 	return t.within(ctx, func() error { return t.s.db.Exec(dropSQL(table)) })
 }
 

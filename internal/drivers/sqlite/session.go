@@ -21,7 +21,7 @@ type fileSession struct {
 	ready       bool                  // the file exists and has the configured journal mode
 	statements  map[string]*capi.Stmt // prepared statements, by SQL text
 	args        capi.Args
-	tx          *tx // the open transaction, or nil
+	tx          *transaction // the open transaction, or nil
 }
 
 // maxStatements is the maximum number of prepared statements that a session keeps.

@@ -94,28 +94,28 @@ func sameKey(l *sqlsink.Layout, prefix string) string {
 }
 
 // update returns the command that updates the existing row with the same key.
-func update(l *sqlsink.Layout) command {
+func update(l *sqlsink.Layout) boundStatement {
 	sets := names(l, l.All())
 	for i := range sets {
 		sets[i] += " = ?"
 	}
 	sql := fmt.Sprintf("UPDATE %s AS %s SET %s\nWHERE %s", quote(l.Real.Name), here, strings.Join(sets, ", "), sameKey(l, ""))
-	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}.guarded(l)
+	return boundStatement{sql, slices.Concat(l.All(), l.All()[:l.Keys])}.guarded(l)
 }
 
 // insertion returns the command that inserts a row, unless a row with the same key exists.
-func insertion(l *sqlsink.Layout) command {
+func insertion(l *sqlsink.Layout) boundStatement {
 	values := strings.Trim(parameters(len(l.Columns)), "()")
 	sql := fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s\nWHERE NOT EXISTS (SELECT 1 FROM %s AS %s WHERE %s)",
 		quote(l.Real.Name), strings.Join(names(l, l.All()), ", "), values, quote(l.Real.Name), here, sameKey(l, ""))
-	return command{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
+	return boundStatement{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
 // removal returns the command that deletes the row with the same key or, if the layout is soft,
 // marks that row as deleted.
-func removal(l *sqlsink.Layout) command {
+func removal(l *sqlsink.Layout) boundStatement {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
-	c := command{sql: "DELETE FROM " + table}
+	c := boundStatement{sql: "DELETE FROM " + table}
 	if l.Soft {
 		c.columns = l.DeleteExtras()
 		sets := names(l, c.columns)
@@ -131,7 +131,7 @@ func removal(l *sqlsink.Layout) command {
 
 // guarded returns the command with the layout's guard, if there is one, added to the condition. The
 // command must end with its condition.
-func (c command) guarded(l *sqlsink.Layout) command {
+func (c boundStatement) guarded(l *sqlsink.Layout) boundStatement {
 	if l.Guard {
 		c.sql += " AND " + guard(l, "?")
 		c.columns = append(c.columns, l.Meta(sqlsink.MetaVersion))

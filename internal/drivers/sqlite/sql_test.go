@@ -77,11 +77,11 @@ func TestStatements(t *testing.T) {
 		fmt.Fprintf(&out, "-- %s\n%s;\n\n", title, strings.Join(statements, ";\n"))
 	}
 	d := &dialect{}
-	real := func(declared string, strict bool) *sqlsink.Column {
+	real := func(declared string, strict bool) *sqlsink.RealColumn {
 		a := &attribute{declared: declared, affinity: affinityOf(declared), strict: strict}
-		return &sqlsink.Column{Name: "total", Type: declared, Native: a}
+		return &sqlsink.RealColumn{Name: "total", Type: declared, Native: a}
 	}
-	show("create a table", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
+	show("create a table", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.CreateTable, Table: "order", Keys: 2, Columns: []sqlsink.NewColumn{
 		{Name: "companyId", Type: schema.String, Key: true},
 		{Name: "id", Type: schema.Integer, Key: true},
 		{Name: `it's "odd"`, Type: schema.Enum},
@@ -92,14 +92,14 @@ func TestStatements(t *testing.T) {
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	show("add a column", d.DDL(sqlsink.Step{
+	show("add a column", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.AddColumn, Table: "order", Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
 	})...)
-	show("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("TEXT", false)})...)
-	show("widen a column to text", d.DDL(sqlsink.Step{
+	show("relax a column", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.RelaxColumn, Table: "order", Real: real("TEXT", false)})...)
+	show("widen a column to text", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.WidenColumn, Table: "order", Real: real("INTEGER", false), To: schema.String,
 	})...)
-	show("widen a column of a strict table to numbers", d.DDL(sqlsink.Step{
+	show("widen a column of a strict table to numbers", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.WidenColumn, Table: "order", Real: real("INTEGER", true), To: schema.Number,
 	})...)
 

@@ -8,9 +8,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// tx is a transaction. It implements sqlsink.Tx. With its first statement, tx waits for this
-// process's turn to write, and then begins the transaction in the database.
-type tx struct {
+// transaction is a transaction. It implements sqlsink.Tx. With its first statement, tx waits for
+// this process's turn to write, and then begins the transaction in the database.
+type transaction struct {
 	s     *fileSession
 	begun bool
 }
@@ -18,11 +18,11 @@ type tx struct {
 // Begin returns a new transaction. It returns an error if a transaction is open.
 func (s *fileSession) Begin(context.Context) (sqlsink.Tx, error) { return s.begin() }
 
-func (s *fileSession) begin() (*tx, error) {
+func (s *fileSession) begin() (*transaction, error) {
 	if s.tx != nil {
 		return nil, errors.New("a transaction is open already")
 	}
-	s.tx = &tx{s: s}
+	s.tx = &transaction{s: s}
 	return s.tx, nil
 }
 
@@ -30,7 +30,7 @@ func (s *fileSession) begin() (*tx, error) {
 // allows only one writer at a time, so a session of this process first waits, without a timeout,
 // for its turn among the sessions of this process. Then it waits for the database's lock, which
 // another process may hold.
-func (t *tx) within(ctx context.Context, do func() error) error {
+func (t *transaction) within(ctx context.Context, do func() error) error {
 	if !t.begun {
 		select {
 		case t.s.dialect.turn <- struct{}{}:
@@ -68,7 +68,7 @@ func (s *fileSession) run(sql string) error {
 }
 
 // end ends the transaction for the session, and passes the turn to the next session.
-func (t *tx) end() {
+func (t *transaction) end() {
 	if t.begun {
 		t.begun = false
 		<-t.s.dialect.turn
@@ -77,7 +77,7 @@ func (t *tx) end() {
 }
 
 // Commit commits the transaction, and truncates the write-ahead log if it is too large.
-func (t *tx) Commit(ctx context.Context) error {
+func (t *transaction) Commit(ctx context.Context) error {
 	if !t.begun {
 		t.end()
 		return nil
@@ -92,7 +92,7 @@ func (t *tx) Commit(ctx context.Context) error {
 }
 
 // Rollback undoes the transaction, unless SQLite has done so already.
-func (t *tx) Rollback(context.Context) error {
+func (t *transaction) Rollback(context.Context) error {
 	defer t.end()
 	if !t.begun || !t.s.db.InTransaction() {
 		return nil

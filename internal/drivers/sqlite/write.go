@@ -10,9 +10,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// command is a statement whose parameters are one row's values of the columns with the given
+// boundStatement is a statement whose parameters are one row's values of the columns with the given
 // indexes.
-type command struct {
+type boundStatement struct {
 	sql     string
 	columns []int
 }
@@ -21,9 +21,9 @@ type command struct {
 type tableStatements struct {
 	// upsert is one command if the key has a unique index. Otherwise it is two commands: an update,
 	// and an insert for the case that the update changes no row.
-	upsert  []command
-	remove  command
-	encoder *encoder
+	upsert  []boundStatement
+	remove  boundStatement
+	encoder *rowEncoder
 }
 
 // statementsOf returns the statements for layout l. It builds the statements on first use and keeps
@@ -36,17 +36,17 @@ func (s *fileSession) statementsOf(l *sqlsink.Layout) *tableStatements {
 }
 
 func newStatements(l *sqlsink.Layout, adjusted func(table, column, rule string)) *tableStatements {
-	st := &tableStatements{remove: removal(l), encoder: newEncoder(l, adjusted)}
+	st := &tableStatements{remove: removal(l), encoder: newRowEncoder(l, adjusted)}
 	if relationOf(l).unique(l.KeyNames()) {
-		st.upsert = []command{{upsertSQL(l, "VALUES "+parameters(len(l.Columns))), l.All()}}
+		st.upsert = []boundStatement{{upsertSQL(l, "VALUES "+parameters(len(l.Columns))), l.All()}}
 	} else {
-		st.upsert = []command{update(l), insertion(l)}
+		st.upsert = []boundStatement{update(l), insertion(l)}
 	}
 	return st
 }
 
 // Write deletes the rows of w.Deletes, then upserts the rows of w.Upserts.
-func (t *tx) Write(ctx context.Context, w *sqlsink.Write) error {
+func (t *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	return t.within(ctx, func() error {
 		s, st := t.s, t.s.statementsOf(w.Layout)
 		for i := range w.Deletes {
@@ -78,7 +78,7 @@ func (s *fileSession) upsert(ctx context.Context, st *tableStatements, row *chan
 }
 
 // execRow executes the command with the values of the row.
-func (s *fileSession) execRow(ctx context.Context, c *command, e *encoder, row *change.Row, synced time.Time) error {
+func (s *fileSession) execRow(ctx context.Context, c *boundStatement, e *rowEncoder, row *change.Row, synced time.Time) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (s *fileSession) execRow(ctx context.Context, c *command, e *encoder, row *
 
 // Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
 // sqlsink.ErrMoved.
-func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
+func (t *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	return t.within(ctx, func() error {
 		sql := checkpointSQL(l, &c, from)
 		p, err := t.s.prepare(sql)
@@ -132,7 +132,7 @@ func (t *tx) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Positio
 }
 
 // Raise increments the generation of every checkpoint in the table.
-func (t *tx) Raise(ctx context.Context, l *sqlsink.Layout) error {
+func (t *transaction) Raise(ctx context.Context, l *sqlsink.Layout) error {
 	return t.within(ctx, func() error {
 		return t.execAll(fmt.Sprintf(`UPDATE %s SET "generation" = coalesce("generation", 0) + 1`, quote(l.Real.Name)))
 	})

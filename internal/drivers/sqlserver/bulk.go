@@ -12,7 +12,7 @@ import (
 
 // bulkLoad streams rows into a table with the bulk load protocol.
 type bulkLoad struct {
-	s       *session
+	s       *sqlSession
 	table   *tableStatements
 	indexes []int
 	load    *mssql.Bulk
@@ -23,7 +23,7 @@ type bulkLoad struct {
 
 // bulk starts a bulk load into the columns of a table that have the given indexes in the layout.
 // The caller must end the load with done or abandon.
-func (s *session) bulk(ctx context.Context, ts *tableStatements, table string, indexes []int) *bulkLoad {
+func (s *sqlSession) bulk(ctx context.Context, ts *tableStatements, table string, indexes []int) *bulkLoad {
 	names := make([]string, len(indexes))
 	for i, index := range indexes {
 		names[i] = ts.layout.Columns[index].Real.Name

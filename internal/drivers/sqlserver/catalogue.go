@@ -94,7 +94,7 @@ WHERE s.name = @p1 AND o.name IN (%s)`
 var objectKinds = map[string]string{"V": "a view", "SN": "a synonym", "SO": "a sequence"}
 
 // Objects describes the named objects that exist. It identifies each object by its object_id.
-func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
+func (s *sqlSession) Objects(ctx context.Context, names []string) ([]sqlsink.Object, error) {
 	var objects []sqlsink.Object
 	for some := range slices.Chunk(names, namesAtOnce) {
 		list, params, requested := s.nameParams(some)
@@ -114,12 +114,12 @@ func (s *session) Objects(ctx context.Context, names []string) ([]sqlsink.Object
 }
 
 // PlacedID returns the object_id of the live table. Place does not change it.
-func (s *session) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
+func (s *sqlSession) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
 	return live.Real.Native.(*relation).id
 }
 
 // Empty returns the indexes in names of the tables that have no row.
-func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
+func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
 		tables[i] = s.qualify(name)
@@ -142,7 +142,7 @@ func (s *session) Empty(ctx context.Context, names []string) ([]int, error) {
 // nameParams returns the schema and the names as query parameters, with the list of parameter
 // markers for the names. It also returns a map from each name in lower case to the name, because
 // the server ignores case.
-func (s *session) nameParams(names []string) (list string, params []string, requested map[string]string) {
+func (s *sqlSession) nameParams(names []string) (list string, params []string, requested map[string]string) {
 	params, requested = []string{s.namespace}, make(map[string]string)
 	var markers []string
 	for _, name := range names {
@@ -155,8 +155,8 @@ func (s *session) nameParams(names []string) (list string, params []string, requ
 
 // Tables describes the named tables that exist. If a name belongs to a view, the result has an
 // entry for the view, without columns.
-func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
-	var tables []*sqlsink.Table
+func (s *sqlSession) Tables(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
+	var tables []*sqlsink.RealTable
 	for some := range slices.Chunk(names, namesAtOnce) {
 		found, err := s.tables(ctx, some)
 		if err != nil {
@@ -167,18 +167,18 @@ func (s *session) Tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return tables, nil
 }
 
-func (s *session) tables(ctx context.Context, names []string) ([]*sqlsink.Table, error) {
+func (s *sqlSession) tables(ctx context.Context, names []string) ([]*sqlsink.RealTable, error) {
 	list, params, requested := s.nameParams(names) // the result uses the requested spelling of names
 	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(columnQuery, list), params...)
 	if err != nil || len(rows) == 0 {
 		return nil, err
 	}
-	var tables []*sqlsink.Table
-	byName := make(map[string]*sqlsink.Table)
+	var tables []*sqlsink.RealTable
+	byName := make(map[string]*sqlsink.RealTable)
 	for _, row := range rows {
 		t := byName[row.text(0)]
 		if t == nil {
-			t = &sqlsink.Table{Name: requested[strings.ToLower(row.text(0))], Native: &relation{plain: true, merges: true}}
+			t = &sqlsink.RealTable{Name: requested[strings.ToLower(row.text(0))], Native: &relation{plain: true, merges: true}}
 			byName[row.text(0)] = t
 			tables = append(tables, t)
 		}
@@ -190,7 +190,7 @@ func (s *session) tables(ctx context.Context, names []string) ([]*sqlsink.Table,
 	return tables, s.describeKeys(ctx, byName, list, params)
 }
 
-func (s *session) describeTables(ctx context.Context, tables map[string]*sqlsink.Table, list string, params []string) error {
+func (s *sqlSession) describeTables(ctx context.Context, tables map[string]*sqlsink.RealTable, list string, params []string) error {
 	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(tableQuery, list), params...)
 	if err != nil {
 		return err
@@ -215,7 +215,7 @@ func (s *session) describeTables(ctx context.Context, tables map[string]*sqlsink
 	return nil
 }
 
-func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.Table, list string, params []string) error {
+func (s *sqlSession) describeKeys(ctx context.Context, tables map[string]*sqlsink.RealTable, list string, params []string) error {
 	rows, err := s.query(ctx, "read the catalogue", fmt.Sprintf(keyQuery, list), params...)
 	if err != nil {
 		return err
@@ -232,7 +232,7 @@ func (s *session) describeKeys(ctx context.Context, tables map[string]*sqlsink.T
 }
 
 // describe converts a row of columnQuery to a column.
-func describe(row resultRow) sqlsink.Column {
+func describe(row resultRow) sqlsink.RealColumn {
 	a := &attribute{
 		base: row.text(2), length: int(row.integer(3)), precision: int(row.integer(4)), scale: int(row.integer(5)),
 		collation: row.text(6), identity: row.boolean(8), indexed: row.boolean(12),
@@ -241,7 +241,7 @@ func describe(row resultRow) sqlsink.Column {
 		a.length /= 2 // the catalogue counts bytes
 	}
 	a.utf8 = strings.HasSuffix(strings.ToUpper(a.collation), "_UTF8")
-	c := sqlsink.Column{
+	c := sqlsink.RealColumn{
 		Name: row.text(1), Nullable: row.boolean(7), Filled: row.boolean(10) || a.identity,
 		Generated: row.boolean(9) || row.boolean(11) || a.base == "timestamp", Native: a,
 	}
@@ -332,7 +332,7 @@ func (a *attribute) declaration() string {
 
 // markIdentitiesGenerated marks identity columns that are not part of the key as generated, because
 // the server refuses to update such columns.
-func markIdentitiesGenerated(t *sqlsink.Table) {
+func markIdentitiesGenerated(t *sqlsink.RealTable) {
 	for i := range t.Columns {
 		c := &t.Columns[i]
 		if c.Native.(*attribute).identity && !slices.Contains(t.Key, c.Name) {

@@ -33,8 +33,8 @@ const (
 	kindBinary
 )
 
-// column encodes the values of one real column. It is used by one goroutine at a time.
-type column struct {
+// columnEncoder encodes the values of one real column. It is used by one goroutine at a time.
+type columnEncoder struct {
 	sqlsink.ValueDecoder
 	attribute
 	name string // the real column's quoted name
@@ -60,10 +60,10 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumn returns the encoder for a target of a layout. The encoder calls adjusted for each value
-// that it adjusts.
-func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) column {
-	return column{
+// newColumnEncoder returns the encoder for a target of a layout. The encoder calls adjusted for
+// each value that it adjusts.
+func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
+	return columnEncoder{
 		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
 	}
 }
@@ -71,7 +71,7 @@ func newColumn(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column
 // value converts a raw JSON value to a type that the driver can bind: nil for NULL, or a string,
 // []byte, bool, int64, float64 or time.Time. An error is poison; its text names the column and
 // never contains the value.
-func (c *column) value(raw []byte) (any, error) {
+func (c *columnEncoder) value(raw []byte) (any, error) {
 	if raw == nil || rawjson.IsNull(raw) {
 		return nil, nil
 	}
@@ -82,7 +82,7 @@ func (c *column) value(raw []byte) (any, error) {
 	return v, nil
 }
 
-func (c *column) encode(raw []byte) (any, error) {
+func (c *columnEncoder) encode(raw []byte) (any, error) {
 	switch c.kind {
 	case kindBit:
 		return value.Boolean(raw)
@@ -121,7 +121,7 @@ var (
 )
 
 // string returns the value as valid UTF-8. It returns an error if the text does not fit the column.
-func (c *column) string(raw []byte) (any, error) {
+func (c *columnEncoder) string(raw []byte) (any, error) {
 	var flaws value.Flaw
 	if c.JSON {
 		c.text, flaws = value.AppendJSON(c.text[:0], raw, value.NUL|value.Surrogate)
@@ -149,7 +149,7 @@ const keepBuffer = 1 << 20
 
 // fits returns an error if text is longer than the column allows, or if text has characters that a
 // VARCHAR column may be unable to store. Only ASCII is the same in all code pages.
-func (c *column) fits(text []byte) error {
+func (c *columnEncoder) fits(text []byte) error {
 	if c.kind == kindVarChar {
 		if !c.utf8 && !isASCII(text) {
 			return errCodePage
@@ -190,7 +190,7 @@ func units(text []byte) int {
 }
 
 // decimal returns the number as text that has exactly as many decimal places as the column.
-func (c *column) decimal(raw []byte) (any, error) {
+func (c *columnEncoder) decimal(raw []byte) (any, error) {
 	d, err := c.Fixed(raw, c.precision-c.scale, c.scale)
 	if err != nil {
 		return nil, err
@@ -199,7 +199,7 @@ func (c *column) decimal(raw []byte) (any, error) {
 }
 
 // instant returns the instant in UTC, cut to the precision of the column.
-func (c *column) instant(raw []byte) (any, error) {
+func (c *columnEncoder) instant(raw []byte) (any, error) {
 	t, err := value.ParseInstantJSON(raw)
 	if err != nil {
 		return nil, err
@@ -227,7 +227,7 @@ func (c *column) instant(raw []byte) (any, error) {
 var lastSmall = time.Date(2079, 6, 6, 23, 59, 0, 0, time.UTC)
 
 // earliest returns the earliest instant in the range of the column's type.
-func (c *column) earliest() time.Time {
+func (c *columnEncoder) earliest() time.Time {
 	switch c.base {
 	case "datetime":
 		return time.Date(1753, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -238,7 +238,7 @@ func (c *column) earliest() time.Time {
 }
 
 // tick returns the resolution of the column's type, which is at least one microsecond.
-func (c *column) tick() time.Duration {
+func (c *columnEncoder) tick() time.Duration {
 	if c.base == "smalldatetime" {
 		return time.Minute
 	}
@@ -264,7 +264,7 @@ func thirds(t time.Time) time.Time {
 // binary returns the bytes that a text describes. The text may be hexadecimal digits after 0x, as
 // SQL Server formats bytes, or after \x, as the source formats them. For any other text, binary
 // returns the bytes of the text itself.
-func (c *column) binary(raw []byte) (any, error) {
+func (c *columnEncoder) binary(raw []byte) (any, error) {
 	text := rawjson.Text(raw)
 	b := append([]byte{}, text...)
 	if len(text) > 2 && (text[0] == '0' || text[0] == '\\') && text[1] == 'x' {

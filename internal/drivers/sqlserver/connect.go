@@ -263,7 +263,9 @@ func (d *dialect) explainConnect(err error) error {
 // explainNetwork describes why a connection failed without an error message of the server. It marks
 // a failure of TLS as refused.
 func (d *dialect) explainNetwork(address string, err error) error {
-	server := sqlsink.Server{Address: address, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME"}
+	server := sqlsink.ServerAddress{
+		Address: address, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME",
+	}
 	if explained := server.ConnectError(err); explained != nil {
 		return explained
 	}

@@ -107,7 +107,7 @@ const clusteredBytes = 900
 
 // DDL returns the statements of a migration step, in the schema of the newest session. It returns
 // nil if the step is not possible.
-func (d *dialect) DDL(step sqlsink.Step) []string {
+func (d *dialect) DDL(step sqlsink.MigrationStep) []string {
 	table := d.qualify(step.Table)
 	switch step.Kind {
 	case sqlsink.CreateTable:
@@ -125,7 +125,7 @@ func (d *dialect) DDL(step sqlsink.Step) []string {
 	}
 }
 
-func createTable(table string, step sqlsink.Step) string {
+func createTable(table string, step sqlsink.MigrationStep) string {
 	definitions := make([]string, 0, len(step.Columns)+1)
 	var key []string
 	size := 0
@@ -169,7 +169,7 @@ const exactNumber = "DECIMAL(38, 18)"
 
 // widen returns the statements that widen a column. It returns nil if an index or a constraint uses
 // the column, because the server then refuses to change the type.
-func widen(table string, step sqlsink.Step) []string {
+func widen(table string, step sqlsink.MigrationStep) []string {
 	a := step.Real.Native.(*attribute)
 	alter := func(to string) string {
 		return "ALTER TABLE " + table + " ALTER COLUMN " + quote(step.Real.Name) + " " + to + " NULL"

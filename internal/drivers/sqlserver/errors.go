@@ -89,7 +89,7 @@ var conditions = map[int32]string{
 // marks the session as broken and returns a *sqlsink.ConnectionError, because the outcome of the
 // request is unknown. The parameter what names the operation, with which the text of the error
 // starts.
-func (s *session) sessionError(what string, err error) error {
+func (s *sqlSession) sessionError(what string, err error) error {
 	if err == nil {
 		return nil
 	}

@@ -32,7 +32,7 @@ import (
 
 // newSession creates a database on the server, runs statements in the database, and opens a
 // session.
-func newSession(t testing.TB, server *tds.Server, statements string) *session {
+func newSession(t testing.TB, server *tds.Server, statements string) *sqlSession {
 	t.Helper()
 	server.Exec(t, "shop", statements)
 	target, err := url.Parse(server.URL("shop"))
@@ -56,7 +56,7 @@ func newSession(t testing.TB, server *tds.Server, statements string) *session {
 }
 
 // layoutFor returns a layout that maps text columns onto the real table with the given name.
-func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...string) *sqlsink.Layout {
+func (s *sqlSession) layoutFor(t testing.TB, table string, keys int, columns ...string) *sqlsink.Layout {
 	t.Helper()
 	found, err := s.Tables(t.Context(), []string{table})
 	if err != nil || len(found) != 1 {
@@ -72,7 +72,7 @@ func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...str
 	}
 	l := &sqlsink.Layout{Table: source, Real: found[0], Keys: keys}
 	for i, c := range columns {
-		at := slices.IndexFunc(found[0].Columns, func(r sqlsink.Column) bool { return r.Name == c })
+		at := slices.IndexFunc(found[0].Columns, func(r sqlsink.RealColumn) bool { return r.Name == c })
 		l.Columns = append(l.Columns, sqlsink.Target{
 			Slot: source.Slot([]byte(c)), Type: schema.String, Key: i < keys,
 			Real: &found[0].Columns[at],
@@ -82,7 +82,7 @@ func (s *session) layoutFor(t testing.TB, table string, keys int, columns ...str
 }
 
 // write writes rows in a separate transaction.
-func (s *session) write(t testing.TB, l *sqlsink.Layout, images ...string) error {
+func (s *sqlSession) write(t testing.TB, l *sqlsink.Layout, images ...string) error {
 	t.Helper()
 	w := &sqlsink.Write{Layout: l, Synced: time.Now()}
 	for _, image := range images {
@@ -106,7 +106,7 @@ func (s *session) write(t testing.TB, l *sqlsink.Layout, images ...string) error
 }
 
 // contents returns the rows of the layout's table as JSON values, sorted.
-func (s *session) contents(t testing.TB, l *sqlsink.Layout) []string {
+func (s *sqlSession) contents(t testing.TB, l *sqlsink.Layout) []string {
 	t.Helper()
 	var all []string
 	for row, err := range s.Read(t.Context(), l) {

@@ -22,7 +22,7 @@ func FuzzValue(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	var columns []column
+	var columns []columnEncoder
 	for _, c := range []struct {
 		base                     string
 		length, precision, scale int
@@ -49,7 +49,8 @@ func FuzzValue(f *testing.F) {
 		{"xml", -1, 0, 0},
 	} {
 		real := real("c", c.base, c.length, c.precision, c.scale, "")
-		columns = append(columns, newColumn(&sqlsink.Layout{Table: &schema.Table{Name: "t"}}, &sqlsink.Target{Slot: -1, Real: &real}, nil))
+		l, target := sqlsink.Layout{Table: &schema.Table{Name: "t"}}, sqlsink.Target{Slot: -1, Real: &real}
+		columns = append(columns, newColumnEncoder(&l, &target, nil))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if rawjson.Valid(raw) != nil || rawjson.SkipSpace(raw, 0) != 0 {
@@ -75,7 +76,7 @@ func FuzzValue(f *testing.F) {
 }
 
 // checkHeld checks that the column's type can store v.
-func checkHeld(t *testing.T, c *column, v any) {
+func checkHeld(t *testing.T, c *columnEncoder, v any) {
 	t.Helper()
 	ok := true
 	switch v := v.(type) {

@@ -17,13 +17,13 @@ import (
 // Exec runs DDL statements in one transaction. It sends each statement as a separate batch, because
 // a statement in the same batch as an ALTER TABLE cannot use the new column. If the URL's schema
 // does not exist yet, Exec first creates the schema.
-func (s *session) Exec(ctx context.Context, statements []string) error {
+func (s *sqlSession) Exec(ctx context.Context, statements []string) error {
 	if err := s.makeSchema(ctx); err != nil {
 		return err
 	}
 	s.lacksSchema = false
 	defer s.calls.AllowLong()()
-	tx := &transaction{session: s}
+	tx := &transaction{sqlSession: s}
 	err := s.waitShortly(ctx, func() error {
 		err := tx.open(ctx)
 		for _, statement := range statements {
@@ -56,7 +56,7 @@ const undoTimeout = 5 * time.Second
 const sequence = "_eds_row"
 
 // Stage creates a staging table with the columns that eds writes, and the column sequence.
-func (s *session) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
+func (s *sqlSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), s.qualify(name)))
 }
 
@@ -98,7 +98,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 }
 
 // Count returns the number of rows of a table in the layout's scope.
-func (s *session) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
+func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
 }
@@ -119,7 +119,7 @@ func (ts *tableStatements) inScope() []string {
 }
 
 // count runs a query that selects a single number, and returns the number.
-func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
+func (s *sqlSession) count(ctx context.Context, what, sql string) (int64, error) {
 	rows, err := s.query(ctx, what, sql)
 	if err != nil {
 		return 0, err
@@ -132,7 +132,7 @@ func (s *session) count(ctx context.Context, what, sql string) (int64, error) {
 
 // Seal adds a primary key to the staging table. If two staged rows have the same key, it returns a
 // *sqlsink.DuplicatesError.
-func (s *session) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
+func (s *sqlSession) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	if len(stage.Real.Key) > 0 {
 		return nil
 	}
@@ -177,7 +177,7 @@ func sealText(stage *tableStatements) string {
 }
 
 // keySize returns the maximum size of the column's value in a key, in bytes.
-func (c *column) keySize() int {
+func (c *columnEncoder) keySize() int {
 	switch {
 	case c.kind == kindNVarChar && c.length > 0:
 		return 2 * c.length

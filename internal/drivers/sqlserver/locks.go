@@ -14,7 +14,7 @@ func lockWait(d time.Duration) string { return fmt.Sprintf("SET LOCK_TIMEOUT %d;
 
 // waitShortly calls do with lock waits limited to sqlsink.ShortLockWait. The limit is short because
 // readers of a table have to wait behind a statement that waits to change the table.
-func (s *session) waitShortly(ctx context.Context, do func() error) error {
+func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	if err := s.exec(ctx, "set up the session", lockWait(sqlsink.ShortLockWait)); err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func (s *session) waitShortly(ctx context.Context, do func() error) error {
 
 // working reports an active call if the server accepts another session. It cannot inspect the call
 // itself, because only users with VIEW SERVER STATE can see the state of another session.
-func (s *session) working(ctx context.Context) sqlsink.Work {
+func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
 		return sqlsink.Work{}

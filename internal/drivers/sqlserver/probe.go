@@ -11,8 +11,8 @@ import (
 // CanWrite checks that the user can write: it creates a table, and the schema if it does not exist,
 // writes a row, and rolls back. If the user lacks a permission or the database is read-only, the
 // error is fatal and says how to fix the problem.
-func (s *session) CanWrite(ctx context.Context) error {
-	tx := &transaction{session: s}
+func (s *sqlSession) CanWrite(ctx context.Context) error {
+	tx := &transaction{sqlSession: s}
 	err := tx.open(ctx)
 	if err == nil {
 		err = s.makeSchema(ctx)

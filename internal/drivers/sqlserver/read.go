@@ -16,7 +16,7 @@ import (
 
 // Read yields the rows of a table while the server streams them. It leaves out rows that are marked
 // as deleted. Each row is valid until the next iteration.
-func (s *session) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
+func (s *sqlSession) Read(ctx context.Context, l *sqlsink.Layout) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		ts := s.tableStatements(l)
 		row := &change.Row{Op: cdc.Insert}
@@ -52,7 +52,7 @@ func readText(ts *tableStatements) string {
 
 // readExpression returns the SQL expression that selects the column in a type that appendRaw
 // expects.
-func (c *column) readExpression() string {
+func (c *columnEncoder) readExpression() string {
 	switch {
 	case c.kind == kindBinary:
 		return "CONVERT(VARCHAR(MAX), CAST(" + c.name + " AS VARBINARY(MAX)), 1)"
@@ -75,7 +75,7 @@ func (ts *tableStatements) decode(row *change.Row, values []driver.Value) error 
 }
 
 // appendRaw appends v, a value from the driver, as a raw JSON value.
-func (c *column) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
+func (c *columnEncoder) appendRaw(dst []byte, v driver.Value) ([]byte, error) {
 	switch v := v.(type) {
 	case bool:
 		return strconv.AppendBool(dst, v), nil

@@ -17,8 +17,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// session is one connection. It implements sqlsink.Conn.
-type session struct {
+// sqlSession is one connection. It implements sqlsink.Conn.
+type sqlSession struct {
 	dialect *dialect
 	conn    *mssql.Conn
 	wire    net.Conn
@@ -38,7 +38,7 @@ type session struct {
 // and files, so that it uses credentials that were renewed.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
-func (d *dialect) connect(ctx context.Context) (*session, error) {
+func (d *dialect) connect(ctx context.Context) (*sqlSession, error) {
 	now, err := sink.Renew(d.env.Access, d.target, func(target *url.URL) (*dialect, error) {
 		now, _, err := parse(target, d.env)
 		return now, err
@@ -50,7 +50,7 @@ func (d *dialect) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{dialect: d, conn: conn, wire: wire, tempTables: make(map[string]bool)}
+	s := &sqlSession{dialect: d, conn: conn, wire: wire, tempTables: make(map[string]bool)}
 	s.calls.Limit, s.calls.Working = d.timeouts.Statement, s.working
 	if err := s.prepare(ctx); err != nil {
 		return nil, errors.Join(err, s.Close(ctx))
@@ -73,7 +73,7 @@ SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
 const sessionQuery = "SELECT SCHEMA_NAME(), @@SPID, (SELECT delayed_durability FROM sys.databases WHERE name = DB_NAME())"
 
 // prepare sets the session's settings, inspects the server, and looks for the schema.
-func (s *session) prepare(ctx context.Context) error {
+func (s *sqlSession) prepare(ctx context.Context) error {
 	if err := s.exec(ctx, "set up the session", settings+lockWait(s.dialect.timeouts.Lock)); err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (s *session) prepare(ctx context.Context) error {
 }
 
 // findSchema looks for the URL's schema. If it does not exist, the first DDL creates it.
-func (s *session) findSchema(ctx context.Context) error {
+func (s *sqlSession) findSchema(ctx context.Context) error {
 	if s.dialect.schema == "" {
 		return nil
 	}
@@ -103,10 +103,10 @@ func (s *session) findSchema(ctx context.Context) error {
 }
 
 // qualify returns the quoted name of a table, with the session's schema.
-func (s *session) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
+func (s *sqlSession) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
 
 // makeSchema creates the URL's schema if findSchema has not found it.
-func (s *session) makeSchema(ctx context.Context) error {
+func (s *sqlSession) makeSchema(ctx context.Context) error {
 	if !s.lacksSchema {
 		return nil
 	}
@@ -125,7 +125,7 @@ func (s *session) makeSchema(ctx context.Context) error {
 }
 
 // Close closes the connection.
-func (s *session) Close(context.Context) error {
+func (s *sqlSession) Close(context.Context) error {
 	err := s.conn.Close()
 	if s.broken {
 		return nil // the connection is closed already
@@ -138,7 +138,7 @@ const grace = time.Second
 
 // abortOnDone makes the connection fail soon after ctx ends, even if the driver would keep waiting.
 // The caller must call release after the request.
-func (s *session) abortOnDone(ctx context.Context) (release func()) {
+func (s *sqlSession) abortOnDone(ctx context.Context) (release func()) {
 	stop := context.AfterFunc(ctx, func() { _ = s.wire.SetDeadline(time.Now().Add(grace)) })
 	return func() {
 		if !stop() {
@@ -150,7 +150,7 @@ func (s *session) abortOnDone(ctx context.Context) (release func()) {
 var errBroken = errors.New("the connection is broken")
 
 // checkUsable returns an error if the session is broken or ctx has ended.
-func (s *session) checkUsable(ctx context.Context, what string) error {
+func (s *sqlSession) checkUsable(ctx context.Context, what string) error {
 	switch {
 	case s.broken:
 		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, errBroken)}
@@ -162,7 +162,7 @@ func (s *session) checkUsable(ctx context.Context, what string) error {
 }
 
 // exec runs one or more statements without parameters as one batch.
-func (s *session) exec(ctx context.Context, what, sql string) error {
+func (s *sqlSession) exec(ctx context.Context, what, sql string) error {
 	_, err := s.run(ctx, what, sql, nil)
 	return err
 }
@@ -170,7 +170,7 @@ func (s *session) exec(ctx context.Context, what, sql string) error {
 // execParams runs statements with parameters and returns the number of changed rows. The
 // declaration names the parameters and their types, such as "@p1 BIGINT, @p2 NVARCHAR(MAX)". The
 // types do not depend on the values, so the server can reuse the plan.
-func (s *session) execParams(ctx context.Context, what, sql, declaration string, values []any) (int64, error) {
+func (s *sqlSession) execParams(ctx context.Context, what, sql, declaration string, values []any) (int64, error) {
 	args := make([]driver.NamedValue, 0, len(values)+2)
 	for _, v := range append([]any{sql, declaration}, values...) {
 		args = append(args, driver.NamedValue{Ordinal: len(args) + 1, Value: v})
@@ -178,7 +178,7 @@ func (s *session) execParams(ctx context.Context, what, sql, declaration string,
 	return s.run(ctx, what, "sp_executesql", args)
 }
 
-func (s *session) run(ctx context.Context, what, sql string, args []driver.NamedValue) (int64, error) {
+func (s *sqlSession) run(ctx context.Context, what, sql string, args []driver.NamedValue) (int64, error) {
 	if err := s.checkUsable(ctx, what); err != nil {
 		return 0, err
 	}
@@ -216,7 +216,7 @@ func (r resultRow) integer(i int) int64 {
 func (r resultRow) boolean(i int) bool { return r.integer(i) != 0 }
 
 // query runs one statement with text parameters and returns all rows of its result.
-func (s *session) query(ctx context.Context, what, sql string, params ...string) ([]resultRow, error) {
+func (s *sqlSession) query(ctx context.Context, what, sql string, params ...string) ([]resultRow, error) {
 	var all []resultRow
 	err := s.streamRows(ctx, what, sql, params, func(row []driver.Value) (bool, error) {
 		all = append(all, append(resultRow{}, row...))
@@ -227,7 +227,9 @@ func (s *session) query(ctx context.Context, what, sql string, params ...string)
 
 // streamRows runs one statement and passes each row of the result to yield. A row is valid only
 // during the call. If yield returns false or an error, streamRows stops, and the session is broken.
-func (s *session) streamRows(ctx context.Context, what, sql string, params []string, yield func(row []driver.Value) (bool, error)) error {
+func (s *sqlSession) streamRows(
+	ctx context.Context, what, sql string, params []string, yield func(row []driver.Value) (bool, error),
+) error {
 	if err := s.checkUsable(ctx, what); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // real describes a real column as the catalogue does.
-func real(name, base string, length, precision, scale int, collation string) sqlsink.Column {
+func real(name, base string, length, precision, scale int, collation string) sqlsink.RealColumn {
 	units := length
 	if strings.HasPrefix(base, "n") && length > 0 {
 		units *= 2
@@ -26,7 +26,7 @@ func real(name, base string, length, precision, scale int, collation string) sql
 
 // layoutOf returns a layout that maps source columns onto real columns with the same names. The
 // first columns, as many as keys says, are the key. Special names select metadata columns.
-func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsink.Column) *sqlsink.Layout {
+func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsink.RealColumn) *sqlsink.Layout {
 	t.Helper()
 	metas := map[string]sqlsink.Meta{
 		"_eds_op": sqlsink.MetaOp, "_eds_version": sqlsink.MetaVersion, "_eds_synced_at": sqlsink.MetaSynced,
@@ -46,7 +46,7 @@ func layoutOf(t testing.TB, table string, r relation, keys int, columns ...sqlsi
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &sqlsink.Layout{Table: source, Real: &sqlsink.Table{Name: table, Columns: columns, Key: key, Native: &r}, Keys: keys}
+	l := &sqlsink.Layout{Table: source, Real: &sqlsink.RealTable{Name: table, Columns: columns, Key: key, Native: &r}, Keys: keys}
 	for i := range columns {
 		meta := metas[columns[i].Name]
 		slot := -1
@@ -136,7 +136,7 @@ func allStatements(t testing.TB) *script {
 }
 
 func addDDL(s *script, d *dialect) {
-	s.add("create tables", d.DDL(sqlsink.Step{Kind: sqlsink.CreateTable, Table: "order", Keys: 1, Columns: []sqlsink.NewColumn{
+	s.add("create tables", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.CreateTable, Table: "order", Keys: 1, Columns: []sqlsink.NewColumn{
 		{Name: "id", Type: schema.String, Key: true},
 		{Name: "state", Type: schema.Enum},
 		{Name: "note]s", Type: schema.String},
@@ -148,16 +148,16 @@ func addDDL(s *script, d *dialect) {
 		{Name: "tags", Type: schema.Array},
 		{Name: "_eds_version", Type: schema.String, Meta: sqlsink.MetaVersion},
 	}})...)
-	s.add("create tables", d.DDL(sqlsink.Step{
+	s.add("create tables", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.CreateTable, Table: "link", Keys: 2,
 		Columns: []sqlsink.NewColumn{{Name: "a", Type: schema.String, Key: true}, {Name: "b", Type: schema.String, Key: true}},
 	})...)
-	s.add("add a column", d.DDL(sqlsink.Step{
+	s.add("add a column", d.DDL(sqlsink.MigrationStep{
 		Kind: sqlsink.AddColumn, Table: "order",
 		Columns: []sqlsink.NewColumn{{Name: "email", Type: schema.String}},
 	})...)
 	for _, c := range []struct {
-		real sqlsink.Column
+		real sqlsink.RealColumn
 		to   schema.Type
 	}{
 		{real("c", "int", 4, 10, 0, ""), schema.Integer},
@@ -173,10 +173,10 @@ func addDDL(s *script, d *dialect) {
 		{real("c", "date", 3, 10, 0, ""), schema.String},
 	} {
 		s.add("widen "+c.real.Type+" to "+c.to.String(),
-			d.DDL(sqlsink.Step{Kind: sqlsink.WidenColumn, Table: "order", Real: &c.real, To: c.to})...)
+			d.DDL(sqlsink.MigrationStep{Kind: sqlsink.WidenColumn, Table: "order", Real: &c.real, To: c.to})...)
 	}
 	relaxed := real("c", "nvarchar", 10, 0, 0, "Latin1_General_100_CI_AS")
-	s.add("relax a column", d.DDL(sqlsink.Step{Kind: sqlsink.RelaxColumn, Table: "order", Real: &relaxed})...)
+	s.add("relax a column", d.DDL(sqlsink.MigrationStep{Kind: sqlsink.RelaxColumn, Table: "order", Real: &relaxed})...)
 }
 
 // TestStatements_MatchGolden compares every SQL text with testdata/statements.sql.

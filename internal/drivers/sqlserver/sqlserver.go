@@ -89,11 +89,11 @@ var options = slices.Concat([]sink.Option{
 		Help: "`true` takes any certificate",
 	},
 	{
-		Name: "certificate", Type: sink.File{}, DefaultNote: "the system's authorities", Harmless: true,
+		Name: "certificate", Type: sink.FilePath{}, DefaultNote: "the system's authorities", Harmless: true,
 		Help: "file (`.pem`, `.der`) with the certificate of the authority to trust",
 	},
 	{
-		Name: "serverCertificate", Type: sink.File{}, Harmless: true,
+		Name: "serverCertificate", Type: sink.FilePath{}, Harmless: true,
 		Help: "file with the certificate that the server must show, instead of an authority's",
 	},
 	{Name: "hostNameInCertificate", DefaultNote: "the host", Harmless: true, Help: "name in the server's certificate"},

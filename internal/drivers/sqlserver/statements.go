@@ -13,7 +13,7 @@ import (
 // which has the alias T.
 type tableStatements struct {
 	layout  *sqlsink.Layout
-	columns []column
+	columns []columnEncoder
 	table   string            // the real table's quoted name, with its schema
 	label   string            // the table's description in messages
 	merges  bool              // eds can write the table with MERGE
@@ -25,7 +25,7 @@ type tableStatements struct {
 
 // tableStatements returns the statements for layout l. It builds the statements on first use and
 // keeps them in l.Native.
-func (s *session) tableStatements(l *sqlsink.Layout) *tableStatements {
+func (s *sqlSession) tableStatements(l *sqlsink.Layout) *tableStatements {
 	if ts, ok := l.Native.(*tableStatements); ok {
 		return ts
 	}
@@ -39,7 +39,7 @@ func newTableStatements(l *sqlsink.Layout, table string, adjusted func(table, co
 	h := fnv.New64a()
 	fmt.Fprintf(h, "%s", table)
 	for i := range l.Columns {
-		c := newColumn(l, &l.Columns[i], adjusted)
+		c := newColumnEncoder(l, &l.Columns[i], adjusted)
 		ts.columns = append(ts.columns, c)
 		fmt.Fprintf(h, ",%s %s", c.name, c.declaration())
 	}
@@ -263,7 +263,7 @@ func (a *attribute) binaryCollation() string {
 
 // stageDefinition returns the definition of the column in a staging table. The parameter null is
 // " NULL" or " NOT NULL".
-func (c *column) stageDefinition(null string) string {
+func (c *columnEncoder) stageDefinition(null string) string {
 	text := c.name + " " + c.parameter()
 	if c.kind == kindNVarChar || c.kind == kindVarChar {
 		text += " COLLATE " + c.binaryCollation()

@@ -20,13 +20,15 @@ const smallRows = 64
 
 // transaction implements sqlsink.Tx.
 type transaction struct {
-	*session
+	*sqlSession
 	begun   bool
 	created []string // the temporary tables that this transaction creates
 }
 
 // Begin returns a transaction. The transaction starts at the server with its first statement.
-func (s *session) Begin(context.Context) (sqlsink.Tx, error) { return &transaction{session: s}, nil }
+func (s *sqlSession) Begin(context.Context) (sqlsink.Tx, error) {
+	return &transaction{sqlSession: s}, nil
+}
 
 // open starts the transaction at the server, unless it has already started.
 func (tx *transaction) open(ctx context.Context) error {
@@ -107,7 +109,7 @@ func (tx *transaction) bindRows(ctx context.Context, op *rowOperation, rows []ch
 
 // encode appends to values the row's values of the columns with the given indexes, converted to
 // types that the driver can bind.
-func (s *session) encode(values []any, ts *tableStatements, indexes []int, row *change.Row, synced time.Time) ([]any, error) {
+func (s *sqlSession) encode(values []any, ts *tableStatements, indexes []int, row *change.Row, synced time.Time) ([]any, error) {
 	for _, index := range indexes {
 		var raw []byte
 		raw, s.scratch = ts.layout.Columns[index].Raw(row, synced, s.scratch[:0])

@@ -67,7 +67,7 @@ An import adds a change for each row, an INSERT with "imported": true.`
 
 var options = []sink.Option{
 	{
-		Name: "secret", Type: sink.Secret{},
+		Name: "secret", Type: sink.SecretText{},
 		Help: "secret that signs requests, such as `${WEBHOOK_SECRET}`; after a prefix `whsec_` it is read as base64, " +
 			"otherwise used unchanged",
 	},
@@ -76,7 +76,7 @@ var options = []sink.Option{
 		Help: "`Name:value`, a header of each request, such as `header=X-Team:shop`; may come several times",
 	},
 	{
-		Name: "secret-header", Type: sink.Secret{},
+		Name: "secret-header", Type: sink.SecretText{},
 		Help: "a header that logs do not show, such as `secret-header=Authorization:Bearer%20${TOKEN}`; may come several times",
 	},
 	{Name: "gzip", Type: sink.Bool{}, Default: "false", Help: "`true` compresses the body, with `Content-Encoding: gzip`"},

@@ -21,7 +21,7 @@ type Loader struct {
 	Apply func(ctx context.Context, b *change.Batch) error
 	// ApplyFrom, if not nil, is called instead of Apply. It also receives the origin of the
 	// batch, which is the same each time that the file is loaded.
-	ApplyFrom func(ctx context.Context, b *change.Batch, from Origin) error
+	ApplyFrom func(ctx context.Context, b *change.Batch, from SnapshotPart) error
 	// Limits are the maximum size of a batch.
 	Limits sink.Limits
 	// Files records loaded files at the destination, for later runs. If Files is nil, the caller
@@ -40,8 +40,8 @@ type LoadedFiles interface {
 	Forget(ctx context.Context, table string) error
 }
 
-// Origin identifies one batch of a snapshot's file.
-type Origin struct {
+// SnapshotPart identifies one batch of a snapshot's file.
+type SnapshotPart struct {
 	Job, File string
 	Batch     int           // number of the batch within the file, from 1
 	Table     *schema.Table // table of the rows
@@ -49,7 +49,7 @@ type Origin struct {
 
 // BeginLoad starts or resumes the load of one table.
 func (l *Loader) BeginLoad(ctx context.Context, job string, t *schema.Table, _ sink.LoadMode, _ sink.Scope) (sink.Load, error) {
-	load := &load{loader: l, job: job, table: t, loaded: make(map[string]bool)}
+	load := &eventLoad{loader: l, job: job, table: t, loaded: make(map[string]bool)}
 	if l.Files == nil {
 		return load, nil
 	}
@@ -60,7 +60,7 @@ func (l *Loader) BeginLoad(ctx context.Context, job string, t *schema.Table, _ s
 	return load, err
 }
 
-type load struct {
+type eventLoad struct {
 	loader *Loader
 	job    string
 	table  *schema.Table
@@ -68,7 +68,7 @@ type load struct {
 }
 
 // Resume marks files as loaded. It does nothing if the destination itself records loaded files.
-func (l *load) Resume(files []string) {
+func (l *eventLoad) Resume(files []string) {
 	if l.loader.Files != nil {
 		return
 	}
@@ -77,11 +77,11 @@ func (l *load) Resume(files []string) {
 	}
 }
 
-func (l *load) Loaded(file string) bool { return l.loaded[file] }
+func (l *eventLoad) Loaded(file string) bool { return l.loaded[file] }
 
 // LoadFile applies the rows of a file, batch by batch.
-func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
-	from := Origin{Job: l.job, File: file, Table: l.table}
+func (l *eventLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change.Row, error]) (int64, error) {
+	from := SnapshotPart{Job: l.job, File: file, Table: l.table}
 	n, err := l.eachBatch(rows, func(events []*cdc.Event, _ int64) error { return l.apply(ctx, events, &from) })
 	if err != nil {
 		return 0, err
@@ -92,10 +92,10 @@ func (l *load) LoadFile(ctx context.Context, file string, rows iter.Seq2[*change
 // LoadRows applies the rows of a file, and halves each refused batch to find the refused rows.
 // The batches before the first refused batch are the same as those of LoadFile, so they overwrite
 // the output of LoadFile.
-func (l *load) LoadRows(
+func (l *eventLoad) LoadRows(
 	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused sink.RefusedRow,
 ) (int64, error) {
-	from := Origin{Job: l.job, File: file, Table: l.table}
+	from := SnapshotPart{Job: l.job, File: file, Table: l.table}
 	var out int64
 	splitter := change.NewSplitter(l.table)
 	n, err := l.eachBatch(rows, func(events []*cdc.Event, first int64) error {
@@ -117,7 +117,7 @@ func (l *load) LoadRows(
 
 // eachBatch converts the rows to batches of events, within the limits. It calls do with each
 // batch and the number of the batch's first row. It returns the number of rows.
-func (l *load) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*cdc.Event, first int64) error) (n int64, err error) {
+func (l *eventLoad) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*cdc.Event, first int64) error) (n int64, err error) {
 	limits := l.loader.Limits
 	decoder := cdc.NewDecoder()
 	var events []*cdc.Event
@@ -147,7 +147,7 @@ func (l *load) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*c
 }
 
 // record records that the file is loaded, for this run and later runs.
-func (l *load) record(ctx context.Context, file string) error {
+func (l *eventLoad) record(ctx context.Context, file string) error {
 	if l.loader.Files != nil {
 		if err := l.loader.Files.Add(ctx, l.job, l.table.Name, file); err != nil {
 			return err
@@ -157,7 +157,7 @@ func (l *load) record(ctx context.Context, file string) error {
 	return nil
 }
 
-func (l *load) apply(ctx context.Context, events []*cdc.Event, from *Origin) error {
+func (l *eventLoad) apply(ctx context.Context, events []*cdc.Event, from *SnapshotPart) error {
 	var builder change.Builder
 	for _, e := range events {
 		builder.Add(e, change.Effect{})
@@ -173,10 +173,10 @@ func (l *load) apply(ctx context.Context, events []*cdc.Event, from *Origin) err
 }
 
 // Finish deletes the record of loaded files. The events are already in place.
-func (l *load) Finish(ctx context.Context) (int64, error) { return -1, l.Discard(ctx) }
+func (l *eventLoad) Finish(ctx context.Context) (int64, error) { return -1, l.Discard(ctx) }
 
 // Discard deletes the record of loaded files. The events stay.
-func (l *load) Discard(ctx context.Context) error {
+func (l *eventLoad) Discard(ctx context.Context) error {
 	clear(l.loaded)
 	if l.loader.Files == nil {
 		return nil
@@ -184,4 +184,4 @@ func (l *load) Discard(ctx context.Context) error {
 	return l.loader.Files.Forget(ctx, l.table.Name)
 }
 
-func (l *load) Close(context.Context) error { return nil }
+func (l *eventLoad) Close(context.Context) error { return nil }

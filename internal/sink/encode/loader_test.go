@@ -38,7 +38,7 @@ func TestLoader_LeavesOutRefusedRows(t *testing.T) {
 		}
 	}
 	stored := make(map[int]string)
-	apply := func(_ context.Context, b *change.Batch, from encode.Origin) error {
+	apply := func(_ context.Context, b *change.Batch, from encode.SnapshotPart) error {
 		var ids []string
 		for _, e := range b.Events {
 			ids = append(ids, string(e.RowID()))

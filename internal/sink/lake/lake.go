@@ -180,7 +180,7 @@ func bare(err error) error {
 
 // Planner splits batches into parts.
 type Planner struct {
-	Layout   *Layout
+	Layout   *PathTemplate
 	Schemas  bool // whether parts need the schemas of their tables
 	Rows     int  // maximum number of events in a part
 	Bytes    int  // maximum payload bytes of a part; a single event may have more
@@ -273,6 +273,6 @@ func (p *Part) Name(id string) string {
 
 // ImportName returns the name of the nth file, counted from 1, that is written for one batch of a
 // snapshot's file.
-func ImportName(from encode.Origin, n int) string {
+func ImportName(from encode.SnapshotPart, n int) string {
 	return fmt.Sprintf("import-%s~%s~%d-%d", encode.Segment(from.Job, 80), encode.Segment(from.File, 100), from.Batch, n)
 }

@@ -262,7 +262,7 @@ func TestLayout_Dir(t *testing.T) {
 		"SUMMARY/{table}/YYYYMMDD":                           "SUMMARY/a%2Fb/20231114",
 		"{company}/{location}/{table}/{operation}/{version}": "%2E%2E/NONE/a%2Fb/UPDATE/v1",
 	} {
-		l, err := lake.ParseLayout(layout)
+		l, err := lake.ParsePathTemplate(layout)
 		if err != nil {
 			t.Errorf("%s: %v", layout, err)
 		} else if got := l.Dir(e); got != want {
@@ -273,12 +273,12 @@ func TestLayout_Dir(t *testing.T) {
 		"": "leads elsewhere", "dt=YYYY": "should name {table}", "{table}/{nope}": "unknown name in braces; it may name {company}",
 		"{table}/{": "brace", "{table}/../x": "leads elsewhere", "{table}//x": "is empty",
 	} {
-		if _, err := lake.ParseLayout(layout); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := lake.ParsePathTemplate(layout); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", layout, err, want)
 		}
 	}
 	old := event(t, 1, `{"operation":"UPDATE","id":"e","table":"t","key":["k"],"timestamp":-99999999999999,"mvccTimestamp":"1","after":{}}`)
-	l, err := lake.ParseLayout("{table}/YYYY-MM-DD")
+	l, err := lake.ParsePathTemplate("{table}/YYYY-MM-DD")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +369,7 @@ func TestPlanner_PutsEachEventIntoItsDirectory(t *testing.T) {
 	for _, text := range []string{
 		"{table}", "{table}/DD", "{table}/HH", "{table}/{operation}", "{table}/{company}/{location}", "{table}-{version}/dt=YYYY-MM-DD/HH",
 	} {
-		layout, err := lake.ParseLayout(text)
+		layout, err := lake.ParsePathTemplate(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -412,7 +412,7 @@ func TestPart_NameHasThePositionsInTheStream(t *testing.T) {
 	if got := p.Name(lake.ID(env)); !strings.HasPrefix(got, "event-") || got != p.Name(lake.ID(other)) {
 		t.Errorf("without a place it is %s", got)
 	}
-	from := encode.Origin{Job: "j/1", File: "f 1.gz", Batch: 2}
+	from := encode.SnapshotPart{Job: "j/1", File: "f 1.gz", Batch: 2}
 	if got := lake.ImportName(from, 3); got != "import-j%2F1~f%201.gz~2-3" {
 		t.Errorf("an import is %s", got)
 	}

@@ -14,9 +14,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// Layout is a template of directories, such as {table}/dt=YYYY-MM-DD/. It is safe for concurrent
-// use.
-type Layout struct {
+// PathTemplate is a template of directories, such as {table}/dt=YYYY-MM-DD/. It is safe for
+// concurrent use.
+type PathTemplate struct {
 	pieces []piece
 	uses   []func(k *dirKey, e *cdc.Event) // each sets one member of k that the directory depends on, other than the table
 }
@@ -52,9 +52,9 @@ var (
 	dateBit = regexp.MustCompile(`YYYY|MM|DD|HH`)
 )
 
-// ParseLayout parses a template. A name in braces represents a member of the change. A word that
-// consists of YYYY, MM, DD and HH represents parts of the date of the change.
-func ParseLayout(text string) (*Layout, error) {
+// ParsePathTemplate parses a template. A name in braces represents a member of the change. A word
+// that consists of YYYY, MM, DD and HH represents parts of the date of the change.
+func ParsePathTemplate(text string) (*PathTemplate, error) {
 	trimmed := strings.Trim(text, "/")
 	if strings.ContainsAny(tokens.ReplaceAllString(trimmed, ""), "{}") {
 		return nil, errors.New("option layout has a brace that does not belong to a name like {table}")
@@ -64,7 +64,7 @@ func ParseLayout(text string) (*Layout, error) {
 			return nil, errors.New("option layout has an element that is empty, or leads elsewhere")
 		}
 	}
-	l := &Layout{}
+	l := &PathTemplate{}
 	named, dated, rest := false, false, 0
 	for _, at := range tokens.FindAllStringIndex(trimmed, -1) {
 		token := trimmed[at[0]:at[1]]
@@ -143,7 +143,7 @@ func useHour(k *dirKey, e *cdc.Event) {
 }
 
 // dirKey returns the dirKey of the event, with only the members that the layout uses.
-func (l *Layout) dirKey(e *cdc.Event) dirKey {
+func (l *PathTemplate) dirKey(e *cdc.Event) dirKey {
 	k := dirKey{table: e.Table}
 	for _, use := range l.uses {
 		use(&k, e)
@@ -153,7 +153,7 @@ func (l *Layout) dirKey(e *cdc.Event) dirKey {
 
 // TableOnly reports whether each table has exactly one directory, and the table's name alone
 // determines the directory.
-func (l *Layout) TableOnly() bool {
+func (l *PathTemplate) TableOnly() bool {
 	n := 0
 	for _, p := range l.pieces {
 		if p.of != nil || p.text != "" {
@@ -164,7 +164,7 @@ func (l *Layout) TableOnly() bool {
 }
 
 // Dir returns the directory of an event, without leading and trailing slashes.
-func (l *Layout) Dir(e *cdc.Event) string {
+func (l *PathTemplate) Dir(e *cdc.Event) string {
 	var b strings.Builder
 	for _, p := range l.pieces {
 		if p.of != nil {

@@ -14,7 +14,7 @@ import (
 type Settings struct {
 	Format      Format // "" if each change is a separate file
 	Compression Compression
-	Layout      *Layout
+	Layout      *PathTemplate
 	// A file is closed once it reaches any of these bounds: its number of rows, its number of
 	// bytes before compression, or its age.
 	RollRows, RollBytes int64
@@ -121,6 +121,6 @@ func Read(v sink.Values, ndjson, parquet Default) (Settings, error) {
 		s.RollAge = v.Duration("roll-age")
 	}
 	var err error
-	s.Layout, err = ParseLayout(cmp.Or(v.Text("layout"), d.Layout))
+	s.Layout, err = ParsePathTemplate(cmp.Or(v.Text("layout"), d.Layout))
 	return s, err
 }

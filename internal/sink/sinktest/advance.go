@@ -16,34 +16,34 @@ import (
 
 // advances reports whether the loads of the sink are sink.Advancers. This is so for sinks that
 // keep records.
-func advances(c capabilities) bool { return c.records }
+func advances(c features) bool { return c.records }
 
-var advanceChecks = []check{
+var advanceChecks = []property{
 	{"a load is brought forward before it is put in place", advances, checkAdvance},
 	{
-		"a load is brought forward with metadata columns", func(c capabilities) bool { return advances(c) && c.metadata },
+		"a load is brought forward with metadata columns", func(c features) bool { return advances(c) && c.metadata },
 		func(h *harness) { h.checkAdvance(h.option("metadata=true")) },
 	},
 	{
-		"a load is brought forward with soft deletes", func(c capabilities) bool { return advances(c) && c.softDelete },
+		"a load is brought forward with soft deletes", func(c features) bool { return advances(c) && c.softDelete },
 		func(h *harness) { h.checkAdvance(h.option("delete=soft")) },
 	},
 	{"a load that is brought forward keeps older changes out", advances, checkAdvanceGuard},
 	{"a load without rows empties no table, whatever comes later", advances, checkAdvanceEmpty},
 	{"a load that was brought forward starts afresh", advances, checkAdvanceResumed},
-	{"a stage that was brought forward and lost its rows is not put in place", func(c capabilities) bool {
+	{"a stage that was brought forward and lost its rows is not put in place", func(c features) bool {
 		return advances(c) &&
 			c.losesStage
 	}, checkAdvanceLost},
 	{"the columns change twice while a load is brought forward", advances, checkAdvanceColumns},
 	{
-		"a load is brought forward despite a fault at any step", func(c capabilities) bool { return advances(c) && c.faulty },
+		"a load is brought forward despite a fault at any step", func(c features) bool { return advances(c) && c.faulty },
 		checkAdvanceFaults,
 	},
 }
 
 // batchOf returns one batch with all the steps.
-func (h *harness) batchOf(steps ...step) *change.Batch {
+func (h *harness) batchOf(steps ...textChange) *change.Batch {
 	h.Helper()
 	all := h.batches(h, steps)
 	if len(all) != 1 {
@@ -68,7 +68,7 @@ func (h *harness) sealed(s sink.Sink, job string, t *schema.Table, images ...str
 }
 
 // bring applies later changes, in one batch, to a sealed load.
-func (h *harness) bring(a sink.Advancer, steps ...step) {
+func (h *harness) bring(a sink.Advancer, steps ...textChange) {
 	h.Helper()
 	if err := a.Advance(h.ctx(), h.batchOf(steps...)); err != nil {
 		h.Fatalf("bring a load forward: %v", err)
@@ -83,7 +83,7 @@ func (h *harness) checkAdvance(raw string) {
 	s := h.openURL(raw, importing, process("importing"))
 	h.migrate(s, t)
 	h.load(s, "before", t, sink.Replace, `{"id":"1","name":"old"}`)
-	old := newModel()
+	old := newTableModel()
 	old.load(h, t, `{"id":"1","name":"old"}`)
 	images := []string{`{"id":"1","name":"loaded"}`, `{"id":"2","name":"it's","visits":2}`, `{"id":"3"}`, `{"id":"2","name":"twice"}`}
 	l, a := h.sealed(s, "job", t, images...)
@@ -106,14 +106,14 @@ func (h *harness) checkAdvance(raw string) {
 	}
 	h.expectRows(s, t, old)
 	applied := h.position()
-	want := sink.Snapshot{Table: t.Name, Clock: at(5), Rows: 4, Job: "job", Applied: applied}
+	want := sink.LoadRecord{Table: t.Name, Clock: at(5), Rows: 4, Job: "job", Applied: applied}
 	l.(sink.SnapshotLoad).Record(want)
 	if rows := h.finish(l); rows != 4 {
 		h.Errorf("the load reports %d rows, want 4", rows)
 	}
 	h.end(l, false)
 	h.expect(s, t)
-	h.expectRecords(h.records(s), sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{want}})
+	h.expectRecords(h.records(s), sink.Records{ID: "id of importing", Snapshots: []sink.LoadRecord{want}})
 	again := h.begin(s, "job", t, sink.Replace)
 	if again.Loaded("file 0") {
 		h.Error("a finished load is not forgotten")
@@ -161,7 +161,7 @@ func checkAdvanceEmpty(h *harness) {
 		h.Errorf("%d rows were put in place", rows)
 	}
 	h.end(l, false)
-	h.expectRows(s, t, newModel())
+	h.expectRows(s, t, newTableModel())
 }
 
 func checkAdvanceResumed(h *harness) {
@@ -187,7 +187,7 @@ func checkAdvanceResumed(h *harness) {
 	h.expectRows(s, t, old)
 	h.loadRest(l, t, images...)
 	h.end(l, true)
-	want := newModel()
+	want := newTableModel()
 	want.load(h, t, images...)
 	h.expectRows(s, t, want)
 }
@@ -214,14 +214,14 @@ func checkAdvanceColumns(h *harness) {
 	third := newTable(h, "part", "3", 1, column("id", schema.String), column("size", schema.Number))
 	s := h.open(importing)
 	h.migrate(s, t)
-	for i, steps := range [][]step{
+	for i, steps := range [][]textChange{
 		{h.update(second, `{"id":"1","size":1,"note":"new"}`)},
 		{h.update(third, `{"id":"1","size":0.5}`)},
 		nil,
 	} {
 		l, a := h.sealed(s, "job", t, `{"id":"1","size":7}`)
 		if steps == nil {
-			h.models[t.Name] = newModel()
+			h.models[t.Name] = newTableModel()
 			h.bring(a, h.update(second, `{"id":"1","size":2,"note":"kept"}`))
 			h.bring(a, h.update(third, `{"id":"1","size":0.25}`), h.insert(third, `{"id":"2"}`))
 			h.end(l, true)
@@ -266,7 +266,7 @@ func checkAdvanceFaults(h *harness) {
 		round++
 		images := []string{fmt.Sprintf(`{"id":"1","visits":%d}`, round), `{"id":"2"}`}
 		l, a := h.sealed(s, fmt.Sprint("job ", round), t, images...)
-		h.models[t.Name] = newModel()
+		h.models[t.Name] = newTableModel()
 		h.model(t.Name).load(h, t, images...)
 		first := h.batchOf(h.update(t, `{"id":"1","name":"first"}`), h.insert(t, `{"id":"3"}`))
 		second := h.batchOf(h.update(t, `{"id":"1","name":"second"}`), h.delete(t, `{"id":"2"}`))

@@ -32,15 +32,15 @@ var rowDefects = []rowDefect{
 	{"an upsert is lost", []string{
 		"inserts, updates and deletes", "many rows and tables in one batch",
 		"any history, any batches, any replay",
-	}, rewriting(func(s *change.Set) { s.Upserts = s.Upserts[:len(s.Upserts)*4/5] })},
+	}, rewriting(func(s *change.RowSet) { s.Upserts = s.Upserts[:len(s.Upserts)*4/5] })},
 	{"deletes are ignored", []string{
 		"inserts, updates and deletes", "composite keys", "keys that move",
 		"any history, any batches, any replay",
-	}, rewriting(func(s *change.Set) { s.Deletes = nil })},
+	}, rewriting(func(s *change.RowSet) { s.Deletes = nil })},
 	{
 		"the last delete is ignored",
 		[]string{"any history, any batches, any replay"},
-		rewriting(func(s *change.Set) { s.Deletes = s.Deletes[:max(0, len(s.Deletes)-1)] }),
+		rewriting(func(s *change.RowSet) { s.Deletes = s.Deletes[:max(0, len(s.Deletes)-1)] }),
 	},
 	{"keys fold case", []string{"keys that differ by case, accents and spaces"}, withKeys(strings.ToLower)},
 	{
@@ -51,7 +51,7 @@ var rowDefects = []rowDefect{
 	{
 		"rows keep their old values",
 		[]string{"a row deleted and inserted again starts empty", "any history, any batches, any replay"},
-		rewriting(func(s *change.Set) {
+		rewriting(func(s *change.RowSet) {
 			s.Deletes = slices.DeleteFunc(s.Deletes, func(d change.Row) bool {
 				return slices.ContainsFunc(s.Upserts,
 					func(u change.Row) bool { return canonicalKey(s.Table, &u) == canonicalKey(s.Table, &d) })
@@ -61,7 +61,7 @@ var rowDefects = []rowDefect{
 	{
 		"columns of other layouts are forgotten",
 		[]string{"two layouts of a table", "a row deleted and inserted again starts empty"},
-		rewriting(func(s *change.Set) { s.Deletes = append(s.Deletes, s.Upserts...) }),
+		rewriting(func(s *change.RowSet) { s.Deletes = append(s.Deletes, s.Upserts...) }),
 	},
 	{"a second set is lost", []string{"many rows and tables in one batch", "two layouts of a table"}, func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
@@ -157,7 +157,7 @@ var rowDefects = []rowDefect{
 	{
 		"the checkpoint moves, the batch does not",
 		[]string{"inserts, updates and deletes", "any history, any batches, any replay"},
-		rewriting(func(s *change.Set) { s.Upserts, s.Deletes = nil, nil }),
+		rewriting(func(s *change.RowSet) { s.Upserts, s.Deletes = nil, nil }),
 	},
 	{"filters of other consumers are not reported", []string{"the filters of checkpoints"}, func(w *worse) {
 		w.filters = func(context.Context) ([]string, error) { return nil, nil }
@@ -229,7 +229,7 @@ var rowDefects = []rowDefect{
 			return raw
 		}
 		reading(func(_ schema.Column, raw []byte) []byte { return round(raw) })(w)
-		rewriting(func(s *change.Set) {
+		rewriting(func(s *change.RowSet) {
 			for i := range s.Upserts {
 				s.Upserts[i] = *alteredKey(s.Table, &s.Upserts[i], round)
 			}
@@ -408,21 +408,21 @@ var rowDefects = []rowDefect{
 		func(w *worse) { w.env.After, w.metadata = false, false },
 	},
 	{"clocks are compared as text", []string{"update strategy after: an older change never wins"}, func(w *worse) {
-		rewriting(func(s *change.Set) {
+		rewriting(func(s *change.RowSet) {
 			for i := range s.Upserts {
 				s.Upserts[i].Clock.Wall = -s.Upserts[i].Clock.Wall
 			}
 		})(w)
 	}},
 	{"an equal clock is refused", []string{"update strategy after: an older change never wins"}, func(w *worse) {
-		rewriting(func(s *change.Set) {
+		rewriting(func(s *change.RowSet) {
 			s.Upserts = slices.DeleteFunc(s.Upserts, func(u change.Row) bool {
 				old := w.table(s.Table).rows[canonicalKey(s.Table, &u)]
 				return old != nil && old.clock == u.Clock
 			})
 		})(w)
 	}},
-	{"no metadata", []string{"metadata columns"}, rewriting(func(s *change.Set) {
+	{"no metadata", []string{"metadata columns"}, rewriting(func(s *change.RowSet) {
 		for i := range s.Upserts {
 			s.Upserts[i].Op = 0
 		}

@@ -12,12 +12,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var driverChecks = []check{
-	{"the driver describes itself", func(capabilities) bool { return true }, checkDescription},
-	{"the driver makes URLs of its fields", func(capabilities) bool { return true }, checkFields},
-	{"unknown options are named", func(capabilities) bool { return true }, checkUnknownOption},
-	{"a probe succeeds and leaves nothing", func(capabilities) bool { return true }, checkProbe},
-	{"opening, probing and reading make nothing", func(capabilities) bool { return true }, checkUntouched},
+var driverChecks = []property{
+	{"the driver describes itself", func(features) bool { return true }, checkDescription},
+	{"the driver makes URLs of its fields", func(features) bool { return true }, checkFields},
+	{"unknown options are named", func(features) bool { return true }, checkUnknownOption},
+	{"a probe succeeds and leaves nothing", func(features) bool { return true }, checkProbe},
+	{"opening, probing and reading make nothing", func(features) bool { return true }, checkUntouched},
 }
 
 func checkDescription(h *harness) {

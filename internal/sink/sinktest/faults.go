@@ -36,15 +36,15 @@ const (
 	Answered Mode = "after the call"  // the call has an effect, but its answer is lost
 )
 
-var faultChecks = []check{
-	{"a batch survives a fault at any step", func(c capabilities) bool { return c.rows && c.faulty }, checkFaults},
-	{"a call to a silent destination ends in time", func(c capabilities) bool { return c.rows && c.faulty }, checkStalled},
+var faultChecks = []property{
+	{"a batch survives a fault at any step", func(c features) bool { return c.rows && c.faulty }, checkFaults},
+	{"a call to a silent destination ends in time", func(c features) bool { return c.rows && c.faulty }, checkStalled},
 	{
-		"a migration survives a fault at any step", func(c capabilities) bool { return c.rows && c.migrates && c.faulty },
+		"a migration survives a fault at any step", func(c features) bool { return c.rows && c.migrates && c.faulty },
 		checkMigrationFaults,
 	},
-	{"a load survives a fault at any step", func(c capabilities) bool { return c.rows && c.faulty }, checkLoadFaults},
-	{"finishing a load survives a fault at any step", func(c capabilities) bool { return c.rows && c.faulty }, checkFinishFaults},
+	{"a load survives a fault at any step", func(c features) bool { return c.rows && c.faulty }, checkLoadFaults},
+	{"finishing a load survives a fault at any step", func(c features) bool { return c.rows && c.faulty }, checkFinishFaults},
 }
 
 // breakpoints returns some of the steps from 0 to n, including both ends. The parameter most is
@@ -70,8 +70,8 @@ func checkFaults(h *harness) {
 	h.Cleanup(func() { h.close(s) })
 	t := newTable(h, "faulty", "1", 1, column("id", schema.String), column("n", schema.Integer), column("text", schema.String))
 	h.migrate(s, t)
-	batch := func() []step {
-		return []step{
+	batch := func() []textChange {
+		return []textChange{
 			h.insert(t, fmt.Sprintf(`{"id":"new %d","n":1}`, *h.sequence)),
 			h.update(t, fmt.Sprintf(`{"id":"a","n":%d,"text":"it's"}`, *h.sequence)),
 			h.delete(t, fmt.Sprintf(`{"id":"new %d"}`, *h.sequence-4)),
@@ -94,7 +94,7 @@ func checkFaults(h *harness) {
 // patience returns the maximum time that a call may take after its destination has gone down.
 func (h *harness) patience() time.Duration { return cmp.Or(h.config.Patience, 20*time.Second) }
 
-func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps []step, n int, mode Mode) {
+func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps []textChange, n int, mode Mode) {
 	h.Helper()
 	faults.Break(n, mode)
 	err := h.tryBroken(s, steps)
@@ -114,7 +114,7 @@ func (h *harness) breakOnce(s sink.Sink, faults Faults, t *schema.Table, steps [
 }
 
 // tryBroken applies steps while the destination may be down.
-func (h *harness) tryBroken(s sink.Sink, steps []step) error {
+func (h *harness) tryBroken(s sink.Sink, steps []textChange) error {
 	h.Helper()
 	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()
@@ -139,7 +139,7 @@ func (h *harness) checkTransient(err error, n int, mode Mode) {
 
 // untilApplied retries a batch as the pipeline does, but only a few times. A sink may need one or
 // two failed calls to notice that its connection is lost.
-func (h *harness) untilApplied(s sink.Sink, steps []step) {
+func (h *harness) untilApplied(s sink.Sink, steps []textChange) {
 	h.Helper()
 	var err error
 	for range 5 {
@@ -202,7 +202,7 @@ func checkStalled(h *harness) {
 	t := customers(h)
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"before"}`))
-	steps := []step{h.update(t, `{"id":"1","name":"after"}`), h.insert(t, `{"id":"2"}`)}
+	steps := []textChange{h.update(t, `{"id":"1","name":"after"}`), h.insert(t, `{"id":"2"}`)}
 	staller.Stall()
 	for _, d := range h.batches(h, steps) {
 		ctx, cancel := context.WithTimeout(h.ctx(), time.Second)
@@ -238,7 +238,7 @@ func loadRound(n int) []string {
 // the load has reported with the expected number.
 func (h *harness) expectLoaded(s sink.Sink, t *schema.Table, images []string, rows int64, n int, mode Mode) {
 	h.Helper()
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, images...)
 	if report := h.compare(s, t, loaded); !report.Equal() {
 		h.Errorf("broken %s %d: %s", mode, n+1, report)

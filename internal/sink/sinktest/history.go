@@ -15,29 +15,29 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-var historyChecks = []check{
+var historyChecks = []property{
 	{"every event is kept, in the order of its row", keepsHistory, checkHistory},
 	{"any batches and replays keep every event", keepsHistory, checkHistoryReplays},
 	{"every value is kept in an event", keepsHistory, checkHistoryValues},
 	{"events of ten megabytes", keepsHistory, checkLargeEvents},
 	{"hostile names, keys and ids stay apart", keepsHistory, checkHistoryNames},
-	{"an import adds one INSERT per row", func(c capabilities) bool { return c.history }, checkHistoryImport},
-	{"a history survives a fault at any step of a batch", func(c capabilities) bool { return c.history && c.faulty }, checkHistoryFaults},
+	{"an import adds one INSERT per row", func(c features) bool { return c.history }, checkHistoryImport},
+	{"a history survives a fault at any step of a batch", func(c features) bool { return c.history && c.faulty }, checkHistoryFaults},
 }
 
-func keepsHistory(c capabilities) bool { return c.history }
+func keepsHistory(c features) bool { return c.history }
 
-// recorded has the parts of a stored event that checks compare.
-type recorded struct {
+// storedEvent has the parts of a stored event that checks compare.
+type storedEvent struct {
 	ID, Table, Key, Op, After string
 	Imported                  bool
 }
 
 // recall returns the stored events by table and key, in the order of the history. If the
 // destination may repeat events, recall omits repeated events.
-func (h *harness) recall() map[string][]recorded {
+func (h *harness) recall() map[string][]storedEvent {
 	h.Helper()
-	history := make(map[string][]recorded)
+	history := make(map[string][]storedEvent)
 	places := make(map[string]bool)
 	for _, stored := range h.config.History(h.outer, h.url) {
 		if places[stored.Place] {
@@ -63,17 +63,17 @@ func (h *harness) recall() map[string][]recorded {
 	return history
 }
 
-func recordOf(e *cdc.Event) recorded {
+func recordOf(e *cdc.Event) storedEvent {
 	c := schema.Column{Type: schema.Object}
 	key, _ := verify.Canonical(c, e.Key)
 	after, _ := verify.Canonical(c, e.After)
-	return recorded{ID: e.ID, Table: e.Table, Key: key, Op: e.Op.String(), After: after, Imported: e.Imported}
+	return storedEvent{ID: e.ID, Table: e.Table, Key: key, Op: e.Op.String(), After: after, Imported: e.Imported}
 }
 
 // expectHistory compares the stored events of each row with the steps.
-func (h *harness) expectHistory(steps []step) {
+func (h *harness) expectHistory(steps []textChange) {
 	h.Helper()
-	want := make(map[string][]recorded)
+	want := make(map[string][]storedEvent)
 	for _, st := range steps {
 		e, _ := st.decode(h)
 		r := recordOf(e)
@@ -96,7 +96,7 @@ func checkHistory(h *harness) {
 	t, other := customers(h), newTable(h, "line", "1", 2, column("a", schema.String), column("b", schema.Integer))
 	s := h.open()
 	h.migrate(s, t, other)
-	var steps []step
+	var steps []textChange
 	for i := range 30 {
 		id := i % 4
 		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"it's %d"}`, id, i)),
@@ -118,7 +118,7 @@ func checkHistory(h *harness) {
 
 // last returns an update at the position before the latest position, as if an earlier step were
 // made again.
-func (h *harness) last(t *schema.Table, row string) step {
+func (h *harness) last(t *schema.Table, row string) textChange {
 	*h.sequence -= 2
 	st := h.update(t, row)
 	*h.sequence++
@@ -132,7 +132,7 @@ func checkHistoryReplays(h *harness) {
 		s := h.open()
 		table := customers(h)
 		h.migrate(s, table)
-		var steps []step
+		var steps []textChange
 		for i := range rapid.IntRange(1, 30).Draw(t, "changes") {
 			steps = append(steps, h.update(table, fmt.Sprintf(`{"id":"%d","visits":%d}`, rapid.IntRange(0, 3).Draw(t, "id"), i)))
 		}
@@ -158,7 +158,7 @@ func checkHistoryValues(h *harness) {
 	t := valueTable(h)
 	s := h.open()
 	h.migrate(s, t)
-	var steps []step
+	var steps []textChange
 	for id, v := range values() {
 		steps = append(steps, h.insert(t, v.row(t, id)))
 	}
@@ -170,7 +170,7 @@ func checkLargeEvents(h *harness) {
 	t := valueTable(h)
 	s := h.open()
 	h.migrate(s, t)
-	steps := []step{
+	steps := []textChange{
 		h.insert(t, `{"id":"small"}`), h.insert(t, fmt.Sprintf(`{"id":"large","col_string":"%s"}`, tenMegabytes())),
 		h.update(t, `{"id":"large"}`),
 	}
@@ -180,7 +180,7 @@ func checkLargeEvents(h *harness) {
 
 func checkHistoryNames(h *harness) {
 	s := h.open()
-	var steps []step
+	var steps []textChange
 	names := append([]string{
 		"..", ".", "../..", "/etc/passwd", "a/../../b", "CON", "nul.json", "a\x00b", "%2e%2e", "%", "a%b",
 		".hidden", "trailing.", "trailing ", strings.Repeat("k", 300), strings.Repeat("k", 300) + "2", "A", "a", "a-b", "a-b-c",
@@ -203,7 +203,7 @@ func checkHistoryNames(h *harness) {
 
 func checkHistoryImport(h *harness) {
 	t := customers(h)
-	streamed := []step{}
+	streamed := []textChange{}
 	s := h.open()
 	h.migrate(s, t)
 	streamed = append(streamed, h.insert(t, `{"id":"s","name":"streamed"}`))
@@ -226,7 +226,7 @@ func checkHistoryImport(h *harness) {
 		}
 		h.end(l, true)
 	}
-	want := map[string]recorded{
+	want := map[string]storedEvent{
 		`customer ["1"]`: {Table: "customer", Key: `["1"]`, Op: "INSERT", After: `{"id":"1","name":"it's"}`, Imported: true},
 		`customer ["2"]`: {Table: "customer", Key: `["2"]`, Op: "INSERT", After: `{"id":"2","visits":9007199254740993}`, Imported: true},
 		`customer ["3"]`: {Table: "customer", Key: `["3"]`, Op: "INSERT", After: "{\"id\":\"3\",\"name\":\"\ufffd\"}", Imported: true},
@@ -265,9 +265,9 @@ func checkHistoryFaults(h *harness) {
 	h.Cleanup(func() { h.close(s) })
 	t := customers(h)
 	h.migrate(s, t)
-	var all []step
-	batch := func() []step {
-		steps := []step{
+	var all []textChange
+	batch := func() []textChange {
+		steps := []textChange{
 			h.update(t, fmt.Sprintf(`{"id":"a","visits":%d}`, *h.sequence)),
 			h.update(t, fmt.Sprintf(`{"id":"a","name":"%d"}`, *h.sequence)), h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence)),
 		}

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var loadChecks = []check{
+var loadChecks = []property{
 	{"a load replaces a table, when it is finished and not before", loadsRows, checkReplace},
 	{"a load merges into a table", loadsRows, checkMerge},
 	{"a load without rows empties a table only on request", loadsRows, checkEmptyLoad},
@@ -37,9 +37,9 @@ var loadChecks = []check{
 	{"a load of a large file", loadsRows, checkLargeLoad},
 }
 
-func loadsRows(c capabilities) bool { return c.rows }
+func loadsRows(c features) bool { return c.rows }
 
-func losesStage(c capabilities) bool { return c.losesStage }
+func losesStage(c features) bool { return c.losesStage }
 
 // imagesOf yields rows given as JSON objects. It reuses the memory of a row for the next row.
 func imagesOf(h *harness, t *schema.Table, images ...string) iter.Seq2[*change.Row, error] {
@@ -131,7 +131,7 @@ func checkReplace(h *harness) {
 	h.expectRows(h.open(), t, old)
 	h.end(l, true)
 
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, append(first, second...)...)
 	h.expectRows(s, t, loaded)
 	h.expectRows(h.open(), t, loaded)
@@ -180,9 +180,9 @@ func checkEmptyLoad(h *harness) {
 	if rows := h.load(s, "on request", t, sink.ReplaceOrEmpty); rows != 0 {
 		h.Errorf("the load reports %d rows", rows)
 	}
-	h.expectRows(s, t, newModel())
+	h.expectRows(s, t, newTableModel())
 	h.load(s, "again", t, sink.Replace) // the table is already empty
-	h.expectRows(s, t, newModel())
+	h.expectRows(s, t, newTableModel())
 	fresh := newTable(h, "fresh", "1", 1, column("id", schema.String))
 	h.load(s, "replace", fresh, sink.Replace)
 	h.apply(s, h.insert(fresh, `{"id":"1"}`))
@@ -235,7 +235,7 @@ func checkLoadedTwice(h *harness) {
 		h.loadFile(l, t, "one", `{"id":"a","name":"n"}`, `{"id":"b","name":"n"}`)
 	}
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, `{"id":"a","name":"n"}`, `{"id":"b","name":"n"}`)
 	h.expectRows(s, t, loaded)
 }
@@ -249,7 +249,7 @@ func checkDuplicateKeys(h *harness) {
 			{`{"id":"b","name":"2"}`, `{"id":"2","name":"2"}`},
 		}
 		if mode == sink.Replace {
-			h.models[t.Name] = newModel()
+			h.models[t.Name] = newTableModel()
 		}
 		for i, images := range files {
 			h.loadFile(l, t, fmt.Sprintf("file %d", i), images...)
@@ -308,7 +308,7 @@ func checkLoadsOfSimilarNames(h *harness) {
 	for _, name := range names {
 		image := fmt.Sprintf(`{"id":"of %s"}`, name)
 		h.loadRest(loads[name], tables[name], image, image)
-		h.models[name] = newModel()
+		h.models[name] = newTableModel()
 		h.model(name).load(h, tables[name], image)
 	}
 	for _, name := range names {
@@ -340,7 +340,7 @@ func checkChangesAfterLoad(h *harness) {
 	images := []string{`{"id":"1","name":"loaded","visits":1}`, `{"id":"9","name":"loaded","visits":9}`}
 	h.loadFile(l, t, "one", images...)
 	h.end(l, true)
-	h.models[t.Name] = newModel()
+	h.models[t.Name] = newTableModel()
 	h.model(t.Name).load(h, t, images...)
 	h.apply(s, h.update(t, `{"id":"1","name":"changed","visits":2}`), h.delete(t, `{"id":"9"}`), h.insert(t, `{"id":"10"}`))
 	h.expect(s, t)
@@ -363,7 +363,7 @@ func checkLargeLoad(h *harness) {
 	l := h.begin(s, "job", t, sink.Replace)
 	h.loadFile(l, t, "one", images...)
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, images...)
 	h.expectRows(s, t, loaded)
 }

@@ -31,7 +31,7 @@ func checkBrokenFile(h *harness) {
 	h.expectRows(s, t, old)
 	h.loadFile(l, t, "bad", `{"id":"d","name":"mended"}`)
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, `{"id":"a","name":"good"}`, `{"id":"d","name":"mended"}`)
 	h.expectRows(s, t, loaded)
 }
@@ -53,7 +53,7 @@ func checkRefusedRow(h *harness) {
 		h.Error("the file counts as loaded")
 	}
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, `{"id":"a"}`)
 	h.expectRows(s, t, loaded)
 }
@@ -76,7 +76,7 @@ func checkResumedLoad(h *harness) {
 	}
 	h.loadFile(l, t, "two", `{"id":"c"}`)
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, `{"id":"a"}`, `{"id":"b"}`, `{"id":"c"}`)
 	h.expectRows(again, t, loaded)
 }
@@ -92,7 +92,7 @@ func checkOtherJob(h *harness) {
 	}
 	h.loadFile(l, t, "two", `{"id":"of the second job"}`)
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, `{"id":"of the second job"}`)
 	h.expectRows(s, t, loaded)
 }
@@ -125,7 +125,7 @@ func checkResumedUnderSchema(h *harness) {
 	} {
 		images := []string{`{"id":"a","visits":1,"name":"one"}`, c.last}
 		s := h.resumeLoad(before, c.after, images)
-		loaded := newModel()
+		loaded := newTableModel()
 		loaded.load(h, c.after, images...)
 		if report := h.compare(s, c.after, loaded); !report.Equal() {
 			h.Errorf("%s: %s", c.what, report)
@@ -138,7 +138,7 @@ func checkResumedUnderStrategy(h *harness) {
 	images := []string{`{"id":"a","name":"one"}`, `{"id":"b","name":"two"}`}
 	for _, after := range []bool{true, false} {
 		s := h.resumeLoad(t, t, images, func(env *sink.Env) { env.After = after })
-		loaded := newModel()
+		loaded := newTableModel()
 		loaded.load(h, t, images...)
 		h.expectRows(s, t, loaded)
 	}
@@ -160,7 +160,7 @@ func checkResumedWithoutStage(h *harness) {
 	l = h.begin(again, "job", t, sink.Replace)
 	h.loadRest(l, t, images...)
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, images...)
 	h.expectRows(again, t, loaded)
 }
@@ -200,7 +200,7 @@ func (h *harness) checkLostLoad(id string) {
 		h.end(l, true)
 		want := h.model(t.Name)
 		if mode == sink.Replace {
-			want = newModel()
+			want = newTableModel()
 			h.models[t.Name] = want
 		}
 		want.load(h, t, images...)
@@ -250,7 +250,7 @@ func checkCancelledLoad(h *harness) {
 	h.expectRows(s, t, old)
 	h.loadFile(l, t, "two", `{"id":"d"}`)
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	loaded.load(h, t, `{"id":"a"}`, `{"id":"d"}`)
 	h.expectRows(s, t, loaded)
 }

@@ -15,12 +15,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var loadRowsChecks = []check{
+var loadRowsChecks = []property{
 	{"a file loads without its refused rows", loadsRows, checkLoadRows},
 	{"an interrupted file with refused rows counts as not loaded", loadsRows, checkLoadRowsInterrupted},
 	{"a file with only refused rows counts as loaded", loadsRows, checkLoadRowsNone},
 	{
-		"a load that leaves rows out survives a fault at any step", func(c capabilities) bool { return c.faulty && loadsRows(c) },
+		"a load that leaves rows out survives a fault at any step", func(c features) bool { return c.faulty && loadsRows(c) },
 		checkLoadRowsFaults,
 	},
 }
@@ -66,7 +66,7 @@ func (h *harness) loadRows(l sink.Load, file string, rows iter.Seq2[*change.Row,
 func (h *harness) expectOthers(s sink.Sink, l sink.Load, t *schema.Table, images, bad []string) {
 	h.Helper()
 	h.end(l, true)
-	loaded := newModel()
+	loaded := newTableModel()
 	for i, image := range images {
 		if !slices.Contains(bad, fmt.Sprintf("%d %s", i+1, image)) {
 			loaded.load(h, t, image)

@@ -13,21 +13,21 @@ import (
 
 // losesTables reports whether a check can remove tables and rows with SQL statements of the
 // destination.
-func losesTables(c capabilities) bool { return c.inspects && c.sql }
+func losesTables(c features) bool { return c.inspects && c.sql }
 
-func takesViews(c capabilities) bool { return losesTables(c) && c.views }
+func takesViews(c features) bool { return losesTables(c) && c.views }
 
-var lostChecks = []check{
+var lostChecks = []property{
 	{"a table that was imported and dropped is missing", losesTables, checkDropped},
 	{"a change without a consumer does not make a dropped table", losesTables, checkDroppedWithoutConsumer},
 	{"an import brings a dropped table back", losesTables, checkBroughtBack},
 	{"a dropped table without a snapshot is made again", losesTables, checkDroppedUnrecorded},
 	{"removed rows are noticed", losesTables, checkEmptied},
 	{"a table imported without rows is no finding", losesTables, checkImportedEmpty},
-	{"softly deleted rows count as rows", func(c capabilities) bool { return losesTables(c) && c.softDelete }, checkSoftlyDeleted},
+	{"softly deleted rows count as rows", func(c features) bool { return losesTables(c) && c.softDelete }, checkSoftlyDeleted},
 	{"a view in the place of a table", takesViews, checkView},
 	{
-		"a table without the key's columns is refused, the others are made", func(c capabilities) bool { return c.inspects && c.foreign },
+		"a table without the key's columns is refused, the others are made", func(c features) bool { return c.inspects && c.foreign },
 		checkLacksKey,
 	},
 }
@@ -57,7 +57,7 @@ func (h *harness) expectFindings(s sink.Sink, want ...sink.Finding) {
 // imported imports the table, and returns the sink of a server that was started afterwards.
 func (h *harness) imported(t *schema.Table, images ...string) sink.Sink {
 	h.Helper()
-	h.importSnapshot(t, "job", sink.Snapshot{Clock: at(5)}, images...)
+	h.importSnapshot(t, "job", sink.LoadRecord{Clock: at(5)}, images...)
 	return h.server(process("one"))
 }
 
@@ -89,7 +89,7 @@ func checkDropped(h *harness) {
 		h.resumeWriting(s)
 		h.expectMissing(s, t)
 		h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundAbsent})
-		h.expectRows(s, t, newModel())
+		h.expectRows(s, t, newTableModel())
 	}
 }
 
@@ -109,14 +109,14 @@ func checkBroughtBack(h *harness) {
 	s := h.imported(t, `{"id":"1","name":"imported"}`)
 	h.sql("DROP TABLE customer")
 	h.expectMissing(s, t)
-	h.importSnapshot(t, "again", sink.Snapshot{Clock: at(6)}, `{"id":"1","name":"again"}`)
+	h.importSnapshot(t, "again", sink.LoadRecord{Clock: at(6)}, `{"id":"1","name":"again"}`)
 	h.resumeWriting(s)
 	h.expectFindings(s)
 	h.apply(s, h.update(t, `{"id":"1","name":"later"}`))
 	h.expect(s, t)
 	h.sql("DROP TABLE customer")
 	h.load(s, "by the server", t, sink.Replace, `{"id":"1","name":"third"}`)
-	h.models[t.Name] = newModel()
+	h.models[t.Name] = newTableModel()
 	h.model(t.Name).load(h, t, `{"id":"1","name":"third"}`)
 	h.apply(s, h.update(t, `{"id":"1","name":"last"}`))
 	h.expect(s, t)
@@ -126,7 +126,7 @@ func checkDroppedUnrecorded(h *harness) {
 	s, t, _ := h.written(process("one"))
 	h.expectFindings(s)
 	h.sql("DROP TABLE customer")
-	h.models[t.Name] = newModel()
+	h.models[t.Name] = newTableModel()
 	h.apply(s, h.insert(t, `{"id":"2","name":"after"}`))
 	h.expect(s, t)
 	h.expectFindings(s)
@@ -134,11 +134,11 @@ func checkDroppedUnrecorded(h *harness) {
 
 func checkEmptied(h *harness) {
 	t, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
-	h.importSnapshot(other, "job", sink.Snapshot{Clock: at(5)}, `{"id":"1"}`)
+	h.importSnapshot(other, "job", sink.LoadRecord{Clock: at(5)}, `{"id":"1"}`)
 	s := h.imported(t, `{"id":"1"}`, `{"id":"2"}`)
 	h.expectFindings(s)
 	h.sql("DELETE FROM customer")
-	h.models[t.Name] = newModel()
+	h.models[t.Name] = newTableModel()
 	h.expectFindings(s, sink.Finding{Table: t.Name, Kind: sink.FoundEmpty})
 	h.apply(s, h.insert(t, `{"id":"3"}`))
 	h.expect(s, t)
@@ -180,7 +180,7 @@ func checkView(h *harness) {
 		h.expectTableError(err, t.Name, false)
 	}
 	h.sql("DROP VIEW customer")
-	h.importSnapshot(t, "again", sink.Snapshot{Clock: at(6)}, `{"id":"2"}`)
+	h.importSnapshot(t, "again", sink.LoadRecord{Clock: at(6)}, `{"id":"2"}`)
 	h.resumeWriting(s)
 	h.apply(s, h.insert(t, `{"id":"3"}`))
 	h.expect(s, t)

@@ -9,12 +9,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var metadataChecks = []check{
-	{"update strategy after: an older change never wins", func(c capabilities) bool { return c.rows }, checkAfter},
-	{"metadata columns", func(c capabilities) bool { return c.rows && c.metadata }, checkMetadata},
-	{"metadata columns keep older changes out", func(c capabilities) bool { return c.rows && c.metadata }, checkMetadataGuard},
-	{"soft deletes", func(c capabilities) bool { return c.rows && c.softDelete }, checkSoftDelete},
-	{"loads fill metadata columns", func(c capabilities) bool { return c.rows && c.metadata }, checkLoadedMetadata},
+var metadataChecks = []property{
+	{"update strategy after: an older change never wins", func(c features) bool { return c.rows }, checkAfter},
+	{"metadata columns", func(c features) bool { return c.rows && c.metadata }, checkMetadata},
+	{"metadata columns keep older changes out", func(c features) bool { return c.rows && c.metadata }, checkMetadataGuard},
+	{"soft deletes", func(c features) bool { return c.rows && c.softDelete }, checkSoftDelete},
+	{"loads fill metadata columns", func(c features) bool { return c.rows && c.metadata }, checkLoadedMetadata},
 }
 
 func checkAfter(h *harness) {
@@ -30,14 +30,14 @@ func (h *harness) checkGuard(s sink.Sink) {
 	h.Helper()
 	t := customers(h)
 	h.migrate(s, t)
-	at := func(op cdc.Op, row string, clock int64) step {
+	at := func(op cdc.Op, row string, clock int64) textChange {
 		before, after := "", row
 		if op == cdc.Delete {
 			before, after = row, ""
 		}
 		return h.at(t, op, before, after, startClock+clock)
 	}
-	var want *model
+	var want *tableModel
 	keep := func() { want = h.model(t.Name).clone() }
 	h.apply(s, at(cdc.Insert, `{"id":"1","name":"new"}`, 100), at(cdc.Insert, `{"id":"2","name":"new"}`, 100),
 		at(cdc.Insert, `{"id":"3","name":"new"}`, 100))
@@ -84,7 +84,7 @@ func checkMetadata(h *harness) {
 	h.apply(s, h.update(t, `{"id":"2","name":"new"}`))
 	h.expect(s, t)
 	meta := metaTable(h, t, "_eds_op", "_eds_version")
-	want := newModel()
+	want := newTableModel()
 	want.load(h, meta, fmt.Sprintf(`{"id":"1","name":"one","_eds_op":"INSERT","_eds_version":%q}`, versionOf(h, inserted)),
 		fmt.Sprintf(`{"id":"2","name":"new","_eds_op":"UPDATE","_eds_version":%q}`, clockOf(*h.sequence)))
 	plain := h.open()
@@ -100,7 +100,7 @@ func checkMetadata(h *harness) {
 	}
 }
 
-func versionOf(h *harness, st step) string {
+func versionOf(h *harness, st textChange) string {
 	e, _ := st.decode(h)
 	return e.Clock.Sortable()
 }
@@ -147,7 +147,7 @@ func checkLoadedMetadata(h *harness) {
 	h.loadFile(l, t, "one", `{"id":"1","name":"loaded"}`)
 	h.end(l, true)
 	meta := metaTable(h, t, "_eds_op", "_eds_version")
-	want := newModel()
+	want := newTableModel()
 	want.load(h, meta, fmt.Sprintf(`{"id":"1","name":"loaded","_eds_op":"INSERT","_eds_version":%q}`,
 		cdc.Timestamp{Wall: startClock}.Sortable()))
 	h.expectRows(h.open(), meta, want)

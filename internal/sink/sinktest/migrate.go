@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var migrationChecks = []check{
+var migrationChecks = []property{
 	{"a migration that is done is not done again", keepsTables, checkMigrateTwice},
 	{"a reopened sink leaves its own tables alone", keepsTables, checkOpenedAgain},
 	{"new columns and new tables", keepsTables, checkNewColumns},
@@ -22,12 +22,12 @@ var migrationChecks = []check{
 	{"columns that become narrower stay as they are", keepsTables, checkNarrowedColumns},
 	{"columns that left the schema keep their values", keepsTables, checkLeftColumns},
 	{"wide tables", keepsTables, checkWideTable},
-	{"a table that another tool made", func(c capabilities) bool { return c.rows && c.migrates && c.foreign }, checkForeignTable},
+	{"a table that another tool made", func(c features) bool { return c.rows && c.migrates && c.foreign }, checkForeignTable},
 	{"names that a database might trip over", keepsRows, checkNames},
 	{"names that are the sink's own", keepsRows, checkReservedNames},
 }
 
-func keepsTables(c capabilities) bool { return c.rows && c.migrates }
+func keepsTables(c features) bool { return c.rows && c.migrates }
 
 func checkMigrateTwice(h *harness) {
 	v1, other := customers(h), newTable(h, "other", "1", 1, column("id", schema.String))
@@ -58,7 +58,7 @@ var samples = map[schema.Type]string{
 // destination again. The second sink must change nothing and log no warning.
 func checkOpenedAgain(h *harness) {
 	urls := []string{h.url}
-	can := capabilitiesOf(h.outer, h.config)
+	can := featuresOf(h.outer, h.config)
 	if can.metadata {
 		urls = append(urls, h.option("metadata=true"))
 	}
@@ -75,18 +75,18 @@ func checkOpenedAgain(h *harness) {
 func (h *harness) openedAgain(prefix, url string, after bool) {
 	h.Helper()
 	var tables []*schema.Table
-	var steps []func() step
+	var steps []func() textChange
 	for kind := schema.String; kind <= schema.Array; kind++ {
 		for keys := 1; keys <= 4; keys++ {
 			t, row := keyedTable(h, fmt.Sprintf("%s_%v_%d", prefix, kind, keys), kind, keys)
 			tables = append(tables, t)
-			steps = append(steps, func() step { return h.update(t, row) })
+			steps = append(steps, func() textChange { return h.update(t, row) })
 		}
 	}
 	work := func(s sink.Sink, job string) []string {
 		h.Helper()
 		lines := h.migrate(s, tables...)
-		var batch []step
+		var batch []textChange
 		for _, make := range steps {
 			batch = append(batch, make())
 		}
@@ -257,7 +257,7 @@ func checkWideTable(h *harness) {
 	t := newTable(h, "wide", "1", 1, columns...)
 	s := h.open()
 	h.migrate(s, t)
-	var steps []step
+	var steps []textChange
 	for i := range 100 {
 		steps = append(steps, h.insert(t, strings.Replace(row, `"1"`, fmt.Sprintf(`"%d"`, i), 1)+"}"))
 	}
@@ -328,7 +328,7 @@ func checkNames(h *harness) {
 	h.expect(s, wide)
 
 	var tables []*schema.Table
-	var steps []step
+	var steps []textChange
 	for i, name := range hostileNames {
 		t := newTable(h, name, "1", 1, column("id", schema.String), column(name, schema.Integer))
 		tables = append(tables, t)

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var poisonChecks = []check{
+var poisonChecks = []property{
 	{"a batch with a poison event applies nothing", keepsRows, checkPoisonInBatch},
 	{"the rest of a batch applies once its poison event is removed", keepsRows, checkBisection},
 }
@@ -37,7 +37,7 @@ func (h *harness) poisonRow() (t *schema.Table, row func(id string) string, ok b
 	return t, nil, false
 }
 
-func (m *model) forget(t *schema.Table, h T, image string) {
+func (m *tableModel) forget(t *schema.Table, h T, image string) {
 	h.Helper()
 	row := rowOf(h, t, image)
 	delete(m.rows, canonicalKey(t, &row))
@@ -55,7 +55,7 @@ func checkPoisonInBatch(h *harness) {
 	checkpoint := h.position()
 	before, beforeOther := h.model(t.Name).clone(), h.model(other.Name).clone()
 	for _, size := range []int{1, 300} {
-		steps := []step{h.update(t, `{"id":"a","col_string":"after"}`), h.update(other, `{"id":"a","name":"after"}`)}
+		steps := []textChange{h.update(t, `{"id":"a","col_string":"after"}`), h.update(other, `{"id":"a","name":"after"}`)}
 		for i := range size {
 			steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"n%d"}`, i)), h.insert(other, fmt.Sprintf(`{"id":"n%d"}`, i)))
 		}
@@ -76,11 +76,11 @@ func checkBisection(h *harness) {
 		return
 	}
 	s := h.open()
-	good := []step{h.insert(t, `{"id":"1","col_string":"one"}`), h.insert(t, `{"id":"2","col_string":"two"}`)}
+	good := []textChange{h.insert(t, `{"id":"1","col_string":"one"}`), h.insert(t, `{"id":"2","col_string":"two"}`)}
 	poison := h.insert(t, bad("bad"))
 	h.model(t.Name).forget(t, h, `{"id":"bad"}`)
-	rest := []step{h.update(t, `{"id":"1","col_string":"uno"}`), h.delete(t, `{"id":"2"}`), h.insert(t, `{"id":"3"}`)}
-	h.expectClass(h.try(s, append(append(append([]step{}, good...), poison), rest...)...), fault.Poison)
+	rest := []textChange{h.update(t, `{"id":"1","col_string":"uno"}`), h.delete(t, `{"id":"2"}`), h.insert(t, `{"id":"3"}`)}
+	h.expectClass(h.try(s, append(append(append([]textChange{}, good...), poison), rest...)...), fault.Poison)
 	h.apply(s, good...)
 	h.expectClass(h.try(s, poison), fault.Poison)
 	h.apply(s, rest...)

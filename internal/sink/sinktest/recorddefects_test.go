@@ -288,7 +288,7 @@ func (w *worseRecorder) BeginLoad(ctx context.Context, job string, t *schema.Tab
 // deafLoad records no snapshot.
 type deafLoad struct{ sink.Load }
 
-func (deafLoad) Record(sink.Snapshot) bool { return true }
+func (deafLoad) Record(sink.LoadRecord) bool { return true }
 
 func (w *worseRecorder) FinishImport(ctx context.Context, scope sink.Scope, imported, source []string) error {
 	if w.finishImport != nil {

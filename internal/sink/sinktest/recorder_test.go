@@ -30,7 +30,7 @@ func (r *recorder) Cleanup(f func())                  { r.cleanups = append(r.cl
 // failuresOf runs the check with the given name, and returns its failures.
 func failuresOf(t *testing.T, c Config, name string) []string {
 	t.Helper()
-	i := slices.IndexFunc(checks, func(k check) bool { return k.name == name })
+	i := slices.IndexFunc(checks, func(k property) bool { return k.name == name })
 	if i < 0 {
 		t.Fatalf("there is no check %q", name)
 	}

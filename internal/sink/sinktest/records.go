@@ -16,12 +16,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-func keepsRecords(c capabilities) bool { return c.records }
+func keepsRecords(c features) bool { return c.records }
 
 // takesSQL reports whether a check can change the records with SQL statements of the destination.
-func takesSQL(c capabilities) bool { return c.records && c.sql }
+func takesSQL(c features) bool { return c.records && c.sql }
 
-var recordChecks = []check{
+var recordChecks = []property{
 	{"records of a new destination", keepsRecords, checkNewRecords},
 	{"records name the latest writer, and keep the first id", keepsRecords, checkEpochs},
 	{"a destination that was restored is reopened", takesSQL, checkRestored},
@@ -31,20 +31,20 @@ var recordChecks = []check{
 	{"a writer of an earlier version is noticed", takesSQL, checkEarlierWriter},
 	{"a checkpoint of an earlier version is taken over", takesSQL, checkEarlierCheckpoint},
 	{"records that changed since they were read are read again", keepsRecords, checkChangedRecords},
-	{"an import is followed by a running server", func(c capabilities) bool { return c.records }, checkImportBeside},
-	{"a complete snapshot replaces the others of its table", func(c capabilities) bool { return c.records }, checkSnapshots},
-	{"a server that begins while an import runs", func(c capabilities) bool { return c.records }, checkBeginBesideImport},
-	{"concurrent loads are each recorded", func(c capabilities) bool { return c.records }, checkLoadsAtOnce},
-	{"concurrent loads are all followed, whichever ends first", func(c capabilities) bool { return c.records }, checkLoadsAreFollowed},
-	{"a whole import", func(c capabilities) bool { return c.records }, checkWholeImport},
+	{"an import is followed by a running server", func(c features) bool { return c.records }, checkImportBeside},
+	{"a complete snapshot replaces the others of its table", func(c features) bool { return c.records }, checkSnapshots},
+	{"a server that begins while an import runs", func(c features) bool { return c.records }, checkBeginBesideImport},
+	{"concurrent loads are each recorded", func(c features) bool { return c.records }, checkLoadsAtOnce},
+	{"concurrent loads are all followed, whichever ends first", func(c features) bool { return c.records }, checkLoadsAreFollowed},
+	{"a whole import", func(c features) bool { return c.records }, checkWholeImport},
 	{"a changed filter continues from the position of each subject", keepsRecords, checkChangedFilter},
 	{"closing releases the checkpoint", keepsRecords, checkRelease},
 	{
-		"an import that is killed leaves records that fit the rows", func(c capabilities) bool { return c.records && c.faulty },
+		"an import that is killed leaves records that fit the rows", func(c features) bool { return c.records && c.faulty },
 		checkKilledImport,
 	},
-	{"beginning survives a fault at any step", func(c capabilities) bool { return c.records && c.faulty }, checkBeginFaults},
-	{"a batch of a writer survives a fault at any step", func(c capabilities) bool { return c.records && c.faulty }, checkWriterFaults},
+	{"beginning survives a fault at any step", func(c features) bool { return c.records && c.faulty }, checkBeginFaults},
+	{"a batch of a writer survives a fault at any step", func(c features) bool { return c.records && c.faulty }, checkWriterFaults},
 }
 
 // writerSince is the start time of the processes in these checks.
@@ -81,7 +81,7 @@ func (h *harness) records(s sink.Sink) sink.Records {
 }
 
 // beginAt calls Begin with position p, and returns the epoch.
-func (h *harness) beginAt(s sink.Sink, p cdc.Position, snapshots ...sink.Snapshot) int64 {
+func (h *harness) beginAt(s sink.Sink, p cdc.Position, snapshots ...sink.LoadRecord) int64 {
 	h.Helper()
 	epoch, err := s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: p, Snapshots: snapshots})
 	if err != nil {
@@ -111,9 +111,9 @@ func (h *harness) resumeWriting(s sink.Sink) {
 func (h *harness) expectRecords(got, want sink.Records) {
 	h.Helper()
 	ignored := cmp.Options{
-		cmpopts.IgnoreFields(sink.Recorded{}, "Epoch", "Followed"), cmpopts.IgnoreFields(sink.Snapshot{}, "Generation", "Imported",
+		cmpopts.IgnoreFields(sink.Recorded{}, "Epoch", "Followed"), cmpopts.IgnoreFields(sink.LoadRecord{}, "Generation", "Imported",
 			"Object"), cmpopts.EquateEmpty(),
-		cmpopts.SortSlices(func(a, b sink.Snapshot) bool {
+		cmpopts.SortSlices(func(a, b sink.LoadRecord) bool {
 			return fmt.Sprint(a.Table, a.Merged, a.Scope) < fmt.Sprint(b.Table, b.Merged, b.Scope)
 		}),
 	}
@@ -308,7 +308,7 @@ func checkChangedRecords(h *harness) {
 	t := customers(h)
 	for i, job := range []string{"first", "second"} {
 		h.records(one)
-		h.importSnapshot(t, job, sink.Snapshot{Clock: at(int64(5 + i))}, `{"id":"1","name":"`+job+`"}`)
+		h.importSnapshot(t, job, sink.LoadRecord{Clock: at(int64(5 + i))}, `{"id":"1","name":"`+job+`"}`)
 		_, err = one.(sink.Recorder).Begin(h.ctx(), sink.Beginning{})
 		h.expectReopen(err, true)
 	}

@@ -48,7 +48,7 @@ func checkWriterFaults(h *harness) {
 	t := customers(h)
 	h.migrate(s, t)
 	h.resumeWriting(s)
-	change := func() step {
+	change := func() textChange {
 		return h.insert(t, fmt.Sprintf(`{"id":"%d","name":"%d"}`, *h.sequence%5, *h.sequence))
 	}
 	h.apply(s, change())
@@ -57,7 +57,7 @@ func checkWriterFaults(h *harness) {
 	total := faults.Steps() - before
 	for _, mode := range []Mode{Lost, Answered} {
 		for _, n := range breakpoints(total+2, mostBreaks) {
-			steps := []step{change()}
+			steps := []textChange{change()}
 			faults.Break(n, mode)
 			err := h.tryBroken(s, steps)
 			if checked := s.(sink.Recorder).Check(h.ctx()); checked != nil {
@@ -89,7 +89,7 @@ func checkKilledImport(h *harness) {
 		s, faults := h.config.Faulty(h.outer, h.url, env)
 		job := fmt.Sprint("job ", round)
 		l := h.begin(s, job, t, sink.Replace)
-		l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(int64(round)), Job: job})
+		l.(sink.SnapshotLoad).Record(sink.LoadRecord{Table: t.Name, Clock: at(int64(round)), Job: job})
 		h.loadFile(l, t, "one", fmt.Sprintf(`{"id":"1","name":%q}`, job))
 		before := faults.Steps()
 		if n >= 0 {
@@ -126,7 +126,7 @@ func (h *harness) expectFitting(s sink.Sink, t *schema.Table, job string, done b
 		return slices.ContainsFunc(h.rowsOf(s, t), func(row string) bool { return strings.Contains(row, strconv.Quote(job)) })
 	}
 	before, r, after := placed(), h.records(s), placed()
-	recorded := slices.ContainsFunc(r.Snapshots, func(s sink.Snapshot) bool { return s.Job == job && s.Rows == 1 })
+	recorded := slices.ContainsFunc(r.Snapshots, func(s sink.LoadRecord) bool { return s.Job == job && s.Rows == 1 })
 	if before == after && recorded != before || done && !before {
 		h.Errorf("%s: its rows are in place: %v, and recorded: %v", job, before, recorded)
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // importSnapshot loads a table in another process, which records s as the snapshot.
-func (h *harness) importSnapshot(t *schema.Table, job string, s sink.Snapshot, images ...string) {
+func (h *harness) importSnapshot(t *schema.Table, job string, s sink.LoadRecord, images ...string) {
 	h.Helper()
 	mode := sink.Replace
 	if !s.Complete() {
@@ -27,7 +27,7 @@ func (h *harness) importSnapshot(t *schema.Table, job string, s sink.Snapshot, i
 	h.loadFile(l, t, "one", images...)
 	h.end(l, true)
 	if mode == sink.Replace {
-		h.models[t.Name] = newModel()
+		h.models[t.Name] = newTableModel()
 	}
 	h.model(t.Name).load(h, t, images...)
 }
@@ -39,13 +39,13 @@ func at(seconds int64) cdc.Timestamp {
 
 func checkImportBeside(h *harness) {
 	s, t, _ := h.written(process("one"))
-	h.importSnapshot(t, "job", sink.Snapshot{Clock: at(5)}, `{"id":"1","name":"imported"}`, `{"id":"2"}`)
+	h.importSnapshot(t, "job", sink.LoadRecord{Clock: at(5)}, `{"id":"1","name":"imported"}`, `{"id":"2"}`)
 	h.expectReopen(s.(sink.Recorder).Check(h.ctx()), true)
 	h.expectReopen(h.refused(s, t), true)
 	r := h.records(s)
 	want := sink.Records{
 		ID: "id of one", Checkpoint: r.Checkpoint,
-		Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(5), Rows: 2, Job: "job"}},
+		Snapshots: []sink.LoadRecord{{Table: t.Name, Clock: at(5), Rows: 2, Job: "job"}},
 	}
 	h.expectRecords(r, want)
 	if g := r.Snapshots[0].Generation; g <= r.Checkpoint.Followed || r.Snapshots[0].Imported.IsZero() {
@@ -63,28 +63,30 @@ func checkImportBeside(h *harness) {
 func checkSnapshots(h *harness) {
 	t := customers(h)
 	h.migrate(h.open(), t)
-	part := func(s sink.Snapshot, job string) sink.Snapshot {
+	part := func(s sink.LoadRecord, job string) sink.LoadRecord {
 		s.Table, s.Job, s.Rows = t.Name, job, 1
 		return s
 	}
-	one := sink.Snapshot{Clock: at(1), Merged: true, Scope: sink.Scope{Companies: []string{"c1"}}}
-	two := sink.Snapshot{Clock: at(2), Merged: true, Scope: sink.Scope{Since: writerSince}}
-	three := sink.Snapshot{Clock: at(3), Merged: true}
-	long := sink.Snapshot{Clock: at(4), Scope: sink.Scope{Companies: []string{strings.Repeat("c", 300)}, Locations: []string{"l'1", `l"2`}}}
+	one := sink.LoadRecord{Clock: at(1), Merged: true, Scope: sink.Scope{Companies: []string{"c1"}}}
+	two := sink.LoadRecord{Clock: at(2), Merged: true, Scope: sink.Scope{Since: writerSince}}
+	three := sink.LoadRecord{Clock: at(3), Merged: true}
+	long := sink.LoadRecord{
+		Clock: at(4), Scope: sink.Scope{Companies: []string{strings.Repeat("c", 300)}, Locations: []string{"l'1", `l"2`}},
+	}
 	again := one // no server has followed the first snapshot
 	again.Clock = at(6)
-	for i, s := range []sink.Snapshot{one, two, three, long, again} {
+	for i, s := range []sink.LoadRecord{one, two, three, long, again} {
 		h.importSnapshot(t, fmt.Sprint("job ", i), s, fmt.Sprintf(`{"id":"%d"}`, i))
 	}
 	first := h.records(h.open())
-	h.expectRecords(first, sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{
+	h.expectRecords(first, sink.Records{ID: "id of importing", Snapshots: []sink.LoadRecord{
 		part(one, "job 4"), part(two, "job 1"),
 		part(three, "job 2"), part(long, "job 3"),
 	}})
-	whole := sink.Snapshot{Clock: at(3)}
+	whole := sink.LoadRecord{Clock: at(3)}
 	h.importSnapshot(t, "job 5", whole, `{"id":"5"}`)
 	r := h.records(h.open())
-	h.expectRecords(r, sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{part(whole, "job 5")}})
+	h.expectRecords(r, sink.Records{ID: "id of importing", Snapshots: []sink.LoadRecord{part(whole, "job 5")}})
 	for _, s := range first.Snapshots {
 		if s.Generation >= r.Snapshots[0].Generation {
 			h.Errorf("generation %d is followed by %d", s.Generation, r.Snapshots[0].Generation)
@@ -95,46 +97,46 @@ func checkSnapshots(h *harness) {
 	// An earlier version recorded these snapshots elsewhere.
 	s := h.open()
 	h.records(s)
-	seed := sink.Snapshot{Table: "other", Clock: at(1), Rows: 7, Job: "old", Imported: writerSince}
+	seed := sink.LoadRecord{Table: "other", Clock: at(1), Rows: 7, Job: "old", Imported: writerSince}
 	h.beginAt(s, cdc.Position{}, seed)
 	h.expectRecords(h.records(h.open()), sink.Records{
 		ID: "id of importing", Checkpoint: &sink.Recorded{},
-		Snapshots: []sink.Snapshot{part(whole, "job 5"), seed},
+		Snapshots: []sink.LoadRecord{part(whole, "job 5"), seed},
 	})
 
 	// A server has followed all snapshots except the last two.
-	for i, s := range []sink.Snapshot{{Clock: at(7), Merged: true}, {Clock: at(8), Merged: true}} {
+	for i, s := range []sink.LoadRecord{{Clock: at(7), Merged: true}, {Clock: at(8), Merged: true}} {
 		h.importSnapshot(t, fmt.Sprint("job ", 6+i), s, `{"id":"6"}`)
 	}
-	seven := part(sink.Snapshot{Clock: at(7), Merged: true}, "job 7")
+	seven := part(sink.LoadRecord{Clock: at(7), Merged: true}, "job 7")
 	h.expectRecords(h.records(h.open()), sink.Records{
 		ID: "id of importing", Checkpoint: &sink.Recorded{},
-		Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, seven},
+		Snapshots: []sink.LoadRecord{part(whole, "job 5"), seed, seven},
 	})
 	s = h.open()
 	h.beginAt(s, h.records(s).Checkpoint.Position)
-	h.importSnapshot(t, "job 8", sink.Snapshot{Clock: at(9), Merged: true}, `{"id":"6"}`)
-	eight := part(sink.Snapshot{Clock: at(9), Merged: true}, "job 8")
+	h.importSnapshot(t, "job 8", sink.LoadRecord{Clock: at(9), Merged: true}, `{"id":"6"}`)
+	eight := part(sink.LoadRecord{Clock: at(9), Merged: true}, "job 8")
 	h.expectRecords(h.records(h.open()), sink.Records{
 		ID: "id of importing", Checkpoint: &sink.Recorded{},
-		Snapshots: []sink.Snapshot{part(whole, "job 5"), seed, eight},
+		Snapshots: []sink.LoadRecord{part(whole, "job 5"), seed, eight},
 	})
 }
 
 func checkBeginBesideImport(h *harness) {
 	t := customers(h)
 	l := h.begin(h.open(importing, process("importing")), "job", t, sink.Replace)
-	l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(1), Job: "job"})
+	l.(sink.SnapshotLoad).Record(sink.LoadRecord{Table: t.Name, Clock: at(1), Job: "job"})
 	h.loadFile(l, t, "one", `{"id":"1"}`)
 	s := h.open(process("one"))
 	h.records(s)
-	h.beginAt(s, cdc.Position{}, sink.Snapshot{Table: t.Name, Clock: at(2), Merged: true})
+	h.beginAt(s, cdc.Position{}, sink.LoadRecord{Table: t.Name, Clock: at(2), Merged: true})
 	h.end(l, true)
 	h.model(t.Name).load(h, t, `{"id":"1"}`)
 	h.expectReopen(h.refused(s, t), true)
 	h.expectRecords(h.records(s), sink.Records{
 		ID: "id of one", Checkpoint: &sink.Recorded{},
-		Snapshots: []sink.Snapshot{{Table: t.Name, Clock: at(1), Rows: 1, Job: "job"}},
+		Snapshots: []sink.LoadRecord{{Table: t.Name, Clock: at(1), Rows: 1, Job: "job"}},
 	})
 }
 
@@ -145,7 +147,7 @@ func checkLoadsAtOnce(h *harness) {
 	want := sink.Records{ID: "id of one", Checkpoint: &sink.Recorded{Position: h.position()}}
 	for i := range 4 {
 		t := newTable(h, fmt.Sprint("table_", i), "1", 1, column("id", schema.String))
-		snapshot := sink.Snapshot{Table: t.Name, Clock: at(int64(i)), Job: "job", Rows: 1}
+		snapshot := sink.LoadRecord{Table: t.Name, Clock: at(int64(i)), Job: "job", Rows: 1}
 		want.Snapshots = append(want.Snapshots, snapshot)
 		rows := imagesOf(h, t, `{"id":"1"}`)
 		group.Go(func() {
@@ -206,7 +208,7 @@ func checkLoadsAreFollowed(h *harness) {
 	for i := range loads {
 		t := newTable(h, fmt.Sprint("table_", i), "1", 1, column("id", schema.String))
 		l := h.begin(s, "job", t, sink.Merge)
-		l.(sink.SnapshotLoad).Record(sink.Snapshot{Table: t.Name, Clock: at(int64(i)), Job: "job", Merged: true})
+		l.(sink.SnapshotLoad).Record(sink.LoadRecord{Table: t.Name, Clock: at(int64(i)), Job: "job", Merged: true})
 		images := []string{`{"id":"1"}`}
 		for n := range 5000 * (1 - min(i, 1)) { // the first load takes longer
 			images = append(images, fmt.Sprintf(`{"id":"row %d"}`, n))
@@ -241,9 +243,9 @@ func checkWholeImport(h *harness) {
 	other := newTable(h, "other", "1", 1, column("id", schema.String))
 	for _, table := range []*schema.Table{left, t, other} {
 		h.migrate(h.open(importing), table)
-		h.importSnapshot(table, "job", sink.Snapshot{Clock: at(1)}, `{"id":"1"}`)
+		h.importSnapshot(table, "job", sink.LoadRecord{Clock: at(1)}, `{"id":"1"}`)
 	}
-	h.importSnapshot(t, "part", sink.Snapshot{Clock: at(2), Merged: true}, `{"id":"1"}`)
+	h.importSnapshot(t, "part", sink.LoadRecord{Clock: at(2), Merged: true}, `{"id":"1"}`)
 	unknown := sink.Scope{Companies: []string{"c1"}} // without a snapshot
 	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx(), unknown, []string{other.Name},
 		[]string{left.Name, t.Name, other.Name}); err != nil {
@@ -253,7 +255,7 @@ func checkWholeImport(h *harness) {
 	if err != nil {
 		h.Fatal(err)
 	}
-	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Snapshots: []sink.Snapshot{
+	h.expectRecords(h.records(h.open()), sink.Records{ID: "id of importing", Snapshots: []sink.LoadRecord{
 		{Table: t.Name, Clock: at(1), Rows: 1, Job: "job", Whole: true},
 		{Table: t.Name, Clock: at(2), Rows: 1, Job: "part", Merged: true},
 		{Table: other.Name, Clock: at(1), Rows: 1, Job: "job"},
@@ -267,7 +269,7 @@ func checkWholeImport(h *harness) {
 // importAll imports the only table completely.
 func (h *harness) importAll(t *schema.Table) {
 	h.Helper()
-	h.importSnapshot(t, fmt.Sprint("job ", *h.sequence), sink.Snapshot{Clock: at(1)}, `{"id":"1"}`)
+	h.importSnapshot(t, fmt.Sprint("job ", *h.sequence), sink.LoadRecord{Clock: at(1)}, `{"id":"1"}`)
 	if err := h.open(importing).(sink.Recorder).FinishImport(h.ctx(), sink.Scope{}, []string{t.Name}, []string{t.Name}); err != nil {
 		h.Fatal(err)
 	}

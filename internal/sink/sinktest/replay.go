@@ -13,16 +13,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var replayChecks = []check{
+var replayChecks = []property{
 	{"any history, any batches, any replay", keepsRows, checkHistories},
 	{"the checkpoint comes with the batch", keepsCheckpoints, checkCheckpoint},
 	{"each consumer and filter has a checkpoint of its own", keepsCheckpoints, checkCheckpointNames},
 	{"no consumer, no checkpoint", keepsCheckpoints, checkNoCheckpoint},
-	{"the filters of checkpoints", func(c capabilities) bool { return c.filters }, checkOtherFilters},
-	{"a batch that the checkpoint covers changes nothing", func(c capabilities) bool { return c.rows && c.checkpoints }, checkCoveredBatch},
-	{"a recreated stream is not covered", func(c capabilities) bool { return c.rows && c.checkpoints }, checkRemadeStream},
+	{"the filters of checkpoints", func(c features) bool { return c.filters }, checkOtherFilters},
+	{"a batch that the checkpoint covers changes nothing", func(c features) bool { return c.rows && c.checkpoints }, checkCoveredBatch},
+	{"a recreated stream is not covered", func(c features) bool { return c.rows && c.checkpoints }, checkRemadeStream},
 	{"a cancelled call is transient", keepsRows, checkCancelled},
-	{"close while a batch is applied", func(capabilities) bool { return true }, checkClose},
+	{"close while a batch is applied", func(features) bool { return true }, checkClose},
 }
 
 // checkOtherFilters stores checkpoints under several names, and reads their filters with
@@ -49,7 +49,7 @@ func checkOtherFilters(h *harness) {
 	want(h.open(func(env *sink.Env) { env.Filter = "c" }), "a b", h.env().Filter)
 }
 
-func keepsCheckpoints(c capabilities) bool { return c.checkpoints }
+func keepsCheckpoints(c features) bool { return c.checkpoints }
 
 // checkHistories applies random histories in random batches. It repeats some batches, and reopens
 // the sink at random.
@@ -67,7 +67,7 @@ func checkHistories(h *harness) {
 		v1, v2 := table("1", column("b", schema.String)), table("2", column("c", schema.Object))
 		both := table("3", column("b", schema.String), column("c", schema.Object))
 		h.migrate(s, v1, v2)
-		var steps []step
+		var steps []textChange
 		for range rapid.IntRange(1, 40).Draw(t, "changes") {
 			steps = append(steps, h.randomChange(t, v1, v2))
 		}
@@ -76,7 +76,7 @@ func checkHistories(h *harness) {
 	})
 }
 
-func (h *harness) randomChange(t *rapid.T, layouts ...*schema.Table) step {
+func (h *harness) randomChange(t *rapid.T, layouts ...*schema.Table) textChange {
 	layout := rapid.SampledFrom(layouts).Draw(t, "layout")
 	row := func(id string) string {
 		a := *h.sequence
@@ -104,7 +104,7 @@ func (h *harness) randomChange(t *rapid.T, layouts ...*schema.Table) step {
 // applyWithReplays applies the steps batch by batch. After some batches it goes back to an
 // earlier step, like a server that was killed before it acknowledged. If the destination has a
 // checkpoint, it then skips the changes that the checkpoint covers.
-func (h *harness) applyWithReplays(t *rapid.T, s sink.Sink, steps []step) {
+func (h *harness) applyWithReplays(t *rapid.T, s sink.Sink, steps []textChange) {
 	for next := 0; next < len(steps); {
 		n := rapid.IntRange(1, len(steps)-next).Draw(t, "batch")
 		h.apply(s, steps[next:next+n]...)
@@ -120,7 +120,7 @@ func (h *harness) applyWithReplays(t *rapid.T, s sink.Sink, steps []step) {
 
 // resume returns the number of the first step that a server applies. The parameter from is the
 // number of the step from which the server receives the stream again.
-func (h *harness) resume(s sink.Sink, steps []step, from int) int {
+func (h *harness) resume(s sink.Sink, steps []textChange, from int) int {
 	if _, ok := s.(sink.Checkpointer); !ok {
 		return from
 	}
@@ -237,7 +237,7 @@ func checkCoveredBatch(h *harness) {
 	t := customers(h)
 	s := h.open()
 	h.migrate(s, t)
-	old := []step{h.insert(t, `{"id":"1","name":"old"}`), h.insert(t, `{"id":"2","name":"old"}`)}
+	old := []textChange{h.insert(t, `{"id":"1","name":"old"}`), h.insert(t, `{"id":"2","name":"old"}`)}
 	h.apply(s, old...)
 	h.apply(s, h.update(t, `{"id":"1","name":"new"}`), h.delete(t, `{"id":"2"}`))
 	for _, s := range []sink.Sink{s, h.open()} {
@@ -267,7 +267,7 @@ func checkCancelled(h *harness) {
 	s := h.open()
 	h.migrate(s, t)
 	h.apply(s, h.insert(t, `{"id":"1","name":"one"}`))
-	steps := []step{h.update(t, `{"id":"1","name":"new"}`), h.insert(t, `{"id":"2","name":"two"}`)}
+	steps := []textChange{h.update(t, `{"id":"1","name":"new"}`), h.insert(t, `{"id":"2","name":"two"}`)}
 	ctx, cancel := context.WithCancel(h.ctx())
 	cancel()
 	for _, d := range h.batches(h, steps) {
@@ -286,7 +286,7 @@ func checkClose(h *harness) {
 	t := customers(h)
 	s := h.open()
 	h.migrate(s, t)
-	var steps []step
+	var steps []textChange
 	for i := range 500 {
 		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":"%d","name":"row %d"}`, i, i)))
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var rowChecks = []check{
+var rowChecks = []property{
 	{"inserts, updates and deletes", keepsRows, checkChanges},
 	{"tables without a batch are empty", keepsRows, checkEmptyTable},
 	{"composite keys", keepsRows, checkCompositeKeys},
@@ -84,7 +84,7 @@ func checkIntegerKeys(h *harness) {
 	s := h.open()
 	h.migrate(s, t)
 	ids := []string{"0", "1", "-1", "10", "9", "9007199254740993", "9007199254740992", "9223372036854775807", "-9223372036854775808"}
-	var steps []step
+	var steps []textChange
 	for _, id := range ids {
 		steps = append(steps, h.insert(t, fmt.Sprintf(`{"id":%s,"value":"%s"}`, id, id)))
 	}
@@ -99,7 +99,7 @@ func checkSimilarKeys(h *harness) {
 	t := customers(h)
 	s := h.open()
 	h.migrate(s, t)
-	var steps []step
+	var steps []textChange
 	for i, id := range []string{
 		"a", "A", "á", "Á", " a", "", "aa", "ss", "ß", "é", `e\u0301`, "1", "01", "1.0", "null", "%", "_",
 		`\\`, "'", `\"`,
@@ -234,7 +234,7 @@ func checkLargeBatch(h *harness) {
 	}
 	h.migrate(s, tables...)
 	const rows = 3000
-	var steps []step
+	var steps []textChange
 	for i := range rows {
 		steps = append(steps, h.insert(tables[i%5], fmt.Sprintf(`{"id":"%d","n":%d,"text":"row %d"}`, i, i, i)))
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var scopeChecks = []check{
+var scopeChecks = []property{
 	{"a load of some companies replaces only their rows", loadsRows, checkCompanies},
 	{"a load of some locations replaces only their rows", loadsRows, checkLocations},
 	{"a load of some companies without rows removes theirs only on request", loadsRows, checkEmptyCompanies},
@@ -19,10 +19,10 @@ var scopeChecks = []check{
 	{"loads of one table by two jobs both succeed", loadsRows, checkTwoJobs},
 	{"concurrent loads of one table by two jobs leave the rows of one", loadsRows, checkTwoJobsAtOnce},
 	{"a table that eds made is adopted", adopts, checkAdopted},
-	{"a table of another tool is not adopted", func(c capabilities) bool { return adopts(c) && c.foreign }, checkNotAdopted},
+	{"a table of another tool is not adopted", func(c features) bool { return adopts(c) && c.foreign }, checkNotAdopted},
 }
 
-func adopts(c capabilities) bool { return c.adopts }
+func adopts(c features) bool { return c.adopts }
 
 // beginScope starts to load the rows of a scope.
 func (h *harness) beginScope(s sink.Sink, job string, t *schema.Table, mode sink.LoadMode, scope sink.Scope) sink.Load {
@@ -54,7 +54,7 @@ func (h *harness) checkScope(t *schema.Table, scope sink.Scope, gone, stay, imag
 	h.Helper()
 	s := h.open(changes...)
 	h.migrate(s, t)
-	var before []step
+	var before []textChange
 	for _, image := range slices.Concat(gone, stay) {
 		before = append(before, h.insert(t, image))
 	}
@@ -63,7 +63,7 @@ func (h *harness) checkScope(t *schema.Table, scope sink.Scope, gone, stay, imag
 	h.loadRest(l, t, images...)
 	h.expect(s, t)
 	h.end(l, true)
-	h.models[t.Name] = newModel()
+	h.models[t.Name] = newTableModel()
 	h.model(t.Name).load(h, t, slices.Concat(stay, images)...)
 	h.expect(s, t)
 	h.expect(h.open(changes...), t)
@@ -128,7 +128,7 @@ func checkEmptyCompanies(h *harness) {
 	}
 	h.end(l, false)
 	h.end(h.beginScope(s, "on request", t, sink.ReplaceOrEmpty, x), true)
-	h.models[t.Name] = newModel()
+	h.models[t.Name] = newTableModel()
 	h.model(t.Name).load(h, t, `{"id":"2","companyId":"y"}`)
 	h.expect(s, t)
 }
@@ -164,7 +164,7 @@ func checkTwoJobs(h *harness) {
 	h.expect(one, t)
 	for _, l := range []sink.Load{second, first} {
 		h.end(l, true)
-		h.models[t.Name] = newModel()
+		h.models[t.Name] = newTableModel()
 		h.model(t.Name).load(h, t, images[l]...)
 		h.expect(one, t)
 	}
@@ -204,7 +204,7 @@ func checkTwoJobsAtOnce(h *harness) {
 		}
 		candidates := make(map[string]bool)
 		for i := range images {
-			m := newModel()
+			m := newTableModel()
 			m.load(h, t, images[i]...)
 			candidates[fmt.Sprint("the rows of job ", i)] = h.compare(setUp, t, m).Equal()
 		}

@@ -96,7 +96,7 @@ func Main(m *testing.M) {
 
 // Run runs every check for which the driver of c has the capabilities.
 func Run(t *testing.T, c Config) {
-	can := capabilitiesOf(t, c)
+	can := featuresOf(t, c)
 	for _, k := range checks {
 		if k.needs(can) {
 			t.Run(k.name, func(t *testing.T) { k.run(newHarness(t, c)) })
@@ -104,11 +104,11 @@ func Run(t *testing.T, c Config) {
 	}
 }
 
-// check checks one property. The function needs reports whether the sink under test has the
+// property checks one property. The function needs reports whether the sink under test has the
 // needed capabilities.
-type check struct {
+type property struct {
 	name  string
-	needs func(capabilities) bool
+	needs func(features) bool
 	run   func(h *harness)
 }
 
@@ -116,16 +116,16 @@ type check struct {
 var checks = concat(driverChecks, rowChecks, replayChecks, migrationChecks, valueChecks, poisonChecks, loadChecks, loadRowsChecks,
 	scopeChecks, metadataChecks, faultChecks, recordChecks, stateChecks, lostChecks, advanceChecks, historyChecks)
 
-func concat(lists ...[]check) []check {
-	var all []check
+func concat(lists ...[]property) []property {
+	var all []property
 	for _, l := range lists {
 		all = append(all, l...)
 	}
 	return all
 }
 
-// capabilities are the features of the sink under test.
-type capabilities struct {
+// features are the features of the sink under test.
+type features struct {
 	rows, checkpoints, migrates          bool
 	filters                              bool
 	foreign, faulty, history, losesStage bool
@@ -133,10 +133,10 @@ type capabilities struct {
 	records, sql, views, inspects        bool
 }
 
-func capabilitiesOf(t testing.TB, c Config) capabilities {
+func featuresOf(t testing.TB, c Config) features {
 	h := newHarness(t, c)
 	s := h.open()
-	can := capabilities{
+	can := features{
 		foreign: c.Foreign != nil, faulty: c.Faulty != nil, history: c.History != nil, losesStage: c.LoseStage != nil,
 		sql: c.SQL != nil, views: c.Views,
 	}
@@ -154,7 +154,7 @@ func capabilitiesOf(t testing.TB, c Config) capabilities {
 	return can
 }
 
-func keepsRows(c capabilities) bool { return c.rows }
+func keepsRows(c features) bool { return c.rows }
 
 // harness holds a destination and a stream of changes for one check.
 type harness struct {
@@ -266,14 +266,14 @@ func (h *harness) migrate(s sink.Sink, tables ...*schema.Table) []string {
 }
 
 // apply applies the steps as one batch, or as several batches if one batch cannot hold them.
-func (h *harness) apply(s sink.Sink, steps ...step) {
+func (h *harness) apply(s sink.Sink, steps ...textChange) {
 	h.Helper()
 	if err := h.try(s, steps...); err != nil {
 		h.Fatalf("apply: %v", err)
 	}
 }
 
-func (h *harness) try(s sink.Sink, steps ...step) error {
+func (h *harness) try(s sink.Sink, steps ...textChange) error {
 	h.Helper()
 	for _, b := range h.batches(h, steps) {
 		if err := b.deliver(h.ctx(), s); err != nil {
@@ -298,14 +298,14 @@ func (h *harness) expect(s sink.Sink, t *schema.Table) {
 	h.expectRows(s, t, h.model(t.Name))
 }
 
-func (h *harness) expectRows(s sink.Sink, t *schema.Table, m *model) {
+func (h *harness) expectRows(s sink.Sink, t *schema.Table, m *tableModel) {
 	h.Helper()
 	if report := h.compare(s, t, m); !report.Equal() {
 		h.Errorf("%s", report)
 	}
 }
 
-func (h *harness) compare(s sink.Sink, t *schema.Table, m *model) verify.Report {
+func (h *harness) compare(s sink.Sink, t *schema.Table, m *tableModel) verify.Report {
 	h.Helper()
 	report, err := verify.Compare(h.ctx(), t, nil, verify.Rows(t, m.images()), s.(sink.Reader).Read(h.ctx(), t))
 	if err != nil {

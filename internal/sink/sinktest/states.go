@@ -10,10 +10,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-var stateChecks = []check{
+var stateChecks = []property{
 	{"a table that is behind is brought forward", keepsRecords, checkBehind},
 	{"an earlier version resumes from the lowest position, and its checkpoint counts", takesSQL, checkStatesRolledBack},
-	{"states of tables survive a fault at any step", func(c capabilities) bool { return c.records && c.faulty }, checkStateFaults},
+	{"states of tables survive a fault at any step", func(c features) bool { return c.records && c.faulty }, checkStateFaults},
 }
 
 // behind returns the state of a table that is behind, with every change up to p applied.
@@ -25,15 +25,15 @@ func behind(t *schema.Table, p cdc.Position) sink.TableState {
 }
 
 // applyTables applies the step and records the states, in one call of ApplyTables.
-func (h *harness) applyTables(s sink.Sink, st step, states ...sink.TableState) {
+func (h *harness) applyTables(s sink.Sink, st textChange, states ...sink.TableState) {
 	h.Helper()
-	if err := s.(sink.Recorder).ApplyTables(h.ctx(), h.batches(h, []step{st})[0].batch, states); err != nil {
+	if err := s.(sink.Recorder).ApplyTables(h.ctx(), h.batches(h, []textChange{st})[0].batch, states); err != nil {
 		h.Errorf("apply a batch with states: %v", err)
 	}
 }
 
 // advance applies the steps of tables that are behind, and records their states.
-func (h *harness) advance(s sink.Sink, steps []step, states ...sink.TableState) {
+func (h *harness) advance(s sink.Sink, steps []textChange, states ...sink.TableState) {
 	h.Helper()
 	if err := s.(sink.Recorder).Advance(h.ctx(), h.batches(h, steps)[0].batch, states); err != nil {
 		h.Errorf("advance: %v", err)
@@ -68,7 +68,7 @@ func checkBehind(h *harness) {
 
 	forward := behind(late, main)
 	for range 2 { // as if the first answer were lost
-		h.advance(s, []step{skipped}, forward)
+		h.advance(s, []textChange{skipped}, forward)
 		h.expectStates(main, forward)
 	}
 	h.expect(s, late)
@@ -84,7 +84,7 @@ func checkBehind(h *harness) {
 		Sequence: main.Sequence + 1,
 		Stored:   main.Stored + 1,
 	}, Since: writerSince}
-	h.advance(s, []step{h.update(late, `{"id":"1","name":"last"}`)}, ahead)
+	h.advance(s, []textChange{h.update(late, `{"id":"1","name":"last"}`)}, ahead)
 	h.expectStates(main, ahead)
 	h.applyTables(s, h.insert(t, `{"id":"3"}`), ahead) // the checkpoint passes the state's position
 	h.expectStates(h.position())
@@ -123,13 +123,13 @@ func checkStateFaults(h *harness) {
 	recorder := s.(sink.Recorder)
 	round := func(advance bool) func(ctx context.Context) error {
 		if advance {
-			b := h.batches(h, []step{h.insert(late, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))})[0].batch
+			b := h.batches(h, []textChange{h.insert(late, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))})[0].batch
 			start = h.position()
 			return func(ctx context.Context) error {
 				return recorder.Advance(ctx, b, []sink.TableState{behind(late, start)})
 			}
 		}
-		b := h.batches(h, []step{h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))})[0].batch
+		b := h.batches(h, []textChange{h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence))})[0].batch
 		return func(ctx context.Context) error {
 			return recorder.ApplyTables(ctx, b, []sink.TableState{behind(late, start)})
 		}

@@ -23,15 +23,15 @@ const marker = "S3CR3T"
 type stream struct {
 	t        T
 	sequence *uint64 // sequence of the latest change
-	models   map[string]*model
+	models   map[string]*tableModel
 }
 
 func newStream(t T, sequence *uint64) *stream {
-	return &stream{t: t, sequence: sequence, models: make(map[string]*model)}
+	return &stream{t: t, sequence: sequence, models: make(map[string]*tableModel)}
 }
 
-// step is one change, stored as text, so that it can be decoded into any number of batches.
-type step struct {
+// textChange is one change, stored as text, so that it can be decoded into any number of batches.
+type textChange struct {
 	position cdc.Position
 	table    *schema.Table
 	payload  string
@@ -43,13 +43,13 @@ const startClock = 1_767_323_045_000_000_000
 
 // add creates the next change of t. The parameters before and after are the row as a JSON object,
 // or "" if there is none.
-func (s *stream) add(t *schema.Table, op cdc.Op, before, after string) step {
+func (s *stream) add(t *schema.Table, op cdc.Op, before, after string) textChange {
 	s.t.Helper()
 	return s.at(t, op, before, after, startClock+int64(*s.sequence+1)*1_000_000)
 }
 
 // at creates a change with the given clock.
-func (s *stream) at(t *schema.Table, op cdc.Op, before, after string, clock int64) step {
+func (s *stream) at(t *schema.Table, op cdc.Op, before, after string, clock int64) textChange {
 	s.t.Helper()
 	*s.sequence++
 	image := after
@@ -65,7 +65,7 @@ func (s *stream) at(t *schema.Table, op cdc.Op, before, after string, clock int6
 		payload = append(append(payload, `,"after":`...), after...)
 	}
 	payload = fmt.Appendf(payload, `,"timestamp":%d,"mvccTimestamp":"%d.0000000000"}`, clock/1_000_000, clock)
-	st := step{position: s.position(), table: t, payload: string(payload)}
+	st := textChange{position: s.position(), table: t, payload: string(payload)}
 	_, effect := st.decode(s.t)
 	s.model(t.Name).apply(effect)
 	return st
@@ -76,12 +76,14 @@ func (s *stream) position() cdc.Position {
 	return cdc.Position{Sequence: *s.sequence, Stored: startClock + int64(*s.sequence)}
 }
 
-func (s *stream) insert(t *schema.Table, row string) step { return s.add(t, cdc.Insert, "", row) }
-func (s *stream) update(t *schema.Table, row string) step { return s.add(t, cdc.Update, "", row) }
-func (s *stream) delete(t *schema.Table, row string) step { return s.add(t, cdc.Delete, row, "") }
+func (s *stream) insert(t *schema.Table, row string) textChange { return s.add(t, cdc.Insert, "", row) }
+
+func (s *stream) update(t *schema.Table, row string) textChange { return s.add(t, cdc.Update, "", row) }
+
+func (s *stream) delete(t *schema.Table, row string) textChange { return s.add(t, cdc.Delete, row, "") }
 
 // move creates an UPDATE that changes the primary key.
-func (s *stream) move(t *schema.Table, before, after string) step {
+func (s *stream) move(t *schema.Table, before, after string) textChange {
 	return s.add(t, cdc.Update, before, after)
 }
 
@@ -103,7 +105,7 @@ func keyOf(t T, table *schema.Table, image string) []byte {
 }
 
 // decode decodes the step into a new event with its own memory.
-func (st step) decode(t T) (*cdc.Event, change.Effect) {
+func (st textChange) decode(t T) (*cdc.Event, change.Effect) {
 	t.Helper()
 	e := &cdc.Event{Position: st.position}
 	d := cdc.NewDecoder()
@@ -119,37 +121,37 @@ func (st step) decode(t T) (*cdc.Event, change.Effect) {
 	return e, effect
 }
 
-// delivery delivers one batch. It overwrites the batch afterwards, to detect sinks that keep
+// guardedBatch delivers one batch. It overwrites the batch afterwards, to detect sinks that keep
 // parts of the batch.
-type delivery struct{ batch *change.Batch }
+type guardedBatch struct{ batch *change.Batch }
 
 // batches returns the steps as one batch, or as several batches if one batch cannot hold them.
-func (s *stream) batches(t T, steps []step) []delivery {
+func (s *stream) batches(t T, steps []textChange) []guardedBatch {
 	t.Helper()
-	var all []delivery
+	var all []guardedBatch
 	var b change.Builder
 	for _, st := range steps {
 		e, effect := st.decode(t)
 		if !b.Accepts(effect) {
-			all = append(all, delivery{b.Batch()})
+			all = append(all, guardedBatch{b.Batch()})
 		}
 		b.Add(e, effect)
 	}
 	if !b.Empty() {
-		all = append(all, delivery{b.Batch()})
+		all = append(all, guardedBatch{b.Batch()})
 	}
 	return all
 }
 
 // passing returns a batch that has only one skipped message.
-func (s *stream) passing() delivery {
+func (s *stream) passing() guardedBatch {
 	*s.sequence++
 	var b change.Builder
 	b.Pass(s.position())
-	return delivery{b.Batch()}
+	return guardedBatch{b.Batch()}
 }
 
-func (d delivery) deliver(ctx context.Context, s sink.Sink) error {
+func (d guardedBatch) deliver(ctx context.Context, s sink.Sink) error {
 	before := fmt.Sprintf("%v", d.batchState())
 	err := s.Apply(ctx, d.batch)
 	if after := fmt.Sprintf("%v", d.batchState()); after != before {
@@ -166,7 +168,7 @@ func (d delivery) deliver(ctx context.Context, s sink.Sink) error {
 }
 
 // batchState describes the parts of a batch that a sink might change.
-func (d delivery) batchState() []any {
+func (d guardedBatch) batchState() []any {
 	shape := []any{d.batch.First, d.batch.Last, len(d.batch.Events)}
 	for _, set := range d.batch.Sets {
 		shape = append(shape, set.Table.Name, len(set.Upserts), len(set.Deletes))
@@ -174,24 +176,24 @@ func (d delivery) batchState() []any {
 	return shape
 }
 
-// model has the expected rows of a table. Rows are indexed by canonical key, and their values by
-// column.
-type model struct{ rows map[string]modelRow }
+// tableModel has the expected rows of a table. Rows are indexed by canonical key, and their values
+// by column.
+type tableModel struct{ rows map[string]modelRow }
 
 type modelRow map[string][]byte
 
-func (s *stream) model(table string) *model {
+func (s *stream) model(table string) *tableModel {
 	if s.models[table] == nil {
-		s.models[table] = newModel()
+		s.models[table] = newTableModel()
 	}
 	return s.models[table]
 }
 
-func newModel() *model { return &model{rows: make(map[string]modelRow)} }
+func newTableModel() *tableModel { return &tableModel{rows: make(map[string]modelRow)} }
 
 // apply applies one change. Columns that the layout of the change lacks keep their values until
 // the row is deleted.
-func (m *model) apply(e change.Effect) {
+func (m *tableModel) apply(e change.Effect) {
 	if e.Delete != nil {
 		delete(m.rows, canonicalKey(e.Table, e.Delete))
 	}
@@ -200,7 +202,7 @@ func (m *model) apply(e change.Effect) {
 	}
 }
 
-func (m *model) put(t *schema.Table, row *change.Row) {
+func (m *tableModel) put(t *schema.Table, row *change.Row) {
 	key := canonicalKey(t, row)
 	if m.rows[key] == nil {
 		m.rows[key] = make(modelRow)
@@ -214,7 +216,7 @@ func (m *model) put(t *schema.Table, row *change.Row) {
 }
 
 // load adds or replaces rows, given as JSON objects.
-func (m *model) load(t T, table *schema.Table, images ...string) {
+func (m *tableModel) load(t T, table *schema.Table, images ...string) {
 	t.Helper()
 	splitter := change.NewSplitter(table)
 	for _, image := range images {
@@ -223,8 +225,8 @@ func (m *model) load(t T, table *schema.Table, images ...string) {
 	}
 }
 
-func (m *model) clone() *model {
-	c := newModel()
+func (m *tableModel) clone() *tableModel {
+	c := newTableModel()
 	for key, row := range m.rows {
 		c.rows[key] = maps.Clone(row)
 	}
@@ -254,7 +256,7 @@ func split(t T, s *change.Splitter, image string) change.Row {
 }
 
 // images yields the model's rows as JSON objects.
-func (m *model) images() iter.Seq[json.RawMessage] {
+func (m *tableModel) images() iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		for _, key := range slices.Sorted(maps.Keys(m.rows)) {
 			image := []byte{'{'}

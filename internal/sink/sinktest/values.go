@@ -12,16 +12,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/verify"
 )
 
-var valueChecks = []check{
+var valueChecks = []property{
 	{"every value survives, or is refused by name", keepsRows, checkValues},
-	{"every value survives an import, or is refused by name", func(c capabilities) bool { return c.rows }, checkLoadedValues},
+	{"every value survives an import, or is refused by name", func(c features) bool { return c.rows }, checkLoadedValues},
 	{"values of ten megabytes", keepsRows, checkLargeValues},
 	{"all types in one row", keepsRows, checkTypes},
 	{"events that contradict themselves", keepsRows, checkOddEvents},
 }
 
-// value is one raw JSON value for a column of a type.
-type value struct {
+// rawValue is one raw JSON value for a column of a type.
+type rawValue struct {
 	kind schema.Type
 	raw  string
 	// refusable says that a destination may refuse the value as poison.
@@ -33,8 +33,8 @@ type value struct {
 }
 
 // values returns values that the types of different destinations handle differently.
-func values() []value {
-	all := []value{
+func values() []rawValue {
+	all := []rawValue{
 		{kind: schema.Number, raw: `1e400`, refusable: true},
 		{kind: schema.Number, raw: `0.1234567890123456789`},
 		{kind: schema.Number, raw: `9007199254740993`, refusable: true, exact: `9007199254740993`},
@@ -67,7 +67,7 @@ func values() []value {
 	}
 	add := func(kind schema.Type, raws ...string) {
 		for _, raw := range raws {
-			all = append(all, value{kind: kind, raw: raw})
+			all = append(all, rawValue{kind: kind, raw: raw})
 		}
 	}
 	add(schema.String, portableStrings()...)
@@ -109,22 +109,24 @@ func portableStrings() []string {
 
 // unportable returns strings that some destinations cannot keep unchanged. Each occurs as a
 // string and inside JSON.
-func unportable() []value {
-	var all []value
+func unportable() []rawValue {
+	var all []rawValue
 	for text, exact := range map[string]string{
 		`U+0000 a\u0000b`: `\u0000`, `\u0000`: `\u0000`, "not UTF-8 a\xffb": "\xff", "cut short \xe2\x82": "\xe2\x82",
 		"encoded surrogate \xed\xa0\x80": "\xed\xa0\x80", "overlong \xc0\xaf": "\xc0\xaf",
 		`lone surrogate a\ud83db`: `\ud83d`, `\ude00\ud83d`: `\ude00`,
 	} {
-		all = append(all, value{schema.String, `"` + text + `"`, true, exact},
-			value{schema.Object, `{"a":["` + text + `"]}`, true, exact}, value{schema.Object, `{"` + text + `":1}`, true, exact})
+		all = append(all, rawValue{schema.String, `"` + text + `"`, true, exact},
+			rawValue{schema.Object, `{"a":["` + text + `"]}`, true, exact}, rawValue{schema.Object, `{"` + text + `":1}`, true, exact})
 	}
 	return append(all,
-		value{kind: schema.Object, raw: nested(rawjson.MaxDepth - 10), refusable: true},
-		value{kind: schema.Object, raw: `{"n":1e400}`, refusable: true},
-		value{kind: schema.Object, raw: `{"n":1e999999999}`, refusable: true},
-		value{kind: schema.Object, raw: `{"n":0.12345678901234567890123}`, refusable: true, exact: `0.12345678901234567890123`},
-		value{kind: schema.Object, raw: `{"n":123456789012345678901234567890}`, refusable: true, exact: `123456789012345678901234567890`},
+		rawValue{kind: schema.Object, raw: nested(rawjson.MaxDepth - 10), refusable: true},
+		rawValue{kind: schema.Object, raw: `{"n":1e400}`, refusable: true},
+		rawValue{kind: schema.Object, raw: `{"n":1e999999999}`, refusable: true},
+		rawValue{kind: schema.Object, raw: `{"n":0.12345678901234567890123}`, refusable: true, exact: `0.12345678901234567890123`},
+		rawValue{
+			kind: schema.Object, raw: `{"n":123456789012345678901234567890}`, refusable: true, exact: `123456789012345678901234567890`,
+		},
 	)
 }
 
@@ -144,7 +146,7 @@ func valueTable(h *harness) *schema.Table {
 	return newTable(h, "all_values", "1", 1, columns...)
 }
 
-func (v value) column(t *schema.Table) schema.Column {
+func (v rawValue) column(t *schema.Table) schema.Column {
 	for _, c := range t.Columns[1:] {
 		if c.Type == v.kind {
 			return c
@@ -153,7 +155,7 @@ func (v value) column(t *schema.Table) schema.Column {
 	panic("no column of that type")
 }
 
-func (v value) row(t *schema.Table, id int) string {
+func (v rawValue) row(t *schema.Table, id int) string {
 	return fmt.Sprintf(`{"id":"%d","%s":%s}`, id, v.column(t).Name, v.raw)
 }
 
@@ -161,11 +163,11 @@ func checkValues(h *harness) {
 	t := valueTable(h)
 	s := h.open()
 	h.migrate(s, t)
-	outcomes := make(map[string]outcome)
+	outcomes := make(map[string]writeOutcome)
 	for id, v := range values() {
 		err := h.try(s, h.insert(t, v.row(t, id)))
 		rule, changed := h.adjusted.take(t.Name, v.column(t).Name)
-		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
+		outcomes[fmt.Sprint(id)] = writeOutcome{v, err, rule, changed}
 	}
 	h.expectOutcomes(s, t, outcomes)
 }
@@ -191,26 +193,26 @@ func checkLoadedValues(h *harness) {
 	if err != nil {
 		h.Fatalf("begin to load: %v", err)
 	}
-	outcomes := make(map[string]outcome)
+	outcomes := make(map[string]writeOutcome)
 	for id, v := range values() {
 		_, err := l.LoadFile(h.ctx(), fmt.Sprintf("file-%d", id), imagesOf(h, t, v.row(t, id)))
 		rule, changed := h.adjusted.take(t.Name, v.column(t).Name)
-		outcomes[fmt.Sprint(id)] = outcome{v, err, rule, changed}
+		outcomes[fmt.Sprint(id)] = writeOutcome{v, err, rule, changed}
 	}
 	h.end(l, true)
 	h.expectOutcomes(s, t, outcomes)
 }
 
-// outcome is the result of writing a value.
-type outcome struct {
-	value
+// writeOutcome is the result of writing a value.
+type writeOutcome struct {
+	rawValue
 	err     error
 	rule    string // the rule that changed the value, if changed is set
 	changed bool
 }
 
 // expectOutcomes compares the stored values with the outcomes of writing them.
-func (h *harness) expectOutcomes(s sink.Sink, t *schema.Table, outcomes map[string]outcome) {
+func (h *harness) expectOutcomes(s sink.Sink, t *schema.Table, outcomes map[string]writeOutcome) {
 	h.Helper()
 	stored := make(map[string][]byte)
 	for row, err := range s.(sink.Reader).Read(h.ctx(), t) {
@@ -242,7 +244,7 @@ func (h *harness) expectOutcomes(s sink.Sink, t *schema.Table, outcomes map[stri
 	}
 }
 
-func (v value) title() string {
+func (v rawValue) title() string {
 	raw := v.raw
 	if len(raw) > 60 {
 		raw = raw[:60] + "..."
@@ -251,7 +253,7 @@ func (v value) title() string {
 }
 
 // checkOthersNull checks that the row has a value only in the column that was written.
-func (h *harness) checkOthersNull(t *schema.Table, row *change.Row, o outcome) {
+func (h *harness) checkOthersNull(t *schema.Table, row *change.Row, o writeOutcome) {
 	h.Helper()
 	for slot, c := range t.Columns[1:] {
 		if c.Type != o.kind && !row.IsNull(slot+1) {
@@ -260,7 +262,7 @@ func (h *harness) checkOthersNull(t *schema.Table, row *change.Row, o outcome) {
 	}
 }
 
-func (h *harness) checkRefusal(t *schema.Table, o outcome) {
+func (h *harness) checkRefusal(t *schema.Table, o writeOutcome) {
 	h.Helper()
 	text := o.err.Error()
 	c := o.column(t)
@@ -277,7 +279,7 @@ func (h *harness) checkRefusal(t *schema.Table, o outcome) {
 	}
 }
 
-func (h *harness) checkSurvival(t *schema.Table, o outcome, raw []byte) {
+func (h *harness) checkSurvival(t *schema.Table, o writeOutcome, raw []byte) {
 	h.Helper()
 	c := o.column(t)
 	want, wantNull := verify.Canonical(c, []byte(o.raw))
@@ -326,7 +328,7 @@ func checkOddEvents(h *harness) {
 }
 
 // with adds members to the event of a step.
-func (h *harness) with(st step, members string) step {
+func (h *harness) with(st textChange, members string) textChange {
 	st.payload = strings.TrimSuffix(st.payload, "}") + "," + members + "}"
 	return st
 }

@@ -177,7 +177,7 @@ func (w *worseLoad) Discard(ctx context.Context) error {
 }
 
 // rewriting returns a defect: the sink applies a copy of each batch with altered sets.
-func rewriting(alter func(set *change.Set)) func(w *worse) {
+func rewriting(alter func(set *change.RowSet)) func(w *worse) {
 	return func(w *worse) {
 		w.apply = func(ctx context.Context, b *change.Batch) error {
 			c := *b
@@ -219,7 +219,7 @@ func onceOnly(with func(w *worse)) func(w *worse) {
 
 // withKeys returns a defect that alters the keys of sets.
 func withKeys(alter func(text string) string) func(w *worse) {
-	return rewriting(func(set *change.Set) {
+	return rewriting(func(set *change.RowSet) {
 		for _, rows := range [][]change.Row{set.Upserts, set.Deletes} {
 			for i, row := range rows {
 				image := append(slices.Clone(row.Image), ' ')

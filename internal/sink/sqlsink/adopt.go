@@ -36,7 +36,7 @@ func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
 
 // foreign returns the reason why eds cannot have created the table real for t, or "" if it may
 // have created it. An older version of t may have had fewer columns, but at least half of them.
-func (s *Sink) foreign(t *schema.Table, real *Table) string {
+func (s *Sink) foreign(t *schema.Table, real *RealTable) string {
 	var want, key []string
 	for _, c := range t.Columns[:t.Keys] {
 		want = append(want, s.fold(s.dialect.Name(c.Name)))

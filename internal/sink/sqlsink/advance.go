@@ -171,7 +171,7 @@ func union(t, u *schema.Table) (*schema.Table, error) {
 			columns, wider = append(columns, c), true
 			continue
 		}
-		have := &Column{Holds: t.Columns[slot].Type, Narrow: t.Columns[slot].Type == schema.Enum}
+		have := &RealColumn{Holds: t.Columns[slot].Type, Narrow: t.Columns[slot].Type == schema.Enum}
 		if to, more := have.widened(c.Type); more {
 			columns[slot].Type, wider = to, true
 		}

@@ -104,7 +104,7 @@ func (s *Sink) first(b sink.Beginning) (checkpoint, states) {
 }
 
 // same reports whether r and now agree in all records that Begin depends on.
-func (r *records) same(now *records) bool {
+func (r *engineRecords) same(now *engineRecords) bool {
 	if (r.own == nil) != (now.own == nil) || latestSnapshot(r.snapshots) != latestSnapshot(now.snapshots) || r.id != now.id {
 		return false
 	}
@@ -113,7 +113,7 @@ func (r *records) same(now *records) bool {
 
 // reopen returns the error for records that have changed from r to now, so that the sink must be
 // opened again.
-func (r *records) reopen(now *records) *sink.ReopenError {
+func (r *engineRecords) reopen(now *engineRecords) *sink.ReopenError {
 	was, is := latestSnapshot(r.snapshots), latestSnapshot(now.snapshots)
 	before, after := *r, *now
 	before.snapshots, after.snapshots = nil, nil
@@ -133,7 +133,7 @@ func (r *records) reopen(now *records) *sink.ReopenError {
 
 // begin writes, in tx, the identity, the snapshots of b, the states after, the checkpoint next,
 // and the new epoch of all fenced checkpoints.
-func (s *Sink) begin(ctx context.Context, tx Tx, now *records, next *checkpoint, after states, b sink.Beginning) error {
+func (s *Sink) begin(ctx context.Context, tx Tx, now *engineRecords, next *checkpoint, after states, b sink.Beginning) error {
 	if now.id == "" {
 		if err := s.writeID(ctx, tx, s.layouts[s.ownTables[destinationTable]]); err != nil {
 			return err
@@ -160,7 +160,7 @@ func (s *Sink) begin(ctx context.Context, tx Tx, now *records, next *checkpoint,
 			rows = append(rows, c)
 		}
 	}
-	set := change.Set{Table: l.Table}
+	set := change.RowSet{Table: l.Table}
 	for i := range rows {
 		row, err := rows[i].row(l.Table)
 		if err != nil {

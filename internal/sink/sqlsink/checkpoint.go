@@ -307,7 +307,7 @@ func readCheckpoints(ctx context.Context, conn Conn, l *Layout) ([]checkpoint, e
 		if err != nil {
 			return nil, fmt.Errorf("read the checkpoints: %w", err)
 		}
-		r := record{l.Table, row}
+		r := engineRow{l.Table, row}
 		c := checkpoint{
 			stream: r.text("stream"), consumer: r.text("consumer"), filter: r.text("filter"),
 			epoch: r.integer("epoch"), generation: r.integer("generation"), followed: r.integer("followed"), seen: r.integer("seen"),
@@ -345,7 +345,7 @@ func (c *checkpoint) row(t *schema.Table) (change.Row, error) {
 	})
 }
 
-func storedPosition(r record) (cdc.Position, error) {
+func storedPosition(r engineRow) (cdc.Position, error) {
 	sequence, err := strconv.ParseUint(r.text("position"), 10, 64)
 	if err != nil {
 		return cdc.Position{}, fault.Mark(fault.Fatal, fmt.Errorf("the position in table %q is not a number", r.table.Name))

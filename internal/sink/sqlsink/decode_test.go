@@ -22,7 +22,7 @@ func newDecoder(of schema.Type) (d sqlsink.ValueDecoder, adjusted *[]string) {
 	}
 	adjusted = new([]string)
 	l := &sqlsink.Layout{Table: &schema.Table{Name: "t", Columns: []schema.Column{{Name: "c"}}}}
-	t := &sqlsink.Target{Type: of, Real: &sqlsink.Column{Name: "real", Type: "int4"}}
+	t := &sqlsink.Target{Type: of, Real: &sqlsink.RealColumn{Name: "real", Type: "int4"}}
 	return sqlsink.NewValueDecoder(l, t, rules, func(table, column, rule string) {
 		*adjusted = append(*adjusted, table+"."+column+" "+rule)
 	}), adjusted

@@ -50,7 +50,7 @@ type Dialect interface {
 	// DDL returns the statements for one step of a migration. It returns nil if the database
 	// needs no statement, or does not support the step. An unsupported step leaves the table
 	// unchanged, and values that do not fit are dead-lettered one by one.
-	DDL(step Step) []string
+	DDL(step MigrationStep) []string
 
 	// Classify returns the meaning of an error of Connect, a Conn or a Tx. It uses the database's
 	// error codes, never the text of the error. If the chain contains a fault.Error, the class of
@@ -94,13 +94,13 @@ const (
 	RelaxColumn
 )
 
-// Step is one step of a migration. All its names are the database's names.
-type Step struct {
+// MigrationStep is one step of a migration. All its names are the database's names.
+type MigrationStep struct {
 	Kind    StepKind
 	Table   string
 	Columns []NewColumn
 	Keys    int
-	Real    *Column
+	Real    *RealColumn
 	To      schema.Type
 	// Nullable, in a WidenColumn step, says that the column is nullable when the step runs. An
 	// earlier step may have made it nullable after Real was read.
@@ -115,10 +115,10 @@ type NewColumn struct {
 	Meta Meta // not 0 for a metadata column of the engine
 }
 
-// Table is a real table, with the description that the catalogue gives.
-type Table struct {
+// RealTable is a real table, with the description that the catalogue gives.
+type RealTable struct {
 	Name    string
-	Columns []Column
+	Columns []RealColumn
 	// Other is the kind of an object that is not a writable table, such as "a view". It is "" for
 	// a table.
 	Other string
@@ -132,8 +132,8 @@ type Table struct {
 	Native any
 }
 
-// Column is a real column.
-type Column struct {
+// RealColumn is a real column.
+type RealColumn struct {
 	Name string
 	// Type is the database's own spelling of the type, for statements and messages.
 	Type string
@@ -171,7 +171,7 @@ const (
 // for the layout in Native.
 type Layout struct {
 	Table *schema.Table
-	Real  *Table
+	Real  *RealTable
 	// Columns are the columns to write, each listed once. The key's columns come first, in the
 	// order of the key. Columns that the real table lacks are omitted, and so are generated
 	// columns.
@@ -218,7 +218,7 @@ func (l *Layout) ReadRow(row *change.Row, appendValue func(dst []byte, column in
 
 // Within limits a column to some values, compared as text, byte by byte.
 type Within struct {
-	Column *Column
+	Column *RealColumn
 	Values []string
 }
 
@@ -230,7 +230,7 @@ type Target struct {
 	// Key says that the column is part of the primary key. Its values are stored unchanged, or
 	// refused with ErrKeyChanged, because a changed key could match another row.
 	Key  bool
-	Real *Column
+	Real *RealColumn
 }
 
 // ErrKeyChanged says that a column of the key cannot store a value unchanged.
@@ -272,7 +272,7 @@ type Conn interface {
 	// Tables describes the named tables that exist. If another kind of object has one of the
 	// names, and the database lists it among its tables, its description has Other set and no
 	// columns.
-	Tables(ctx context.Context, names []string) ([]*Table, error)
+	Tables(ctx context.Context, names []string) ([]*RealTable, error)
 	// Objects describes the named objects that exist.
 	Objects(ctx context.Context, names []string) ([]Object, error)
 	// Empty returns the indexes of the named tables that have no rows. A soft-deleted row counts

@@ -30,7 +30,7 @@ func matches(pattern, subject string) bool {
 
 // covered reports whether every table that was ever imported has a snapshot that is newer than
 // the generation since and includes the rows of the subject's company.
-func covered(snapshots []sink.Snapshot, since int64, subject string) bool {
+func covered(snapshots []sink.LoadRecord, since int64, subject string) bool {
 	company := cdc.SubjectCompany(subject)
 	has := make(map[string]bool) // by table
 	for _, s := range snapshots {

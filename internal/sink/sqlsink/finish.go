@@ -14,7 +14,7 @@ import (
 
 // Record makes Finish record the snapshot s. It returns false if the destination keeps no
 // records.
-func (l *tableLoad) Record(s sink.Snapshot) bool {
+func (l *tableLoad) Record(s sink.LoadRecord) bool {
 	if l.snapshot == nil {
 		return false
 	}

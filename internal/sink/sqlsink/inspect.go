@@ -43,7 +43,7 @@ func (s *Sink) Inspect(ctx context.Context) (findings []sink.Finding, err error)
 
 // storedSnapshots reads the snapshots. It returns none if the destination keeps no records, or if
 // the user has no permission to read them.
-func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot, error) {
+func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.LoadRecord, error) {
 	l, err := s.readLayout(ctx, conn, s.ownTables[snapshotTable])
 	if l == nil || err != nil {
 		return nil, err
@@ -57,12 +57,12 @@ func (s *Sink) storedSnapshots(ctx context.Context, conn Conn) ([]sink.Snapshot,
 
 // imported summarizes the snapshots of one table.
 type imported struct {
-	latest sink.Snapshot
+	latest sink.LoadRecord
 	rows   bool // at least one snapshot had rows
 }
 
 // imports summarizes the snapshots of each table, by the table's name.
-func imports(snapshots []sink.Snapshot) map[string]imported {
+func imports(snapshots []sink.LoadRecord) map[string]imported {
 	tables := make(map[string]imported)
 	for _, snapshot := range snapshots {
 		t := tables[snapshot.Table]

@@ -83,7 +83,7 @@ func (s *Sink) fold(name string) string {
 }
 
 // find returns the column of the real table that has the given name, or nil.
-func (s *Sink) find(real *Table, name string) *Column {
+func (s *Sink) find(real *RealTable, name string) *RealColumn {
 	name = s.fold(name)
 	for i := range real.Columns {
 		if s.fold(real.Columns[i].Name) == name {
@@ -95,7 +95,7 @@ func (s *Sink) find(real *Table, name string) *Column {
 
 // newLayout maps the columns of t onto those of real. It returns an error if real is not a table,
 // or lacks a column of the key.
-func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
+func (s *Sink) newLayout(t *schema.Table, real *RealTable) (*Layout, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
 		return nil, err
@@ -123,7 +123,7 @@ func (s *Sink) newLayout(t *schema.Table, real *Table) (*Layout, error) {
 }
 
 // hasKey returns an error if the real table lacks a column of t's key.
-func (s *Sink) hasKey(t *schema.Table, real *Table) error {
+func (s *Sink) hasKey(t *schema.Table, real *RealTable) error {
 	for _, c := range t.Columns[:t.Keys] {
 		if name := s.dialect.Name(c.Name); s.find(real, name) == nil && !s.isOwn(t) {
 			return lacksKey(t, name)
@@ -175,8 +175,8 @@ func (l *Layout) DeleteExtras() []int {
 
 // Covers reports whether the layout writes every column of a real table except generated columns.
 // If so, a write can replace a row as a whole.
-func (l *Layout) Covers(real *Table) bool {
-	return !slices.ContainsFunc(real.Columns, func(c Column) bool {
+func (l *Layout) Covers(real *RealTable) bool {
+	return !slices.ContainsFunc(real.Columns, func(c RealColumn) bool {
 		return !c.Generated && !slices.ContainsFunc(l.Columns, func(t Target) bool { return t.Real.Name == c.Name })
 	})
 }

@@ -112,7 +112,7 @@ func (s *Sink) migrateTable(ctx context.Context, conn Conn, t *schema.Table, imp
 }
 
 // runSteps runs the steps one by one. If a step fails, the completed steps are not undone.
-func (s *Sink) runSteps(ctx context.Context, conn Conn, t *schema.Table, steps []Step) ([]string, error) {
+func (s *Sink) runSteps(ctx context.Context, conn Conn, t *schema.Table, steps []MigrationStep) ([]string, error) {
 	var lines []string
 	for _, step := range steps {
 		statements := s.dialect.DDL(step)
@@ -145,13 +145,13 @@ func (s *Sink) runSteps(ctx context.Context, conn Conn, t *schema.Table, steps [
 
 // doneByAnother reports whether a step failed only because another process has already completed
 // it.
-func (s *Sink) doneByAnother(ctx context.Context, conn Conn, t *schema.Table, step Step) bool {
+func (s *Sink) doneByAnother(ctx context.Context, conn Conn, t *schema.Table, step MigrationStep) bool {
 	s.forgetTable(t.Name)
 	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
 		return false
 	}
 	steps, err := s.plan(t, s.real(t))
-	return err == nil && !slices.ContainsFunc(steps, func(planned Step) bool { return planned.String() == step.String() })
+	return err == nil && !slices.ContainsFunc(steps, func(planned MigrationStep) bool { return planned.String() == step.String() })
 }
 
 // describe reads the descriptions of tables from the catalogue, unless they are already known.
@@ -181,7 +181,7 @@ func (s *Sink) describe(ctx context.Context, conn Conn, tables []*schema.Table) 
 
 // real returns the real table of t, or nil if it does not exist. It must be called after
 // describe.
-func (s *Sink) real(t *schema.Table) *Table { return s.tables[s.dialect.Name(t.Name)] }
+func (s *Sink) real(t *schema.Table) *RealTable { return s.tables[s.dialect.Name(t.Name)] }
 
 // forgetTables forgets all descriptions, so that describe reads the catalogue again.
 func (s *Sink) forgetTables() {

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Server is the address of a database server, with advice for errors of its connections.
-type Server struct {
+// ServerAddress is the address of a database server, with advice for errors of its connections.
+type ServerAddress struct {
 	Address   string // host and port, without secrets
 	Authority string // advice for a certificate from an unknown authority
 	Name      string // advice for a certificate with another host name; may be ""
@@ -21,7 +21,7 @@ type Server struct {
 
 // ConnectError describes an error of a connection that failed before the server sent an answer. A
 // failure of TLS is fault.Refused. ConnectError returns nil if it does not recognize err.
-func (s Server) ConnectError(err error) error {
+func (s ServerAddress) ConnectError(err error) error {
 	var (
 		unknown  x509.UnknownAuthorityError
 		hostname x509.HostnameError

@@ -14,7 +14,7 @@ import (
 )
 
 func TestServer_RefusesFailuresOfTLS(t *testing.T) {
-	server := Server{Address: "db:5432", Authority: "give it with ca=FILE"}
+	server := ServerAddress{Address: "db:5432", Authority: "give it with ca=FILE"}
 	certificate := &x509.Certificate{DNSNames: []string{"other"}}
 	for _, c := range []struct {
 		err   error

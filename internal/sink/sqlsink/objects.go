@@ -16,7 +16,7 @@ func readDestination(ctx context.Context, conn Conn, l *Layout) (d destinationRo
 		if err != nil {
 			return d, fmt.Errorf("read the identity of the destination: %w", err)
 		}
-		if r := (record{l.Table, row}); r.text("name") == destinationKey {
+		if r := (engineRow{l.Table, row}); r.text("name") == destinationKey {
 			d = destinationRow{r.text("id"), r.text("version"), r.text("object")}
 		}
 	}
@@ -50,12 +50,12 @@ func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (b
 // identities are new ids of tables to record.
 type identities struct {
 	destination destinationRow
-	snapshots   []sink.Snapshot
+	snapshots   []sink.LoadRecord
 }
 
 // identify returns the current ids of the checkpoint table and of all tables that have a
 // snapshot. It returns nil if the recorded ids are still valid.
-func (s *Sink) identify(ctx context.Context, conn Conn, now *records) (*identities, error) {
+func (s *Sink) identify(ctx context.Context, conn Conn, now *engineRecords) (*identities, error) {
 	if _, ok := conn.(Identifying); !ok {
 		return nil, nil
 	}

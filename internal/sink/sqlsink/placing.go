@@ -24,7 +24,7 @@ type Placing interface {
 type placing struct {
 	stage string
 	load  string // loadID of the snapshot's load
-	s     sink.Snapshot
+	s     sink.LoadRecord
 }
 
 // placingRecord replaces the file name in the record that says that a load has a placing.
@@ -92,7 +92,7 @@ func (s *Sink) placed(ctx context.Context, conn Conn, all []placing) (placed, pe
 	}
 	for _, p := range all {
 		switch {
-		case slices.ContainsFunc(stages, func(t *Table) bool { return t.Name == p.stage }):
+		case slices.ContainsFunc(stages, func(t *RealTable) bool { return t.Name == p.stage }):
 			pending = append(pending, p)
 		case loads[p.load]:
 			placed = append(placed, p)
@@ -112,7 +112,7 @@ func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, er
 		if err != nil {
 			return nil, fmt.Errorf("read the record of loaded files: %w", err)
 		}
-		if r := (record{l.Table, row}); r.text("file") == placingRecord {
+		if r := (engineRow{l.Table, row}); r.text("file") == placingRecord {
 			loads[r.text("job")] = true
 		}
 	}
@@ -121,7 +121,7 @@ func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, er
 
 // recordPlaced records the snapshots whose rows interrupted imports have placed. It is called
 // before other records of these imports are deleted.
-func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *records) error {
+func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *engineRecords) error {
 	l := s.layouts[s.ownTables[snapshotTable]]
 	for i := range found.placed {
 		p := &found.placed[i]

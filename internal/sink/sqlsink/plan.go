@@ -8,21 +8,21 @@ import (
 
 // plan returns the migration steps after which real can hold rows of t. The parameter real is nil
 // if the table does not exist.
-func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
+func (s *Sink) plan(t *schema.Table, real *RealTable) ([]MigrationStep, error) {
 	columns, slots, err := s.columns(t)
 	if err != nil {
 		return nil, err
 	}
 	name := s.dialect.Name(t.Name)
 	if real == nil {
-		return []Step{{Kind: CreateTable, Table: name, Columns: columns, Keys: t.Keys}}, nil
+		return []MigrationStep{{Kind: CreateTable, Table: name, Columns: columns, Keys: t.Keys}}, nil
 	}
-	var steps []Step
-	known := make(map[*Column]bool, len(columns))
+	var steps []MigrationStep
+	known := make(map[*RealColumn]bool, len(columns))
 	for i, c := range columns {
 		column := s.find(real, c.Name)
 		if column == nil {
-			steps = append(steps, Step{Kind: AddColumn, Table: real.Name, Columns: columns[i : i+1]})
+			steps = append(steps, MigrationStep{Kind: AddColumn, Table: real.Name, Columns: columns[i : i+1]})
 			continue
 		}
 		known[column] = true
@@ -38,7 +38,7 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 		}
 		if to, wider := column.widened(c.Type); wider {
 			nullable := column.Nullable || len(steps) > before
-			steps = append(steps, Step{Kind: WidenColumn, Table: real.Name, Real: column, To: to, Nullable: nullable})
+			steps = append(steps, MigrationStep{Kind: WidenColumn, Table: real.Name, Real: column, To: to, Nullable: nullable})
 		}
 	}
 	for i := range real.Columns {
@@ -51,7 +51,7 @@ func (s *Sink) plan(t *schema.Table, real *Table) ([]Step, error) {
 
 // relax appends the step that makes the column nullable, unless it is already nullable or part of
 // the table's key.
-func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
+func (s *Sink) relax(steps []MigrationStep, real *RealTable, column *RealColumn) []MigrationStep {
 	if column.Nullable {
 		return steps
 	}
@@ -60,13 +60,13 @@ func (s *Sink) relax(steps []Step, real *Table, column *Column) []Step {
 			return steps
 		}
 	}
-	return append(steps, Step{Kind: RelaxColumn, Table: real.Name, Real: column})
+	return append(steps, MigrationStep{Kind: RelaxColumn, Table: real.Name, Real: column})
 }
 
 // widened returns the type that the column needs to hold values of type want in addition to its
 // current values, and reports whether the column must change. Numeric types hold booleans as 0
 // and 1.
-func (c *Column) widened(want schema.Type) (schema.Type, bool) {
+func (c *RealColumn) widened(want schema.Type) (schema.Type, bool) {
 	if c.Holds == schema.Enum && c.Narrow { // long enough for every enumeration
 		return schema.String, want != schema.Enum && want != schema.Boolean
 	}
@@ -90,7 +90,7 @@ func widened(real, want schema.Type) (schema.Type, bool) {
 }
 
 // String describes the step, in past tense, for logs.
-func (s Step) String() string {
+func (s MigrationStep) String() string {
 	switch s.Kind {
 	case CreateTable:
 		return fmt.Sprintf("created table %q with %d columns", s.Table, len(s.Columns))

@@ -18,7 +18,7 @@ type plain struct{ folds bool }
 func (d plain) Connect(context.Context) (Conn, error) { return nil, errors.New("no server") }
 func (d plain) Name(name string) string               { return name }
 func (d plain) FoldsCase() bool                       { return d.folds }
-func (d plain) DDL(Step) []string                     { return nil }
+func (d plain) DDL(MigrationStep) []string            { return nil }
 func (d plain) Classify(error) Verdict                { return Verdict{} }
 
 func newTable(t *testing.T, keys int, columns ...schema.Column) *schema.Table {
@@ -36,10 +36,10 @@ func newTable(t *testing.T, keys int, columns ...schema.Column) *schema.Table {
 
 func TestPlan_ChangesOnlyWhatMustChange(t *testing.T) {
 	id := schema.Column{Name: "id", Type: schema.String, Required: true}
-	key := Column{Name: "id", Type: "text", Holds: schema.String}
+	key := RealColumn{Name: "id", Type: "text", Holds: schema.String}
 	for name, c := range map[string]struct {
 		columns  []schema.Column // in addition to id
-		real     []Column        // in addition to id
+		real     []RealColumn    // in addition to id
 		missing  bool
 		options  Options
 		after    bool
@@ -60,7 +60,7 @@ func TestPlan_ChangesOnlyWhatMustChange(t *testing.T) {
 		},
 		"no difference": {
 			columns: []schema.Column{{Name: "n", Type: schema.Integer}},
-			real:    []Column{{Name: "n", Type: "bigint", Holds: schema.Integer, Nullable: true}},
+			real:    []RealColumn{{Name: "n", Type: "bigint", Holds: schema.Integer, Nullable: true}},
 		},
 		"missing columns": {
 			columns: []schema.Column{{Name: "a", Type: schema.String}, {Name: "b", Type: schema.Object}},
@@ -78,7 +78,7 @@ func TestPlan_ChangesOnlyWhatMustChange(t *testing.T) {
 				{Name: "own", Type: schema.Integer},
 				{Name: "json", Type: schema.String},
 			},
-			real: []Column{
+			real: []RealColumn{
 				{Name: "up", Type: "bigint", Holds: schema.Integer, Nullable: true},
 				{Name: "text", Type: "timestamptz", Holds: schema.DateTime, Nullable: true},
 				{Name: "down", Type: "float8", Holds: schema.Number, Nullable: true},
@@ -95,7 +95,7 @@ func TestPlan_ChangesOnlyWhatMustChange(t *testing.T) {
 		},
 		"NOT NULL": {
 			columns: []schema.Column{{Name: "may", Type: schema.String}, {Name: "must", Type: schema.String, Required: true}},
-			real: []Column{
+			real: []RealColumn{
 				{Name: "may", Type: "text", Holds: schema.String},
 				{Name: "must", Type: "text", Holds: schema.String},
 				{Name: "left", Type: "text", Holds: schema.String},
@@ -106,24 +106,24 @@ func TestPlan_ChangesOnlyWhatMustChange(t *testing.T) {
 		},
 		"generated column": {
 			columns: []schema.Column{{Name: "n", Type: schema.String}},
-			real:    []Column{{Name: "n", Type: "bigint", Holds: schema.Integer, Generated: true}},
+			real:    []RealColumn{{Name: "n", Type: "bigint", Holds: schema.Integer, Generated: true}},
 		},
 		"another case in a database that ignores case": {
 			columns: []schema.Column{{Name: "createdDate", Type: schema.String}},
-			real:    []Column{{Name: "CREATEDDATE", Type: "text", Holds: schema.String, Nullable: true}},
+			real:    []RealColumn{{Name: "CREATEDDATE", Type: "text", Holds: schema.String, Nullable: true}},
 			folds:   true,
 		},
 		"another case": {
 			columns:  []schema.Column{{Name: "createdDate", Type: schema.String}},
-			real:     []Column{{Name: "CREATEDDATE", Type: "text", Holds: schema.String, Nullable: true}},
+			real:     []RealColumn{{Name: "CREATEDDATE", Type: "text", Holds: schema.String, Nullable: true}},
 			expected: []string{`added column "createdDate" to table "order"`},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &Sink{dialect: plain{c.folds}, options: c.options, env: sink.Env{After: c.after}}
-			var real *Table
+			var real *RealTable
 			if !c.missing {
-				real = &Table{Name: "order", Columns: append([]Column{key}, c.real...), Key: []string{"id"}}
+				real = &RealTable{Name: "order", Columns: append([]RealColumn{key}, c.real...), Key: []string{"id"}}
 			}
 			steps, err := s.plan(newTable(t, 1, append([]schema.Column{id}, c.columns...)...), real)
 			if err != nil {
@@ -146,7 +146,7 @@ func TestLayout_HasWritableColumns(t *testing.T) {
 		schema.Column{Name: "made", Type: schema.String}, schema.Column{Name: "gone", Type: schema.String},
 		schema.Column{Name: "z", Type: schema.Object},
 	)
-	real := &Table{Name: "order", Columns: []Column{
+	real := &RealTable{Name: "order", Columns: []RealColumn{
 		{Name: "z"},
 		{Name: "_eds_deleted"},
 		{Name: "b"},
@@ -189,14 +189,14 @@ func TestLayout_RefusesTablesItCannotWrite(t *testing.T) {
 	key := schema.Column{Name: "id", Type: schema.String}
 	for want, c := range map[string]struct {
 		table *schema.Table
-		real  *Table
+		real  *RealTable
 	}{
 		`table "order": it has no writable column "id", which is part of the key: drop or rename the table, then import it`: {
-			newTable(t, 1, key), &Table{Name: "order", Columns: []Column{{Name: "id", Generated: true}}},
+			newTable(t, 1, key), &RealTable{Name: "order", Columns: []RealColumn{{Name: "id", Generated: true}}},
 		},
 		`table "order": columns "Name" and "name" would be one column, because the database ignores case`: {
 			newTable(t, 1, key, schema.Column{Name: "name", Type: schema.String}, schema.Column{Name: "Name", Type: schema.String}),
-			&Table{Name: "order", Columns: []Column{{Name: "id"}, {Name: "name"}}},
+			&RealTable{Name: "order", Columns: []RealColumn{{Name: "id"}, {Name: "name"}}},
 		},
 	} {
 		s := &Sink{dialect: plain{folds: true}}

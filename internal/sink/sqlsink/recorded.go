@@ -31,7 +31,7 @@ const destinationKey = "eds"
 func (s *Sink) Records(ctx context.Context) (sink.Records, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var r *records
+	var r *engineRecords
 	err := s.attempt(ctx, "read the records", func(conn Conn) (err error) {
 		s.epoch, s.known, s.held, s.begun = 0, false, false, nil
 		if s.unavailable != nil { // privileges may have been granted since
@@ -58,16 +58,16 @@ func (s *Sink) Records(ctx context.Context) (sink.Records, error) {
 	return found, nil
 }
 
-// records is the content of the engine's tables.
-type records struct {
+// engineRecords is the content of the engine's tables.
+type engineRecords struct {
 	id          string
 	checkpoints []checkpoint
 	own         *checkpoint // this sink's element of checkpoints, or nil
 	// base is the checkpoint from which this sink's filter continues, or nil if there is none. It
 	// may be stored under another filter.
 	base      *checkpoint
-	snapshots []sink.Snapshot // the current snapshots among stored and placed
-	stored    []sink.Snapshot
+	snapshots []sink.LoadRecord // the current snapshots among stored and placed
+	stored    []sink.LoadRecord
 	placings  []placing // pending placings
 	placed    []placing
 	states    states
@@ -76,8 +76,8 @@ type records struct {
 // readRecords reads the engine's tables, and creates the tables that are missing. If the user
 // lacks the privileges for that, readRecords sets s.unavailable, and the result has only the
 // checkpoints.
-func (s *Sink) readRecords(ctx context.Context, conn Conn) (*records, error) {
-	r := new(records)
+func (s *Sink) readRecords(ctx context.Context, conn Conn) (*engineRecords, error) {
+	r := new(engineRecords)
 	layouts := make(map[string]*Layout)
 	for _, name := range []string{checkpointTable, destinationTable, snapshotTable, stateTable} {
 		l, err := s.layoutOfOwn(ctx, conn, name)
@@ -129,7 +129,7 @@ func readID(ctx context.Context, conn Conn, l *Layout) (id string, err error) {
 		if err != nil {
 			return "", fmt.Errorf("read the identity of the destination: %w", err)
 		}
-		if r := (record{l.Table, row}); r.text("name") == destinationKey {
+		if r := (engineRow{l.Table, row}); r.text("name") == destinationKey {
 			id = r.text("id")
 		}
 	}
@@ -140,7 +140,7 @@ func readID(ctx context.Context, conn Conn, l *Layout) (id string, err error) {
 // is the highest position of the consumer's checkpoints that select the subject. The lowest
 // position of all subjects is safe for all of them. Subjects that no checkpoint selects are new
 // in the filter.
-func (s *Sink) base(r *records) *checkpoint {
+func (s *Sink) base(r *engineRecords) *checkpoint {
 	rows := s.ofConsumer(r.checkpoints)
 	unknown := slices.ContainsFunc(rows, func(c checkpoint) bool { return !c.known() })
 	var latest, lowest *checkpoint
@@ -212,7 +212,7 @@ func latestGeneration(rows []checkpoint) (latest int64) {
 }
 
 // latestSnapshot returns the highest generation of the snapshots, or 0 if there are none.
-func latestSnapshot(snapshots []sink.Snapshot) (latest int64) {
+func latestSnapshot(snapshots []sink.LoadRecord) (latest int64) {
 	for i := range snapshots {
 		latest = max(latest, snapshots[i].Generation)
 	}

@@ -142,19 +142,19 @@ func keysOf(t *schema.Table, rows ...change.Row) []change.Row {
 	return keys
 }
 
-// record is a row of one of the engine's tables, with access to values by column name.
-type record struct {
+// engineRow is a row of one of the engine's tables, with access to values by column name.
+type engineRow struct {
 	table *schema.Table
 	row   *change.Row
 }
 
 // text returns the text of a column, or "" if the column is NULL.
-func (r record) text(column string) string {
+func (r engineRow) text(column string) string {
 	return string(rawjson.Text(r.row.Value(r.table.Slot([]byte(column)))))
 }
 
 // integer returns the number in a column, or 0 if the column is NULL.
-func (r record) integer(column string) int64 {
+func (r engineRow) integer(column string) int64 {
 	n, _ := strconv.ParseInt(r.text(column), 10, 64)
 	return n
 }

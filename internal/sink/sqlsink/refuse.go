@@ -55,7 +55,7 @@ func (s *Sink) refuseStatement(ctx context.Context, conn Conn, err error, again 
 // refuseStep is like refuseStatement, for an error of a step of t's migration. A missing
 // permission to create tables affects all tables of the schema, so it is not a refusal of t
 // alone.
-func (s *Sink) refuseStep(ctx context.Context, conn Conn, t *schema.Table, step Step, err error) error {
+func (s *Sink) refuseStep(ctx context.Context, conn Conn, t *schema.Table, step MigrationStep, err error) error {
 	v := s.verdict(err)
 	switch {
 	case s.isOwn(t), v.Lost, v.Class == fault.Refused:
@@ -85,7 +85,7 @@ func (s *Sink) othersWork(ctx context.Context, conn Conn) bool {
 // obstacle returns the reason why t cannot be created or written, or nil. Either another object
 // has the table's name, or real is nil although the table was imported before. Only an import
 // recreates a table that has a snapshot.
-func (s *Sink) obstacle(ctx context.Context, conn Conn, t *schema.Table, real *Table, imports bool) error {
+func (s *Sink) obstacle(ctx context.Context, conn Conn, t *schema.Table, real *RealTable, imports bool) error {
 	if s.isOwn(t) || real != nil && real.Other == "" {
 		return nil
 	}
@@ -107,12 +107,12 @@ func (s *Sink) obstacle(ctx context.Context, conn Conn, t *schema.Table, real *T
 	return refused(t.Name, notTable(real))
 }
 
-func notTable(real *Table) error {
+func notTable(real *RealTable) error {
 	return fmt.Errorf("%s has the name %q in the database: drop or rename it, then import the table", real.Other, real.Name)
 }
 
 // wasImported reports whether the destination has recorded a snapshot of the table.
 func (s *Sink) wasImported(ctx context.Context, conn Conn, table string) (bool, error) {
 	snapshots, err := s.storedSnapshots(ctx, conn)
-	return slices.ContainsFunc(snapshots, func(snapshot sink.Snapshot) bool { return snapshot.Table == table }), err
+	return slices.ContainsFunc(snapshots, func(snapshot sink.LoadRecord) bool { return snapshot.Table == table }), err
 }

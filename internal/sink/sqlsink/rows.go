@@ -85,7 +85,7 @@ func (l *tableLoad) joinParts(ctx context.Context, file string) error {
 		return nil
 	}
 	isPart := func(row change.Row) bool {
-		r := record{l.records.Table, &row}
+		r := engineRow{l.records.Table, &row}
 		return r.text("job") == l.id && strings.HasPrefix(r.text("file"), file+partSeparator)
 	}
 	var added int64
@@ -93,7 +93,7 @@ func (l *tableLoad) joinParts(ctx context.Context, file string) error {
 	for _, row := range l.recorded {
 		if isPart(row) {
 			parts = append(parts, row)
-			added += l.files[record{l.records.Table, &row}.text("file")]
+			added += l.files[engineRow{l.records.Table, &row}.text("file")]
 		}
 	}
 	joined, err := l.fileRecord(file, added)
@@ -110,7 +110,7 @@ func (l *tableLoad) joinParts(ctx context.Context, file string) error {
 		return err
 	}
 	for _, row := range parts {
-		delete(l.files, record{l.records.Table, &row}.text("file"))
+		delete(l.files, engineRow{l.records.Table, &row}.text("file"))
 	}
 	l.files[file] = added
 	l.recorded = append(slices.DeleteFunc(l.recorded, isPart), joined)

@@ -30,7 +30,7 @@ type Sink struct {
 	mu   sync.Mutex // guards all fields below it
 	conn Conn       // nil if not connected
 
-	tables  map[string]*Table // by real name; a nil value means that the table does not exist
+	tables  map[string]*RealTable // by real name; a nil value means that the table does not exist
 	layouts map[*schema.Table]*Layout
 	refused map[string]bool // widening and relaxing steps that the database does not support
 
@@ -46,13 +46,13 @@ type Sink struct {
 	held     bool // this process owns the checkpoint, so another value in the database is an error
 	// unavailable is the reason why the destination keeps no records, or nil if it keeps records.
 	unavailable error
-	begun       *records     // the records that Records has read
-	beginning   int64        // the epoch that Begin will use
-	epoch       int64        // this process's epoch, or 0 before Begin
-	generation  int64        // the stored checkpoint's generation
-	placings    []placing    // pending placings that Records has found
-	seen        int64        // the latest result of signOfLife
-	attempted   cdc.Position // the position of the latest transaction, whose outcome may be unknown
+	begun       *engineRecords // the records that Records has read
+	beginning   int64          // the epoch that Begin will use
+	epoch       int64          // this process's epoch, or 0 before Begin
+	generation  int64          // the stored checkpoint's generation
+	placings    []placing      // pending placings that Records has found
+	seen        int64          // the latest result of signOfLife
+	attempted   cdc.Position   // the position of the latest transaction, whose outcome may be unknown
 
 	// numbering is locked by a load from the time that the load gets its generation until it has
 	// committed.
@@ -74,7 +74,7 @@ func Open(ctx context.Context, d Dialect, options Options, env sink.Env) (*Sink,
 	env = env.Complete()
 	s := &Sink{
 		dialect: d, options: options, env: env, log: env.Logger,
-		tables: make(map[string]*Table), layouts: make(map[*schema.Table]*Layout), refused: make(map[string]bool),
+		tables: make(map[string]*RealTable), layouts: make(map[*schema.Table]*Layout), refused: make(map[string]bool),
 		ownTables: ownTables(), watchTicks: watchTicks,
 	}
 	if _, err := s.connection(ctx); err != nil {

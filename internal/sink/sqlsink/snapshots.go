@@ -35,13 +35,13 @@ func snapshotsTable() *schema.Table {
 }
 
 // readSnapshots returns the rows of the table of snapshots, divided into snapshots and placings.
-func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.Snapshot, placings []placing, err error) {
+func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.LoadRecord, placings []placing, err error) {
 	for row, err := range conn.Read(ctx, l) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("read the snapshots: %w", err)
 		}
-		r := record{l.Table, row}
-		s := sink.Snapshot{
+		r := engineRow{l.Table, row}
+		s := sink.LoadRecord{
 			Table: r.text("target"), Rows: r.integer("row_count"), Generation: r.integer("generation"),
 			Whole: r.integer("whole") != 0, Merged: r.integer("merged") != 0, Job: r.text("job"),
 			Imported: time.UnixMilli(r.integer("imported")).UTC(), Object: r.text("object"),
@@ -65,22 +65,22 @@ func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.
 
 // current returns the snapshots whose rows were not replaced by a later complete load. The others
 // exist because imports that run at the same time do not delete each other's snapshots.
-func current(snapshots []sink.Snapshot) []sink.Snapshot {
+func current(snapshots []sink.LoadRecord) []sink.LoadRecord {
 	complete := make(map[string]int64) // the generation of each table's latest complete snapshot
 	for _, s := range snapshots {
 		if s.Complete() {
 			complete[s.Table] = max(complete[s.Table], s.Generation)
 		}
 	}
-	return slices.DeleteFunc(snapshots, func(s sink.Snapshot) bool { return s.Generation < complete[s.Table] })
+	return slices.DeleteFunc(snapshots, func(s sink.LoadRecord) bool { return s.Generation < complete[s.Table] })
 }
 
 // snapshotRow returns s as a row of the table of snapshots.
-func snapshotRow(t *schema.Table, s sink.Snapshot) (change.Row, error) {
+func snapshotRow(t *schema.Table, s sink.LoadRecord) (change.Row, error) {
 	return recordRow(t, snapshotValues(s))
 }
 
-func snapshotValues(s sink.Snapshot) recordValues {
+func snapshotValues(s sink.LoadRecord) recordValues {
 	detail, _ := json.Marshal(s.Scope) // strings and times always encode
 	scope := string(detail)
 	if s.Merged {
@@ -109,13 +109,13 @@ func number(b bool) int64 {
 // writeSnapshot writes s. It deletes recordedPlacing, unless that is nil. If s is complete, it
 // also deletes the snapshots of the same table that are listed in before.
 func writeSnapshot(
-	ctx context.Context, tx Tx, l *Layout, s sink.Snapshot, before []sink.Snapshot, recordedPlacing *placing,
+	ctx context.Context, tx Tx, l *Layout, s sink.LoadRecord, before []sink.LoadRecord, recordedPlacing *placing,
 ) error {
 	row, err := snapshotRow(l.Table, s)
 	if err != nil {
 		return err
 	}
-	set := change.Set{Table: l.Table}
+	set := change.RowSet{Table: l.Table}
 	if recordedPlacing != nil {
 		old, err := recordedPlacing.row(l.Table)
 		if err != nil {
@@ -154,7 +154,7 @@ func (s *Sink) FinishImport(ctx context.Context, scope sink.Scope, imported, sou
 		if err != nil {
 			return err
 		}
-		set := change.Set{Table: l.Table}
+		set := change.RowSet{Table: l.Table}
 		for _, snapshot := range snapshots {
 			here := slices.Contains(source, snapshot.Table)
 			ours := !snapshot.Merged && reflect.DeepEqual(snapshot.Scope, scope) && slices.Contains(imported, snapshot.Table)
@@ -188,10 +188,10 @@ type snapshotRecord struct {
 	checkpoints, destination, snapshots *Layout // not shared with other loads
 	id                                  string  // id of the destination, or "" if it has none yet
 	object                              string  // id of the table that gets the rows, or "" if unknown
-	before                              []sink.Snapshot
-	above                               int64          // the latest generation at the time of prepare
-	s                                   *sink.Snapshot // the snapshot to record, or nil
-	recordedPlacing                     *placing       // the recorded placing of s, or nil
+	before                              []sink.LoadRecord
+	above                               int64            // the latest generation at the time of prepare
+	s                                   *sink.LoadRecord // the snapshot to record, or nil
+	recordedPlacing                     *placing         // the recorded placing of s, or nil
 	// clock is the clock to record. It is usually the clock of s. If s replaces the record of an
 	// older snapshot from which no server has read yet, clock is the clock of that snapshot.
 	clock cdc.Timestamp
@@ -252,19 +252,19 @@ func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bo
 		return false, err
 	}
 	snapshots, placings, err := readSnapshots(ctx, conn, l)
-	return slices.ContainsFunc(snapshots, func(s sink.Snapshot) bool { return s.Table == r.s.Table && s.Job == r.s.Job }) ||
+	return slices.ContainsFunc(snapshots, func(s sink.LoadRecord) bool { return s.Table == r.s.Table && s.Job == r.s.Job }) ||
 		slices.ContainsFunc(placings, func(p placing) bool { return p.stage == stage }), err
 }
 
 // sameScope reports whether a snapshot b replaces the record of a snapshot a, although the rows
 // of b may not replace all rows of a.
-func sameScope(a, b *sink.Snapshot) bool {
+func sameScope(a, b *sink.LoadRecord) bool {
 	return a.Table == b.Table && !a.Complete() && !b.Complete() && snapshotValues(*a)["scope"] == snapshotValues(*b)["scope"]
 }
 
 // followed reports whether a server has already read the stream from the snapshot s or a later
 // one.
-func followed(s *sink.Snapshot, checkpoints []checkpoint) bool {
+func followed(s *sink.LoadRecord, checkpoints []checkpoint) bool {
 	return slices.ContainsFunc(checkpoints, func(c checkpoint) bool { return c.followed >= s.Generation })
 }
 
@@ -276,7 +276,7 @@ func (r *snapshotRecord) identify(conn Conn, stage, live *Layout, mode sink.Load
 }
 
 // numbered returns the snapshot to record, with the number of loaded rows and a new generation.
-func (r *snapshotRecord) numbered(rows int64) sink.Snapshot {
+func (r *snapshotRecord) numbered(rows int64) sink.LoadRecord {
 	s := *r.s
 	s.Rows, s.Clock, s.Generation, s.Object = rows, r.clock, r.sink.issue(r.above), r.object
 	return s

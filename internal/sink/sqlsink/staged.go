@@ -112,7 +112,7 @@ func (l *tableLoad) readRecords(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("read the record of loaded files: %w", err)
 		}
-		r := record{t, row}
+		r := engineRow{t, row}
 		target, file, job := r.text("target"), r.text("file"), r.text("job")
 		if target != l.t.Name {
 			continue
@@ -233,7 +233,7 @@ func (l *tableLoad) deleteRecords(ctx context.Context, tx Tx, records []change.R
 	if len(records) == 0 {
 		return nil
 	}
-	set := change.Set{Table: l.records.Table, Deletes: keysOf(l.records.Table, records...)}
+	set := change.RowSet{Table: l.records.Table, Deletes: keysOf(l.records.Table, records...)}
 	set.SortByKey()
 	return tx.Write(ctx, &Write{Layout: l.records, Deletes: set.Deletes})
 }

@@ -52,7 +52,7 @@ func readStates(ctx context.Context, conn Conn, l *Layout, consumer string) (sta
 		if err != nil {
 			return all, fmt.Errorf("read the states of tables: %w", err)
 		}
-		r := record{l.Table, row}
+		r := engineRow{l.Table, row}
 		if r.text("consumer") != consumer {
 			continue
 		}
@@ -65,7 +65,7 @@ func readStates(ctx context.Context, conn Conn, l *Layout, consumer string) (sta
 			all.positions[name] = pairedPosition{at, low}
 		} else {
 			all.tables[name] = sink.TableState{
-				Table: name, State: sink.State(r.text("state")), Applied: fromStored(at), Cause: sink.Cause(r.text("cause")),
+				Table: name, State: sink.RowsState(r.text("state")), Applied: fromStored(at), Cause: sink.Cause(r.text("cause")),
 				Reason: r.text("reason"), Since: instant(r.integer("since")), Attempts: int(r.integer("attempts")),
 				Next: instant(r.integer("next")), Gap: r.text("gap"), Accepted: r.integer("accepted") != 0,
 			}
@@ -115,7 +115,7 @@ func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 
 // writeStates replaces the recorded states, given by before, with the states in after.
 func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after states) error {
-	set := change.Set{Table: l.Table}
+	set := change.RowSet{Table: l.Table}
 	err := addDifferences(&set, before.tables, after.tables, s.stateRow)
 	if err == nil {
 		err = addDifferences(&set, before.positions, after.positions, s.positionRow)
@@ -130,7 +130,7 @@ func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after 
 // addDifferences adds to set the upserts and deletes that turn the rows of before into the rows
 // of after.
 func addDifferences[V comparable](
-	set *change.Set, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error),
+	set *change.RowSet, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error),
 ) error {
 	for name, v := range after {
 		if old, ok := before[name]; ok && old == v {

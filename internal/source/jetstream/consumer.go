@@ -14,7 +14,7 @@ import (
 )
 
 // apply sets the start of a consumer with configuration c to o.
-func (o *origin) apply(c *jetstream.ConsumerConfig) {
+func (o *consumerStart) apply(c *jetstream.ConsumerConfig) {
 	c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = o.policy, o.sequence, o.time
 }
 
@@ -59,7 +59,7 @@ func (s *Source) update(ctx context.Context, info *jetstream.ConsumerInfo) (*jet
 
 // create creates the consumer with its start at o. If the consumer replaces a previous one, create
 // keeps the properties of the previous consumer that Open does not decide.
-func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o *origin) (*jetstream.ConsumerInfo, error) {
+func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o *consumerStart) (*jetstream.ConsumerInfo, error) {
 	config := jetstream.ConsumerConfig{Durable: s.c.Name, Name: s.c.Name, AckPolicy: jetstream.AckExplicitPolicy}
 	if previous != nil && previous.Config.AckPolicy == jetstream.AckExplicitPolicy {
 		config = previous.Config

@@ -63,7 +63,7 @@ func (s *Source) advanceToLook() {
 // with the previous look. It also returns the sequence up to which all messages of the consumer
 // have been received. If the verdict is Kept, that is the sequence as the look updated it, and
 // otherwise the sequence before the look. If the subscription has ended, ok is false.
-func (s *Source) note(l continuity.Look, number int, began time.Time) (v continuity.Verdict, after uint64, ok bool) {
+func (s *Source) note(l continuity.Look, number int, began time.Time) (v continuity.LossVerdict, after uint64, ok bool) {
 	w := s.watch
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -32,7 +32,7 @@ func (s *Source) observe(ctx context.Context, e *continuity.Evidence) error {
 	if err != nil {
 		return err
 	}
-	var start *origin
+	var start *consumerStart
 	if info != nil {
 		e.Consumer = &continuity.Consumer{
 			Acknowledged: info.AckFloor.Consumer > 0 || info.Delivered.Consumer > uint64(max(info.NumAckPending, 0)),
@@ -46,7 +46,7 @@ func (s *Source) observe(ctx context.Context, e *continuity.Evidence) error {
 	err = s.observeStream(ctx, e, start)
 	if refuses(err) && !s.strict {
 		s.c.Logger.Warn("the server refuses to describe the stream; eds would not notice missing messages", "error", err)
-		e.Stream = continuity.Stream{Silent: true}
+		e.Stream = continuity.StreamEvidence{Silent: true}
 		return nil
 	}
 	if err != nil {
@@ -63,12 +63,12 @@ func refuses(err error) bool {
 // observeStream adds the state of the stream, as reported by up to two temporary consumers. If
 // start is not nil, the server did not report the durable consumer's acknowledgement floor. The
 // floor is then the sequence before which a consumer created at start begins.
-func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, start *origin) error {
-	oldest, err := s.tail(ctx, &origin{policy: jetstream.DeliverAllPolicy})
+func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, start *consumerStart) error {
+	oldest, err := s.tail(ctx, &consumerStart{policy: jetstream.DeliverAllPolicy})
 	if err != nil {
 		return err
 	}
-	e.Stream = continuity.Stream{First: oldest.sequence, FirstStored: oldest.stored, Pending: oldest.pending}
+	e.Stream = continuity.StreamEvidence{First: oldest.sequence, FirstStored: oldest.stored, Pending: oldest.pending}
 	if start != nil {
 		return s.observeFloor(ctx, e, start)
 	}
@@ -90,7 +90,7 @@ func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, star
 
 // observeFloor adds the acknowledgement floor of a consumer that has no acknowledged message. The
 // floor follows from the start of a temporary consumer created at start.
-func (s *Source) observeFloor(ctx context.Context, e *continuity.Evidence, start *origin) error {
+func (s *Source) observeFloor(ctx context.Context, e *continuity.Evidence, start *consumerStart) error {
 	consumer, deleteProbe, err := s.createProbe(ctx, start, nil)
 	if err != nil {
 		return err
@@ -117,13 +117,13 @@ type streamTail struct {
 // tail returns the tail of the stream that starts at o. It covers the messages of all tenants,
 // because only then can eds notice that another stream has a different message at the same
 // sequence. It reads message headers only.
-func (s *Source) tail(ctx context.Context, o *origin) (streamTail, error) {
+func (s *Source) tail(ctx context.Context, o *consumerStart) (streamTail, error) {
 	return s.filteredTail(ctx, o, nil)
 }
 
 // filteredTail is like tail, but covers only messages that match the filters. No filters means all
 // messages.
-func (s *Source) filteredTail(ctx context.Context, o *origin, filters []string) (streamTail, error) {
+func (s *Source) filteredTail(ctx context.Context, o *consumerStart, filters []string) (streamTail, error) {
 	consumer, deleteProbe, err := s.createProbe(ctx, o, filters)
 	if err != nil {
 		return streamTail{}, err
@@ -159,7 +159,7 @@ const tailWait = 5 * time.Second
 
 // createProbe creates a temporary consumer that starts at o. The caller must call the returned
 // function to delete the consumer.
-func (s *Source) createProbe(ctx context.Context, o *origin, filters []string) (jetstream.Consumer, func(), error) {
+func (s *Source) createProbe(ctx context.Context, o *consumerStart, filters []string) (jetstream.Consumer, func(), error) {
 	config := jetstream.ConsumerConfig{
 		Name: s.c.Name + "-probe-" + nuid.Next(), AckPolicy: jetstream.AckNonePolicy,
 		MemoryStorage: true, HeadersOnly: true, InactiveThreshold: time.Minute,
@@ -190,7 +190,7 @@ func (s *Source) before(ctx context.Context, t time.Time) (uint64, error) {
 // does not report that sequence, ackFloor returns the start time of the consumer instead; the
 // consumer needs no messages from before that time. Servers before 2.14 report 0 until the first
 // acknowledgement, wherever the consumer starts.
-func ackFloor(info *jetstream.ConsumerInfo) (uint64, *origin) {
+func ackFloor(info *jetstream.ConsumerInfo) (uint64, *consumerStart) {
 	switch {
 	case info.AckFloor.Stream > 0:
 		return info.AckFloor.Stream, nil

@@ -206,7 +206,7 @@ func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor
 	case continuity.FromBeginning:
 		info, err = s.create(ctx, previous, everything())
 	default:
-		info, err = s.create(ctx, previous, &origin{policy: jetstream.DeliverNewPolicy})
+		info, err = s.create(ctx, previous, &consumerStart{policy: jetstream.DeliverNewPolicy})
 	}
 	if err == nil {
 		floor.Sequence = info.Delivered.Stream
@@ -214,22 +214,22 @@ func (s *Source) begin(ctx context.Context) (info *jetstream.ConsumerInfo, floor
 	return info, floor, err
 }
 
-// origin is the start of a consumer, in the terms of a NATS consumer configuration.
-type origin struct {
+// consumerStart is the start of a consumer, in the terms of a NATS consumer configuration.
+type consumerStart struct {
 	policy   jetstream.DeliverPolicy
 	sequence uint64
 	time     *time.Time
 }
 
-func everything() *origin { return &origin{policy: jetstream.DeliverAllPolicy} }
+func everything() *consumerStart { return &consumerStart{policy: jetstream.DeliverAllPolicy} }
 
 // sinceTime returns an origin at the first message stored at or after t.
-func sinceTime(t time.Time) *origin {
-	return &origin{policy: jetstream.DeliverByStartTimePolicy, time: &t}
+func sinceTime(t time.Time) *consumerStart {
+	return &consumerStart{policy: jetstream.DeliverByStartTimePolicy, time: &t}
 }
 
 // after returns an origin at the first message after the given sequence. It is for temporary
 // consumers only.
-func after(sequence uint64) *origin {
-	return &origin{policy: jetstream.DeliverByStartSequencePolicy, sequence: sequence + 1}
+func after(sequence uint64) *consumerStart {
+	return &consumerStart{policy: jetstream.DeliverByStartSequencePolicy, sequence: sequence + 1}
 }

@@ -153,15 +153,15 @@ func TestObserve_ReportsTheStream(t *testing.T) {
 		name    string
 		purge   uint64 // sequence before which messages are dropped
 		settled cdc.Position
-		want    continuity.Stream
+		want    continuity.StreamEvidence
 	}{
-		{"nothing was read", 0, cdc.Position{}, continuity.Stream{First: 1, FirstStored: first, Pending: 5}},
-		{"the last message is there", 0, got[2].Position, continuity.Stream{First: 1, FirstStored: first, Stored: third, Pending: 3}},
-		{"it is the first", 3, got[2].Position, continuity.Stream{First: 3, FirstStored: third, Stored: third, Pending: 3}},
-		{"it is gone", 4, got[2].Position, continuity.Stream{First: 4, FirstStored: fourth, Pending: 2}},
-		{"the stream ends before it", 4, beyond, continuity.Stream{First: 4, FirstStored: fourth}},
-		{"the stream is empty", 6, got[2].Position, continuity.Stream{First: 6}},
-		{"it is empty and ended before", 6, beyond, continuity.Stream{First: 6}},
+		{"nothing was read", 0, cdc.Position{}, continuity.StreamEvidence{First: 1, FirstStored: first, Pending: 5}},
+		{"the last is there", 0, got[2].Position, continuity.StreamEvidence{First: 1, FirstStored: first, Stored: third, Pending: 3}},
+		{"it is the first", 3, got[2].Position, continuity.StreamEvidence{First: 3, FirstStored: third, Stored: third, Pending: 3}},
+		{"it is gone", 4, got[2].Position, continuity.StreamEvidence{First: 4, FirstStored: fourth, Pending: 2}},
+		{"the stream ends before it", 4, beyond, continuity.StreamEvidence{First: 4, FirstStored: fourth}},
+		{"the stream is empty", 6, got[2].Position, continuity.StreamEvidence{First: 6}},
+		{"it is empty and ended before", 6, beyond, continuity.StreamEvidence{First: 6}},
 	} {
 		if c.purge > 0 {
 			if err := b.stream().Purge(t.Context(), jetstream.WithPurgeSequence(c.purge)); err != nil {
@@ -231,7 +231,7 @@ func TestOpen_PrefersTheDestinationsCheckpoint(t *testing.T) {
 	acknowledge(t, s, got[9])
 	closeSource(t, s)
 	e := recorded(j.last)
-	e.Destination = continuity.Destination{Stores: true, Checkpoint: got[3].Position} // restored from a backup
+	e.Destination = continuity.DestinationEvidence{Stores: true, Checkpoint: got[3].Position} // restored from a backup
 	if diff := cmp.Diff([]uint64{5, 6, 7, 8, 9, 10}, sequences(read(t, open(t, c, e), 6))); diff != "" {
 		t.Error(diff)
 	}

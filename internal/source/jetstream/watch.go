@@ -124,7 +124,7 @@ func (s *Source) verify(ctx context.Context) error {
 
 // compare compares the stream with the received messages. It returns the gap, or nil if there is
 // none, and the state of the stream.
-func (s *Source) compare(ctx context.Context) (*continuity.GapError, continuity.Stream, error) {
+func (s *Source) compare(ctx context.Context) (*continuity.GapError, continuity.StreamEvidence, error) {
 	newest, reached := s.unacked.received()
 	e := continuity.Evidence{Record: continuity.Record{Settled: newest, Scanned: reached}, Now: time.Now()}
 	if err := s.observe(ctx, &e); err != nil {

@@ -48,8 +48,43 @@ func CheckHomonyms(files []File) []string {
 // same meaning in each.
 func sharedTypes() map[string]string {
 	return map[string]string{
-		"config":  "the parsed settings of the package's main type",
-		"options": "the arguments of the package's constructor",
-		"error":   "the package's error with details",
+		"config":      "the parsed settings of the package's main type",
+		"options":     "the arguments of the package's constructor",
+		"error":       "the package's error with details",
+		"plan":        "the intended steps of the package's operation",
+		"report":      "the result of the package's operation, or the state of its main type",
+		"tablereport": "the part of a report about one table",
+		"state":       "the state of the package's main type",
+		"status":      "a view of the package's main type at one moment",
+		"client":      "a client of the package's server",
+		"usageerror":  "wrong usage of the command line",
+		"lookup":      "a function that finds an environment variable",
+
+		"source":         "a stream of messages: the pipeline's interface and its implementation",
+		"sink":           "a destination: sink.Sink, parts of it that callers need, and implementations",
+		"rules":          "selection of changes: the pipeline's interface and its implementation",
+		"reconciler":     "the agent's interface of reconciler.Reconciler",
+		"controlchannel": "hq.ControlChannel and the agent's interface of it",
+		"importrequest":  "a request for an import: the operator's, and the reconciler's",
+		"verification":   "an alias of reconciler.Verification",
+
+		"session":       "a run of a server, as HQ and its clients describe it",
+		"sessiondriver": "the destination of a session",
+		"envelope":      "the wrapper of HQ's responses",
+		"exportrequest": "the body of HQ's call that starts an export",
+		"exporttable":   "the state of one table of an export",
+		"exportfile":    "one file of an export",
+
+		"dialect":         "sqlsink.Dialect and its implementations",
+		"transaction":     "sqlsink.Tx of a SQL driver",
+		"sqlsession":      "sqlsink.Conn of a SQL driver",
+		"driverconn":      "the connection of a vendor's database/sql driver",
+		"servererror":     "an error from the database of a SQL driver",
+		"resultrow":       "a row of a query's result",
+		"relation":        "a SQL driver's knowledge of a table",
+		"attribute":       "a SQL driver's knowledge of a column",
+		"columnencoder":   "a SQL driver's encoder of one column's values",
+		"kind":            "the form in which a SQL driver sends a column's values",
+		"tablestatements": "a SQL driver's statements for one layout",
 	}
 }

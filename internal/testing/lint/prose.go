@@ -237,7 +237,8 @@ func oldNames() []string {
 	return []string{
 		"a" + "new", "mend", "who" + "ever", "no" + "body", "some" + "body", "hin" + "der", "heed", "heeded",
 		"bury", "buried", "obey", "insist", "wish", "wishes", "farewell", "ordeal", "to" + "ld", "barren",
-		"crowded", "goodbye", "ledger", "exchanger", "asker", "persistently",
+		"crowded", "goodbye", "ledger", "exchanger", "asker",
+		"persistently",
 	}
 }
 

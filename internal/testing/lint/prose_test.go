@@ -41,6 +41,8 @@ func TestDeclarations_AreTermsOfTheField(t *testing.T) {
 	report(t, lint.CheckDeclarations(moduleFiles(t)))
 }
 
+func TestTypes_MeanOneThing(t *testing.T) { report(t, lint.CheckHomonyms(moduleFiles(t))) }
+
 func TestCheckWords_FindsWordsToAvoid(t *testing.T) {
 	files := parse(t, map[string]string{"a/a.go": "package a\n\n// It begins a" + "new.\nconst x = \"no" + "body knows\"\n\n" +
 		"const y = `no" + "body`\n"})

@@ -70,7 +70,7 @@ func TestStmt_ReturnsValuesOfEveryKind(t *testing.T) {
 	}
 	rows := prepare(t, db, "SELECT a, b, c FROM t")
 	type values struct {
-		Kinds  [3]Kind
+		Kinds  [3]StorageClass
 		Int    int64
 		Float  float64
 		String [3]string
@@ -84,7 +84,7 @@ func TestStmt_ReturnsValuesOfEveryKind(t *testing.T) {
 		if !more {
 			break
 		}
-		v := values{Kinds: [3]Kind{rows.Kind(0), rows.Kind(1), rows.Kind(2)}, Int: rows.Int(1), Float: rows.Float(2)}
+		v := values{Kinds: [3]StorageClass{rows.Kind(0), rows.Kind(1), rows.Kind(2)}, Int: rows.Int(1), Float: rows.Float(2)}
 		for i := range v.String {
 			if k := v.Kinds[i]; k == Text {
 				v.String[i] = rows.String(i)
@@ -93,8 +93,8 @@ func TestStmt_ReturnsValuesOfEveryKind(t *testing.T) {
 		got = append(got, v)
 	}
 	want := []values{
-		{Kinds: [3]Kind{Null, Integer, Real}, Int: -1 << 63, Float: 0.1},
-		{Kinds: [3]Kind{Text, Text, Text}, String: [3]string{"", "a\x00b\xff", "ended"}},
+		{Kinds: [3]StorageClass{Null, Integer, Real}, Int: -1 << 63, Float: 0.1},
+		{Kinds: [3]StorageClass{Text, Text, Text}, String: [3]string{"", "a\x00b\xff", "ended"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

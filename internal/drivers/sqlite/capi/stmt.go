@@ -180,20 +180,20 @@ func (s *Stmt) Reset() { sqlite3.Xsqlite3_reset(s.db.tls, s.stmt) }
 // Columns returns the number of columns of the statement's result.
 func (s *Stmt) Columns() int { return int(sqlite3.Xsqlite3_column_count(s.db.tls, s.stmt)) }
 
-// Kind is the type of a stored value.
-type Kind int32
+// StorageClass is the type of a stored value.
+type StorageClass int32
 
 const (
-	Integer Kind = sqlite3.SQLITE_INTEGER
-	Real    Kind = sqlite3.SQLITE_FLOAT
-	Text    Kind = sqlite3.SQLITE_TEXT
-	Blob    Kind = sqlite3.SQLITE_BLOB
-	Null    Kind = sqlite3.SQLITE_NULL
+	Integer StorageClass = sqlite3.SQLITE_INTEGER
+	Real    StorageClass = sqlite3.SQLITE_FLOAT
+	Text    StorageClass = sqlite3.SQLITE_TEXT
+	Blob    StorageClass = sqlite3.SQLITE_BLOB
+	Null    StorageClass = sqlite3.SQLITE_NULL
 )
 
 // Kind returns the type of value i of the current row. The first value has index 0.
-func (s *Stmt) Kind(i int) Kind {
-	return Kind(sqlite3.Xsqlite3_column_type(s.db.tls, s.stmt, int32(i)))
+func (s *Stmt) Kind(i int) StorageClass {
+	return StorageClass(sqlite3.Xsqlite3_column_type(s.db.tls, s.stmt, int32(i)))
 }
 
 // Int returns value i of the current row as an integer.
@@ -231,13 +231,13 @@ type Args struct {
 type cell struct {
 	bits int64 // an integer, the bits of a float, or the index of the first byte of a text
 	size int   // the length of a text, in bytes
-	kind kind
+	kind cellKind
 }
 
-type kind uint8
+type cellKind uint8
 
 const (
-	null kind = iota
+	null cellKind = iota
 	integer
 	real
 	text
