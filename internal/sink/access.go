@@ -7,9 +7,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Access lets an open sink reach its destination while secrets, certificates and keys are
-// rotated. For each new connection, the sink reads their current values with Renew. It passes the
-// result of each call to the destination to Outcome, which decides whether eds waits and retries
+// Access lets an open sink reach its destination while secrets, certificates and keys are rotated.
+// For each new connection, the sink calls Renew to read the current values. After each call to the
+// destination, the sink passes the result to Outcome, which decides whether eds waits and retries
 // after a refusal. Access is safe for concurrent use.
 type Access struct {
 	expand func() (*url.URL, error)
@@ -34,8 +34,9 @@ func NewAccess(expand func() (*url.URL, error), worked bool, report func(error))
 }
 
 // Renew parses the destination's URL with the current values of its placeholders and files. If a
-// is nil or has no function to expand the URL, Renew parses given, the URL that the sink was
-// opened with. Errors are fault.Refused, because a file may be about to be replaced.
+// is nil or has no function to expand the URL, Renew parses the argument given, which is the URL
+// that the sink was opened with. Errors are fault.Refused, because a file may be about to be
+// replaced.
 func Renew[T any](a *Access, given *url.URL, parse func(*url.URL) (T, error)) (parsed T, err error) {
 	if a != nil && a.expand != nil {
 		if given, err = a.expand(); err != nil {
@@ -46,9 +47,9 @@ func Renew[T any](a *Access, given *url.URL, parse func(*url.URL) (T, error)) (p
 	return parsed, fault.Mark(fault.Refused, err)
 }
 
-// Reject returns err, an error about the URL of a sink, with its class. If err is fault.Refused,
-// because a file of secrets or certificates is unusable, Outcome decides the class. Any other err
-// becomes fatal.
+// Reject classifies err, an error about the URL of a sink, and returns it. If err is
+// fault.Refused, because a file of secrets or certificates is unusable, Outcome decides the class.
+// Any other err becomes fatal.
 func (a *Access) Reject(err error) error {
 	if fault.Of(err) != fault.Refused {
 		return fault.Mark(fault.Fatal, err)
@@ -56,10 +57,10 @@ func (a *Access) Reject(err error) error {
 	return a.Outcome(err)
 }
 
-// Outcome returns err, the result of a call to the destination, with the class for the caller.
-// Until the destination has worked once, a refusal is fatal, because the configuration must be
-// wrong. Afterwards a refusal is transient: Outcome reports it at once, and the caller retries
-// until the secret or certificate is valid again.
+// Outcome classifies err, the result of a call to the destination, and returns it. Until the
+// destination has worked once, a refusal is fatal, because the configuration must be wrong.
+// Afterwards a refusal is transient: Outcome reports it at once, and the caller retries until the
+// secret or certificate is valid again.
 func (a *Access) Outcome(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -20,9 +20,9 @@ type Advancer interface {
 	// load's table. The live table does not change. If b has already been applied, Advance does
 	// nothing. After Advance, a later run of the job cannot resume the load.
 	//
-	// If the staged rows lack columns of b, or have too narrow columns, the error is a
-	// *NarrowLoadError. If batches that were applied earlier are lost, the error is ErrLoadLost.
-	// Other errors are those of Sink.Apply.
+	// If the staged rows lack a column of b, or if a staged column is too narrow for b, the error
+	// is a *NarrowLoadError. If batches that were applied earlier are lost, the error is
+	// ErrLoadLost. Other errors are those of Sink.Apply.
 	Advance(ctx context.Context, b *change.Batch) error
 }
 

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Form holds the values that the operator entered for the fields of a driver at HQ, and the
-// errors found in them.
+// Form holds the values that the operator entered at HQ for the fields of a driver, and the errors
+// found in these values.
 type Form struct {
 	fields []Field
 	values map[string]string
@@ -50,8 +50,8 @@ func (f *Form) Query() url.Values {
 	return query
 }
 
-// Port returns the value of the field Port, or standard if the field is empty. If the value is
-// not a port number, Port also adds an error.
+// Port returns the value of the field Port, or the argument standard if the field is empty. If the
+// value is not a port number, Port also adds an error.
 func (f *Form) Port(standard string) string {
 	port := f.Get("Port")
 	if port == "" {
@@ -63,8 +63,9 @@ func (f *Form) Port(standard string) string {
 	return port
 }
 
-// HostPort returns the host part of a URL, built from the fields Hostname and Port. If Port is
-// empty, it uses the port standard. It adds an error for an invalid host or port.
+// HostPort returns the host part of a URL, built from the fields Hostname and Port. If the field
+// Port is empty, HostPort uses the argument standard instead. HostPort adds an error for an
+// invalid host or port.
 func (f *Form) HostPort(standard string) string {
 	host := strings.Trim(f.Get("Hostname"), "[]")
 	if !Host(host) {

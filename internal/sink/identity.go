@@ -25,8 +25,8 @@ func JoinIdentity(scheme, host, path string, options url.Values) string {
 	return u.String()
 }
 
-// HostIdentity returns the canonical spelling of a host and its port. If port is empty, it uses
-// the port standard. If both are empty, the result has no port.
+// HostIdentity returns the canonical spelling of a host and its port. If port is empty, the
+// argument standard is used instead. If both are empty, the result has no port.
 func HostIdentity(host, port, standard string) string {
 	if !strings.HasPrefix(host, "/") { // the directory of a socket
 		host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
@@ -44,7 +44,7 @@ func HostIdentity(host, port, standard string) string {
 }
 
 // HostsIdentity returns the canonical spelling of a comma-separated list of hosts: sorted and
-// without duplicates. A host without a port gets the port standard.
+// without duplicates. The argument standard is the default port of each host.
 func HostsIdentity(list, standard string) string {
 	var hosts []string
 	for one := range strings.SplitSeq(list, ",") {
@@ -70,8 +70,8 @@ func PickOptions(query url.Values, names ...string) url.Values {
 }
 
 // Spelling returns the part of a URL that earlier versions used to identify a destination in the
-// data directory. The URL may be masked. Spelling is not a reliable identity: different URLs of
-// one destination may give different results, and some destinations have the same result.
+// data directory. The URL may be masked. Spelling is not a reliable identity: two URLs of one
+// destination may give different results, and two destinations may give the same result.
 func Spelling(raw string) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {

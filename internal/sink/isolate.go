@@ -2,11 +2,11 @@ package sink
 
 import "github.com/shopmonkeyus/eds/internal/fault"
 
-// Isolate finds the items that load refuses. It calls load with the range of all n items. If load
-// refuses a range as poison, Isolate calls it with each half of that range. For each single item
-// that load refuses, Isolate calls refused with the item's index and the reason. Both functions
-// are called in the order of the items. Isolate stops at any other error of load, and at any
-// error of refused, and returns that error.
+// Isolate finds the items that the callback load refuses. It first calls load with the range of
+// all n items. If load refuses a range as poison, Isolate calls load with each half of that range.
+// For each single item that load refuses, Isolate calls the callback refused with the item's index
+// and the reason. Both callbacks are called in the order of the items. Isolate stops at any other
+// error of a callback, and returns that error.
 func Isolate(n int, load func(from, to int) error, refused func(i int, reason error) error) error {
 	if n == 0 {
 		return nil

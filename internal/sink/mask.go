@@ -13,9 +13,9 @@ var secretName = regexp.MustCompile(`(?i)(pass|secret|token|key|credential|sas)`
 // SecretOption reports whether the name of an option suggests that its value is secret.
 func SecretOption(name string) bool { return secretName.MatchString(name) }
 
-// MaskURL returns raw in a form that logs and HQ may show. It replaces the password, and the
-// value of every option that d does not declare as harmless, by ***. Placeholders stay, because
-// they do not reveal a value.
+// MaskURL returns the URL raw in a form that logs and HQ may show. It replaces the password, and
+// the value of every option that d does not declare as harmless, by ***. Placeholders stay,
+// because they do not reveal a value.
 func MaskURL(raw string, d Driver) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
@@ -51,7 +51,7 @@ func maskHead(head string) string {
 var separators = strings.NewReplacer("%3B", ";", "%3b", ";", "%3D", "=", "%3d", "=")
 
 // maskPairs masks the values of name=value pairs. It does not mask placeholders, or values for
-// which shows returns true.
+// which the callback shows returns true.
 func maskPairs(text, separator string, shows func(name, value string) bool) string {
 	pairs := strings.Split(text, separator)
 	for i, pair := range pairs {

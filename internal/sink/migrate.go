@@ -2,11 +2,11 @@ package sink
 
 import "github.com/shopmonkeyus/eds/internal/schema"
 
-// MigrateTables migrates tables so that a refused table does not affect the others. It calls
-// migrate once with all tables. If that call fails, it calls migrate for each table separately,
-// and returns the tables that failed with their errors. If general reports that an error does not
-// concern a single table, such as a connection error, MigrateTables returns that error as err
-// instead.
+// MigrateTables migrates tables so that a refused table does not affect the others. It calls the
+// callback migrate once with all tables. If that call fails, it calls migrate for each table
+// separately, and returns each table that failed, together with its error. If the callback general
+// reports that an error, such as a connection error, does not concern a single table,
+// MigrateTables returns only that error, as err.
 func MigrateTables(
 	tables []*schema.Table, migrate func([]*schema.Table) error, general func(error) bool,
 ) (refused map[*schema.Table]error, err error) {

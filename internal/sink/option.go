@@ -67,8 +67,8 @@ type Values struct {
 }
 
 // ParseOptions reads the options of target. An option that is absent or empty has its default
-// value. Errors are fatal and name the option. They never quote its value, which may be a secret,
-// even one that was meant for another option.
+// value. Errors are fatal and name the option. They never quote the option's value, which may be a
+// secret, or even the secret of another option.
 func ParseOptions(target *url.URL, options []Option) (Values, error) {
 	v := Values{declared: make(map[string]*Option), given: make(url.Values), parsed: make(map[string]any)}
 	names := make(map[string]string) // declared names by name and alias
@@ -198,8 +198,9 @@ func (v Values) File(name string) ([]byte, error) {
 
 // RejectedOptions returns the error for options that a client library does not accept. Use it
 // instead of the library's own error, which may quote their values. The parameter accepts is a
-// function that reports whether the library accepts the given options. RejectedOptions names the
-// first option that the library does not accept even alone.
+// function that reports whether the library accepts the given options. RejectedOptions calls
+// accepts with each option alone, and names the first option that the library does not accept. If
+// the library accepts each option alone, the error names all options.
 func RejectedOptions(query url.Values, accepts func(url.Values) bool) error {
 	names := slices.Sorted(maps.Keys(query))
 	for _, name := range names {

@@ -60,8 +60,8 @@ func (Bool) harmless() bool { return true }
 // Int accepts a number from Min to Max. If Max is 0, there is no upper bound.
 type Int struct {
 	Min, Max int
-	// None is one more valid number, which asks for no particular value. If None is 0, there is
-	// no such number.
+	// None is a number that is also valid, and asks for no particular value. If None is 0, there
+	// is no such number.
 	None int
 }
 

@@ -15,12 +15,12 @@ import (
 // snapshots, the states of its tables, and the processes that write to it.
 type Recorder interface {
 	Checkpointer
-	// Records reads the records. It creates the tables of the records if they are missing, but
-	// writes no rows.
+	// Records reads the destination's records. If tables for the records are missing, it creates
+	// them without rows.
 	Records(ctx context.Context) (Records, error)
 	// Begin makes this process the owner of the checkpoint, in one transaction. It returns the
-	// epoch that this process uses for all later writes. If the records have changed since
-	// Records returned them, it fails with a *ReopenError.
+	// epoch that this process uses for all later writes. If the records have changed since Records
+	// returned them, Begin fails with a *ReopenError.
 	Begin(ctx context.Context, b Beginning) (epoch int64, err error)
 	// Check returns an error if the checkpoint has changed since the last write of this process.
 	// It also shows other processes that this process is alive. Check is called while no batch is
@@ -28,19 +28,20 @@ type Recorder interface {
 	Check(ctx context.Context) error
 	// AwaitWriters watches the checkpoints for a while. It returns a *WriterError if another
 	// process moves one of them. It ignores this process, processes with the epoch Env.Epoch, and
-	// processes that follow only other companies. Unless own is set, it also ignores processes of
-	// Env.Consumer. An import has no consumer, so it ignores no consumer's process.
+	// processes that follow only other companies. If the parameter own is false, it also ignores
+	// processes with the consumer Env.Consumer. An import has no consumer, so there are no such
+	// processes.
 	AwaitWriters(ctx context.Context, own bool) error
-	// FinishImport marks snapshots of the imported tables as Whole if they have the given scope
-	// and are not merged. It deletes the snapshots of tables that are not in source.
+	// FinishImport marks a snapshot of an imported table as Whole if the snapshot has the given
+	// scope and is not merged. It deletes the snapshots of tables that are not in source.
 	FinishImport(ctx context.Context, scope Scope, imported, source []string) error
 	// ApplyTables is like Apply, but also records the given states of tables, in the same
 	// transaction. If a state is OK and its Applied is not above the checkpoint, ApplyTables
 	// deletes the table's record instead.
 	ApplyTables(ctx context.Context, b *change.Batch, states []TableState) error
-	// Advance applies the changes in b, all of them to the tables of states, and records states.
-	// It does both in one transaction, which does not move the checkpoint's position. If the
-	// Applied of every state is already recorded, Advance does nothing.
+	// Advance applies the changes in b and records the given states, in one transaction. All of
+	// the changes belong to the tables of these states. The checkpoint's position does not change.
+	// If the Applied of every state is already recorded, Advance does nothing.
 	Advance(ctx context.Context, b *change.Batch, states []TableState) error
 }
 
@@ -57,7 +58,8 @@ type Records struct {
 	Checkpoint *Recorded
 	// Snapshots are the snapshots of all tables.
 	Snapshots []LoadRecord
-	// Tables are the states of tables that are not simply up to date with the checkpoint.
+	// Tables are the states of all tables except those that are OK and not ahead of the
+	// checkpoint.
 	Tables []TableState
 	// Unavailable says why the destination cannot keep records, and names the missing permission.
 	// The destination then has only a checkpoint. If Unavailable is nil, the destination keeps
@@ -166,8 +168,9 @@ type Beginning struct {
 
 // SnapshotLoad is a Load that can record its snapshot at the destination.
 type SnapshotLoad interface {
-	// Record makes Finish record s, in the same transaction that puts the rows in place. The load
-	// sets s.Rows and s.Generation. Record returns false if the destination keeps no records.
+	// Record asks Finish to store s in the records, in the same transaction that puts the rows in
+	// place. The load sets s.Rows and s.Generation. Record returns false if the destination keeps
+	// no records.
 	Record(s LoadRecord) bool
 }
 

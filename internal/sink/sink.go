@@ -18,9 +18,9 @@ import (
 // Sink delivers batches to one destination. The calls of Apply are serial, in stream order.
 //
 // If Apply returns nil, every change of the batch is durable at the destination. After an error,
-// Apply may be called again with the same batch, or with parts of it in order. The result must be
-// the same, even if the first call was durable and only its response was lost. The caller owns
-// the batch: a sink must not change it or keep any part of it.
+// Apply may be called again with the same batch, or with consecutive parts of it, in order. The
+// result must be the same, even if the first call was durable and only its response was lost. The
+// caller owns the batch: a sink must not change it or keep any part of it.
 //
 // Errors have a fault.Class: transient by default, poison if one of the batch's events can never
 // be applied, or fatal if only the operator can resolve the problem. Errors must not include a
@@ -29,13 +29,13 @@ type Sink interface {
 	Apply(ctx context.Context, b *change.Batch) error
 	// Probe returns nil if the sink would work: the destination is reachable, accepts the
 	// credentials, and grants the needed permissions. Probe may write to the destination, but
-	// removes everything that it wrote. It must also work before the table, file or topic that
-	// the sink writes to exists.
+	// removes everything that it wrote. It must also work if the sink's table, file or topic does
+	// not exist yet.
 	Probe(ctx context.Context) error
-	// BeginLoad begins to load one table from a snapshot, or resumes a load of the same job that
-	// was interrupted. A sink that keeps rows stages them next to the live table, which does not
-	// change until Finish. Loads of different tables, and of different jobs, may run
-	// concurrently. If mode replaces rows, t must have the columns that Scope.Columns needs.
+	// BeginLoad starts to load one table from a snapshot, or resumes an interrupted load of the
+	// same job. A sink that keeps rows stages them next to the live table, which does not change
+	// until Finish. Loads of different tables, and of different jobs, may run concurrently. If
+	// mode replaces rows, t must have the columns that Scope.Columns needs.
 	BeginLoad(ctx context.Context, job string, t *schema.Table, mode LoadMode, scope Scope) (Load, error)
 	// Close disconnects from the destination. It does not flush: only batches that Apply has
 	// returned nil for are durable.
@@ -51,9 +51,9 @@ type Checkpointer interface {
 	ResetCheckpoint(ctx context.Context) error
 }
 
-// Identifier is a sink that keeps events, and whose destination can store an id. If the
-// destination lacks the id, it is not the one that eds wrote to: for example, it was emptied, or
-// its file system is not mounted.
+// Identifier is a sink that keeps events, and whose destination can store an id. If the id is
+// missing, this is not the destination that eds wrote to: for example, it was emptied, or the file
+// system is not mounted.
 type Identifier interface {
 	// ID returns the id that the destination stores, or "" if it stores none. It writes nothing.
 	ID(ctx context.Context) (string, error)
@@ -84,8 +84,8 @@ var ErrForeign = errors.New("the table was not made by eds")
 
 // Adopter is a sink that recognizes tables that eds did not create.
 type Adopter interface {
-	// Adopt returns ErrForeign if the destination has a table with t's name that has rows and
-	// that eds would not have created. It changes nothing.
+	// Adopt returns ErrForeign if the destination's table with t's name has rows and cannot have
+	// been created by eds. It changes nothing.
 	Adopt(ctx context.Context, t *schema.Table) error
 }
 
@@ -115,8 +115,8 @@ var ErrLoadLost = errors.New("the loaded rows are lost")
 
 // Load is the load of one table. Its methods are called serially.
 type Load interface {
-	// Loaded reports whether this run or an earlier run of the job loaded the file, and its rows
-	// are still staged.
+	// Loaded reports whether this run or an earlier run of the job has loaded the file. It returns
+	// false if the file's rows are no longer staged.
 	Loaded(file string) bool
 	// LoadFile stages all rows of one file, or none if it returns an error. It returns the number
 	// of rows in the file. Each row is valid only until the next row is requested.
@@ -263,8 +263,8 @@ type Env struct {
 	Epoch int64
 	// Writer is this process.
 	Writer Writer
-	// After makes the sink write a row only if its clock is newer than that of the destination's
-	// row (update_strategy "after").
+	// After makes the sink write a row only if the clock of the change is newer than the clock of
+	// the destination's row (update_strategy "after").
 	After bool
 	// Access renews secrets, and decides how to treat a refusal. If Access is nil, the sink keeps
 	// the URL that was passed to Open.

@@ -115,8 +115,8 @@ func (l *eventLoad) LoadRows(
 	return n - out, l.record(ctx, file)
 }
 
-// eachBatch converts the rows to batches of events, within the limits. It calls do with each
-// batch and the number of the batch's first row. It returns the number of rows.
+// eachBatch converts the rows to batches of events, within the limits. It calls the callback do
+// with each batch and the number of the batch's first row. It returns the number of rows.
 func (l *eventLoad) eachBatch(rows iter.Seq2[*change.Row, error], do func(events []*cdc.Event, first int64) error) (n int64, err error) {
 	limits := l.loader.Limits
 	decoder := cdc.NewDecoder()
@@ -146,7 +146,7 @@ func (l *eventLoad) eachBatch(rows iter.Seq2[*change.Row, error], do func(events
 	return n, do(events, n-int64(len(events))+1)
 }
 
-// record records that the file is loaded, for this run and later runs.
+// record marks the file as loaded, for this run and later runs.
 func (l *eventLoad) record(ctx context.Context, file string) error {
 	if l.loader.Files != nil {
 		if err := l.loader.Files.Add(ctx, l.job, l.table.Name, file); err != nil {

@@ -78,8 +78,8 @@ func cut(segment, text string, limit int) string {
 // own is the name of eds's own directory among files and objects.
 const own = "_eds"
 
-// escape escapes every byte for which plain returns false. It also escapes a dot or blank at
-// either end, and the first letter of a name that is reserved by Windows or for eds's own
+// escape escapes every byte for which the callback plain returns false. It also escapes a dot or
+// blank at either end, and the first letter of a name that is reserved by Windows or for eds's own
 // directory.
 func escape(text string, plain func(c byte) bool) string {
 	var b strings.Builder

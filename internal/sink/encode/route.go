@@ -23,8 +23,8 @@ type Route struct {
 // IsTemplate reports whether a name is a template, which contains {{.
 func IsTemplate(name string) bool { return strings.Contains(name, "{{") }
 
-// ParseRoute parses name, which is a fixed name or a template. The function legal converts a name
-// that a template gives to a name that the destination accepts. kind is the kind of the name,
+// ParseRoute parses name, which is a fixed name or a template. The callback legal converts the
+// result of a template into a name that the destination accepts. kind is the kind of the name,
 // such as "topic", for messages.
 func ParseRoute(kind, name string, legal func(name string) string) (*Route, error) {
 	if !IsTemplate(name) {

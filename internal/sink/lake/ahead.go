@@ -14,10 +14,10 @@ const (
 	buffers = 8
 )
 
-// ahead fills blocks with the events, up to atOnce in each, and calls use with each block, in
-// order, until use fails. While use handles a block, another goroutine fills the next blocks,
-// because filling a block takes about as long as compressing it. The function fresh returns a new
-// block. ahead reuses blocks.
+// ahead fills blocks with up to atOnce events each. It passes each filled block to the callback
+// use, in the order of the events, until that callback fails. While the callback handles a block,
+// another goroutine fills the next blocks, because filling a block takes about as long as
+// compressing it. The callback fresh returns a new block. ahead reuses blocks.
 func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events []*cdc.Event), use func(T) error) error {
 	if len(events) <= atOnce {
 		only := fresh()

@@ -47,7 +47,7 @@ type plain struct{ io.Writer }
 
 func (plain) Close() error { return nil }
 
-// resettable is a writer that can start another frame after one is closed.
+// resettable is a writer that can start another frame after Close.
 type resettable interface {
 	io.WriteCloser
 	Reset(w io.Writer)

@@ -136,8 +136,8 @@ func (e *Encoder) FrameWriter(w io.Writer) (io.WriteCloser, error) {
 	return e.frames.Compression.writer(w)
 }
 
-// Spool writes the part's file to a temporary file. It calls use with that file, positioned at
-// its start, and its size. Spool removes the temporary file.
+// Spool writes the part's file to a temporary file. It passes that file, positioned at the start,
+// and the file's size to the callback use. Spool removes the temporary file.
 func (e *Encoder) Spool(p *Part, use func(f *os.File, size int64) error) (err error) {
 	f, err := os.CreateTemp("", "eds-spool-")
 	if err != nil {

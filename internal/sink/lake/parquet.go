@@ -64,8 +64,8 @@ func isOwn(name string) bool {
 	return false
 }
 
-// text is the encoding of a column of mostly different texts, which every reader supports.
-// repeated is the encoding of a column with few different texts.
+// text sets the encoding for a column whose texts are mostly different. Every reader supports this
+// encoding. repeated sets the encoding for a column that has few different texts.
 func text(n parquet.Node) parquet.Node     { return parquet.Encoded(n, &parquet.Plain) }
 func repeated(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.RLEDictionary) }
 

@@ -33,7 +33,7 @@ func newRowBlock(e *Encoder, c *columns, t *schema.Table, nulls []parquet.Value)
 	return &rowBlock{encoder: e, columns: c, table: t, nulls: nulls, values: slices.Clone(nulls)}
 }
 
-// nulls returns the values of a block of rows that have no value.
+// nulls returns the values of a block of rows in which every column is null.
 func (c *columns) nulls() []parquet.Value {
 	nulls := make([]parquet.Value, len(c.file.Columns())*atOnce)
 	for i := range nulls {
@@ -98,7 +98,7 @@ func (r *rowBlock) set(column int, v parquet.Value, level int) {
 	*r.at(position) = v.Level(0, level, position)
 }
 
-// hold returns a copy of the text, which it appends to scratch.
+// hold appends the text to scratch, and returns the copy in scratch.
 func (r *rowBlock) hold(text string) []byte {
 	start := len(r.scratch)
 	r.scratch = append(r.scratch, text...)
@@ -138,8 +138,8 @@ func (r *rowBlock) adjusted(table, column string, flaws value.Flaw) {
 	}
 }
 
-// image stores the members of the row in their columns. It adds a member to the rest if the
-// member has no column, or if its column cannot hold the value.
+// image stores the members of the row in their columns. If a member has no column, or the column
+// cannot hold the value, the member is added to the rest.
 func (r *rowBlock) image(e *cdc.Event, image []byte) {
 	r.rest = r.rest[:0]
 	m, err := rawjson.OpenObject(image)

@@ -14,8 +14,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// advances reports whether the loads of the sink are sink.Advancers. This is so for sinks that
-// keep records.
+// advances reports whether the loads of the sink are sink.Advancers. They are if the sink keeps
+// records.
 func advances(c features) bool { return c.records }
 
 var advanceChecks = []property{
@@ -241,7 +241,8 @@ func checkAdvanceColumns(h *harness) {
 	h.expect(s, t)
 }
 
-// checkAdvanceFaults breaks Advance, of two consecutive batches, at each of its steps.
+// checkAdvanceFaults applies two consecutive batches with Advance, and breaks these calls at each
+// of their steps.
 func checkAdvanceFaults(h *harness) {
 	env := h.env()
 	importing(&env)

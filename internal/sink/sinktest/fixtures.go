@@ -17,9 +17,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Table returns version v1 of a table. Each column has the form "name type", with a type name of
-// a schema. The parameter keys is the number of columns in the primary key, which are listed
-// first.
+// Table returns version v1 of a table. Each column has the form "name type"; the type is the name
+// of a schema type. The parameter keys is the number of columns in the primary key, which are
+// listed first.
 func Table(t testing.TB, name string, keys int, columns ...string) *schema.Table {
 	t.Helper()
 	types := map[string]schema.Type{
@@ -106,8 +106,8 @@ func (c *Changes) Delete(t *schema.Table, images ...string) *Changes {
 // Batch returns the changes added since its last call.
 func (c *Changes) Batch() *change.Batch { return c.builder.Batch() }
 
-// Repeat returns n texts, made of format. In the text with index i, each # is replaced with i as
-// three digits.
+// Repeat returns n texts, each made from format. In the text with index i, each # is replaced with
+// i as three digits.
 func Repeat(n int, format string) []string {
 	texts := make([]string, n)
 	for i := range texts {

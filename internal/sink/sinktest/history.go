@@ -27,7 +27,7 @@ var historyChecks = []property{
 
 func keepsHistory(c features) bool { return c.history }
 
-// storedEvent has the parts of a stored event that checks compare.
+// storedEvent has the parts of a stored event that are compared by the checks.
 type storedEvent struct {
 	ID, Table, Key, Op, After string
 	Imported                  bool

@@ -97,8 +97,8 @@ func checkOtherJob(h *harness) {
 	h.expectRows(s, t, loaded)
 }
 
-// resumeLoad loads the first of the images under the schema before. Then it resumes the load
-// under the schema after, over a new connection, and loads all images.
+// resumeLoad loads the first of the images, with the table in the argument before. Then it resumes
+// the load over a new connection, with the table in the argument after, and loads all images.
 func (h *harness) resumeLoad(before, after *schema.Table, images []string, changes ...func(*sink.Env)) sink.Sink {
 	h.Helper()
 	l := h.begin(h.open(), "job", before, sink.Replace)

@@ -25,8 +25,9 @@ var loadRowsChecks = []property{
 	},
 }
 
-// withRefusedRows returns a table, images of its rows, and the numbers and images of those rows
-// that the sink refuses. ok is false if the sink accepts every value.
+// withRefusedRows returns a table, and images of its rows. The sink refuses some of these rows.
+// Each element of bad has the number and the image of a refused row. ok is false if the sink
+// accepts every value.
 func (h *harness) withRefusedRows() (t *schema.Table, images, bad []string, ok bool) {
 	h.Helper()
 	t, row, ok := h.poisonRow()
@@ -150,7 +151,8 @@ func checkLoadRowsNone(h *harness) {
 	h.expectOthers(s, l, t, nil, nil)
 }
 
-// checkLoadRowsFaults breaks a load that has two refused rows at each of its steps.
+// checkLoadRowsFaults loads a file with two rows that the sink refuses, and breaks the load at
+// each of its steps.
 func checkLoadRowsFaults(h *harness) {
 	t, row, ok := h.poisonRow()
 	if !ok {
@@ -192,7 +194,7 @@ func checkLoadRowsFaults(h *harness) {
 }
 
 // loadRowsOnce loads images from one file, unless an earlier run of the job has loaded the file.
-// It adds the refused rows to seen.
+// It adds the refused rows to the map seen.
 func (h *harness) loadRowsOnce(s sink.Sink, t *schema.Table, images []string, job int, seen map[string]bool) (rows int64, err error) {
 	ctx, cancel := context.WithTimeout(h.ctx(), h.patience())
 	defer cancel()

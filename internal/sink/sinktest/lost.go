@@ -32,8 +32,8 @@ var lostChecks = []property{
 	},
 }
 
-// expectTableError checks that err is a sink.TableError about the table, and whether it is
-// sink.ErrMissing.
+// expectTableError checks that err is a sink.TableError about the table. The cause must be
+// sink.ErrMissing if missing is true, and must be another error otherwise.
 func (h *harness) expectTableError(err error, table string, missing bool) {
 	h.Helper()
 	refused := new(sink.TableError)

@@ -126,8 +126,9 @@ func (m *Memory) answers(ctx context.Context) error {
 // errGone is the error of a broken call.
 var errGone = errors.New("the destination is gone")
 
-// call runs do as one transaction, with m locked. If a fault is due, it returns errGone: without
-// running do in mode Lost, or after running it in mode Answered.
+// call runs the callback do as one transaction, with m locked. If a fault is due, call returns
+// errGone. In mode Lost, it does not run the callback. In mode Answered, it runs the callback
+// first.
 func (m *Memory) call(ctx context.Context, do func() error) error {
 	if err := m.answers(ctx); err != nil {
 		return err

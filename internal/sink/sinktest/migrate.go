@@ -48,7 +48,7 @@ func checkMigrateTwice(h *harness) {
 	}
 }
 
-// samples has one value of each type, which a key column might have.
+// samples has one value of each type that a key column might have.
 var samples = map[schema.Type]string{
 	schema.String: `"text"`, schema.Enum: `"open"`, schema.DateTime: `"2026-01-02T03:04:05.123456Z"`, schema.Integer: `-42`,
 	schema.Number: `0.25`, schema.Boolean: `true`, schema.Object: `{"a":[1]}`, schema.Array: `[{"b":null}]`,

@@ -200,8 +200,9 @@ func (p *Proxy) pass(n int) int {
 	return n
 }
 
-// passed is called after bytes of an answer were forwarded. It cuts the connections if no more
-// bytes may pass. In mode Answered, it leaves them open until the server answers another request.
+// passed is called after bytes of an answer were forwarded. In mode Lost, it cuts the connections
+// if no more bytes may pass. In mode Answered, the connections stay open until the server answers
+// another request.
 func (p *Proxy) passed() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

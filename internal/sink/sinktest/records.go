@@ -127,7 +127,8 @@ func (h *harness) sql(statement string) {
 	h.config.SQL(h.outer, h.url, statement)
 }
 
-// expectReopen checks that err is a sink.ReopenError, and whether an import is its reason.
+// expectReopen checks that err is a sink.ReopenError, and that its Imported equals the argument
+// imported.
 func (h *harness) expectReopen(err error, imported bool) {
 	h.Helper()
 	reopen := new(sink.ReopenError)
@@ -156,7 +157,8 @@ func (h *harness) expectWriter(err error, host string) {
 	}
 }
 
-// refused applies a change of t with s, which must fail and have no effect. It returns the error.
+// refused applies a change of t with s, and returns the error. The call must fail and have no
+// effect.
 func (h *harness) refused(s sink.Sink, t *schema.Table) error {
 	h.Helper()
 	before := h.model(t.Name).clone()

@@ -181,7 +181,7 @@ func checkLoadsAtOnce(h *harness) {
 }
 
 // checkLoadsAreFollowed finishes loads concurrently. A server calls Begin again after each load.
-// It must have seen every snapshot that the records list as followed.
+// The server must have seen every snapshot that the records list as followed.
 func checkLoadsAreFollowed(h *harness) {
 	s, server := h.open(importing), h.server(process("one"))
 	begin := func() (r sink.Records, seen map[string]bool) {

@@ -73,8 +73,8 @@ func (r *Rotation) Open(d sink.Driver, raw string, env sink.Env) (sink.Sink, err
 	return s, err
 }
 
-// Waits checks that err is transient, and contains says but none of the secrets. The sink must
-// already have reported err as its health.
+// Waits checks that err is transient, that err contains the text of the argument says, and that
+// err contains none of the secrets. The sink must already have reported err as its health.
 func (r *Rotation) Waits(what string, err error, says string, secrets ...string) {
 	r.t.Helper()
 	r.mu.Lock()

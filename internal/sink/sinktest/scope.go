@@ -48,8 +48,8 @@ func jobs(h *harness, name string, keys ...string) *schema.Table {
 	return newTable(h, name, "1", len(keys), columns...)
 }
 
-// checkScope loads images, which are all in the scope, into a table that has the rows gone and
-// stay. The load must remove the rows in gone and keep the rows in stay.
+// checkScope loads images, which are all in the scope, into a table that has other rows. The load
+// must remove the rows in the argument gone, and keep those in the argument stay.
 func (h *harness) checkScope(t *schema.Table, scope sink.Scope, gone, stay, images []string, changes ...func(*sink.Env)) {
 	h.Helper()
 	s := h.open(changes...)
@@ -147,7 +147,8 @@ func checkNoCompanies(h *harness) {
 	h.expect(s, t)
 }
 
-// checkTwoJobs loads one table with two jobs, over two connections, whose steps alternate.
+// checkTwoJobs loads one table with two jobs, over two connections. The steps of the jobs
+// alternate.
 func checkTwoJobs(h *harness) {
 	one, t := withOldRows(h)
 	two := h.open()

@@ -35,8 +35,9 @@ type Config struct {
 	URL func(t testing.TB) string
 
 	// Untouched creates a destination that lacks the schema, file, directory or topic that eds
-	// creates before it writes. The function state describes everything in the destination.
-	// Untouched is nil if eds creates nothing before it writes, and History shows everything.
+	// creates before it writes. The returned function state describes everything in the
+	// destination. Untouched is nil if eds creates nothing before it writes, and History shows
+	// everything.
 	Untouched func(t testing.TB) (url string, state func() string)
 
 	// Foreign creates a table without eds, as another tool might have created it. Its columns

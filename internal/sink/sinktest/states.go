@@ -40,7 +40,7 @@ func (h *harness) advance(s sink.Sink, steps []textChange, states ...sink.TableS
 	}
 }
 
-// expectStates compares the recorded position and states.
+// expectStates compares the recorded position and states with the arguments.
 func (h *harness) expectStates(at cdc.Position, states ...sink.TableState) {
 	h.Helper()
 	s := h.open()

@@ -27,8 +27,8 @@ type rawValue struct {
 	// refusable says that a destination may refuse the value as poison.
 	refusable bool
 	// exact is a part of the raw text that is present whenever the value was stored unchanged. If
-	// a stored value lacks it, a rule has changed the value, and must be counted. exact is "" for
-	// values that no rule changes.
+	// a stored value lacks this part, a rule has changed the value, and the change must be
+	// counted. exact is "" for values that no rule changes.
 	exact string
 }
 

@@ -34,8 +34,9 @@ func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
 	})
 }
 
-// foreign returns the reason why eds cannot have created the table real for t, or "" if it may
-// have created it. An older version of t may have had fewer columns, but at least half of them.
+// foreign returns the reason why the table described by real cannot have been created by eds for
+// t. It returns "" if eds may have created the table. An older version of t may have had fewer
+// columns, but at least half of them.
 func (s *Sink) foreign(t *schema.Table, real *RealTable) string {
 	var want, key []string
 	for _, c := range t.Columns[:t.Keys] {

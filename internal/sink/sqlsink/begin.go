@@ -12,9 +12,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// fenced returns the checkpoints that other processes must no longer move: those of this
-// consumer, and those of other consumers that cover the same changes. A server may still use such
-// a checkpoint if it was disconnected while this process looked for writers.
+// fenced returns the checkpoints that other processes must no longer move: those of this consumer,
+// and those of other consumers that cover the same changes. A server may still use such a
+// checkpoint if the server was disconnected while this process looked for writers.
 func (s *Sink) fenced(all []checkpoint) []checkpoint {
 	rows := s.ofConsumer(all)
 	for i := range all {
@@ -103,7 +103,8 @@ func (s *Sink) first(b sink.Beginning) (checkpoint, states) {
 	return next, after
 }
 
-// same reports whether r and now agree in all records that Begin depends on.
+// same reports whether r equals the newly read records in now, in everything that Begin depends
+// on.
 func (r *engineRecords) same(now *engineRecords) bool {
 	if (r.own == nil) != (now.own == nil) || latestSnapshot(r.snapshots) != latestSnapshot(now.snapshots) || r.id != now.id {
 		return false
@@ -111,8 +112,8 @@ func (r *engineRecords) same(now *engineRecords) bool {
 	return r.own == nil || r.own.position == now.own.position && r.own.epoch == now.own.epoch && r.own.generation == now.own.generation
 }
 
-// reopen returns the error for records that have changed from r to now, so that the sink must be
-// opened again.
+// reopen returns the error that the sink must be opened again, because the newly read records in
+// now differ from r.
 func (r *engineRecords) reopen(now *engineRecords) *sink.ReopenError {
 	was, is := latestSnapshot(r.snapshots), latestSnapshot(now.snapshots)
 	before, after := *r, *now
@@ -131,8 +132,9 @@ func (r *engineRecords) reopen(now *engineRecords) *sink.ReopenError {
 	return &sink.ReopenError{Reason: "the records of the destination have changed"}
 }
 
-// begin writes, in tx, the identity, the snapshots of b, the states after, the checkpoint next,
-// and the new epoch of all fenced checkpoints.
+// begin writes these records in the transaction tx: the identity, the snapshots of b, the table
+// states in the parameter after, the checkpoint in the parameter next, and the new epoch of all
+// fenced checkpoints.
 func (s *Sink) begin(ctx context.Context, tx Tx, now *engineRecords, next *checkpoint, after states, b sink.Beginning) error {
 	if now.id == "" {
 		if err := s.writeID(ctx, tx, s.layouts[s.ownTables[destinationTable]]); err != nil {

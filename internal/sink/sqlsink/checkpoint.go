@@ -71,7 +71,7 @@ func (s *Sink) key() checkpointKey {
 	return checkpointKey{s.env.Stream, s.env.Consumer, keyText(s.env.Filter)}
 }
 
-// keyText returns text if it is short enough for a key, or else its hash.
+// keyText returns the given text, or a hash of the text if the text is too long for a key.
 func keyText(text string) string {
 	if len(text) <= maxFilter {
 		return text
@@ -204,8 +204,9 @@ func (s *Sink) readOwnStates(ctx context.Context, conn Conn) (none states, err e
 	return readStates(ctx, conn, l, s.env.Consumer)
 }
 
-// hold makes found, which is nil if no checkpoint is stored yet, and stored the current
-// checkpoint and states of this process. From then on, another value in the database is an error.
+// hold remembers the stored checkpoint and states as those that this process stored last. The
+// checkpoint, in the parameter found, is nil if none is stored yet. From then on, another value in
+// the database is an error.
 func (s *Sink) hold(found *checkpoint, stored states) {
 	s.position, s.low, s.attempted, s.known, s.held = cdc.Position{}, cdc.Position{}, cdc.Position{}, true, true
 	s.states = stored
@@ -214,8 +215,8 @@ func (s *Sink) hold(found *checkpoint, stored states) {
 	}
 }
 
-// checkHeld returns an error if found, the stored checkpoint, is neither the checkpoint that this
-// process stored last nor one whose transaction had an unknown outcome.
+// checkHeld checks the stored checkpoint, given by found. It returns an error unless this process
+// stored that checkpoint last, or tried to store it in a transaction whose outcome is unknown.
 func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	switch {
 	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // no checkpoint was stored yet
@@ -235,8 +236,8 @@ func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	return nil
 }
 
-// consumerOf returns the consumer of the process that has taken over the checkpoint c. It finds
-// that process among all checkpoints by its epoch. If the process has stopped, consumerOf returns
+// consumerOf returns the consumer of the process that has taken over the checkpoint c. It searches
+// all checkpoints for the epoch of that process. If the process has stopped, consumerOf returns
 // c's own consumer.
 func consumerOf(c *checkpoint, all []checkpoint) string {
 	for i := range all {

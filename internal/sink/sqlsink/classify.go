@@ -12,10 +12,9 @@ type ConnectionError struct{ Err error }
 func (e *ConnectionError) Error() string { return e.Err.Error() }
 func (e *ConnectionError) Unwrap() error { return e.Err }
 
-// ClassifyError classifies an error of a session. If the server returned the error, which then
-// has type E, the function classify decides. Otherwise the network caused the error, and the
-// session is lost. The exception is an error that already has a class, because eds itself refused
-// a value.
+// ClassifyError classifies an error of a session. For an error of type E, which comes from the
+// server, it calls the callback classify. An error that already has a class is eds's own refusal
+// of a value. Any other error comes from the network, so the session is lost.
 func ClassifyError[E error](err error, classify func(E) Verdict) Verdict {
 	broken := errors.As(err, new(*ConnectionError))
 	var server E

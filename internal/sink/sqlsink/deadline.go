@@ -49,11 +49,11 @@ const (
 	maxExtensions      = 72 // if Work.Progress is unknown
 )
 
-// Await returns the context of a call. The context is canceled if the server makes no progress
-// for limit. A server that builds an index or moves many rows sends nothing for a long time. If
-// limit passes and the function working is not nil, the Deadline calls working, which asks the
-// server over another session whether it is still working on the call. If so, the call gets an
-// extension. The caller must call Deadline.End.
+// Await returns the context of a call. The context is canceled if the server makes no progress for
+// limit. A server that builds an index or moves many rows sends nothing for a long time. If the
+// limit passes, the Deadline therefore calls the callback working, unless that is nil. The
+// callback asks the server, over another session, whether the call is still in progress. If so,
+// the call gets an extension. The caller must call Deadline.End.
 func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) Work) (context.Context, *Deadline) {
 	d := &Deadline{limit: limit, working: working, since: time.Now()}
 	ctx, d.cancel = context.WithCancelCause(ctx)
@@ -84,7 +84,7 @@ func (d *Deadline) Resume() {
 	d.paused, d.since, d.extensions = false, time.Now(), 0
 }
 
-// End ends the call, and waits until no call of the function working is running.
+// End ends the call. If the callback working is running, End waits until it returns.
 func (d *Deadline) End() {
 	d.mu.Lock()
 	d.ended = true
@@ -175,7 +175,7 @@ type CallLimit struct {
 	long atomic.Bool // set by AllowLong
 }
 
-// Await starts a call like the function Await, with the limit and the function of p.
+// Await starts a call like the function Await, with p's limit and with the function Working.
 func (p *CallLimit) Await(ctx context.Context) (context.Context, *Deadline) {
 	return Await(ctx, p.Limit, func(ctx context.Context) Work {
 		if !p.long.Load() {
@@ -185,8 +185,8 @@ func (p *CallLimit) Await(ctx context.Context) (context.Context, *Deadline) {
 	})
 }
 
-// AllowLong lets calls take as long as the server is working on them, until DisallowLong is
-// called. It returns DisallowLong.
+// AllowLong lets each call take as long as the server is working on it. DisallowLong, which
+// AllowLong returns, ends this effect.
 func (p *CallLimit) AllowLong() (hurry func()) {
 	p.long.Store(true)
 	return p.DisallowLong

@@ -48,8 +48,8 @@ func (d *ValueDecoder) Refuse(err error) error {
 	return fault.Mark(fault.Poison, fmt.Errorf("value of %s.%s (%s): %w", d.table, d.column, d.Type, err))
 }
 
-// Adjust counts a value that rule a changes. It returns ErrKeyChanged if the column is part of
-// the key. It does nothing if the dialect has no such rule.
+// Adjust counts a value that is changed by the rule for the adjustment a. It returns ErrKeyChanged
+// if the column is part of the key. It does nothing if the dialect has no such rule.
 func (d *ValueDecoder) Adjust(a Adjustment) error {
 	rule := d.rules[a].Name
 	switch {
@@ -117,8 +117,8 @@ func (d *ValueDecoder) Uint(raw []byte, bits int) (uint64, error) {
 	return n, err
 }
 
-// Float reads a floating-point number of 32 or 64 bits. A number that is not exact is rounded, by
-// the rule RoundFloat.
+// Float reads a floating-point number of 32 or 64 bits. A number that such a float cannot
+// represent exactly is rounded, by the rule RoundFloat.
 func (d *ValueDecoder) Float(raw []byte, bits int) (float64, error) {
 	buf, text, err := d.number(raw)
 	if err != nil {
@@ -141,9 +141,9 @@ func (d *ValueDecoder) Decimal(raw []byte) (value.Decimal, error) {
 	return value.ParseDecimal(buf, text)
 }
 
-// Fixed reads a number with at most whole digits before the decimal point, and rounds it to scale
-// digits after the decimal point, by the rule RoundDecimal. The result's digits are valid until
-// the next number is read.
+// Fixed reads a number and rounds it by the rule RoundDecimal. The parameter whole is the maximum
+// number of digits before the decimal point, and scale is the number of digits after it. The
+// result's digits are valid until the next number is read.
 func (d *ValueDecoder) Fixed(raw []byte, whole, scale int) (value.Decimal, error) {
 	n, err := d.Decimal(raw)
 	if err != nil {
@@ -165,7 +165,8 @@ func (d *ValueDecoder) Fit(n value.Decimal, whole, scale int) (value.Decimal, er
 }
 
 // JSONFloat checks a number inside JSON text that the database stores as a 64-bit floating-point
-// number. If the number is not exact, JSONFloat counts an adjustment by the rule RoundJSON.
+// number. If such a float cannot represent the number exactly, JSONFloat counts an adjustment by
+// the rule RoundJSON.
 func (d *ValueDecoder) JSONFloat(number []byte) error {
 	_, exact, err := value.ParseFloat(d.Digits(number), number, 64)
 	if err != nil {

@@ -236,13 +236,13 @@ type Target struct {
 // ErrKeyChanged says that a column of the key cannot store a value unchanged.
 var ErrKeyChanged = errors.New("it is part of the key, and the column cannot hold it unchanged")
 
-// Write is the changes of one batch to one table. The caller owns the rows, which are valid only
+// Write has the changes of one batch to one table. The caller owns the rows, which are valid only
 // during the call.
 type Write struct {
 	Layout *Layout
 	// Deletes are rows that have only key columns, at most one per key, sorted by key. They are
-	// applied before the upserts. If a key is in both, its row was deleted and inserted again, so
-	// no value of the old row may remain.
+	// applied before the upserts. If a key is in both Deletes and Upserts, its row was deleted and
+	// inserted again, so no value of the old row may remain.
 	Deletes []change.Row
 	// Upserts are complete rows, at most one per key, sorted by key. Columns that are not in the
 	// layout keep their values, unless the row is new or its key is also in Deletes.
@@ -269,9 +269,9 @@ var ErrMoved = errors.New("another process has moved the checkpoint")
 // Conn is one session. It must not be used concurrently. After an error, either the session is
 // ready for the next call, with no open transaction, or Classify reports that it is Lost.
 type Conn interface {
-	// Tables describes the named tables that exist. If another kind of object has one of the
-	// names, and the database lists it among its tables, its description has Other set and no
-	// columns.
+	// Tables describes the named tables that exist. If one of the names belongs to another kind of
+	// object, and the database lists that object among its tables, Tables also describes the
+	// object, with Other set and no columns.
 	Tables(ctx context.Context, names []string) ([]*RealTable, error)
 	// Objects describes the named objects that exist.
 	Objects(ctx context.Context, names []string) ([]Object, error)
@@ -289,9 +289,9 @@ type Conn interface {
 	// of the layout's schema.Table. A row is valid only until the next one is yielded. Instants
 	// are RFC 3339 in UTC, with up to six fractional digits.
 	Read(ctx context.Context, l *Layout) iter.Seq2[*change.Row, error]
-	// Stage creates an empty staging table with the columns of live's real table, nullable if
-	// possible. Stage adds a key or an index only if that makes loading faster. Only eds uses the
-	// staging table.
+	// Stage creates an empty staging table with the columns of live's real table. The new columns
+	// are nullable if possible. Stage adds a key or an index only if that makes loading faster.
+	// Only eds uses the staging table.
 	Stage(ctx context.Context, live *Layout, name string) error
 	// Count returns the number of rows of the layout's real table that are in the layout's Scope.
 	Count(ctx context.Context, l *Layout) (int64, error)
@@ -319,17 +319,17 @@ type Tx interface {
 	// Write applies w.Deletes, then w.Upserts.
 	Write(ctx context.Context, w *Write) error
 	// Checkpoint stores c in the layout's table (see CheckpointTable), in the row of c's stream,
-	// consumer and filter. The parameter from is the position that the row must have before. The
-	// transaction fails with ErrMoved, either in Checkpoint or in Commit, and has no effect, in
-	// these cases: the stored position is not from; c is New but a row is stored; or c has an
-	// Epoch, and the stored row has another Epoch or Generation.
+	// consumer and filter. The parameter from is the position that the row must contain before
+	// this call. The transaction fails with ErrMoved, either in Checkpoint or in Commit, and has
+	// no effect, in these cases: the stored position is not from; c is New but a row is stored; or
+	// c has an Epoch, and the stored row has another Epoch or Generation.
 	Checkpoint(ctx context.Context, l *Layout, from cdc.Position, c Checkpoint) error
 	// Raise increments the generation of every row of CheckpointTable by one.
 	Raise(ctx context.Context, l *Layout) error
-	// Append adds rows to a staging table, which no other session uses, and returns by how many
-	// the table's number of rows has grown. If the staging table keeps only one row per key, the
-	// last row of a key replaces earlier ones, so the result may be less than the number of rows.
-	// If the sequence rows yields an error, Append returns that error unchanged.
+	// Append adds rows to a staging table, which no other session uses, and returns the increase
+	// of the table's number of rows. If the staging table keeps only one row per key, the last row
+	// of a key replaces earlier ones, so the result may be less than the number of rows. If the
+	// sequence rows yields an error, Append returns that error unchanged.
 	Append(ctx context.Context, stage *Layout, rows iter.Seq2[*change.Row, error]) (added int64, err error)
 	// Place puts the rows of a sealed staging table, which has one row per key, into the live
 	// table. In mode sink.Replace, they replace the live table's rows in its Scope. In mode

@@ -28,8 +28,8 @@ func matches(pattern, subject string) bool {
 	return len(p) == len(t)
 }
 
-// covered reports whether every table that was ever imported has a snapshot that is newer than
-// the generation since and includes the rows of the subject's company.
+// covered reports whether every table that was ever imported has a snapshot that includes the rows
+// of the subject's company, and whose generation is higher than the argument since.
 func covered(snapshots []sink.LoadRecord, since int64, subject string) bool {
 	company := cdc.SubjectCompany(subject)
 	has := make(map[string]bool) // by table

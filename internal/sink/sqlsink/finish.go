@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Record makes Finish record the snapshot s. It returns false if the destination keeps no
-// records.
+// Record asks Finish to store the snapshot s in the records. It returns false if the destination
+// keeps no records.
 func (l *tableLoad) Record(s sink.LoadRecord) bool {
 	if l.snapshot == nil {
 		return false
@@ -69,9 +69,9 @@ func (l *tableLoad) Finish(ctx context.Context) (int64, error) {
 	return l.rows, nil
 }
 
-// conclude runs do and then complete, in one transaction. The loads of a sink commit in the order
-// of their snapshots' generations, because a server that has read one generation skips all lower
-// ones.
+// conclude runs the callback do and the method complete, in one transaction. The loads of a sink
+// commit in the order of their snapshots' generations, because a server that has read one
+// generation skips all lower ones.
 func (l *tableLoad) conclude(ctx context.Context, do func(Tx) error) error {
 	numbered := false
 	defer func() {
@@ -127,8 +127,8 @@ func (l *tableLoad) refresh(ctx context.Context) (placed bool, err error) {
 }
 
 // wasPlaced reports whether an earlier attempt to place the rows was durable. It is called if the
-// staging table or its records are gone. The reason may also be that the database was restored or
-// replaced.
+// staging table or its records are gone. Another possible reason is that the database was restored
+// or replaced.
 func (l *tableLoad) wasPlaced(ctx context.Context) (bool, error) {
 	live, err := l.readLive(ctx)
 	if err != nil {
@@ -224,8 +224,8 @@ func (l *tableLoad) refuseEmptying(ctx context.Context) error {
 	return nil
 }
 
-// loseStage discards the load. It returns an error that includes why, the reason that the load
-// must start again.
+// loseStage discards the load. It returns an error that includes the parameter why, which is the
+// reason that the load must start again.
 func (l *tableLoad) loseStage(ctx context.Context, why string) error {
 	if err := l.forget(ctx); err != nil {
 		return err

@@ -65,8 +65,8 @@ func (s *Sink) BeginLoad(ctx context.Context, job string, t *schema.Table, mode 
 	return l, nil
 }
 
-// attempt runs do on the load's session. After an error, the caller may try again: the next
-// attempt connects again if the session was lost.
+// attempt runs the callback do on the load's session. After an error, the caller may try again:
+// the next attempt connects again if the session was lost.
 func (l *tableLoad) attempt(ctx context.Context, what string, do func(ctx context.Context) error) error {
 	err := l.connect(ctx)
 	if err == nil && l.unsure && l.stage != nil {

@@ -10,19 +10,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// ShortLockWait is the maximum time to wait for a lock, for a statement that blocks readers.
-// While such a statement waits, new readers queue behind it.
+// ShortLockWait is the maximum time that a statement that blocks readers waits for a lock. While
+// such a statement waits, new readers queue behind it.
 const ShortLockWait = time.Second
 
-// lockPause is the longest pause, for readers to proceed, between two such waits.
+// lockPause is the longest pause between two such waits. During the pause, readers can proceed.
 const lockPause = 1500 * time.Millisecond
 
 // LockReporter is a Conn that can identify the sessions that hold locks.
 type LockReporter interface {
 	// Blockers describes the other sessions that hold or wait for locks on the named tables. If
-	// change is set, it describes all of these sessions; otherwise only those that block writers.
-	// It omits the statements of the sessions, which may contain values. It returns "" if it
-	// finds no session, or lacks the privileges to find any.
+	// the parameter change is false, it describes only the sessions that block writers. It omits
+	// the statements of the sessions, which may contain values. It returns "" if it finds no
+	// session, or lacks the privileges to find any.
 	Blockers(ctx context.Context, tables []string, change bool) (string, error)
 }
 
@@ -53,9 +53,9 @@ func Blocking(tables, sessions []string) string {
 	return fmt.Sprintf("locks on %s are held by %s", strings.Join(names, ", "), strings.Join(sessions, "; "))
 }
 
-// retryLocked calls do, which changes tables, until it gets its locks, for up to the time of the
-// option lock_timeout. Each call of do waits at most ShortLockWait and is a separate transaction,
-// so that readers can proceed between two calls.
+// retryLocked calls the callback do, which changes tables. It repeats the call until the change
+// gets its locks, or until the time of the option lock_timeout has passed. Each call waits at most
+// ShortLockWait and is a separate transaction, so that readers can proceed between two calls.
 func (s *Sink) retryLocked(ctx context.Context, conn Conn, what string, tables []string, do func() error) error {
 	reported := false
 	err := retry.Do(ctx, retry.Policy{

@@ -20,8 +20,8 @@ func (s *Sink) Migrate(ctx context.Context, tables []*schema.Table) ([]string, e
 	return s.migrateFor(ctx, tables, s.env.Consumer == "")
 }
 
-// migrateFor is Migrate. The parameter imports says whether an import calls it, rather than a
-// server.
+// migrateFor is like Migrate. The parameter imports is true if the caller is an import, and false
+// if it is a server.
 func (s *Sink) migrateFor(ctx context.Context, tables []*schema.Table, imports bool) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +86,7 @@ func (s *Sink) migrateAs(ctx context.Context, conn Conn, tables []*schema.Table,
 }
 
 // migrateTable migrates one table. It first reads the table's description again if the migration
-// of another version of the table has just changed it.
+// of another version of the table has just changed the real table.
 func (s *Sink) migrateTable(ctx context.Context, conn Conn, t *schema.Table, imports bool) ([]string, error) {
 	if err := s.describe(ctx, conn, []*schema.Table{t}); err != nil {
 		return nil, err

@@ -41,7 +41,7 @@ func (s ServerAddress) ConnectError(err error) error {
 		if s.Name != "" {
 			what += "; " + s.Name
 		}
-		// The text of err also quotes the name that an option may give.
+		// The text of err also quotes the expected name, which an option may have set.
 		return refused(what, errors.New("it is for "+strings.Join(hostname.Certificate.DNSNames, ", ")))
 	case errors.As(err, &invalid):
 		return refused("its certificate is not valid", invalid)

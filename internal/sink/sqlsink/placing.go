@@ -19,7 +19,7 @@ type Placing interface {
 }
 
 // placing is a snapshot whose rows are about to be placed. If its staging table no longer exists
-// but the placingRecord of its load does, the rows are in place. This is certain because
+// but the placingRecord of its load still exists, the rows are in place. This is certain because
 // discarding a load deletes the record before the staging table.
 type placing struct {
 	stage string

@@ -48,7 +48,7 @@ func (s *Sink) readLayout(ctx context.Context, conn Conn, t *schema.Table) (*Lay
 	return s.newLayout(t, found[0])
 }
 
-// withConn runs do on a new session, and closes the session afterwards.
+// withConn runs the callback do on a new session, and closes the session afterwards.
 func (s *Sink) withConn(ctx context.Context, what string, do func(conn Conn) error) error {
 	conn, err := s.connect(ctx)
 	if err == nil {

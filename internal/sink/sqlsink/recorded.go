@@ -15,8 +15,8 @@ import (
 // because earlier versions treat a position without a time as one that has no row yet.
 const nothingStored = 1
 
-// fromStored returns the position that p represents in the database: the zero Position if the
-// time of p is nothingStored, or else p.
+// fromStored converts a position that was read from the database. It returns the zero Position if
+// the time of p is nothingStored. Otherwise it returns p.
 func fromStored(p cdc.Position) cdc.Position {
 	if p.Sequence == 0 && p.Stored == nothingStored {
 		return cdc.Position{}

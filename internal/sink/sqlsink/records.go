@@ -31,11 +31,12 @@ func ownTables() map[string]*schema.Table {
 	}
 }
 
-// isOwn reports whether t is one of the engine's tables. A table of the source with the same name
-// is not.
+// isOwn reports whether t is one of the engine's tables. It returns false for a table of the
+// source that has the same name.
 func (s *Sink) isOwn(t *schema.Table) bool { return s.ownTables[t.Name] == t }
 
-// ownTable returns a table of the engine, with key columns of type String and the other columns.
+// ownTable returns a table of the engine. Its key columns have type String, and precede the
+// columns in others.
 func ownTable(name string, key []string, others ...schema.Column) *schema.Table {
 	var columns []schema.Column
 	for _, k := range key {
@@ -101,7 +102,7 @@ func (s *Sink) denied(err error) bool {
 	return v.Class == fault.Fatal && !v.Lost
 }
 
-// recordValues are the values of a row by column: a string or an int64 each.
+// recordValues maps the columns of a row to their values. Each value is a string or an int64.
 type recordValues map[string]any
 
 // recordRow returns a row of one of the engine's tables with the given values. A column without a
@@ -131,7 +132,7 @@ func recordRow(t *schema.Table, v recordValues) (change.Row, error) {
 	return change.Row{Image: image, Spans: spans, Op: cdc.Insert}, err
 }
 
-// keysOf returns copies of the rows that have only the key columns, for deletes.
+// keysOf returns copies of the rows, reduced to their key columns, for deletes.
 func keysOf(t *schema.Table, rows ...change.Row) []change.Row {
 	keys := make([]change.Row, len(rows))
 	for i, r := range rows {

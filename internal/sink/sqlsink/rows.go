@@ -22,10 +22,10 @@ const (
 // part's rows.
 const partSeparator = "#"
 
-// LoadRows stages the rows of a file in parts, each with its own record. If the database refuses
-// a part, LoadRows halves the part until it finds the refused rows, and calls refused for each of
-// these. If an earlier call was interrupted, the parts that it staged are not staged again. At
-// the end, one record of the file replaces the records of the parts.
+// LoadRows stages the rows of a file in parts, each with its own record. If the database refuses a
+// part, LoadRows halves the part until it finds the refused rows, and calls the callback refused
+// for each of these. If an earlier call was interrupted, the parts that it staged are not staged
+// again. At the end, one record of the file replaces the records of the parts.
 func (l *tableLoad) LoadRows(
 	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error,
 ) (int64, error) {

@@ -25,8 +25,8 @@ const (
 // ValueRule is a dialect's rule for an adjustment. Metrics count the adjusted values under Name.
 type ValueRule struct{ Name, Help string }
 
-// ValueRules are a dialect's rules, indexed by Adjustment. A rule with an empty Name is not used:
-// the dialect stores the values that it would adjust unchanged.
+// ValueRules are a dialect's rules, indexed by Adjustment. A rule with an empty Name is not used,
+// because the dialect can store the values unchanged.
 type ValueRules [adjustments]ValueRule
 
 // List returns the rules that are used.

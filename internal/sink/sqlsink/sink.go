@@ -127,8 +127,8 @@ func (s *Sink) Apply(ctx context.Context, b *change.Batch) error {
 	return s.attempt(ctx, "apply the batch", func(conn Conn) error { return s.apply(ctx, conn, b, nil) })
 }
 
-// attempt runs do on the connection. If the connection was lost while idle, or the catalogue is
-// stale, attempt runs do a second time.
+// attempt runs the callback do on the connection. If the connection was lost while idle, or the
+// catalogue is stale, attempt runs the callback a second time.
 func (s *Sink) attempt(ctx context.Context, what string, do func(conn Conn) error) error {
 	for again := false; ; again = true {
 		kept := s.conn != nil
@@ -235,8 +235,8 @@ func (s *Sink) writes(ctx context.Context, conn Conn, b *change.Batch) ([]*Write
 	return writes, nil
 }
 
-// transact runs do in a transaction, and commits it. If do or the commit fails, transact rolls
-// back.
+// transact runs the callback do in a transaction, and commits the transaction. If the callback or
+// the commit fails, transact rolls back.
 func (s *Sink) transact(ctx context.Context, conn Conn, do func(tx Tx) error) error {
 	tx, err := conn.Begin(ctx)
 	if err != nil {

@@ -23,10 +23,10 @@ func destinationsTable() *schema.Table {
 }
 
 // snapshotsTable returns the table of snapshots, which has one row per table and scope. The key
-// column "scope" may contain a hash of the scope; "detail" contains the complete scope.
-// "imported" is a Unix time in ms. "stage" and "load" are set for a placing, and are NULL for a
-// snapshot. "object" is the database's id of the table, or NULL if the table has no id. "applied"
-// and "applied_stored" store Snapshot.Applied.
+// column "scope" may contain a hash of the scope; "detail" contains the complete scope. "imported"
+// is a Unix time in ms. "stage" and "load" are set for a placing, and are NULL for a snapshot.
+// "object" is the database's id of the table, or NULL if the table has no id. "applied" and
+// "applied_stored" store LoadRecord.Applied.
 func snapshotsTable() *schema.Table {
 	return ownTable(snapshotTable, []string{"target", "scope"},
 		text("clock"), optional("row_count"), optional("generation"), optional("whole"), optional("merged"), text("job"),
@@ -63,8 +63,9 @@ func readSnapshots(ctx context.Context, conn Conn, l *Layout) (snapshots []sink.
 	return snapshots, placings, nil
 }
 
-// current returns the snapshots whose rows were not replaced by a later complete load. The others
-// exist because imports that run at the same time do not delete each other's snapshots.
+// current returns the snapshots whose rows were not replaced by a later complete load. Replaced
+// snapshots can remain, because imports that run at the same time do not delete each other's
+// snapshots.
 func current(snapshots []sink.LoadRecord) []sink.LoadRecord {
 	complete := make(map[string]int64) // the generation of each table's latest complete snapshot
 	for _, s := range snapshots {
@@ -107,7 +108,7 @@ func number(b bool) int64 {
 }
 
 // writeSnapshot writes s. It deletes recordedPlacing, unless that is nil. If s is complete, it
-// also deletes the snapshots of the same table that are listed in before.
+// also deletes the snapshots of the same table that the parameter before lists.
 func writeSnapshot(
 	ctx context.Context, tx Tx, l *Layout, s sink.LoadRecord, before []sink.LoadRecord, recordedPlacing *placing,
 ) error {
@@ -299,8 +300,8 @@ func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	return tx.Raise(ctx, r.checkpoints)
 }
 
-// issue returns a generation that is higher than above and than all earlier results. For imports
-// in several processes at the same time, it relies on the clocks of their machines.
+// issue returns a generation that is higher than the argument above and all earlier results. For
+// imports in several processes at the same time, it relies on the clocks of their machines.
 func (s *Sink) issue(above int64) int64 {
 	for {
 		latest := s.issued.Load()

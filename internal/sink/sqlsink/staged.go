@@ -158,7 +158,7 @@ func (l *tableLoad) fileRecord(file string, added int64) (change.Row, error) {
 	})
 }
 
-// record writes the record of a file, as fileRecord returns it, and also returns the record.
+// record creates the record of a file with fileRecord, writes the record, and returns it.
 func (l *tableLoad) record(ctx context.Context, tx Tx, file string, added int64) (change.Row, error) {
 	record, err := l.fileRecord(file, added)
 	if err != nil {

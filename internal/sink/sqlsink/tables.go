@@ -20,8 +20,8 @@ const (
 	positionRow = "position" // the row has the position of the filter in column "name"
 )
 
-// statesTable returns the table of table states. It has one row for each table that is not simply
-// at the checkpoint. "since" and "next" are Unix times in ms.
+// statesTable returns the table of table states. It has one row for each table, except tables that
+// are OK and not ahead of the checkpoint. "since" and "next" are Unix times in ms.
 //
 // The position in the checkpoint table is the lowest position of all tables, so that earlier
 // versions, which do not know states, start to read from there. If a table is behind, a
@@ -41,8 +41,8 @@ type states struct {
 	positions map[string]pairedPosition // by filter
 }
 
-// pairedPosition is the position of the tables that are not behind, together with low, the
-// position of the checkpoint when it was recorded.
+// pairedPosition has the position of the tables that are not behind. It also has low, the position
+// of the checkpoint at the time of recording.
 type pairedPosition struct{ position, low cdc.Position }
 
 // readStates reads the states and positions of the given consumer.
@@ -88,8 +88,8 @@ func milliseconds(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// restorePositions sets the position of each checkpoint of the consumer to that of its
-// positionRow, if the positionRow is valid.
+// restorePositions sets the position of each checkpoint of the consumer to the position in the
+// checkpoint's positionRow, if that row is valid.
 func (all states) restorePositions(rows []checkpoint, consumer string) {
 	for i := range rows {
 		c := &rows[i]
@@ -99,8 +99,8 @@ func (all states) restorePositions(rows []checkpoint, consumer string) {
 	}
 }
 
-// lowest returns the position from which earlier versions must read. It is the lowest of the
-// position at and the Applied positions of all tables that are behind.
+// lowest returns the position from which earlier versions must read. It is the lowest position
+// among the argument at and the Applied positions of all tables that are behind.
 func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	for _, t := range tables {
 		if t.State == sink.Behind && t.Applied.Sequence < at.Sequence {
@@ -113,7 +113,8 @@ func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	return at
 }
 
-// writeStates replaces the recorded states, given by before, with the states in after.
+// writeStates replaces the recorded states with the states in the argument after. The caller
+// passes the recorded states as the argument before.
 func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after states) error {
 	set := change.RowSet{Table: l.Table}
 	err := addDifferences(&set, before.tables, after.tables, s.stateRow)
@@ -127,8 +128,8 @@ func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after 
 	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: set.Upserts})
 }
 
-// addDifferences adds to set the upserts and deletes that turn the rows of before into the rows
-// of after.
+// addDifferences compares the old rows, given by before, with the new rows, given by after. It
+// adds to the argument set the upserts and deletes that turn the old rows into the new rows.
 func addDifferences[V comparable](
 	set *change.RowSet, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error),
 ) error {
@@ -176,8 +177,8 @@ func (s *Sink) positionRow(t *schema.Table, filter string, p pairedPosition) (ch
 	})
 }
 
-// withChanges returns the states after the changed states are applied, and the lowest position of
-// all tables. The parameter at is the position of the tables without a state.
+// withChanges returns this process's states, updated with the changed states, and the lowest
+// position of all tables. The parameter at is the position of the tables without a state.
 func (s *Sink) withChanges(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
 	after = states{maps.Clone(s.states.tables), maps.Clone(s.states.positions)}
 	if after.tables == nil {
