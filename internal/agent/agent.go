@@ -30,8 +30,9 @@ import (
 // API is HQ's HTTP API. Its methods must be safe for concurrent use.
 type API interface {
 	// AwaitSession starts a session. It retries until ctx is done, even while another server
-	// with the same id holds a session (hq.Conflict). It calls waits before each wait. If ctx
-	// is done after HQ has started the session, AwaitSession returns the session and no error.
+	// with the same id holds a session (hq.Conflict). It calls the function waits before each
+	// wait. If ctx is done after HQ has started the session, AwaitSession returns the session
+	// and no error.
 	AwaitSession(ctx context.Context, start hq.SessionStart, waits func(err error, wait time.Duration)) (hq.Session, error)
 	// EndSession ends a session. The parameter errored reports whether the session ends because
 	// of a failure. EndSession gives up after some time.
@@ -57,7 +58,7 @@ type Connection interface {
 	NATS() *nats.Conn
 	// OpenControlChannel opens the control channel of a session.
 	OpenControlChannel(session string) (ControlChannel, error)
-	// Denied returns a channel. It receives an error if NATS denies a permission that the
+	// Denied returns a channel that receives an error if NATS denies a permission that the
 	// server needs.
 	Denied() <-chan error
 	IsConnected() bool

@@ -12,15 +12,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// commandHandler handles the commands with one action.
+// commandHandler handles all commands that request a certain action.
 type commandHandler struct {
-	// slow commands are handled concurrently. Other commands are handled in the order in which
-	// HQ sends them.
+	// slow means that the commands are handled concurrently. Otherwise they are handled in the
+	// order in which HQ sends them.
 	slow   bool
 	handle func(s *hqSession, ctx context.Context, cmd hq.Command) error
 }
 
-// handlers returns the handlers of HQ's commands, by action.
+// handlers returns the handlers of HQ's commands, keyed by action.
 func handlers() map[string]commandHandler {
 	return map[string]commandHandler{
 		"ping":         {handle: (*hqSession).ping},
@@ -94,7 +94,7 @@ func (s *hqSession) outcome(action string, cause error) hq.Outcome {
 	return hq.NewOutcome(s.id, action, cause)
 }
 
-// respond sends the outcome of an action to HQ. It returns cause, joined with the error of
+// respond sends the outcome of an action to HQ. It returns cause, joined with any error from
 // sending.
 func (s *hqSession) respond(action string, cause error) error {
 	return errors.Join(cause, s.channel.Respond(action, s.outcome(action, cause)))

@@ -42,7 +42,7 @@ type driverForm struct {
 	Fields   []driverField  `json:"fields"`
 }
 
-// describeDrivers replies with the forms of all drivers that have a form, by URL scheme.
+// describeDrivers replies with the forms of all drivers that have a form, keyed by URL scheme.
 func (s *hqSession) describeDrivers(_ context.Context, cmd hq.Command) error {
 	forms := make(map[string]driverForm)
 	for _, d := range drivers.All() {

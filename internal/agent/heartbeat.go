@@ -32,7 +32,7 @@ func (s *hqSession) sendHeartbeats(ctx context.Context) {
 
 // sendImportOutcomes sends the outcome of each import that HQ has requested in this session or
 // in an earlier one. HQ may receive an outcome twice if the process crashes or the connection
-// breaks while it is sent.
+// breaks while the outcome is being sent.
 func (s *hqSession) sendImportOutcomes(ctx context.Context) {
 	a := s.agent
 	for {

@@ -158,8 +158,9 @@ func (s *hqSession) run(soft, hard context.Context) {
 	}
 }
 
-// followStream follows the stream until the session ends or must be renewed. It returns a gap
-// only if no renewal or restart follows, because the next session would find the gap again.
+// followStream follows the stream until the session ends or must be renewed. It returns an error
+// about a gap only if no renewal or restart follows. Otherwise the next session finds the gap
+// again.
 func (s *hqSession) followStream(due, hard context.Context) error {
 	gap, err := s.agent.Reconciler.Run(due, hard, reconciler.StreamAccess{Conn: s.conn.NATS(), Consumer: s.consumer(), Filters: s.filters})
 	if errors.Is(err, pipeline.ErrAbandoned) && errors.Is(context.Cause(hard), errDrain) {

@@ -43,8 +43,8 @@ func (im *importer) findServer(ctx context.Context) (*beside, error) {
 	return b, err
 }
 
-// run requests the import from the server, and shows its progress and outcome like those of an
-// import in this process. If ctx is done, the import continues.
+// run requests the import from the server. It shows the progress and the outcome in the same way
+// as for an import in this process. If ctx is done, the import continues.
 func (b *beside) run(ctx context.Context) error {
 	if err := b.refuseOptions(); err != nil {
 		return err
@@ -79,9 +79,9 @@ func (b *beside) cancel(ctx context.Context, id string) error {
 	return err
 }
 
-// show shows the progress of an import and then its outcome. The function follow passes the
-// progress to the given observer and returns the outcome. If the server restarts, show calls
-// follow again.
+// show displays the progress of an import and then its outcome. The callback passes the progress
+// to the given observer and returns the outcome. If the server restarts, show calls the callback
+// again.
 func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snapshot.Report, error)) error {
 	observe, finish := b.display()
 	var report snapshot.Report
@@ -104,8 +104,9 @@ func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snaps
 // restartPatience is the maximum time for a crashed server to restart.
 const restartPatience = time.Minute
 
-// await calls do until the server has answered, while the server is starting or restarting
-// after a crash. If no server runs, the error is control.ErrNoServer.
+// await calls the function do. While the server is starting, or restarting after a crash, await
+// repeats the call until the server has answered. If no server runs, the error is
+// control.ErrNoServer.
 func (b *beside) await(ctx context.Context, do func() error) error {
 	dir := b.s.common.DataDir
 	var silent time.Time // time since which the server has not answered, or zero
@@ -126,8 +127,8 @@ func (b *beside) await(ctx context.Context, do func() error) error {
 	return err
 }
 
-// noAnswer returns an error that explains why the server of a data directory did not answer.
-// That is err, unless the server is starting.
+// noAnswer returns an error that explains why the server of a data directory did not answer. It
+// returns err unless the server is starting or restarting.
 func noAnswer(dataDir string, err error) error {
 	if errors.Is(err, control.ErrNoServer) && supervisor.Running(dataDir) {
 		return fmt.Errorf(
@@ -150,8 +151,8 @@ func (b *beside) request() control.ImportRequest {
 	return q
 }
 
-// refuseOptions returns an error if an option is given that only an import in this process
-// supports.
+// refuseOptions returns an error if the command has an option that only an import in this
+// process supports.
 func (b *beside) refuseOptions() error {
 	const (
 		looks = "it needs the lock of the data directory, which the server holds"

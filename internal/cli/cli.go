@@ -68,9 +68,10 @@ func System() Process {
 
 const noPlatformDetection = "SNOWFLAKE_DISABLE_PLATFORM_DETECTION"
 
-// Run runs the command in p.Args and returns the exit code. The first signal asks the command
-// to shut down cleanly. The second signal makes Run return at once. Under the parent process of
-// the reference server, which repeats a signal, it takes the third signal.
+// Run runs the command in p.Args and returns the exit code. The first signal asks the command to
+// shut down cleanly. The second signal makes Run return at once. If the program runs under the
+// parent process of the reference server, Run ignores the second signal, because that process
+// repeats the first one. The third signal then makes Run return.
 func Run(p Process) int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -105,7 +106,7 @@ func Run(p Process) int {
 }
 
 // wrapped reports whether the parent process of the reference server started the program. It
-// recognizes the flag of that process even if other flags are invalid.
+// recognizes the flag that this parent process passes, even if other flags are invalid.
 func (p Process) wrapped() bool {
 	return slices.ContainsFunc(p.Args, func(arg string) bool {
 		return arg == "--"+config.WrapperFlag || arg == "--"+config.WrapperFlag+"=true"
@@ -140,7 +141,8 @@ func newSignals() *signals {
 	return s
 }
 
-// received records a signal, and reports whether a prompt is open, which the signal interrupts.
+// received records a signal, and reports whether a prompt is open. The signal interrupts an open
+// prompt.
 func (s *signals) received(signal os.Signal) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -320,7 +322,7 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usagef("%w; run %q to see them all", err, cmd.CommandPath()+" --help")
 }
 
-// noArgs returns an error if there are arguments. The error names the first one.
+// noArgs returns an error if there are arguments. The error names the first argument.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 && cmd.HasSubCommands() {
 		return unknownCommand(cmd, args[0])

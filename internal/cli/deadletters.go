@@ -117,9 +117,9 @@ func (f *filterFlags) given() (given []*pflag.Flag) {
 	return given
 }
 
-// withQueue begins the command, opens the queue with open, and calls do with it. The data
-// directory must already exist. Otherwise a misspelled directory would look like an empty
-// queue.
+// withQueue begins the command, opens the queue by calling open, and passes the queue to the
+// callback. The data directory must already exist. Otherwise a misspelled directory would look
+// like an empty queue.
 func withQueue(
 	p Process, common *config.CommonFlags, open func(dir string) (*dlq.Queue, error), do func(s *setup, q *dlq.Queue) error,
 ) error {
@@ -147,7 +147,8 @@ func withQueue(
 	return do(s, q)
 }
 
-// look opens the queue for reading and dropping entries, while a server may be using it.
+// look opens the queue for reading and dropping entries. A server may be using the queue at the
+// same time.
 func look(dir string) (*dlq.Queue, error) { return dlq.Look(dir), nil }
 
 // check returns an error if an id matches no entry or several entries, or if the table has no
@@ -212,9 +213,9 @@ type entryReport struct {
 	Bytes       []byte         `json:"bytes,omitempty"`   // the payload if it is not text; only for show
 }
 
-// reportEntry returns the report for an entry, without the payload. The entry must include its
-// payload, because the key is read from it. If private is true, the report has a hash in place
-// of the key.
+// reportEntry returns the report for an entry. The report does not contain the payload, but the
+// entry must, because the key is read from the payload. If private is true, the report has a
+// hash in place of the key.
 func reportEntry(e *dlq.Entry, private bool) entryReport {
 	r := entryReport{
 		ID: e.ID, State: e.State, Rejected: e.Time.UTC(), Table: e.Table, Operation: e.Operation, Stage: e.Stage, Reason: e.Reason,
@@ -336,8 +337,8 @@ func printEntries(w io.Writer, all []entryReport, digits int) error {
 // plainTable matches table names that have no special meaning in a shell.
 var plainTable = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$`)
 
-// visible replaces the characters in text that control a terminal, are invisible, or change the
-// display order of other characters.
+// visible replaces all characters that control a terminal, are invisible, or change the display
+// order of other characters.
 func visible(text string) string {
 	return strings.Map(func(r rune) rune {
 		if hidden(r) {

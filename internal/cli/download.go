@@ -118,8 +118,8 @@ func observedUpdater(
 	return u, nil
 }
 
-// releaseKeys returns the public keys that may sign releases. They are read from file. If file
-// is "", releaseKeys returns the built-in key.
+// releaseKeys returns the public keys that may sign releases. It reads them from the given file.
+// If file is "", it returns the built-in key.
 func releaseKeys(file string) (*selfupdate.Keys, error) {
 	if file == "" {
 		text, err := selfupdate.PublicKey()

@@ -96,8 +96,8 @@ func reserveConfig(s *setup) (*config.Reservation, error) {
 // attempts is the maximum number of times that enrollAtTerminal prompts for a code.
 const attempts = 3
 
-// enrollAtTerminal prompts for a code and enrols with it. It is an error if standard input is
-// not a terminal.
+// enrollAtTerminal prompts for a code and enrols with it. It fails if standard input is not a
+// terminal.
 func enrollAtTerminal(ctx context.Context, p Process, s *setup, o config.HQSettings) error {
 	command := fmt.Sprintf("eds enroll --data-dir %s CODE", s.common.DataDir)
 	if !isTerminal(p.Stdin) {

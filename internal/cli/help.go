@@ -145,7 +145,7 @@ func (m manualWriter) describe(cmd *cobra.Command) error {
 	return nil
 }
 
-// list prints those commands that belong to the group, under the title.
+// list prints the title, and below it the commands that belong to the group.
 func (m manualWriter) list(title string, all []*cobra.Command, group string) {
 	t := tabwriter.NewWriter(m.w, 14, 0, 2, ' ', 0)
 	titled := false

@@ -205,8 +205,8 @@ func (im *importer) confirm(plan snapshot.Plan) error {
 	return im.ask(plan.Mode, fmt.Sprintf("%d tables", left), drivers.MaskURL(im.o.URL.Reveal()))
 }
 
-// ask prompts the operator before rows of the tables in the target are replaced. The parameters
-// tables and target are descriptions for the prompt.
+// ask prompts the operator before rows are replaced. The prompt contains the given descriptions
+// of the tables and of the target that has the tables.
 func (im *importer) ask(mode sink.LoadMode, tables, target string) error {
 	if im.o.NoConfirm {
 		return nil
@@ -239,8 +239,8 @@ func (im *importer) rows() string {
 	return "all rows"
 }
 
-// conclude prints the outcome of an import, or the plan of a dry run. It returns the error of
-// the command.
+// conclude prints the outcome of an import, or the plan of a dry run. It returns the error with
+// which the command ends, or nil.
 func (im *importer) conclude(report snapshot.Report, err error) error {
 	probe, dir := new(snapshot.ProbeError), new(snapshot.DirError)
 	switch {

@@ -10,8 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/retry"
 )
 
-// orphanLimit is the maximum time that a process continues after its parent has ended. The
-// limit is needed because the next server needs the data directory and the session.
+// orphanLimit is the maximum time that a process continues after its parent has ended. The limit
+// exists because the next server needs the data directory and the session.
 const orphanLimit = time.Minute
 
 // errOrphaned is the cause with which work is canceled after half of the limit.

@@ -10,9 +10,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/snapshot"
 )
 
-// display returns an observer that shows the progress of an import, and a function that ends
-// the display. A terminal shows bars. Other outputs get a line every few seconds. Nothing is
-// shown before the first progress, so that no progress is shown while a prompt is open.
+// display returns an observer that shows the progress of an import, and a function that ends the
+// display. A terminal shows bars. Other outputs get a line every few seconds. Nothing is shown
+// until the first progress is reported, because a prompt may be open before that.
 func (im *importer) display() (snapshot.Observer, func()) {
 	screen, what := im.s.screen, first(im.what, "import")
 	switch {

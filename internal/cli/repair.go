@@ -12,9 +12,9 @@ type reportedTablesError struct{ error }
 
 func (e reportedTablesError) Unwrap() error { return e.error }
 
-// repair imports the tables that differ, and then compares them again. It prints the
-// differences and the imports to log. A tablesError means that some tables could not be
-// imported, although all of them were compared again.
+// repair imports the tables that differ, and then compares them again. It prints the differences
+// and the imports to log. A reportedTablesError means that some tables could not be imported,
+// although all of them were compared again.
 func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 	all, bad := v.sorted()
 	if len(bad) == 0 {

@@ -119,8 +119,8 @@ func printReplayed(w io.Writer, done dlq.Replayed, elsewhere int, asJSON bool) e
 // applyFunc applies a dead letter to the destination.
 type applyFunc func(context.Context, dlq.Entry) error
 
-// replay locks the data directory, opens the destination, and calls each. The function each
-// gets the directory of the queue and a function that applies one entry.
+// replay locks the data directory, opens the destination, and calls the given callback. The
+// callback receives the directory of the queue, and a function that applies one entry.
 func replay(
 	ctx context.Context, p Process, s *setup, o config.ServerSettings, force bool,
 	each func(dir string, apply applyFunc) (dlq.Replayed, error),
@@ -187,8 +187,8 @@ type replayer struct {
 	imported map[string]state.ImportRecord
 }
 
-// superseded reports whether an import since then has loaded a newer state of the entry's row.
-// The queue itself marks entries that later changes supersede.
+// superseded reports whether an import has loaded a newer state of the entry's row. The queue
+// itself marks entries that later changes supersede.
 func (r replayer) superseded(entry *dlq.Entry, e *cdc.Event) bool {
 	last := r.imported[e.Table]
 	if entry.Stage == dlq.StageImport {

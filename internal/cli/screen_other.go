@@ -4,5 +4,6 @@ package cli
 
 import "os"
 
-// enableEscapes reports whether a terminal supports escape sequences, and returns true.
+// enableEscapes returns true, because terminals support escape sequences on all systems except
+// Windows.
 func enableEscapes(*os.File) bool { return true }

@@ -77,8 +77,9 @@ func (f serverFlagSets) resolve(p Process, s *setup) (config.ServerSettings, err
 	return o, usage(err)
 }
 
-// predecessor is how long a server waits for the data directory if the previous server has not
-// ended yet. It is longer than a worker continues after its parent has ended.
+// predecessor is the maximum time that a server waits for the data directory if the previous
+// server has not ended yet. It is longer than the maximum time that a worker continues after its
+// parent has ended.
 const predecessor = orphanLimit + 15*time.Second
 
 // follow runs the server until the context soft is done, or the server cannot continue. If the

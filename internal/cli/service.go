@@ -34,8 +34,8 @@ type service struct {
 	Upgradable bool
 }
 
-// serviceManager is the service manager of the operating system: systemd, launchd or the one of
-// Windows. The parameter name is the name of a service.
+// serviceManager is the service manager of the operating system: systemd, launchd or the service
+// control manager of Windows. Methods identify a service by its name.
 type serviceManager interface {
 	// check returns an error if the service manager cannot run s.
 	check(s service) error
@@ -188,8 +188,8 @@ already.`,
 
 var serviceName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
 
-// privileged adds the operation to the error. If a permission is missing, it also adds a
-// remedy.
+// privileged adds the operation to the error. If the error means that a permission is missing,
+// privileged also adds a remedy.
 func privileged(operation string, err error) error {
 	switch {
 	case err == nil:

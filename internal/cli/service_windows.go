@@ -76,7 +76,8 @@ func (m scm) protect(ctx context.Context, s service) error {
 	return err
 }
 
-// with opens the service with the given name, calls do with it, and closes it.
+// with opens the service that has the given name, passes the service to the callback, and then
+// closes the service.
 func (scm) with(name string, do func(*mgr.Service) error) error {
 	manager, err := mgr.Connect()
 	if err != nil {

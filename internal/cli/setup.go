@@ -108,7 +108,7 @@ func (s *setup) profile() error {
 	return nil
 }
 
-// security returns the rules for which connections to HQ must use TLS.
+// security returns the rules that decide which connections to HQ must use TLS.
 func (s *setup) security(o config.HQSettings) *hq.Security {
 	hosts := tlshosts.In
 	if s.looks {
@@ -139,7 +139,7 @@ func usage(err error) error {
 	return err
 }
 
-// hard returns a context with the values of ctx, which the first signal does not cancel.
+// hard returns a context that has the values of ctx, but is not canceled by the first signal.
 func hard(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 func out(cmd *cobra.Command) io.Writer { return cmd.OutOrStdout() }

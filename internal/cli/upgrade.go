@@ -115,7 +115,7 @@ minutes, the server goes back to %[3]s. To decide yourself:
 }
 
 // refused adds a remedy and an exit code to err. If the requested version is already installed,
-// refused prints that, and there is no error.
+// refused prints that and returns nil.
 func (u *upgradeCommand) refused(err error) error {
 	switch {
 	case errors.Is(err, selfupdate.ErrCurrent):

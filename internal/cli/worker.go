@@ -55,9 +55,9 @@ func supervise(ctx context.Context, p Process, s *setup, o config.ServerSettings
 	return nil
 }
 
-// endWithParent returns a context that is also canceled when the parent process has ended, and
-// a function that releases its resources. If the worker takes too long to shut down after that,
-// it is ended.
+// endWithParent returns a context that is also canceled when the parent process has ended, and a
+// function that releases its resources. A worker that takes too long to shut down after that is
+// ended.
 func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	alive, end := context.WithCancel(hard(ctx))
@@ -81,7 +81,7 @@ func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, 
 const maxProbationStarts = 5
 
 // binaryUpgrader implements supervisor.Upgrader. The worker swaps the binary itself before it
-// requests an upgrade, so Swap only checks that.
+// requests an upgrade, so Swap only checks that the worker has done so.
 type binaryUpgrader struct {
 	updater *selfupdate.Updater
 	s       *setup

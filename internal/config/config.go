@@ -36,8 +36,8 @@ type UpdateStrategy string
 const (
 	// Standard writes changes in the order of the stream.
 	Standard UpdateStrategy = "standard"
-	// After writes a row, with all its columns, only if it is newer than the row at the
-	// destination.
+	// After writes a row only if the row is newer than the row at the destination. It then
+	// writes all columns of the row.
 	After UpdateStrategy = "after"
 )
 
@@ -102,9 +102,9 @@ const (
 type HQSettings struct {
 	APIKey Secret
 	APIURL string // base URL; if "", taken from the key
-	// RequireTLS determines which HQ API and NATS hosts must use TLS: all if it is true, and
-	// only those that have used TLS before if it is false. If it is nil, HQ's default hosts
-	// must use TLS, too.
+	// RequireTLS determines which HQ API and NATS hosts must use TLS. If it is true, all hosts
+	// must use TLS. If it is false, only hosts that have used TLS before must use it. If it is
+	// nil, HQ's default hosts must use it, too.
 	RequireTLS *bool
 }
 
@@ -133,7 +133,7 @@ type ServerSettings struct {
 	// their changes are followed.
 	BackfillNewTables bool
 
-	// Bounds for changes that were received and not applied. A zero value means the default.
+	// Limits for changes that were received but not applied yet. A zero value means the default.
 	MaxAckPending     int
 	MaxPendingBuffer  int
 	MinPendingLatency time.Duration

@@ -174,7 +174,7 @@ func assigns(line, key string) bool {
 	return ok && (name == key || name == `"`+key+`"` || name == "'"+key+"'")
 }
 
-// Update reads the file at path, calls change, and writes the file.
+// Update reads the file at path, calls the callback to change the content, and writes the file.
 func Update(path string, change func(*File)) error {
 	f, _, err := ReadFile(path)
 	if err != nil {
@@ -195,7 +195,8 @@ func (f File) Write(path string) error {
 	return f.put(path, next)
 }
 
-// put writes f to next, and replaces the file at path with it.
+// put writes f to the given temporary file, and replaces the file at path with the temporary
+// file.
 func (f File) put(path string, next *durable.Replacement) error {
 	text, err := f.encode()
 	if err != nil {
@@ -211,8 +212,8 @@ func (f File) put(path string, next *durable.Replacement) error {
 	return nil
 }
 
-// values returns every key with its value. Known keys have the values of f's fields, other keys
-// the values of the original text.
+// values returns every key with its value. Known keys have the values of f's fields. Other keys
+// have the values of the original text.
 func (f File) values() map[string]any {
 	all := maps.Clone(f.all)
 	if all == nil {
@@ -252,15 +253,15 @@ func (f File) encode() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// decodesTo reports whether text decodes to want.
+// decodesTo reports whether text decodes to the wanted values.
 func decodesTo(text string, want map[string]any) bool {
 	got := make(map[string]any)
 	_, err := toml.Decode(text, &got)
 	return err == nil && reflect.DeepEqual(got, want)
 }
 
-// edit returns the original text, in which it has replaced, added and removed the lines of
-// known keys.
+// edit returns a copy of the original text, in which lines of known keys are replaced, added and
+// removed so that the keys have the wanted values.
 func (f File) edit(want map[string]any) string {
 	lines := strings.SplitAfter(f.raw, "\n")
 	for _, key := range []string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs} {
@@ -321,8 +322,8 @@ func prepare(path string) (*durable.Replacement, error) {
 // file. It is many times the size of a key.
 const reserved = 64 << 10
 
-// Reservation is a configuration file with reserved disk space, for which Reserve has checked
-// that it can be written.
+// Reservation is a configuration file with reserved disk space. Reserve has checked that the
+// file can be written.
 type Reservation struct {
 	path string
 	next *durable.Replacement
@@ -355,8 +356,8 @@ func Reserve(path string) (*Reservation, error) {
 	return r, nil
 }
 
-// Update is like the function Update, for the reserved file and with the reserved disk space.
-// It can be called only once.
+// Update is like the function Update, but writes the reserved file and uses the reserved disk
+// space. It can be called only once.
 func (r *Reservation) Update(change func(*File)) error {
 	f, _, err := ReadFile(r.path)
 	if err != nil {

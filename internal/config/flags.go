@@ -213,7 +213,8 @@ func (f *ServerFlags) Resolve(common Common, env Lookup, file File) (ServerSetti
 	return s, p.join()
 }
 
-// Upper bounds of the two counts. Values far below these bounds already use much memory.
+// Upper limits for the values of --maxAckPending and --maxPendingBuffer. Values far below these
+// bounds already use much memory.
 const (
 	maxAckPending    = 1_000_000
 	maxPendingBuffer = 1_000_000
@@ -272,7 +273,7 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	return f
 }
 
-// BindVerify adds the flags of "eds verify" to fs, except for the common flags. They are those
+// BindVerify adds the flags of "eds verify" to fs, except for the common flags. These are the
 // flags of an import that select rows.
 func BindVerify(fs *pflag.FlagSet) *ImportFlags {
 	f := &ImportFlags{destinationFlags: bindDestination(fs)}
@@ -331,7 +332,8 @@ func (f *ImportFlags) Resolve(common Common, env Lookup, file File) (ImportSetti
 	return i, p.join()
 }
 
-// fromEnv returns the trimmed value of an environment variable, or "".
+// fromEnv returns the trimmed value of an environment variable, or "" if the variable is not
+// set.
 func fromEnv(env Lookup, name string) string {
 	value, _ := env(name)
 	return strings.TrimSpace(value)

@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 )
 
-// maxSocketPath is the maximum length of a socket's path in bytes that every supported system
-// allows.
+// maxSocketPath is the maximum length of a socket's path, in bytes. Every supported system
+// allows a path of this length.
 const maxSocketPath = 100
 
 // socket returns the path of the control socket for a data directory.

@@ -110,7 +110,7 @@ func (e *Entry) knows(key string) bool {
 }
 
 // of reports whether the entry belongs to the destination with the given identity. An empty
-// identity stands for every destination, on either side.
+// identity, of the entry or in the argument, stands for every destination.
 func (e *Entry) of(destination string) bool {
 	return destination == "" || e.Destination == "" || e.Destination == destination
 }
@@ -133,14 +133,15 @@ type Queue struct {
 	dir   string
 	live  atomic.Int64 // number of entries that are not superseded; read without mu
 	keyed atomic.Int64 // number of those entries that have keys; read without mu
-	// newest is the highest sequence of all entries that are not superseded, or were not when
-	// they were added.
+	// newest is the highest sequence of all entries that were not superseded when they were
+	// added.
 	newest atomic.Uint64
 	mu     sync.Mutex
-	// entries has a summary of each entry by name. A summary lacks the fields that only the
-	// entry's file has.
+	// entries maps the name of each entry to a summary. A summary lacks the fields that are only
+	// in the entry's file.
 	entries map[string]*Entry
-	// rows has the entries that are not superseded, by the rows that they may concern.
+	// rows maps each affected row to the entries that may concern this row and are not
+	// superseded.
 	rows   map[affectedRow]map[*Entry]struct{}
 	counts map[string]EntryCounts // by identity of the destination
 	tables map[string]int         // number of entries in rows for each table
@@ -187,7 +188,7 @@ func (q *Queue) sweep() error {
 	return nil
 }
 
-// enter adds an entry that is on disk to the queue's memory. The caller holds mu.
+// enter adds an entry to the queue's memory. The entry is already on disk. The caller holds mu.
 func (q *Queue) enter(e *Entry) {
 	q.leave(e.name)
 	q.entries[e.name] = e
@@ -236,13 +237,14 @@ func (q *Queue) leave(name string) {
 	}
 }
 
-// nameOf returns the name of the entry for the event at p that the destination lacks.
+// nameOf returns the name of the entry for the event at p and for the destination that lacks the
+// event.
 func nameOf(p cdc.Position, destination string) string {
 	return positionName(p) + "-" + digest(destination)
 }
 
-// positionName returns the name of the entry for the event at p in versions that did not record
-// the destination.
+// positionName returns the name that older versions, which did not record the destination, gave
+// to the entry for the event at p.
 func positionName(p cdc.Position) string { return fmt.Sprintf("%020d-%019d", p.Sequence, p.Stored) }
 
 // Put adds the entry of an event. The entry is durable when Put returns nil. It replaces an
@@ -349,8 +351,8 @@ func (q *Queue) Concerns(table string, p cdc.Position) bool {
 
 // Supersede records durably that the destination will have the data of the event at p in the
 // rows with the given keys. From then on, entries for older events need not be applied to these
-// rows. If the event at p is itself an entry, that entry is superseded entirely. If the event
-// is then rejected again, the caller must call Put.
+// rows. If the queue has an entry for the event at p, that entry is superseded entirely. If the
+// event is then rejected again, the caller must call Put.
 func (q *Queue) Supersede(destination, table string, keys []string, p cdc.Position) error {
 	if !q.Concerns(table, p) {
 		return nil
@@ -399,7 +401,7 @@ func (q *Queue) Delivered(destination string, p cdc.Position, keys []string) err
 
 // changed records that rows of the entry e have changed since the entry was rejected. The keys
 // must all be keys of one change. If some keys certainly belong to rows of the entry, changed
-// ignores the keys that only may belong to one. The caller holds mu.
+// ignores the keys for which this is uncertain. The caller holds mu.
 func (q *Queue) changed(e *Entry, keys []string) error {
 	certain := slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return !e.knows(key) })
 	if len(certain) > 0 {

@@ -114,7 +114,8 @@ func readEntry(path, name string, payload bool) (Entry, error) {
 	return e, nil
 }
 
-// identify sets the fields that follow from the file's name: the entry's name, id and state.
+// identify sets the fields that are derived from the file's name: the entry's name, id and
+// state.
 func (e *Entry) identify(name string) {
 	e.name = entryName(name)
 	e.ID = idOf(e.name)
@@ -123,7 +124,7 @@ func (e *Entry) identify(name string) {
 	}
 }
 
-// entryName returns the file name name without its extension.
+// entryName returns the given file name without its extension.
 func entryName(name string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(name, superseded), live)
 }

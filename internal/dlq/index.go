@@ -80,8 +80,8 @@ func (q *Queue) refresh() error {
 	return q.scan(nil)
 }
 
-// scan updates the queue's entries to match the files of the directory. The map known is the
-// index. The caller holds mu.
+// scan updates the queue's entries to match the files of the directory. The caller passes the
+// index as a map, and holds mu.
 func (q *Queue) scan(known map[string]indexed) error {
 	info, err := os.Stat(q.dir)
 	if err != nil {
@@ -137,7 +137,7 @@ func (q *Queue) find(name string, known map[string]indexed) (Entry, error) {
 	return e.summary(), err
 }
 
-// readIndex returns the lines of the index by entry name, and the number of lines.
+// readIndex returns the lines of the index, keyed by entry name, and the number of lines.
 func (q *Queue) readIndex() (map[string]indexed, int) {
 	if info, err := os.Lstat(q.indexPath()); err == nil && !info.Mode().IsRegular() { // another kind may block, or have no end
 		_ = os.Remove(q.indexPath())
@@ -198,8 +198,8 @@ func (q *Queue) note(e *Entry) {
 	}
 }
 
-// spareLines is the number of outdated lines that the index may always have before it is
-// rewritten.
+// spareLines is the number of outdated lines that the index may have without being rewritten,
+// even if the queue has no entries.
 const spareLines = 1000
 
 // writeIndex rewrites the index with one line for each entry.

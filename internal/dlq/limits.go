@@ -17,8 +17,8 @@ type QueueLimits struct {
 	// Bytes is the maximum disk space of the queue in bytes. Each file counts as at least 4
 	// KiB.
 	Bytes int64
-	// Age is the time after its rejection for which an entry is kept. SupersededAge is the same
-	// for a superseded entry.
+	// Age is the maximum age of an entry, counted from its rejection. SupersededAge is the
+	// maximum age of a superseded entry.
 	Age, SupersededAge time.Duration
 }
 

@@ -13,7 +13,8 @@ const StageImport = "import"
 // rowPrefix is the prefix of the names of all entries for rows.
 const rowPrefix = "row-"
 
-// EntryImport identifies the import of one table, for the entries of rows that it could not load.
+// EntryImport identifies the import of one table, for the entries of rows that the import could
+// not load.
 type EntryImport struct {
 	Destination string // identity of the destination
 	Table       string
@@ -34,9 +35,9 @@ func hash(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// PutRow adds the entry for the row in a line of the import's file. The entry is durable when
-// PutRow returns nil. It replaces an existing entry for the same line. PutRow returns ErrFull
-// if the queue has no room.
+// PutRow adds an entry for the row in the given line of a file of the import. The entry is
+// durable when PutRow returns nil. It replaces an existing entry for the same line. PutRow
+// returns ErrFull if the queue has no room.
 func (q *Queue) PutRow(i EntryImport, file string, line int64, e Entry) error {
 	e.name = fmt.Sprintf("%s%010d", i.file(file), line)
 	e.Destination, e.Table, e.Job, e.File, e.Line, e.Stage = i.Destination, i.Table, i.Job, file, line, StageImport
@@ -66,8 +67,8 @@ func (q *Queue) dropRows(prefix, except string) error {
 	return nil
 }
 
-// named returns the entries whose names have the given prefix, but not the prefix except. If
-// except is "", no entry is excluded. The caller holds mu.
+// named returns the entries whose names have the first prefix, but not the second. If the second
+// prefix is "", no entry is excluded. The caller holds mu.
 func (q *Queue) named(prefix, except string) []*Entry {
 	var entries []*Entry
 	for name, e := range q.entries {

@@ -51,8 +51,9 @@ type Config struct {
 	Build   build.Info
 	Lookup  sink.Lookup
 	Logger  *slog.Logger
-	// Running means that a server runs with the data directory. It holds a session with HQ,
-	// which another session would end. Warnings are the warnings that this server reports.
+	// Running means that a server runs with the data directory. That server holds a session with
+	// HQ, and starting another session would end the server's session. Warnings are the warnings
+	// that this server reports.
 	Running  bool
 	Warnings []telemetry.Reason
 	// Problem is the error from reading the configuration file, or nil.

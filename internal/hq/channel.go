@@ -176,7 +176,7 @@ func (c *ControlChannel) Reply(m Command, body any) error {
 	return nil
 }
 
-// Pong answers a ping by publishing "pong" to subject, which the ping names.
+// Pong answers a ping by publishing "pong" to the subject that the ping names.
 func (c *ControlChannel) Pong(subject string) error {
 	if err := c.conn.Publish(subject, []byte("pong")); err != nil {
 		return fmt.Errorf("answer a ping: %w", err)

@@ -129,8 +129,8 @@ type request struct {
 	timeout   time.Duration
 	// keyless means that the request is sent without the API key.
 	keyless bool
-	// awaited means that HQ creates something that the caller has to know about. If the context
-	// ends after the request was sent, the attempt waits up to lateTimeout more for the response.
+	// awaited means that HQ creates something that the caller must know about. If the context ends
+	// after the request was sent, the attempt waits up to lateTimeout more for the response.
 	awaited bool
 	// waits is called before each wait for another attempt. It may be nil.
 	waits func(err error, wait time.Duration)

@@ -29,9 +29,10 @@ const (
 	maxGreeting = 1 << 20
 )
 
-// Connect connects to HQ's NATS servers at the addresses that Servers returned. The connection
-// uses TLS if security requires TLS or the server offers it. The credential is sent only after
-// that has been settled. The connection reconnects by itself under the same rules.
+// Connect connects to HQ's NATS servers at the addresses that Servers returned. The connection uses
+// TLS if security requires TLS or the server offers it. The credential is sent only once it is
+// decided whether the connection uses TLS. The connection reconnects by itself under the same
+// rules.
 func Connect(servers string, credential Credential, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	return connect(servers, credential, &natsDialer{security: security, dial: new(net.Dialer).DialContext}, options...)
 }
@@ -132,8 +133,8 @@ func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
 }
 
 // requires returns an error if the host must use TLS. If a configured address is tls:// or wss://,
-// every host must. Otherwise, a host must if security requires it. A host that was named by
-// another server also must if security requires TLS for any configured host.
+// every host must use TLS. Otherwise, a host must use TLS if security requires that. A host that
+// was named by another server must also use TLS if security requires TLS for any configured host.
 func (d *natsDialer) requires(host string) error {
 	if d.tls {
 		return &InsecureError{peerNATS, host, "an address of nats begins with tls:// or wss://", ""}
@@ -202,8 +203,8 @@ func (d *natsDialer) greet(ctx context.Context, network, address string, upgrade
 }
 
 // secure returns a connUpgrade that encrypts the connection if the server offers TLS. Without that
-// offer, the connUpgrade fails with the error required or, if required is nil, continues without
-// TLS.
+// offer, the connUpgrade returns the error that was passed to secure. If that error is nil, the
+// connUpgrade continues without TLS.
 func (d *natsDialer) secure(host string, required error) connUpgrade {
 	return func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error) {
 		if !offer.Required && !offer.Available {
@@ -259,7 +260,7 @@ func readGreeting(r *bufio.Reader) ([]byte, error) {
 
 // withoutNames removes the host names of other servers from a greeting. The greeting was not
 // encrypted, so an attacker may have inserted names for which the attacker has certificates. IP
-// addresses are kept, because a server at an address has to show a certificate for a known name.
+// addresses are kept, because a server at an IP address must show a certificate for a known name.
 // Servers send the names again once the connection is encrypted.
 func withoutNames(line []byte) []byte {
 	const key = "connect_urls"
@@ -278,8 +279,8 @@ func withoutNames(line []byte) []byte {
 	return slices.Concat([]byte(greetingPrefix), text, []byte("\r\n"))
 }
 
-// handshake encrypts the connection. The server has to show a certificate for host. If host is an
-// IP address that another server named, the certificate has to be for the name of a verified or
+// handshake encrypts the connection. The server must show a certificate for host. If host is an IP
+// address that another server named, the certificate must be for the name of a verified or
 // configured server instead. If optional is true, handshake fails if the server requests a client
 // certificate: eds has none, and the server would close the connection after the handshake.
 func (d *natsDialer) handshake(ctx context.Context, conn net.Conn, host string, optional bool) (net.Conn, error) {

@@ -111,7 +111,8 @@ func (c *Credential) readSubjects(allowed []string) {
 // ServerID returns the id of this server, which is the name of the credential's NATS user.
 func (c Credential) ServerID() string { return c.serverID }
 
-// SessionID returns the id of the session that the credential is for, or "" if it names none.
+// SessionID returns the id of the session that the credential is for, or "" if the credential names
+// no session.
 func (c Credential) SessionID() string { return c.sessionID }
 
 // CompanyIDs returns the sorted ids of the companies whose changes may be read. The id "*" means

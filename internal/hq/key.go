@@ -158,8 +158,8 @@ func EnrollURL(apiURL, code string) (string, error) {
 	return "", fault.Mark(fault.Fatal, errors.New("this is not an enrolment code: they begin with P, S, E or L"))
 }
 
-// Servers returns the comma-separated addresses of HQ's NATS servers. That is server (--server),
-// if set; otherwise the default for the API at baseURL.
+// Servers returns the comma-separated addresses of HQ's NATS servers. The first argument is the
+// value of --server. If it is empty, Servers returns the default for the API at baseURL.
 func Servers(server, baseURL string) string {
 	switch {
 	case server != "":
@@ -170,8 +170,7 @@ func Servers(server, baseURL string) string {
 	return DefaultServer
 }
 
-// Redacted returns servers, a comma-separated list of NATS addresses, with users, passwords and
-// tokens removed.
+// Redacted removes users, passwords and tokens from a comma-separated list of NATS addresses.
 func Redacted(servers string) string {
 	list := strings.Split(servers, ",")
 	for i, server := range list {
@@ -183,7 +182,7 @@ func Redacted(servers string) string {
 	return strings.Join(list, ",")
 }
 
-// Local reports whether the host of the URL raw is this machine.
+// Local reports whether the host of the given URL is this machine.
 func Local(raw string) bool {
 	u, err := url.Parse(raw)
 	return err == nil && loopback(u.Hostname())

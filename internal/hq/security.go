@@ -18,16 +18,16 @@ import (
 // only after it has shown a verified certificate, so an attacker cannot make a host require TLS. A
 // Security is safe for concurrent use.
 type Security struct {
-	// Require selects the hosts that must use TLS. If it is true, every host must, including this
-	// machine. If it is false, only hosts that have used TLS must. If it is nil, HQ's default
-	// hosts must as well, because they are on the Internet.
+	// Require selects the hosts that must use TLS. If it is true, every host must use TLS,
+	// including this machine. If it is false, only hosts that have used TLS before must use it. If
+	// it is nil, HQ's default hosts must use it as well, because they are on the Internet.
 	Require *bool
 	// Hosts remembers the hosts that have used TLS. If it is nil, no host is remembered.
 	Hosts TLSHosts
 	// Logger logs a warning about each host that is reached without TLS and is not this machine.
 	// It may be nil.
 	Logger *slog.Logger
-	// Warn is called with a warning about a peer, which is "hq" for HQ's API or "nats". It is
+	// Warn is called with a warning about a peer. The peer is "hq" for HQ's API, or "nats". Warn is
 	// called with an empty warning once the connection to the peer uses TLS. It may be nil.
 	Warn func(peer, warning string)
 

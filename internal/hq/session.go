@@ -120,9 +120,9 @@ func (c *Client) startSession(ctx context.Context, start SessionStart, waits fun
 }
 
 // AwaitSession starts a session like StartSession, but retries until ctx ends. It also retries
-// while another server is running with the same server id. It calls waits, unless nil, before each
-// wait with the error and the length of the wait. In the case of another server, the wait is 5 s,
-// and Conflict returns true for the error.
+// while another server is running with the same server id. Before each wait, it calls the function
+// waits, unless that is nil, with the error and the length of the wait. In the case of another
+// server, the wait is 5 s, and Conflict returns true for the error.
 func (c *Client) AwaitSession(ctx context.Context, start SessionStart, waits func(err error, wait time.Duration)) (Session, error) {
 	patient := c.Patient()
 	for {
@@ -182,8 +182,8 @@ func (c *Client) LogURL(ctx context.Context, session string) (string, error) {
 	return data.URL, err
 }
 
-// Upload uploads a gzipped log to uploadURL. It returns the log's storage path, which is the path
-// of that URL. It first seeks to the start of log.
+// Upload uploads a gzipped log to uploadURL. It reads the log from the start, and returns the log's
+// storage path, which is the path of uploadURL.
 func (c *Client) Upload(ctx context.Context, uploadURL string, log io.ReadSeeker) (string, error) {
 	const operation = "upload a log"
 	u, err := url.Parse(uploadURL)

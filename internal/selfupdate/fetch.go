@@ -72,8 +72,8 @@ func newTransport() *http.Transport {
 	}
 }
 
-// get downloads the file at the URL address into file. A file with more than limit bytes is an
-// error. The name is for errors and progress reports.
+// get downloads the file at the given URL, and writes it to an open file. A download of more
+// than limit bytes is an error. The name appears in errors and progress reports.
 func (f *releaseDownloader) get(ctx context.Context, name, address string, limit int64, file *os.File) error {
 	return f.retry(ctx, "download "+name, func() error { return f.attempt(ctx, name, address, limit, file) })
 }

@@ -40,8 +40,8 @@ func (u *Updater) askVersion(ctx context.Context, program string) (string, error
 }
 
 // run runs "<program> version" in dir and returns its output. It retries while the program's
-// file is open for writing: a process that was forked while the file was written keeps it open
-// until that process calls exec.
+// file is open for writing: a process that was forked during the writing keeps the file open
+// until the process calls exec.
 func (u *Updater) run(ctx context.Context, program, dir string) (output string, err error) {
 	err = retry.Do(ctx, retry.Policy{
 		Backoff:   retry.Backoff{Min: 10 * time.Millisecond, Max: time.Second},

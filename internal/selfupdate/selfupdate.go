@@ -115,8 +115,8 @@ type Options struct {
 	// HTTP makes the requests. If it is nil, New creates a client that uses the proxy settings
 	// of the environment. The client's CheckRedirect is not used.
 	HTTP *http.Client
-	// Lookup returns an environment variable, and Exists reports whether a file exists. They
-	// are used to detect a container. If one of them is nil, it finds nothing.
+	// Lookup returns an environment variable, and Exists reports whether a file exists. Both
+	// functions are used to detect a container. A nil function finds nothing.
 	Lookup func(name string) (string, bool)
 	Exists func(path string) bool
 	// Observe is called at each step and during downloads, by one goroutine at a time. It may
@@ -140,8 +140,8 @@ type Updater struct {
 	target string // path of the program, with symbolic links resolved
 	bounds bounds
 	fetch  releaseDownloader
-	// renameFirst is set if a running program must be renamed before another file can get its
-	// name.
+	// renameFirst is set if a running program must be renamed before another file can take the
+	// program's name.
 	renameFirst bool
 	// step performs one change of the disk. Tests replace step to simulate power cuts before
 	// and after a change.
@@ -264,7 +264,7 @@ func (u *Updater) Plan(version string) (Plan, error) {
 // container keeps its disk, as the containers of LXC and systemd-nspawn do.
 const allowContainer = "EDS_UPGRADE_IN_CONTAINER"
 
-// container returns the evidence that the program runs in a container, or "".
+// container returns the evidence that the program runs in a container, or "" if there is none.
 func (u *Updater) container() string {
 	if keeps, _ := u.o.Lookup(allowContainer); keeps == "true" {
 		return ""

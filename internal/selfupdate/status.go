@@ -140,10 +140,10 @@ func (u *Updater) Recover() (Status, error) {
 	return Status{}, nil
 }
 
-// Attempt calls Recover for a starting server. If a program is on probation, Attempt also
-// counts the start durably. It rolls back if the count of starts without a Commit exceeds the
-// parameter most. This handles a program that always ends before the server can decide that its
-// probation has failed.
+// Attempt calls Recover for a starting server. If a program is on probation, Attempt also counts
+// the start durably. If there were more than the given number of starts without a Commit,
+// Attempt rolls back. This handles a program that always ends before the server can decide that
+// its probation has failed.
 func (u *Updater) Attempt(ctx context.Context, most int) (Status, error) {
 	status, err := u.Recover()
 	if err != nil || status.State != Probation {

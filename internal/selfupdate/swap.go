@@ -94,9 +94,9 @@ func (u *Updater) renameOld() error {
 	return u.step("rename the old program", func() error { return os.Rename(u.target, u.Old()) })
 }
 
-// moveAway frees the name path by moving the file into a temporary directory. This also works
-// for a running program, which cannot be removed on Windows. In that case a later sweep removes
-// the file.
+// moveAway moves the file at path into a temporary directory, so that another file can take its
+// path. This also works for a running program, which cannot be removed on Windows. In that case
+// a later sweep removes the file.
 func (u *Updater) moveAway(path string) error {
 	dir, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {
@@ -110,8 +110,9 @@ func (u *Updater) moveAway(path string) error {
 	return err
 }
 
-// linkOrCopy creates the path to as a hard link to the file at the path from. If no link can be
-// created, it copies the file.
+// linkOrCopy creates a hard link to a file. If no link can be created, it copies the file. The
+// first argument is the path of the file, and the second argument is the path of the link or
+// copy.
 func linkOrCopy(from, to string) error {
 	if os.Link(from, to) == nil {
 		return nil

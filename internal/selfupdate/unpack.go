@@ -25,7 +25,7 @@ type unpacker struct {
 	sum  string // SHA-256 of the file in hexadecimal, or "" until the file is written
 }
 
-// unpack extracts the file from the archive, whose name determines its format.
+// unpack extracts the file from the archive. The archive's name determines the archive's format.
 func (u *unpacker) unpack(archive *os.File) error {
 	take := u.tar
 	if strings.HasSuffix(archive.Name(), ".zip") {
@@ -113,7 +113,7 @@ func (u *unpacker) entry(name string, mode os.FileMode, size int64, content io.R
 	return u.take(content)
 }
 
-// take writes the file durably and sets its checksum.
+// take writes the content durably to the extracted file, and records the file's checksum.
 func (u *unpacker) take(content io.Reader) (err error) {
 	f, err := os.OpenFile(u.to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
 	if err != nil {

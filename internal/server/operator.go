@@ -41,9 +41,9 @@ func (s *Server) WatchImport(
 // CancelImport cancels an import. The tables of the import keep their rows.
 func (s *Server) CancelImport(id string) error { return s.reconciler.CancelImport(id) }
 
-// AcceptGap accepts that tables are incomplete because of the gap with the given id. If table
-// is "", it does so for all tables of the gap, otherwise for one table. It returns the names of
-// these tables.
+// AcceptGap accepts that tables are incomplete because of the gap with the given id. The
+// parameter table is the name of one table, or "" for all tables of the gap. AcceptGap returns
+// the names of the accepted tables.
 func (s *Server) AcceptGap(id, table string) ([]string, error) {
 	return s.reconciler.AcceptGap(id, table)
 }

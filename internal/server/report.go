@@ -35,7 +35,8 @@ type Report struct {
 	LastError   string    `json:"lastError,omitempty"`
 	LastErrorAt time.Time `json:"lastErrorAt,omitzero"`
 
-	// Tables has the state of each table that was imported or changed, or is not ok, by name.
+	// Tables maps table names to states. It has all tables that were imported or changed, or
+	// that are not ok.
 	Tables map[string]TableReport `json:"tables"`
 }
 
@@ -62,8 +63,8 @@ func (s *Server) Report() Report {
 	return r
 }
 
-// known returns a pointer to value, or nil if the parameter is says that the value is not
-// known.
+// known returns a pointer to value, or nil if the first argument is false, which means that the
+// value is not known.
 func known[T any](is bool, value T) *T {
 	if !is {
 		return nil

@@ -49,8 +49,8 @@ type Config struct {
 	FailedUpgrade *agent.FailedUpgrade
 	Upgrade       func(ctx context.Context, version string) error
 	SessionBegan  func(id string)
-	// Probation reports whether the running version is on probation. If Probation is nil, it is
-	// not.
+	// Probation reports whether the running version is on probation. If Probation is nil, the
+	// version is not on probation.
 	Probation func() bool
 	// Beat is called every few seconds while the server works. It may be nil.
 	Beat func()
@@ -138,8 +138,8 @@ func (s *Server) openReconciler() (err error) {
 const silentServer = "nats-without-reset"
 
 // NeedsEnrolment reports whether the server must enrol at HQ before it can start. That is the
-// case if there is no API key, and no NATS server on this machine, which would work without a
-// key.
+// case if there is no API key, unless all NATS servers are on this machine, because such servers
+// may be used without a key.
 func NeedsEnrolment(o config.ServerSettings) bool { return o.APIKey.IsZero() && !localNATS(o) }
 
 // openClient creates the client of HQ.

@@ -15,8 +15,9 @@ import (
 // server was started.
 type TableReport struct {
 	telemetry.TableHealth
-	// AppliedTo is the stream sequence of the last message that was applied to a table that is
-	// not ok. AppliedAt is the time at which the stream stored this message.
+	// AppliedTo is set only if the table is not ok. It is the stream sequence of the last
+	// message that was applied to the table. AppliedAt is the time at which the stream stored
+	// this message.
 	AppliedTo uint64    `json:"appliedTo,omitempty"`
 	AppliedAt time.Time `json:"appliedAt,omitzero"`
 	// Attempts is the number of failed attempts to repair the table. Next is the earliest time
@@ -31,7 +32,8 @@ type TableReport struct {
 	LastChange  time.Time `json:"lastChange,omitzero"` // commit time, by the source's clock
 }
 
-// tables returns reports by name on all tables that were imported or changed, or are not ok.
+// tables returns a map from table names to reports. It has all tables that were imported or
+// changed, or that are not ok.
 func (s *Server) tables(status pipeline.Status) map[string]TableReport {
 	var imported []string
 	if d := s.reconciler.Destination(); d != nil {
@@ -64,7 +66,7 @@ func tableReports(imported []string, changed map[string]pipeline.TableStatus, no
 	return all
 }
 
-// describe adds the state s of a table that is not ok to the report.
+// describe sets the fields of the report that describe s, the state of a table that is not ok.
 func (t *TableReport) describe(s *sink.TableState) {
 	t.TableHealth = telemetry.TableHealth{
 		State: string(s.State), Cause: string(s.Cause), Reason: telemetry.MaskText(s.Reason), Since: s.Since.UTC(),
@@ -88,7 +90,7 @@ func needsOperator(s *sink.TableState) bool {
 	}
 }
 
-// tableStates returns the states of all known tables by name, for health reports.
+// tableStates returns the states of all known tables, keyed by name, for health reports.
 func (s *Server) tableStates() map[string]telemetry.TableHealth {
 	all := make(map[string]telemetry.TableHealth)
 	for name, t := range s.tables(s.Status()) {

@@ -50,8 +50,8 @@ func (s *Server) watchPipelines(main, lane pipeline.Status) {
 	s.Health.Warn("behind", warning)
 }
 
-// overdue returns the reason for which a pipeline waits, if it has waited for longer than
-// patience, or "".
+// overdue returns the reason why a pipeline waits, or "" if the pipeline has not waited for
+// longer than patience.
 func overdue(status pipeline.Status) string {
 	if status.State != pipeline.Waiting || time.Since(status.Since) <= patience {
 		return ""
@@ -59,8 +59,8 @@ func overdue(status pipeline.Status) string {
 	return status.Reason
 }
 
-// watchDeadLetters updates health from the dead-letter queue. Before that it refreshes the
-// queue, because another process may have dropped entries, and drops old superseded entries.
+// watchDeadLetters updates health from the dead-letter queue. Before that, it refreshes the
+// queue, because another process may have dropped entries. It also drops old superseded entries.
 func (s *Server) watchDeadLetters(now time.Time) {
 	broken := ""
 	if err := cmp.Or(s.dead.Refresh(), s.dead.DropSuperseded(now)); err != nil {

@@ -95,9 +95,10 @@ func exitOf(state *os.ProcessState) exit {
 	return exit{code: state.ExitCode(), signal: signalOf(state)}
 }
 
-// receiver returns the handler for the lines of a worker's standard output. It sends messages
-// to reports, until gone is closed. A line that is not a message was printed by mistake; the
-// handler writes it to other, the destination of the worker's standard error.
+// receiver returns the handler for the lines of a worker's standard output. The handler sends
+// messages to the channel reports, until the channel gone is closed. A line that is not a
+// message was printed by mistake. The handler writes such a line to the given writer, which also
+// receives the worker's standard error.
 func receiver(reports chan<- workerMessage, gone <-chan struct{}, other io.Writer, logger *slog.Logger) func([]byte, bool) {
 	foreign := 0
 	return func(text []byte, cut bool) {

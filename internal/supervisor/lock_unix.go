@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// lock opens the file at path and locks it until the file is closed. If it fails, held reports
-// whether another process holds the lock.
+// lock opens the file at path and locks it until the file is closed. If lock fails, the result
+// held reports whether another process holds the lock.
 func lock(path string) (f *os.File, held bool, err error) {
 	f, err = os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

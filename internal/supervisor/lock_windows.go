@@ -9,8 +9,8 @@ import (
 // errorSharingViolation is ERROR_SHARING_VIOLATION of winerror.h.
 const errorSharingViolation = syscall.Errno(32)
 
-// lock opens the file at path and locks it until the file is closed. If it fails, held reports
-// whether another process holds the lock.
+// lock opens the file at path and locks it until the file is closed. If lock fails, the result
+// held reports whether another process holds the lock.
 func lock(path string) (f *os.File, held bool, err error) {
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"sync"
 )
 
-// Bounds in bytes: maxStderr of the end of a worker's standard error that is kept, maxMessage
-// of the line that reports a fatal error.
+// Limits in bytes. Only the last maxStderr bytes of a worker's standard error are kept. The line
+// that reports a fatal error is cut to maxMessage bytes.
 const (
 	maxStderr  = 64 << 10
 	maxMessage = 1 << 10
@@ -21,7 +21,7 @@ type output struct {
 	writing sync.Mutex // held during each write to the field to
 	to      io.Writer
 
-	// mu is never held during a write to the field to, because that write can block forever.
+	// mu is never held while the output is forwarded, because forwarding can block forever.
 	mu      sync.Mutex
 	kept    []byte
 	message string
@@ -52,8 +52,8 @@ func (o *output) keep(p []byte) {
 	}
 }
 
-// inspect stores the last line that starts a fatal error report of Go's runtime. That line has
-// to be stored separately, because the report may be longer than maxStderr.
+// inspect stores the last line that starts a fatal error report of Go's runtime. The line is
+// stored separately, because the report may be longer than maxStderr.
 func (o *output) inspect(text []byte, _ bool) {
 	for _, beginning := range []string{"panic: ", "fatal error: "} {
 		if bytes.HasPrefix(text, []byte(beginning)) {
@@ -65,9 +65,9 @@ func (o *output) inspect(text []byte, _ bool) {
 	}
 }
 
-// runtimeSignal returns the signal's name if message looks like "SIGSEGV: segmentation
-// violation", or "". Go's runtime reports a fatal signal with such a line, and exits with code
-// 2.
+// runtimeSignal returns the name of the signal if message looks like "SIGSEGV: segmentation
+// violation". Otherwise it returns "". Go's runtime reports a fatal signal with such a line, and
+// exits with code 2.
 func runtimeSignal(message string) string {
 	name, _, ok := strings.Cut(message, ": ")
 	if !ok || !strings.HasPrefix(name, "SIG") || strings.ContainsFunc(name, func(r rune) bool { return r < 'A' || r > 'Z' }) {
@@ -76,8 +76,8 @@ func runtimeSignal(message string) string {
 	return name
 }
 
-// tail returns the end of the output, and the last line that starts a fatal error report, or
-// "".
+// tail returns the end of the output, and the last line that starts a fatal error report. If
+// there is no such line, the second result is "".
 func (o *output) tail() (text, message string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -83,7 +83,8 @@ func (e ending) kind() CrashKind {
 	}
 }
 
-// describe returns a sentence about how the worker ended, in which "it" is the worker.
+// describe returns a sentence that says how the worker ended. The sentence refers to the worker
+// as "it".
 func (e ending) describe(l RunLimits) string {
 	switch {
 	case e.failure != nil:
@@ -140,7 +141,7 @@ type restartPolicy struct {
 	crashes   int  // number of crashes since the last worker that was healthy for long enough
 }
 
-// decide returns the decision after the end e of a worker.
+// decide returns the decision after a worker has ended as e describes.
 func (p *restartPolicy) decide(e ending) decision {
 	first := !p.started
 	p.started = p.started || e.failure == nil
@@ -184,8 +185,8 @@ func (p *restartPolicy) expected(e ending) decision {
 	}
 }
 
-// rolledBack returns the decision after a crash whose upgrade was rolled back. The crash does
-// not count against the old binary.
+// rolledBack returns the decision after a crash that has led to the rollback of an upgrade. The
+// crash does not count against the old binary.
 func (p *restartPolicy) rolledBack(e ending) decision {
 	p.started = true
 	if p.noRestart {

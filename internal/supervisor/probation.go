@@ -24,8 +24,8 @@ type upgrade struct {
 	before  string // the replaced version
 }
 
-// failsProbation reports whether the end e of an upgraded worker means that the upgrade has
-// failed.
+// failsProbation reports whether the upgrade has failed, given how the upgraded worker has
+// ended.
 func (e ending) failsProbation() bool {
 	switch {
 	case e.stopped || e.killed:
@@ -39,8 +39,9 @@ func (e ending) failsProbation() bool {
 	}
 }
 
-// resume continues an upgrade that is recorded on disk, but is not on probation in this
-// process. An earlier process began that upgrade, or its last outcome could not be recorded.
+// resume continues an upgrade that is recorded on disk, but is not on probation in this process.
+// An earlier process began that upgrade, or the last outcome of the upgrade could not be
+// recorded.
 func (s *supervisor) resume() {
 	if s.Upgrader == nil || s.probation != nil || s.unreported {
 		return
@@ -56,14 +57,14 @@ func (s *supervisor) resume() {
 	}
 }
 
-// begin puts version, which replaced before, on probation.
+// begin puts the new version on probation. The second argument is the version that was replaced.
 func (s *supervisor) begin(version, before string) {
 	s.probation, s.unreported = &upgrade{version: version, before: before}, false
 	s.Version = version
 	s.note = Note{Upgrade: &Upgraded{Version: version}}
 }
 
-// beginUpgrade swaps the binary, as requested by the ended worker. If the swap fails, the next
+// beginUpgrade swaps the binary, as the ended worker has requested. If the swap fails, the next
 // worker is informed of the reason.
 func (s *supervisor) beginUpgrade(e ending) {
 	version := e.upgrade.Version
@@ -90,8 +91,8 @@ func (s *supervisor) swap(e ending) error {
 	return nil
 }
 
-// rollBack restores the old binary after the end e of the upgraded worker, and reports whether
-// the old binary was restored.
+// rollBack tries to restore the old binary after the upgraded worker has ended as e describes.
+// It reports whether the old binary was restored.
 func (s *supervisor) rollBack(e ending) bool {
 	err := s.Upgrader.Rollback(e.describe(s.Limits))
 	if errors.Is(err, ErrSettled) {

@@ -16,7 +16,7 @@ func ownGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true
 // quit makes Go's runtime write all goroutines to standard error, and end.
 func quit(p *os.Process) error { return p.Signal(syscall.SIGQUIT) }
 
-// signalOf returns the name of the signal that ended a process, or "".
+// signalOf returns the name of the signal that ended a process, or "" if no signal ended it.
 func signalOf(state *os.ProcessState) string {
 	status, ok := state.Sys().(syscall.WaitStatus)
 	if !ok || !status.Signaled() {

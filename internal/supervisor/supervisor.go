@@ -101,9 +101,9 @@ func (l RunLimits) withDefaults() RunLimits {
 // worker during a call. After each call, and after a power cut at any moment, a binary is
 // installed that can be started.
 type Upgrader interface {
-	// Swap replaces the program with the binary at the path staged, and keeps the old binary.
-	// The new binary is then on probation. After an error the old binary is still installed,
-	// and is not on probation.
+	// Swap replaces the program with the staged binary at the given path, and keeps the old
+	// binary. The new binary is then on probation. After an error the old binary is still
+	// installed, and is not on probation.
 	Swap(staged string) error
 	// Rollback restores the old binary and records the reason. If the operator has already
 	// ended the probation, Rollback does nothing and returns ErrSettled.
@@ -129,10 +129,11 @@ var ErrSettled = errors.New("the upgrade is no longer on probation")
 // ends the worker at once. No worker is running when Run returns.
 //
 // If a worker announces its end and exits with the announced code, Run returns, except that
-// after CodeRestart it restarts the worker at once. After any other end, Run writes a
-// tombstone, and restarts the worker after a jittered, growing wait. Run gives up after more
-// than Limits.Crashes crashes without Limits.Healthy of health in between. If a worker gives no
-// sign of life, Run makes it write its goroutines, and ends it.
+// after CodeRestart it restarts the worker at once. After any other end, Run writes a tombstone,
+// and restarts the worker after a jittered, growing wait. Run gives up after more than
+// Limits.Crashes crashes without Limits.Healthy of health in between. If a worker gives no sign
+// of life, Run makes the worker write its goroutines to standard error, and then ends the
+// worker.
 func Run(ctx context.Context, c Config) (int, error) {
 	parent, err := lockParent(ctx, c.Dir)
 	if err != nil {
@@ -191,7 +192,8 @@ func lockParent(ctx context.Context, dir string) (*os.File, error) {
 	}
 }
 
-// lockParent retries for lockTimeout, because a call of Running holds the lock for a moment.
+// lockParent retries for up to lockTimeout, because a call of Running holds the lock for a
+// moment.
 const (
 	lockTimeout = time.Second
 	lockTries   = 10
@@ -289,8 +291,8 @@ func (s *supervisor) run(ctx context.Context) ending {
 	return w.end
 }
 
-// decide returns the decision after the end e of a worker. It also rolls back a failed upgrade,
-// and begins a requested one.
+// decide returns the decision after a worker has ended as e describes. It also rolls back a
+// failed upgrade, and begins a requested one.
 func (s *supervisor) decide(e ending) decision {
 	if s.probation != nil && e.failsProbation() && s.rollBack(e) {
 		return s.policy.rolledBack(e)

@@ -109,8 +109,8 @@ func tombstoneNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// writeTombstone writes a tombstone for the end e. It only logs a failure, which must not block
-// the restart of the worker.
+// writeTombstone writes a tombstone for a worker that has ended as e describes. It only logs a
+// failure, which must not block the restart of the worker.
 func (s *supervisor) writeTombstone(e ending, kind CrashKind) {
 	t := Tombstone{
 		Time: time.Now().UTC(), Version: s.Version, PID: e.pid, Kind: kind, ExitCode: e.code, Signal: e.signal,
@@ -125,8 +125,8 @@ func (s *supervisor) writeTombstone(e ending, kind CrashKind) {
 	s.Logger.Error("a tombstone was written", "pid", e.pid, "kind", kind, "path", path)
 }
 
-// write writes t to a file in dir atomically, removes old tombstones, and returns the file's
-// path.
+// write writes t to a file in dir atomically, removes old tombstones, and returns the path of
+// the new file.
 func (t Tombstone) write(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", err
@@ -153,8 +153,8 @@ func (t Tombstone) name() string {
 }
 
 // removeOld removes unfinished files that a power cut has left behind. It also removes the
-// oldest tombstones in dir until the others are within the bounds, but never the file named
-// newest.
+// oldest tombstones in dir until the remaining ones are within the bounds. It never removes the
+// new tombstone, whose file name is the last argument.
 func removeOld(dir, newest string) error {
 	leavings, err := filepath.Glob(filepath.Join(dir, unfinished+"*"))
 	if err != nil {

@@ -16,7 +16,8 @@ const (
 	typeExiting   = "exiting"
 )
 
-// Bounds in bytes: maxLine of a message to the parent, maxStart of the message to the worker.
+// Limits in bytes. A message to the parent has at most maxLine bytes. The message to the worker
+// has at most maxStart bytes.
 const (
 	maxLine  = 64 << 10
 	maxStart = 4 << 20
@@ -65,7 +66,7 @@ func parse(text []byte) (workerMessage, bool) {
 }
 
 // lineSplitter is a writer that calls handle with each nonempty line. It truncates lines to max
-// bytes, and calls handle with cut = true for a truncated one. Write never fails. It is safe
+// bytes. For a truncated line, it calls handle with cut = true. Write never fails. It is safe
 // for concurrent use.
 type lineSplitter struct {
 	max    int

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// patience is how long the worker waits for a parent that does not read. A parent may, for
-// example, be stopped in a debugger.
+// patience is the maximum time that the worker waits for a parent that does not read. A parent
+// may, for example, be stopped in a debugger.
 const patience = 5 * time.Second
 
 // probeEvery is the interval at which a worker checks whether its parent is alive, after its
@@ -39,7 +39,7 @@ type Worker struct {
 }
 
 // outbox has the messages to be written. It keeps only the latest message of each type. This
-// bounds it, and loses nothing that matters.
+// limits the size of the outbox, and loses nothing that matters.
 type outbox struct {
 	ready, beat bool
 	session     *string
@@ -99,8 +99,8 @@ func readStart(in *bufio.Reader) (StartRequest, error) {
 // requests that or has ended.
 func (w *Worker) Done() <-chan struct{} { return w.gone }
 
-// Orphaned returns a channel that is closed when the parent has ended. It is closed soon after
-// that of Done.
+// Orphaned returns a channel that is closed when the parent has ended. That channel is closed
+// soon after the channel of Done.
 func (w *Worker) Orphaned() <-chan struct{} { return w.orphaned }
 
 // Ready reports to the parent that the worker is at work. It returns once the message is
@@ -115,9 +115,10 @@ func (w *Worker) Beat() { w.post(func(o *outbox) { o.beat = true }) }
 // message is written or the parent cannot be reached.
 func (w *Worker) Session(id string) { _ = w.deliver(func(o *outbox) { o.session = &id }) }
 
-// Upgrade asks the parent to replace the program with the binary at the path staged, which has
-// the given version. The parent replaces it once the worker has ended with CodeRestart. If
-// Upgrade returns an error, it is unknown whether the parent has received the request.
+// Upgrade asks the parent to replace the program with the staged binary at the given path. That
+// binary has the given version. The parent replaces the program once the worker has ended with
+// CodeRestart. If Upgrade returns an error, it is unknown whether the parent has received the
+// request.
 func (w *Worker) Upgrade(version, staged string) error {
 	if version == "" || staged == "" {
 		return errors.New("request an upgrade: no version or binary")
@@ -157,7 +158,7 @@ func (w *Worker) read() {
 	_, _ = io.Copy(io.Discard, w.stdin)
 }
 
-// post lets put add a message to the outbox, and wakes write.
+// post calls put to add a message to the outbox, and then wakes the goroutine of write.
 func (w *Worker) post(put func(*outbox)) {
 	w.mu.Lock()
 	put(&w.next)
@@ -168,7 +169,7 @@ func (w *Worker) post(put func(*outbox)) {
 	}
 }
 
-// deliver lets put add a message to the outbox, and waits until the message is written.
+// deliver calls put to add a message to the outbox, and waits until the message is written.
 func (w *Worker) deliver(put func(*outbox)) error {
 	written := make(chan error, 1)
 	w.post(func(o *outbox) {
@@ -188,7 +189,7 @@ func (w *Worker) deliver(put func(*outbox)) error {
 }
 
 // write sends the messages in the outbox, until Close is called. After the worker's standard
-// input has ended, it also checks regularly that the parent still reads.
+// input has ended, write also checks regularly that the parent still reads.
 func (w *Worker) write() {
 	ticker := time.NewTicker(probeEvery)
 	ticker.Stop()

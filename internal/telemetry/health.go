@@ -30,7 +30,7 @@ type Report struct {
 	Status   Status   `json:"status"`
 	Reasons  []Reason `json:"reasons"`  // never nil
 	Warnings []Reason `json:"warnings"` // never nil
-	// Tables has the tables that are not ok, by name.
+	// Tables has the tables that are not ok, keyed by name.
 	Tables map[string]TableHealth `json:"tables,omitempty"`
 }
 

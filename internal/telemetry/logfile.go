@@ -235,8 +235,8 @@ func (f *LogFile) finishedName() string {
 	}
 }
 
-// Rotate finishes the current file, waits until it is compressed, and returns the path of the
-// compressed file.
+// Rotate finishes the current file, waits until that file is compressed, and returns the path of
+// the compressed file.
 func (f *LogFile) Rotate(ctx context.Context) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -268,8 +268,8 @@ func (f *LogFile) wake() {
 	}
 }
 
-// awaitRound waits until the compressor has completed all rounds that are requested so far, or
-// ctx is done. The caller holds mu.
+// awaitRound waits until the compressor has completed all rounds that have been requested so
+// far, or until ctx is done. The caller holds mu.
 func (f *LogFile) awaitRound(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() {
 		f.mu.Lock()

@@ -19,8 +19,8 @@ type TableHealth struct {
 	Gap string `json:"gap,omitempty"`
 	// Accepted reports whether the operator has accepted that the table is incomplete.
 	Accepted bool `json:"accepted,omitempty"`
-	// Lost reports whether only the operator can repair the table, and has not accepted its
-	// state.
+	// Lost reports whether only the operator can repair the table. An incomplete table that the
+	// operator has accepted is not lost.
 	Lost bool `json:"-"`
 }
 
@@ -33,8 +33,9 @@ func (s TableHealth) label() string {
 	return s.State
 }
 
-// ReadTables sets the function from which Report reads the states of all tables, by name. The
-// function read is called concurrently, once for each report. It must not call methods of h.
+// ReadTables sets the function from which Report reads the states of all tables, keyed by name.
+// This function is called once for each report, and calls may be concurrent. It must not call
+// methods of h.
 func (h *Health) ReadTables(read func() map[string]TableHealth) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
