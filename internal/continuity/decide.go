@@ -92,8 +92,8 @@ func (d *assessment) lostReason() GapReason {
 
 // resume continues after the last applied message. If that message is unknown, resume continues
 // after the consumer's acknowledgement floor. Acknowledged messages then count as applied, because
-// there is no other evidence. That happens after the reference server, or with a lost data
-// directory.
+// there is no other evidence. This is the case if the reference server read the stream before, or
+// if the data directory was lost.
 func (d *assessment) resume() Plan {
 	plan := Plan{Applied: d.position, Reached: d.reached()}
 	gap := &GapError{After: plan.Reached, Since: instant(d.position.Stored)}
@@ -171,8 +171,8 @@ func (d *assessment) reached() uint64 {
 }
 
 // received returns the sequence up to which no message for this consumer remains to be received,
-// according to the recorded positions alone. Every message up to position was received, and later
-// ones up to this sequence were for other consumers.
+// according to the recorded positions alone. Every message up to the position was received, and any
+// later messages up to this sequence were for other consumers.
 func (d *assessment) received() uint64 {
 	if d.Record.Settled.Sequence > d.position.Sequence { // the destination was restored, and lost the changes that were settled later
 		return d.position.Sequence

@@ -3,8 +3,7 @@
 //
 // A position is evidence, not a fact. A destination can be restored from a backup, a stream can be
 // trimmed or created again, and a data directory can be lost. Decide compares all evidence. It
-// reports a gap if the evidence fits any history in which a change is missing, and no gap if the
-// evidence fits no such history.
+// reports a gap if and only if the evidence fits a history in which a change is missing.
 package continuity
 
 import (
@@ -22,8 +21,8 @@ type Evidence struct {
 	Snapshots   map[string]ImportEvidence // of imports into this destination, by table
 	Stream      StreamEvidence
 	Consumer    *Consumer // nil if the consumer does not exist
-	// Beginning selects the start if there is no other evidence. If it is true, reading starts with
-	// the oldest message in the stream, else with new messages.
+	// Beginning matters only if there is no other evidence. If Beginning is true, reading starts
+	// with the oldest message in the stream. Otherwise, reading starts with the next new message.
 	Beginning bool
 	// Unread is the error that prevented eds from reading the snapshots of the reference server's
 	// import. It is nil if eds has read them, or has none to take over.
@@ -52,8 +51,8 @@ type Record struct {
 	// Settled is the position of the last settled message. Settled.Stored is 0 if only the
 	// consumer's acknowledgement floor is known.
 	Settled cdc.Position
-	// Scanned is the sequence up to which no message for this consumer is unsettled. It may be less
-	// than Settled.Sequence.
+	// Scanned is the sequence up to which every message for this consumer is settled. It may be
+	// less than Settled.Sequence.
 	Scanned uint64
 	// Elsewhere reports whether the consumer has later acknowledged messages that were applied
 	// to another destination.
@@ -105,12 +104,12 @@ type StreamEvidence struct {
 	// are then zero.
 	Silent bool
 	// First is the sequence of the oldest message, or of the next message if the stream is empty.
-	// FirstStored is the storage time of the message First in Unix nanoseconds, or 0 if the stream
-	// is empty.
+	// FirstStored is the storage time of the message at First in Unix nanoseconds, or 0 if the
+	// stream is empty.
 	First       uint64
 	FirstStored int64
 	// Stored is the storage time of the message at Evidence.Sequence in Unix nanoseconds, or 0 if
-	// the stream has no such message. Pending is the number of messages from that one on.
+	// the stream has no such message. Pending is the number of messages from that message on.
 	Stored  int64
 	Pending uint64
 }
@@ -163,14 +162,15 @@ func (e *Evidence) floor() uint64 {
 	return floor
 }
 
-// resumes reports whether the stream was read before, and the position or at least an
-// acknowledgement floor is known.
+// resumes reports whether any evidence shows that the stream was read before: a checkpoint, a
+// position, a consumer or an acknowledgement floor.
 func (e *Evidence) resumes() bool {
 	return e.Destination.Begun || e.Position().Sequence > 0 || e.Consumer != nil || e.floor() > 0
 }
 
-// untouched reports whether there is a snapshot to read from, and no change was ever applied or
-// acknowledged. That is the case if the source has not changed since the snapshot.
+// untouched reports whether both of these are true: there is a snapshot to read from, and no change
+// was ever applied or acknowledged. That is the case if the source has not changed since the
+// snapshot.
 func (e *Evidence) untouched() bool {
 	if e.Consumer == nil || e.Consumer.Acknowledged || e.Record != (Record{}) || e.Destination.Checkpoint.Sequence > 0 {
 		return false
@@ -192,7 +192,7 @@ func (e *Evidence) CheckpointLost() bool {
 }
 
 // forgotten reports whether only the consumer shows that eds has applied changes. In this case, the
-// destination keeps records but has none, and the data directory has no record either.
+// destination can keep records but has none, and the data directory has no record either.
 func (e *Evidence) forgotten() bool {
 	return e.Destination.Records && !e.Destination.Begun && e.Record == (Record{}) && len(e.Snapshots) == 0 &&
 		e.Consumer != nil && e.Consumer.Ours && e.Consumer.Acknowledged

@@ -19,7 +19,7 @@ type Plan struct {
 	Forget bool
 	// Reached is the sequence up to which no message for this consumer remains to be received.
 	Reached uint64
-	// Gap describes the changes that are missing; nil if no change is known to be missing.
+	// Gap describes the changes that are missing, or is nil if no change is known to be missing.
 	Gap *GapError
 	// Unverified is the reason why eds cannot rule out missing changes, although no evidence
 	// suggests any. It is "" if eds can rule them out.
@@ -34,7 +34,7 @@ type Plan struct {
 // StartKind is the kind of a Start. It determines which fields of the Start are valid.
 type StartKind uint8
 
-// The origins.
+// The kinds of a Start.
 const (
 	FromNow       StartKind = iota // new messages only
 	FromSequence                   // Start.Sequence and later
@@ -56,14 +56,14 @@ type GapError struct {
 	// imported also lack changes.
 	Tables []string
 	Others bool
-	// All is set if Tables are all imported tables.
+	// All is set if Tables lists every imported table.
 	All    bool
 	Reason GapReason
 	Err    error // the error for the reason Unread
 	// After is the sequence of the last applied message, or 0 if it is unknown. First is the
 	// sequence of the oldest message in the stream.
 	After, First uint64
-	// Since is the storage time of the message After, or the time of the snapshot if there is no
+	// Since is the storage time of the message at After, or the time of the snapshot if there is no
 	// such message. It is zero if both are unknown.
 	Since time.Time
 }

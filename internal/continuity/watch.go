@@ -1,7 +1,8 @@
 package continuity
 
-// Look is an observation of the stream while it is read. The fields are observed in their order, so
-// a later field shows messages that were dropped after an earlier field was observed.
+// Look is an observation of the stream while it is read. The fields are observed in the order of
+// their declaration, so a later field may reflect drops that happened after an earlier field was
+// observed.
 type Look struct {
 	// Sent is the sequence up to which the server has sent every message of this consumer
 	// that was still in the stream.

@@ -111,9 +111,9 @@ func (f *inFlight) add(messages []Message) {
 	f.count(bytes)
 }
 
-// reserve waits until the budget allows a decoder to use the given number of bytes for the message
-// that follows the message with sequence before, and then counts these bytes. If ctx ends first, it
-// returns the cause of ctx.
+// reserve waits until the budget allows a decoder to use the given number of bytes for a message,
+// and then counts these bytes. The parameter before is the sequence of the previous message. If ctx
+// ends first, reserve returns the cause of ctx.
 func (f *inFlight) reserve(ctx context.Context, before uint64, bytes int) error {
 	err := f.await(ctx, func() bool { return f.admits(before, bytes) })
 	defer f.mu.Unlock()
@@ -135,10 +135,11 @@ func (f *inFlight) tryReserve(before uint64, bytes int) bool {
 	return ok
 }
 
-// admits reports whether a decoder may use the given number of additional bytes for the message
-// that follows the message with sequence before. It may if the budget allows it, or if all earlier
-// messages are acknowledged or in the open batch. Closed batches do not wait for later messages, so
-// each message is admitted eventually. The caller holds f.mu.
+// admits reports whether a decoder may use the given number of additional bytes for a message. The
+// parameter before is the sequence of the previous message. The decoder may use the bytes if the
+// budget allows that, or if all earlier messages are acknowledged or in the open batch. Closed
+// batches do not wait for later messages, so each message is admitted eventually. The caller holds
+// f.mu.
 func (f *inFlight) admits(before uint64, bytes int) bool {
 	return f.used+bytes <= f.limit || f.accepted >= before && f.closed == 0
 }

@@ -110,8 +110,8 @@ func (w *decodeWorker) decode(intake context.Context, c *messageChunk) (err erro
 // events of a chunk share one allocation, so each of them keeps the whole allocation in memory.
 const ownEvent = 16 << 10
 
-// next decodes the first message of the chunk that has no item yet. If the decoder panics, next
-// rejects the message.
+// next decodes the chunk's first message that has no item yet. If the decoder panics, next rejects
+// the message.
 func (w *decodeWorker) next(intake context.Context) (err error) {
 	m, e := &w.chunk.messages[len(w.chunk.items)], &w.events[0]
 	data := m.Data
@@ -282,8 +282,8 @@ func (w *decodeWorker) check(e *cdc.Event) skipReason {
 }
 
 // split finds the layout of the event's table, and sets the item's effect: the event's row images,
-// split into columns. It rejects the item if that fails. The only errors that split returns end the
-// intake.
+// split into columns. If the event can never be split, split stores the reason in the item and
+// returns nil. Any error that split returns ends the intake.
 func (w *decodeWorker) split(intake context.Context, it *item) error {
 	s, err := w.splitter(intake, it.event)
 	switch {

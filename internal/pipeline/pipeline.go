@@ -52,12 +52,13 @@ type Config struct {
 	// Checkpoint is the position that the destination had stored when it was opened. Messages up to
 	// and including this position are skipped.
 	Checkpoint cdc.Position
-	// BatchBoundaries is the last argument of RecordBatchBoundaries, in this run or an earlier one:
-	// the ascending sequences of the messages that ended batches. A batch that is delivered again
-	// ends at the same message.
+	// BatchBoundaries is the list that was last passed to RecordBatchBoundaries, in this run or an
+	// earlier one. It has the sequences of the messages that ended batches, in ascending order. A
+	// batch that is delivered again ends at the same message.
 	BatchBoundaries []uint64
-	// RecordBatchBoundaries stores BatchBoundaries durably. It is called before a batch is applied,
-	// never concurrently. If nil, messages that are delivered again may form different batches.
+	// RecordBatchBoundaries stores BatchBoundaries durably. It is called before a batch is applied.
+	// Calls are never concurrent. If nil, messages that are delivered again may form different
+	// batches.
 	RecordBatchBoundaries func(ends []uint64) error
 	Rules                 Rules // nil for no rules
 	// Gate decides which tables' changes are applied. If nil, all changes are applied, and a table

@@ -25,8 +25,8 @@ const (
 	poisonWindow = 1000
 )
 
-// poisonRate counts the recent dead letters of a table. It counts events from the table's first
-// dead letter on.
+// poisonRate counts the recent dead letters of a table. Counting starts at the table's first dead
+// letter.
 type poisonRate struct {
 	events uint64   // number of events so far
 	dead   []uint64 // ordinals of the dead letters among the last poisonWindow events, ascending

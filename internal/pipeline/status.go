@@ -207,8 +207,8 @@ func (t *statusTracker) acknowledged(d durableBatch) {
 	t.metrics.acknowledged(d.messages)
 }
 
-// applied records that events are durable. They were written as the batch c, and took is the time
-// that the write took.
+// applied records that events are durable. They were written as the batch c. The parameter took is
+// the duration of the write.
 func (t *statusTracker) applied(events []*item, c *change.Batch, took time.Duration) {
 	now := time.Now()
 	counts := make(map[string]*TableStatus)

@@ -89,9 +89,9 @@ func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string)
 	return known, h.State.SetTables(state.SourceTables, h.at.DestinationKey, known)
 }
 
-// recordUnobtainable records, as known at HQ, the tables that no import can load. Either HQ has no
-// rows of such a table, or the destination has a table of that name that eds does not own. If such
-// a table is new, it then receives its changes from the stream.
+// recordUnobtainable adds the tables that no import can load to the record of the tables known at
+// HQ. Either HQ has no rows of such a table, or the destination has a table of that name that eds
+// does not own. If such a table is new, it then receives its changes from the stream.
 func (r *Reconciler) recordUnobtainable(job *importJob) error {
 	var names []string
 	for _, t := range job.report.Tables {

@@ -68,8 +68,9 @@ func (s *desiredState) now() (desired, <-chan struct{}) {
 	return s.desired, s.changed
 }
 
-// change calls do to edit a copy of the desired state, and makes the copy current once it is on
-// disk. If do or the write to disk fails, the desired state does not change.
+// change passes a copy of the desired state to the callback do for editing. It makes the copy
+// current once the copy is on disk. If the callback or the write to disk fails, the desired state
+// does not change.
 func (s *desiredState) change(do func(*desired) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -92,7 +93,7 @@ func (s *desiredState) change(do func(*desired) error) error {
 	return nil
 }
 
-// await waits until reached returns true for the current desired state, or until ctx ends.
+// await waits until the predicate reached accepts the current desired state, or until ctx ends.
 func (s *desiredState) await(ctx context.Context, reached func(desired) bool) {
 	for {
 		now, changed := s.now()
@@ -172,9 +173,10 @@ func (d *desired) finish(job *importJob, err error) {
 	d.Outcomes = append(d.Outcomes, outcome)
 }
 
-// SetDestination makes d the desired destination, after save has saved its configuration. If d has
-// no snapshot, the stream is not followed until an import has filled d. SetDestination cancels an
-// import into another destination. If save fails, the desired destination does not change.
+// SetDestination calls the callback save, which saves the configuration of d, and then makes d the
+// desired destination. If d has no snapshot, the stream is not followed until an import has filled
+// d. SetDestination cancels an import into another destination. If the callback fails, the desired
+// destination does not change.
 func (r *Reconciler) SetDestination(d *Destination, save func() error) error {
 	snapshots, err := r.State.Snapshots(d.DestinationKey)
 	if err != nil {

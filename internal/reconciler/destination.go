@@ -69,8 +69,8 @@ func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, 
 	return d, sink.CheckForeign(d.Driver, d.Target)
 }
 
-// Named returns the identification of a URL's destination in the data directory. If the URL cannot
-// be parsed, its spelling identifies the destination.
+// Named returns the key by which the data directory identifies the destination of a URL. If the URL
+// cannot be parsed, the key is the spelling of the URL.
 func Named(raw string, lookup sink.Lookup) state.DestinationKey {
 	masked := drivers.MaskURL(raw)
 	at := state.DestinationKey{Identity: sink.Spelling(masked), Masked: masked, Spelled: sink.Spelling(masked)}
@@ -193,9 +193,9 @@ func (r *Reconciler) envWithIdentity(d *Destination) (sink.Env, error) {
 	return Identify(r.env(d), r.State, d.Identity, r.Version, r.started)
 }
 
-// Identify adds to env the data that the destination with the given identity records about this
-// process: the destination's id and epoch in the data directory, and a writer with the given
-// version and start time.
+// Identify returns env with the data about this process that the destination records. The
+// destination's id and epoch come from the data directory, where the given identity selects them.
+// The writer has the given version and start time.
 func Identify(env sink.Env, dir *state.Dir, identity, version string, since time.Time) (sink.Env, error) {
 	host, err := os.Hostname()
 	if err != nil {

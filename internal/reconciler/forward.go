@@ -19,9 +19,10 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// sessionPatience is how long an import waits for the stream to be followed, so that it can bring
-// its loaded rows forward. The time starts when the stream was last followed. After that time, the
-// import puts the rows in place, and a lane brings them forward later.
+// sessionPatience is how long an import waits for the stream to be followed, because only then can
+// the import bring its loaded rows forward. The wait counts from the time when the stream was last
+// followed. After the wait, the import puts the rows in place, and a lane brings them forward
+// later.
 const sessionPatience = time.Minute
 
 // errNotCovered reports that the stream may have dropped changes since the snapshot. eds decides

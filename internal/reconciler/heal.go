@@ -82,7 +82,7 @@ func (h *healer) watch(due, hard context.Context) {
 	}
 }
 
-// expire drops dead letters that are too old, and records that their tables lack these changes.
+// expire drops dead letters that are too old, and records that the tables lack the dropped changes.
 func (h *healer) expire(ctx context.Context) error {
 	now := time.Now()
 	names := h.Dead.Expired(h.at.Identity, now)

@@ -60,8 +60,9 @@ func (r *follower) runImport(job *importJob) {
 	r.finishImport(ctx, job, err)
 }
 
-// finishImport records the outcome of the job, and retries that until ctx ends. If the import
-// filled the destination, it closed a gap, and HQ need not request another import.
+// finishImport records the outcome of the job. If the write fails, finishImport retries it until
+// ctx ends. An import that has filled the destination has also closed any gap, so HQ need not
+// request another import.
 func (r *Reconciler) finishImport(ctx context.Context, job *importJob, err error) {
 	failed := new(snapshot.TablesError)
 	filled := err == nil || errors.As(err, &failed) && failed.Final()
@@ -95,7 +96,7 @@ func (r *Reconciler) finishImport(ctx context.Context, job *importJob, err error
 	job.finish(err)
 }
 
-// importSnapshot copies a snapshot into d. If a pipeline follows the stream at the same time, it
+// importSnapshot copies a snapshot into d. A pipeline that follows the stream at the same time
 // notices each table whose rows were replaced, and leaves that table to a lane.
 func (r *follower) importSnapshot(
 	ctx context.Context, d *Destination, request ImportRequest, observe snapshot.Observer,
@@ -147,10 +148,11 @@ func (r *follower) importSnapshot(
 	return report, r.coverOthers(d, began)
 }
 
-// coverOthers records that tables without a record lack nothing, if an import that started at began
-// has replaced all rows of every table of the source. The source then no longer has the tables
-// without a record. A running pipeline restarts after each imported table. For the last table, it
-// may have restarted before eds recorded that the import covers all tables.
+// coverOthers records that tables without a record lack nothing. It does so only if an import has
+// replaced all rows of every table of the source, because the source then no longer has the tables
+// without a record. The parameter began is the start time of the import. The call is needed because
+// a running pipeline restarts after each imported table: for the last table, the pipeline may have
+// restarted before eds recorded that the import covers all tables.
 func (r *Reconciler) coverOthers(d *Destination, began time.Time) error {
 	set := r.currentTables()
 	if set == nil {

@@ -12,12 +12,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
 )
 
-// leaveImported leaves tables that were imported since the stream was last followed to a lane: it
-// records these tables as Behind, at the position of their snapshot. It returns a plan with which
-// all other tables continue from the checkpoint. If there are no other tables, or the destination
-// does not record states, it returns the given plan, with which all tables are read from the
-// snapshots on. Tables whose snapshots were brought forward are always recorded as Behind, at the
-// position that they have reached.
+// leaveImported lets a lane bring forward the tables that were imported since the stream was last
+// followed. It records these tables as Behind, at the position of their snapshot, and returns a
+// plan that lets all other tables continue from the checkpoint. If there are no other tables, or
+// the destination does not record states, it returns the given plan, which reads all tables from
+// the snapshots on. Tables whose snapshots were brought forward are always recorded as Behind, at
+// the position that they have reached.
 func (r *follower) leaveImported(
 	ctx context.Context, ev *recordedEvidence, config jetstream.Config, e continuity.Evidence, plan continuity.Plan,
 ) (continuity.Plan, error) {

@@ -32,8 +32,8 @@ type importStats struct {
 	took time.Duration // from the time of the snapshot until its rows were in place; 0 if unknown
 }
 
-// importedTables returns the latest import of each table in all. The details come from records, the
-// snapshots that the destination has recorded.
+// importedTables returns the latest import of each table in the map all. The details come from the
+// list records, which holds the snapshots that the destination has recorded.
 func importedTables(all map[string]continuity.ImportEvidence, records []sink.LoadRecord) map[string]importStats {
 	latest := make(map[string]sink.LoadRecord)
 	for _, s := range records {
@@ -140,8 +140,8 @@ func (i *inspection) inspect(ctx context.Context, now time.Time) (lost []sink.Ta
 	return lost, unverified, err
 }
 
-// unverified records the table as unverified, and appends a description of its problem to all. If a
-// comparison has verified the table since then, unverified appends nothing.
+// unverified records the table as unverified, and appends a description of its problem to the list
+// all. If a comparison has verified the table since then, unverified appends nothing.
 func (i *inspection) unverified(all []string, table, problem string, now time.Time) []string {
 	since, ok := i.unverifiedSince[table]
 	if !ok {

@@ -92,16 +92,17 @@ func (r *Reconciler) setTables(set *tables.Set) {
 	}
 }
 
-// visit is a part of an import that needs the lanes of the followed stream, so the lanes run it.
+// visit is a part of an import. It needs the lanes of the followed stream, so the lanes run it.
 type visit struct {
 	do   func(due, hard context.Context, l *lanes)
 	done chan struct{} // closed when do has returned
 }
 
-// withLanes calls do with the lanes of the followed stream, and waits until do returns. The lanes
-// stop after due has ended and do has returned. They abandon their work when hard ends. If the
-// stream is about to be followed, withLanes waits for that. It returns false without calling do if
-// the stream is not followed or ctx ends.
+// withLanes passes the lanes of the followed stream to the callback do, and waits until the
+// callback returns. The lanes stop after the context due has ended and the callback has returned.
+// The lanes abandon their work when the context hard ends. If the stream is about to be followed,
+// withLanes waits for that. It returns false without running the callback if the stream is not
+// followed or ctx ends.
 func (r *Reconciler) withLanes(ctx context.Context, do func(due, hard context.Context, l *lanes)) bool {
 	v := visit{do, make(chan struct{})}
 	for ctx.Err() == nil {
@@ -125,7 +126,7 @@ func (r *Reconciler) withLanes(ctx context.Context, do func(due, hard context.Co
 	return false
 }
 
-// setFollowed records that lanes run, or have stopped, as of now.
+// setFollowed records that lanes have just started or just stopped.
 func (r *Reconciler) setFollowed(followed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -239,8 +240,8 @@ func (l *lanes) flush(ctx context.Context) error {
 	return err
 }
 
-// awaitChange waits until changed is closed or ctx ends. It also returns at the time given by
-// until, unless that is zero.
+// awaitChange waits until changed is closed or ctx ends. If the parameter until is not zero,
+// awaitChange also returns at that time.
 func awaitChange(ctx context.Context, changed <-chan struct{}, until time.Time) {
 	var due <-chan time.Time
 	if !until.IsZero() {
@@ -281,8 +282,8 @@ func (l *lanes) runLane(due, hard context.Context, behind []sink.TableState) err
 	return errors.Join(l.recordLoss(err), l.flush(context.WithoutCancel(hard)))
 }
 
-// openLane opens a reader of the named tables' changes. The reader starts with the message that
-// follows the message with sequence after.
+// openLane opens a reader of the named tables' changes. The parameter after is the sequence after
+// which the reader starts.
 func (l *lanes) openLane(ctx context.Context, names []string, after uint64) (*jetstream.Lane, error) {
 	return jetstream.OpenLane(ctx, jetstream.LaneConfig{
 		Conn: l.Conn, Stream: streamName, Filters: l.Filters, Tables: names, After: after, Logger: l.Logger,
@@ -314,8 +315,8 @@ func runUntil(soft, hard context.Context, p *pipeline.Pipeline, caughtUp func(co
 	return group.Wait()
 }
 
-// recordLoss records the gap and returns nil if err is a *continuity.GapError. Otherwise it returns
-// err.
+// recordLoss records the gap if err is a *continuity.GapError, and then returns nil. It returns any
+// other error unchanged.
 func (l *lanes) recordLoss(err error) error {
 	gap := new(continuity.GapError)
 	if !errors.As(err, &gap) {
@@ -336,10 +337,10 @@ func (l *lanes) join(ctx context.Context, lane *tables.LaneView, source *jetstre
 	return nil
 }
 
-// catchUp calls attempt whenever source is less than one batch behind, and passes the time for
-// which attempt may block the main pipeline. It returns when attempt succeeds, when ctx ends, or
-// when ends returns true for the latest error, which may be nil. It reports whether attempt has
-// succeeded.
+// catchUp calls the callback attempt whenever source is no more than one batch behind. The argument
+// of attempt is how long the attempt may block the main pipeline. catchUp returns true once an
+// attempt succeeds. It returns false when ctx ends, or when the predicate ends returns true for the
+// latest error, which may be nil.
 func (l *lanes) catchUp(
 	ctx context.Context, source *jetstream.Lane, attempt func(hold time.Duration) error, ends func(error) bool,
 ) (bool, error) {

@@ -208,9 +208,9 @@ func (r *follower) checkpoint(ctx context.Context, destination *sink.Opened) (cd
 	return position, nil
 }
 
-// storeCheckpoint stores a position in the destination that only the data directory has, as after a
-// change of the filters. Without it, the destination would appear to have lost its checkpoint until
-// the next batch.
+// storeCheckpoint copies to the destination a position that only the data directory has, as after a
+// change of the filters. Without that copy, the destination would appear to have lost its
+// checkpoint until the next batch.
 func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Position) error {
 	if destination.Checkpointer == nil {
 		return nil
@@ -222,7 +222,7 @@ func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Posit
 }
 
 // forget drops the recorded positions. Call it only after the opened source has recorded its start.
-// If the program ends before forget, the old positions lead to the same plan again.
+// If the program ends before forget is called, the old positions lead to the same plan again.
 func (r *follower) forget(ctx context.Context, destination *sink.Opened, ev *recordedEvidence) error {
 	if err := r.State.RecordBatchBoundaries(r.Consumer, ev.at, nil); err != nil {
 		return err

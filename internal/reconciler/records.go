@@ -30,7 +30,7 @@ type recordedEvidence struct {
 	seeds []state.ImportRecord          // snapshots that only the data directory knows
 }
 
-// readRecords returns evidence with the records of the destination and its id.
+// readRecords returns evidence with the destination's records and id.
 func (r *follower) readRecords(ctx context.Context, d *Destination, destination *sink.Opened) (*recordedEvidence, error) {
 	ev := &recordedEvidence{at: d.DestinationKey}
 	ev.Beginning, ev.Now = r.Options.Restart, time.Now()
@@ -78,8 +78,8 @@ func (r *follower) readID(ctx context.Context, destination *sink.Opened, ev *rec
 	return nil
 }
 
-// unavailable returns the health warning for a destination that keeps no records because of err, or
-// "" if err is nil.
+// unavailable returns a health warning that the destination keeps no records because of err. It
+// returns "" if err is nil.
 func unavailable(err error) string {
 	if err == nil {
 		return ""
@@ -164,9 +164,9 @@ func (ev *recordedEvidence) add(all map[string]continuity.ImportEvidence, snap s
 	}
 }
 
-// copies returns the destination's snapshots that the data directory lacks, except those of the
-// tables in except. If the destination later loses its snapshots, the copies in the data directory
-// show the loss.
+// copies returns the destination's snapshots that the data directory lacks. It leaves out the
+// tables in the list except. If the destination later loses its snapshots, the copies in the data
+// directory show the loss.
 func (ev *recordedEvidence) copies(except []string) []state.ImportRecord {
 	latest := make(map[string]state.ImportRecord)
 	for _, s := range ev.Records.Snapshots {

@@ -138,8 +138,8 @@ func (d *fileDecoder) lineOf(row int64) int64 {
 }
 
 // Rows yields the file's rows. It unpacks and splits later blocks while the caller handles a row. A
-// row is valid until the next iteration. If Rows yields an error, it ends. The error is a
-// *FileError, an error of refused, or the cause of ctx.
+// row is valid until the next iteration. Rows ends after it has yielded an error. That error is a
+// *FileError, an error that the callback refused returned, or the cause of ctx.
 func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		parent := ctx

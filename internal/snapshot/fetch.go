@@ -101,8 +101,8 @@ func (f *downloader) download(ctx context.Context, t *transfer, locate locator) 
 	}
 }
 
-// attempt makes one request for the file, or for the rest of a partial file. It passes *stale to
-// locate, and then stores the URL of the request there.
+// attempt makes one request for the file, or for the rest of a partial file. It calls locate with
+// *stale, and then sets *stale to the URL of the request.
 func (f *downloader) attempt(ctx context.Context, t *transfer, locate locator, stale *string) error {
 	target, err := locate(ctx, *stale)
 	if err != nil {
@@ -262,8 +262,8 @@ func (p *partialFile) begin(of partTag) error {
 	return os.WriteFile(p.path+tagSuffix, text, 0o600)
 }
 
-// write appends b to the file. If the file would become larger than announced, write discards its
-// content and returns an error.
+// write appends b to the file. If the file would become larger than announced, write discards the
+// content of the file and returns an error.
 func (p *partialFile) write(b []byte) error {
 	switch size := p.have + int64(len(b)); {
 	case p.tag.Size >= 0 && size > p.tag.Size:

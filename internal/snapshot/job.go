@@ -270,8 +270,8 @@ func (r *importRun) handOver(job string, now exportProgress, tables []string, ha
 	return changed
 }
 
-// fail records t as the result of a table that was not imported. If at is not the zero value, fail
-// also stores at as the table's progress in the data directory.
+// fail records t as the result of a table that was not imported. If the parameter at is not the
+// zero value, fail also stores that parameter as the table's progress in the data directory.
 func (r *importRun) fail(t TableReport, at state.ImportTable) {
 	if at.Job != "" {
 		if err := r.cfg.State.RecordTable(t.Table, at); err != nil {

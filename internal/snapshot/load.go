@@ -104,7 +104,7 @@ func (t *tableImport) downloadFile(ctx context.Context, file string) error {
 
 // share returns the number of shares of importRun.loading that a file of the table needs: one
 // share, or all of them if the table is loaded alone. So memory holds either short lines of several
-// files or long lines of one file. If a load finds a long line, it is closed, and restarted as the
+// files or long lines of one file. A load that finds a long line is closed, and is restarted as the
 // only load. While the restarted load waits for other loads, it holds no resource of the
 // destination that they may need.
 func (t *tableImport) share() int64 {

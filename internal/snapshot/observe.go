@@ -170,7 +170,8 @@ func (p *tableProgress) estimate() int64 {
 	return sum
 }
 
-// setWatch makes the progress notify w of new rows and bytes, or no watch if w is nil.
+// setWatch sets the watch that is notified of new rows and bytes. If w is nil, no watch is
+// notified.
 func (p *tableProgress) setWatch(w *stallWatch) {
 	p.change(false, func(*TableProgress) { p.watch = w })
 }

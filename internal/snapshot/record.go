@@ -30,7 +30,8 @@ func (r *importRun) awaitWriters(ctx context.Context) error {
 	return nil
 }
 
-// readRecords reads the records of the destination if it keeps any, or else handles its id.
+// readRecords reads the records of a destination that keeps records. If the destination only holds
+// an id, readRecords calls holdID instead.
 func (r *importRun) readRecords(ctx context.Context) error {
 	if r.sink.Identifier != nil {
 		return r.holdID(ctx, r.sink.Identifier)
@@ -68,8 +69,8 @@ func (r *importRun) reloadLost(ctx context.Context) error {
 	return r.reopen(lost)
 }
 
-// lost returns the names in imported whose snapshot the destination has lost from its records. If
-// the destination has a record of a later import, the table is not lost.
+// lost returns the imported tables whose snapshots the destination has lost from its records. If
+// the destination has a record of a later import of a table, that table is not lost.
 func (r *importRun) lost(imported []string, recorded []sink.LoadRecord) ([]string, error) {
 	if r.recorder == nil || len(imported) == 0 {
 		return nil, nil
@@ -126,9 +127,10 @@ func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at 
 	return id, dir.RecordHeldID(at.Identity, id)
 }
 
-// record makes load record the snapshot in the destination when its rows are put in place. The
-// snapshot has every change of the stream up to applied. record returns the id of the destination,
-// or "" if the destination neither records snapshots nor holds an id.
+// record tells the load to record the snapshot in the destination, at the time when the rows are
+// put in place. The snapshot has every change of the stream up to the position in applied. record
+// returns the id of the destination, or "" if the destination neither records snapshots nor holds
+// an id.
 func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
 	if t.held != "" {
 		return t.held

@@ -154,7 +154,8 @@ const dirJob = "dir-"
 
 // reexport adds a new export for tables that the exports of an interrupted import cannot provide.
 // Either HQ failed to export such a table, or the server has since read the stream beyond the
-// export. If named is true, the operator has named the export, and reexport does nothing.
+// export. If the parameter named is true, the operator has named the export, and reexport does
+// nothing.
 func (r *importRun) reexport(named bool) error {
 	snapshots, err := r.cfg.State.Snapshots(r.cfg.Destination)
 	if err != nil {

@@ -51,7 +51,7 @@ type Config struct {
 	// Destination identifies the sink. A run resumes an interrupted import only if both have the
 	// same destination.
 	Destination state.DestinationKey
-	// ID is the id of the destination for the case that the destination itself records none.
+	// ID is the destination's id. It is used only if the destination itself records no id.
 	ID string
 	// HTTP is the client that downloads files. If nil, a client with the proxy settings of the
 	// environment is used.
@@ -63,8 +63,8 @@ type Config struct {
 	Confirm func(Plan) error
 	// Present returns the current time of HQ's clock. If nil, time.Now is used.
 	Present func() time.Time
-	// Patience is how long the import retries requests to HQ, downloads, and calls to the
-	// destination while they fail without progress. The default is 5 minutes.
+	// Patience is how long requests to HQ, downloads, and calls to the destination are retried
+	// while they fail without progress. The default is 5 minutes.
 	Patience time.Duration
 	// Poll is the wait between polls of an export, by default 1 to 15 s. Retry is the wait after a
 	// failure, by default 0.1 to 30 s.
@@ -92,8 +92,8 @@ type Options struct {
 	// CompanyIDs and LocationIDs restrict the import to the rows of these companies and locations.
 	// All other rows of the destination are kept.
 	CompanyIDs, LocationIDs []string
-	// TimeOffset restricts the import to rows since that time; zero selects all rows. If it is set,
-	// rows that the snapshot lacks are kept.
+	// TimeOffset restricts the import to rows since that time. The zero time selects all rows. If
+	// TimeOffset is set, the destination keeps rows that the snapshot lacks.
 	TimeOffset time.Time
 	// SchemaOnly creates the tables without rows, and records the current time as the time of their
 	// snapshot.
@@ -165,8 +165,8 @@ type Report struct {
 type TableReport struct {
 	Table string
 	// Rows is the number of rows in place. If the destination keeps events, Rows is the number of
-	// rows that this run and earlier runs of the import have loaded. It then lacks the rows of a
-	// file that was committed just when an earlier run was killed.
+	// rows that this run and earlier runs of the import have loaded. If an earlier run was killed
+	// just after a file was committed, that number omits the rows of the file.
 	Rows    int64
 	Refused int // number of rows that became dead letters
 	Bytes   int64
@@ -211,7 +211,7 @@ func (e *TablesError) Error() string {
 	return text
 }
 
-// Final reports whether another run would also import none of the failed tables.
+// Final reports whether another run would fail to import the same tables.
 func (e *TablesError) Final() bool {
 	return !slices.ContainsFunc(e.Failed, func(t TableReport) bool { return !t.Final })
 }

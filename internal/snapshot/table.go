@@ -247,7 +247,7 @@ func (a watchedAdvancer) Advance(ctx context.Context, b *change.Batch) error {
 }
 
 // forget removes a file from the loaded files and from the progress, because the destination no
-// longer has its rows.
+// longer has the file's rows.
 func (t *tableImport) forget(file string) {
 	if t.counted[file] {
 		t.progress.addRows(-t.known[file].Rows, -t.known[file].Bytes)

@@ -24,8 +24,8 @@ type stallWatch struct {
 	ended     bool
 }
 
-// newWatch starts to watch an operation on a part of the import until end is called. what names the
-// part: a table, or all tables.
+// newWatch starts to watch an operation on a part of the import. The caller must call the method
+// end to stop the watch. The parameter what names the part: a table, or all tables.
 func (r *importRun) newWatch(what, operation string) *stallWatch {
 	w := &stallWatch{operation: operation, moved: time.Now(), next: retry.HangTimeout}
 	w.report = func(reason string) {

@@ -66,8 +66,8 @@ func (d *Dir) SetDesired(desired DesiredRecord) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketValues, desiredKey, desired) })
 }
 
-// Filled reports whether the destination has a recorded snapshot, and no interrupted import into
-// the destination remains.
+// Filled reports whether both of these are true: the destination has a recorded snapshot, and no
+// interrupted import into the destination remains.
 func (d *Dir) Filled(at DestinationKey) (bool, error) {
 	known, err := d.Snapshots(at)
 	unfinished, interrupted, e := d.Import()

@@ -22,8 +22,8 @@ type DestinationKey struct {
 	// which earlier versions of eds identify the destination.
 	Masked, Spelled string
 	// Same reports whether a URL that an earlier version recorded is a URL of this destination. The
-	// recorded URL is masked, or only the Spelled part of a masked URL. If Same is nil, no recorded
-	// URL matches.
+	// recorded text is either a whole masked URL or only the Spelled part of one. If Same is nil,
+	// no recorded URL matches.
 	Same func(recorded string) bool
 }
 
@@ -38,12 +38,12 @@ func (at DestinationKey) Owns(key, spelled string) bool {
 
 func (at DestinationKey) key() string { return cmp.Or(at.ID, at.Identity) }
 
-// otherKey returns the key of the record about name that belongs to the given destination, for
-// records that are not the current one. The current record about name has name itself as its key.
+// otherKey returns the key of the given destination's record about name, if that record is not the
+// current one. The key of the current record is the name itself.
 func otherKey(name, destination string) string { return name + "\x00" + destination }
 
-// eachOther decodes each record about name that is stored under an otherKey, and calls use with the
-// record.
+// eachOther decodes each record about name that is stored under an otherKey, and passes the record
+// to the callback use.
 func eachOther[V any](tx *bbolt.Tx, bucket []byte, name string, use func(key string, v V)) error {
 	if tx.Bucket(bucket) == nil { // the database is from an earlier version and opened read-only
 		return nil

@@ -14,8 +14,8 @@ import (
 // Import is an import that has started and has not succeeded yet.
 type Import struct {
 	// Fingerprint identifies the import's parameters together with the spelling of the
-	// destination's URL. Parameters identifies the parameters alone. It is "" if an earlier version
-	// started the import.
+	// destination's URL. Parameters identifies the parameters alone. Parameters is "" if an earlier
+	// version started the import.
 	Fingerprint string `json:"fingerprint"`
 	Parameters  string `json:"parameters,omitempty"`
 	// Identity is the identity of the destination. Destination is its masked URL.
@@ -92,8 +92,8 @@ func (d *Dir) Import() (Import, bool, error) {
 	return i, ok, err
 }
 
-// eachImportValue decodes each value of the import whose key starts with prefix, and calls use with
-// the rest of the key and the value.
+// eachImportValue decodes each value of the import whose key starts with prefix, and passes the
+// rest of the key, and the value, to the callback use.
 func eachImportValue[V any](tx *bbolt.Tx, prefix string, use func(name string, v V)) error {
 	c := tx.Bucket(bucketImport).Cursor()
 	for key, text := c.Seek([]byte(prefix)); key != nil; key, text = c.Next() {
@@ -143,8 +143,8 @@ func (d *Dir) RecordFile(table, file string, f ImportFile) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, filePrefix+table+"/"+file, f) })
 }
 
-// FinishTable records that the import of the table of s into the destination is done, and records s
-// as the table's snapshot, both in one transaction.
+// FinishTable records that the import of one table into the destination is done, and records s as
+// the snapshot of that table. Both records are written in one transaction.
 func (d *Dir) FinishTable(at DestinationKey, s ImportRecord) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		done := ImportTable{Job: s.Job, Done: true, Rows: s.Rows, Clock: s.Clock}

@@ -102,15 +102,15 @@ func readReferenceFile(path string) (map[string]time.Time, error) {
 const (
 	// exportKey is the key whose value holds the times of the snapshots.
 	exportKey = "table-export"
-	// maxExport is the maximum length of that value, in bytes. Each table takes less than 100
-	// bytes.
+	// maxExport is the maximum length of the value of exportKey, in bytes. Each table takes less
+	// than 100 bytes.
 	maxExport = 16 << 20
 )
 
 // readReference reads a buntdb file, which is a log of commands in the Redis protocol. It returns
 // the times in the newest value of exportKey. A truncated command at the end of the file was never
-// completed, so readReference ignores the command, unless it could be the only one about exportKey:
-// then readReference returns an error.
+// completed, so readReference ignores the command. However, if that command could be the only one
+// about exportKey, readReference returns an error.
 func readReference(r io.Reader, now time.Time) (map[string]time.Time, error) {
 	log := commandLog{bufio.NewReaderSize(r, 64<<10)}
 	var export []byte

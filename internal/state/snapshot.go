@@ -60,9 +60,9 @@ func (s *ImportRecord) replaces() bool {
 	return !s.Partial && !s.Reference && !schemaOnly
 }
 
-// merge merges the table's earlier snapshot, the parameter before, into s, which is partial. The
-// stream must not have been followed from the earlier snapshot yet, so that the changes since the
-// older clock are still to be read.
+// merge merges an earlier snapshot of the table into s, which is a partial snapshot. The stream
+// must not have been followed from the earlier snapshot yet, so that the changes since the older
+// clock are still to be read.
 func (s *ImportRecord) merge(before *ImportRecord) {
 	if before.Clock.Compare(s.Clock.Timestamp) < 0 {
 		s.Clock = before.Clock

@@ -43,8 +43,9 @@ var (
 // ErrInUse reports that another process uses the data directory.
 var ErrInUse = errors.New("another eds is using it")
 
-// Dir is an open data directory. No other process can use the directory until Close. Every change
-// is atomic, and is durable when the method that makes it returns. Dir is safe for concurrent use.
+// Dir is an open data directory. No other process can use the directory until Close. Each method
+// that changes the state is atomic, and its change is durable when the method returns. Dir is safe
+// for concurrent use.
 type Dir struct {
 	path     string
 	db       *bbolt.DB // nil if opened read-only without a database
@@ -94,8 +95,8 @@ func Look(path string) (*Dir, error) {
 	return d, nil
 }
 
-// Await opens the data directory at path. If another eds uses the directory, Await calls waiting
-// once, and then retries until patience has passed or ctx ends. Each attempt waits up to
+// Await opens the data directory at path. If another eds uses the directory, Await calls waiting()
+// once, and then retries for the duration patience, or until ctx ends. Each attempt waits up to
 // lockTimeout.
 func Await(ctx context.Context, path string, patience time.Duration, waiting func()) (*Dir, error) {
 	waits := false
@@ -233,8 +234,8 @@ func (d *Dir) Close() error {
 	return nil
 }
 
-// update runs change in one transaction, which is durable when update returns. It fails if the
-// directory was opened read-only.
+// update runs the given callback in one transaction, which is durable when update returns. It fails
+// if the directory was opened read-only.
 func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
 	if d.readOnly {
 		return fmt.Errorf("write the state in %s: it was opened read-only", d.Path(fileName))
@@ -245,8 +246,8 @@ func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
 	return nil
 }
 
-// view runs read in a read-only transaction. It does nothing if there is no database. The function
-// read must not keep references to data of the transaction.
+// view runs the given callback in a read-only transaction. If there is no database, view does
+// nothing. The callback must not keep references to data of the transaction.
 func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
 	if d.db == nil {
 		return nil

@@ -13,8 +13,8 @@ import (
 // Settled is the progress of a consumer of the stream.
 type Settled struct {
 	Position cdc.Position `json:"position"` // position of the last settled message
-	// Scanned is the sequence up to which no message for this consumer is unsettled. It may be less
-	// than Position.Sequence.
+	// Scanned is the sequence up to which every message for this consumer is settled. It may be
+	// less than Position.Sequence.
 	Scanned uint64    `json:"scanned,omitempty"`
 	At      time.Time `json:"at"` // when the record was written
 	// Exact reports whether Position is the position of a message of this consumer. Earlier

@@ -11,8 +11,8 @@ import (
 
 // Mark records the given tables as Missing or Incomplete. Each state has a Cause and a Reason, and
 // a Gap if it is Incomplete. Mark waits until the main pipeline is between two batches. Tables that
-// are already Missing keep their state. Tables that are Behind keep theirs, too: the lane finds the
-// same problem when it brings such a table forward.
+// are already Missing keep their state. Tables that are Behind keep their state, too: the lane
+// finds the same problem when it brings such a table forward.
 func (s *Set) Mark(ctx context.Context, destination Sink, found []sink.TableState) error {
 	if err := s.main.acquire(ctx); err != nil {
 		return err
@@ -58,8 +58,9 @@ func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason
 	return s.Flush(ctx, destination)
 }
 
-// Postpone records that the next attempt to import the named tables starts no earlier than next,
-// and counts an attempt. If reason is not "", it replaces the recorded reasons of these tables.
+// Postpone records that the next attempt to import the named tables starts no earlier than the time
+// in next, and counts an attempt. If reason is not "", it replaces the recorded reasons of these
+// tables.
 func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, next time.Time, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.Next, t.Reason = next.UTC().Truncate(time.Millisecond), cmp.Or(reason, t.Reason)
@@ -76,8 +77,8 @@ func (s *Set) LeaveToStream(ctx context.Context, destination Sink, names []strin
 	})
 }
 
-// changeMissing applies edit to the states of those of the named tables that are Missing or
-// Incomplete, and records the edited states.
+// changeMissing edits and records the states of those named tables that are Missing or Incomplete.
+// The callback edit changes one state.
 func (s *Set) changeMissing(ctx context.Context, destination Sink, names []string, edit func(*sink.TableState)) error {
 	s.mu.Lock()
 	for _, name := range names {
@@ -90,8 +91,9 @@ func (s *Set) changeMissing(ctx context.Context, destination Sink, names []strin
 	return s.Flush(ctx, destination)
 }
 
-// SetGone records which denied tables HQ no longer has. The function has reports whether HQ has a
-// table; SetGone calls it for each denied table. The record replaces that of an earlier call.
+// SetGone records which denied tables HQ no longer has. It calls has(table) for each denied table.
+// The result must be true if HQ still has the table. Each call of SetGone replaces the record of
+// the previous call.
 func (s *Set) SetGone(has func(table string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,8 +20,8 @@ var ErrNotCaughtUp = errors.New("tables that are behind have not caught up in ti
 type Delivered func(context.Context) (last, pending uint64, err error)
 
 // Join returns the lane's tables to the main pipeline. The main pipeline waits until Join returns,
-// up to hold. If the lane does not catch up in time, Join returns ErrNotCaughtUp, and the main
-// pipeline continues without these tables.
+// but no longer than the duration hold. If the lane does not catch up in time, Join returns
+// ErrNotCaughtUp, and the main pipeline continues without these tables.
 func (s *Set) Join(ctx context.Context, l *LaneView, hold time.Duration, delivered Delivered) error {
 	if err := s.main.acquire(ctx); err != nil {
 		return err

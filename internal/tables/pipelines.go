@@ -53,8 +53,8 @@ func (m *MainView) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// unstoredStates returns the states that are not recorded yet, and the states that the predicate
-// also selects. The caller holds s.mu.
+// unstoredStates returns all states that are not recorded yet, and any other states that the given
+// predicate selects. The caller holds s.mu.
 func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState {
 	var states []sink.TableState
 	for name, t := range s.states {
@@ -138,8 +138,8 @@ func (s *Set) lack(table, reason string) {
 }
 
 // maxStates bounds the number of states. The stream can name any number of tables. Beyond the
-// bound, no further table is left to the lane because HQ denies it, and no further table gets its
-// own record of dropped dead letters.
+// bound, a table that HQ denies is no longer left to the lane, and a table with dropped dead
+// letters no longer gets its own record.
 const maxStates = 1000
 
 // Denied returns false for up to maxStates tables, so that the table fails and the lane decides.

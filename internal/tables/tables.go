@@ -189,7 +189,7 @@ func (s *Set) put(t sink.TableState) {
 }
 
 // markStored marks states as recorded, except states that have changed since. It removes the states
-// of tables that are OK and not ahead of through. The caller holds s.mu.
+// of tables that are OK and not ahead of the position in through. The caller holds s.mu.
 func (s *Set) markStored(states []sink.TableState, through cdc.Position) {
 	for _, t := range states {
 		now, ok := s.states[t.Table]
@@ -244,7 +244,7 @@ func (t turn) acquire(ctx context.Context) error {
 
 func (t turn) release() { <-t }
 
-// ahead reports whether the table already has changes from after p.
+// ahead reports whether the table already has a change after p.
 func ahead(t sink.TableState, p cdc.Position) bool { return t.Applied.Sequence > p.Sequence }
 
 // lacks reports whether the table lacks a change at p.

@@ -19,9 +19,9 @@ type index struct {
 	count int
 }
 
-// rowRecord is the record of one row. Its bytes are: one byte that is 1 once the other side has the
-// key, eight bytes of the row's sum, one byte per column, the key's length as a varint, and the
-// key. The slice may extend beyond the record.
+// rowRecord is the record of one row. Its bytes are: one byte that becomes 1 once the key is also
+// found on the other side, eight bytes of the row's sum, one byte per column, the key's length as a
+// varint, and the key. The slice may extend beyond the record.
 type rowRecord struct {
 	bytes   []byte
 	columns int

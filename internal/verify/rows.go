@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Rows splits the row objects in images into the columns of t, and yields each as a row by column
-// slot. A row is valid until the next iteration.
+// Rows yields one row for each JSON object in images, with the values split into the columns of t.
+// A row is valid until the next iteration.
 func Rows(t *schema.Table, images iter.Seq[json.RawMessage]) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		s, n := change.NewSplitter(t), 0

@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// apply sets the start of a consumer with configuration c to o.
+// apply sets the start in the consumer configuration c to o.
 func (o *consumerStart) apply(c *jetstream.ConsumerConfig) {
 	c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = o.policy, o.sequence, o.time
 }
@@ -74,9 +74,9 @@ func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o
 	return consumer.CachedInfo(), nil
 }
 
-// startMargins lists how long before a position's storage time a consumer starts, in the order of
-// the attempts. A margin is needed because a stream's leader can step its clock, and because old
-// records are rounded up.
+// startMargins lists the margins to try, in this order. A margin is how much earlier than a
+// position's storage time a consumer starts. It is needed because a stream's leader can step its
+// clock, and because old records are rounded up.
 var startMargins = []time.Duration{time.Minute, 2 * continuity.ClockMargin}
 
 // createAfter creates a consumer that delivers all messages after p. The consumer may deliver

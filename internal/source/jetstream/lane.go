@@ -28,8 +28,8 @@ type LaneConfig struct {
 	Conn    *nats.Conn
 	Stream  string   // default "dbchange"
 	Filters []string // filters of the durable consumer
-	// Tables lists the tables to read. In subjects, each table is one token. If the tables need
-	// more than maxLaneFilters filters, the lane also returns messages of other tables.
+	// Tables lists the tables to read. In a subject, the name of a table is one token. If the
+	// tables need more than maxLaneFilters filters, the lane also returns messages of other tables.
 	Tables []string
 	// After is the sequence after which the lane starts. It must be a sequence of the current
 	// stream. The lane does not verify that; the source of the durable consumer does.
@@ -71,7 +71,7 @@ var (
 //
 // If the stream no longer has the message After+1, the error is a fatal *continuity.GapError for
 // all of the lane's tables, because no server reports which tables its dropped messages belonged
-// to. Other errors are transient unless marked otherwise. That includes the error that the server
+// to. Other errors are transient unless marked otherwise. The error is also transient if the server
 // admits no more consumers.
 func OpenLane(ctx context.Context, c LaneConfig) (*Lane, error) {
 	filters, err := c.selection()
@@ -215,8 +215,8 @@ func (l *Lane) Waiting() (messages uint64, known bool) { return l.source.Waiting
 
 // Delivered returns the sequence of the last message that Receive has returned or is about to
 // return. It also returns pending, the number of the lane's messages after that sequence, as
-// reported by the server. If pending is 0, every message of the lane that was stored before the
-// call has a sequence of delivered or less. Before the first message, delivered is
+// reported by the server. If pending is 0, no message of the lane that was stored before the call
+// has a higher sequence than the result delivered. Before the first message, delivered is
 // LaneConfig.After.
 //
 // Delivered creates another consumer for a moment. Its errors are transient, unless the stream has

@@ -61,8 +61,9 @@ func (s *Source) advanceToLook() {
 
 // note records the look l, taken during the subscription with the given number, and compares it
 // with the previous look. It also returns the sequence up to which all messages of the consumer
-// have been received. If the verdict is Kept, that is the sequence as the look updated it, and
-// otherwise the sequence before the look. If the subscription has ended, ok is false.
+// have been received. If the verdict is Kept, the returned sequence includes the effect of this
+// look. Otherwise, it is the sequence from before the look. If the subscription has ended, ok is
+// false.
 func (s *Source) note(l continuity.Look, number int, began time.Time) (v continuity.LossVerdict, after uint64, ok bool) {
 	w := s.watch
 	w.mu.Lock()

@@ -62,7 +62,7 @@ func refuses(err error) bool {
 
 // observeStream adds the state of the stream, as reported by up to two temporary consumers. If
 // start is not nil, the server did not report the durable consumer's acknowledgement floor. The
-// floor is then the sequence before which a consumer created at start begins.
+// floor is then derived from a temporary consumer with the given start.
 func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, start *consumerStart) error {
 	oldest, err := s.tail(ctx, &consumerStart{policy: jetstream.DeliverAllPolicy})
 	if err != nil {
@@ -89,7 +89,7 @@ func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, star
 }
 
 // observeFloor adds the acknowledgement floor of a consumer that has no acknowledged message. The
-// floor follows from the start of a temporary consumer created at start.
+// floor is the sequence before the first message of a temporary consumer with the given start.
 func (s *Source) observeFloor(ctx context.Context, e *continuity.Evidence, start *consumerStart) error {
 	consumer, deleteProbe, err := s.createProbe(ctx, start, nil)
 	if err != nil {
@@ -175,8 +175,8 @@ func (s *Source) createProbe(ctx context.Context, o *consumerStart, filters []st
 	}, nil
 }
 
-// before returns the largest sequence for which every message up to it was stored before t or no
-// longer exists.
+// before returns the largest sequence that meets this condition: every message up to that sequence
+// was stored before t or no longer exists.
 func (s *Source) before(ctx context.Context, t time.Time) (uint64, error) {
 	consumer, deleteProbe, err := s.createProbe(ctx, sinceTime(t), nil)
 	if err != nil {

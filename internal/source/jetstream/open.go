@@ -107,8 +107,8 @@ func Observe(ctx context.Context, c Config, e *continuity.Evidence) error {
 	return s.observe(ctx, e)
 }
 
-// Before returns the largest sequence for which every message up to it was stored before t or no
-// longer exists. Errors are transient.
+// Before returns the largest sequence that meets this condition: every message up to that sequence
+// was stored before t or no longer exists. Errors are transient.
 func Before(ctx context.Context, c Config, t time.Time) (uint64, error) {
 	s, err := newSource(c)
 	if err != nil {
@@ -223,12 +223,12 @@ type consumerStart struct {
 
 func everything() *consumerStart { return &consumerStart{policy: jetstream.DeliverAllPolicy} }
 
-// sinceTime returns an origin at the first message stored at or after t.
+// sinceTime returns a start at the first message that was stored at or after t.
 func sinceTime(t time.Time) *consumerStart {
 	return &consumerStart{policy: jetstream.DeliverByStartTimePolicy, time: &t}
 }
 
-// after returns an origin at the first message after the given sequence. It is for temporary
+// after returns a start at the first message after the given sequence. It is for temporary
 // consumers only.
 func after(sequence uint64) *consumerStart {
 	return &consumerStart{policy: jetstream.DeliverByStartSequencePolicy, sequence: sequence + 1}

@@ -103,8 +103,9 @@ func (p *subscription) next(ctx context.Context) ([]pipeline.Message, error) {
 	return out, p.pull() // the server handles the next pull while the caller handles these messages
 }
 
-// remaining returns the messages that arrived before the subscription broke, and the error broken.
-// These messages must not be discarded, because the stream may no longer have them.
+// remaining returns the messages that arrived before the subscription broke, together with the
+// given error that broke it. These messages must not be discarded, because the stream may no longer
+// have them.
 func (p *subscription) remaining(broken error) (out []pipeline.Message, err error) {
 	for {
 		select {

@@ -20,9 +20,9 @@ type ResetSupport struct {
 	withoutReset map[string]bool // keyed by server name
 }
 
-// NewResetSupport returns a ResetSupport. The parameter recorded is the server that was last
-// passed to record, by this process or an earlier one, or "" if there is none. The function record
-// stores a server name durably; it may be nil.
+// NewResetSupport returns a ResetSupport. The callback record stores a server name durably. It may
+// be nil. The argument recorded is the latest server name that the callback stored, in this process
+// or an earlier one, or "" if it has stored none.
 func NewResetSupport(recorded string, record func(server string) error) *ResetSupport {
 	s := &ResetSupport{record: record, withoutReset: make(map[string]bool)}
 	if recorded != "" {

@@ -77,8 +77,9 @@ func (u *unacked) receive(d delivery, reply string) (r receipt) {
 	return r
 }
 
-// subscribe prepares for a new subscription. The parameter ordinal is that of the consumer's last
-// delivery. It returns the sequence up to which all messages of the consumer have been received.
+// subscribe prepares for a new subscription. The parameter ordinal is the ordinal of the consumer's
+// last delivery. subscribe returns the sequence up to which all messages of the consumer have been
+// received.
 func (u *unacked) subscribe(ordinal uint64) (reached uint64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -139,8 +140,8 @@ func (u *unacked) clearFewer() {
 // ackRun is the maximum number of messages that acknowledge removes before it releases the lock.
 const ackRun = 512
 
-// acknowledge removes all messages up to and including p, and calls ack with the reply subject of
-// each.
+// acknowledge removes all messages up to and including p, and passes the reply subject of each to
+// the callback ack.
 func (u *unacked) acknowledge(p cdc.Position, ack func(reply string)) {
 	for {
 		u.mu.Lock()
@@ -163,8 +164,8 @@ func (u *unacked) acknowledge(p cdc.Position, ack func(reply string)) {
 	}
 }
 
-// progress calls report for each unacknowledged message that was already received at the previous
-// call. It reports whether progress must be called again.
+// progress calls report(reply) for each unacknowledged message that was already received at the
+// previous call. It reports whether progress must be called again.
 func (u *unacked) progress(report func(reply string)) (again bool) {
 	u.mu.Lock()
 	var replies []string

@@ -56,8 +56,8 @@ func newStreamWatch(plan continuity.Plan) *streamWatch {
 	return w
 }
 
-// begin records the start of a subscription. All messages of the consumer up to reached have been
-// received.
+// begin records the start of a subscription. All messages of the consumer up to the sequence in
+// reached have been received.
 func (w *streamWatch) begin(reached uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -152,9 +152,10 @@ func (s *Source) noteRefused(refused bool) {
 	s.reportUnverified()
 }
 
-// doubtDropped reports that the stream may have dropped messages of the consumer between the
-// sequences after and first, both excluded. The stream now starts at first. If the source is
-// strict, the source fails.
+// doubtDropped reports that the stream may have dropped messages of the consumer. The parameter
+// first is the sequence at which the stream now starts. The dropped messages have sequences greater
+// than the parameter after and less than the parameter first. If the source is strict, the source
+// fails.
 func (s *Source) doubtDropped(after, first uint64) {
 	if s.strict {
 		s.fail(&continuity.GapError{After: after, First: first})
@@ -211,8 +212,9 @@ func (s *Source) addTables(gap *continuity.GapError) {
 	gap.Tables, gap.Others = s.tables, s.tables == nil
 }
 
-// skipped fails the source. The message at sequence arrived although the stream had the earlier
-// message missing, which was not received.
+// skipped fails the source, because a message arrived although the stream had an earlier message
+// that was not received. The parameters sequence and missing are the sequences of the message that
+// arrived and of the earlier message.
 func (s *Source) skipped(missing, sequence uint64) {
 	s.fail(&continuity.GapError{After: missing - 1, First: sequence})
 }
