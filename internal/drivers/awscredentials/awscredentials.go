@@ -20,7 +20,7 @@ import (
 // that says what to do. Network failures are transient, except for a failure to reach the EC2
 // metadata service: outside AWS, a machine never has an instance role, so ChainError returns
 // NotFound. The parameter remedy is an imperative that names another way to give credentials. The
-// text quotes nothing from services, which may contain secrets.
+// text quotes no responses of services, because they may contain secrets.
 func ChainError(err error, remedy string) error {
 	var operation *smithy.OperationError
 	var api smithy.APIError

@@ -25,7 +25,8 @@ type config struct {
 	renew      func() (config, error) // parses the URL again; nil if the config never changes
 }
 
-// now returns the config with the current secrets and certificates, which may have been rotated.
+// The method now returns the config with the current secrets and certificates, which may have been
+// rotated.
 func (c *config) now() (config, error) {
 	if c.renew == nil {
 		return *c, nil
@@ -69,8 +70,8 @@ func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 	return c, c.parseAuth(v, lookup)
 }
 
-// maxInFlight is the maximum of option in-flight. Event Hubs keeps fewer messages than that waiting
-// on a link.
+// maxInFlight is the maximum value of the option in-flight. It is more than the number of messages
+// that Event Hubs keeps waiting on a link.
 const maxInFlight = 1000
 
 // parseTransport reads the options that say how to connect to the namespace: transport, proxy and

@@ -39,8 +39,8 @@ func (c *config) parseAuth(v sink.Values, lookup sink.Lookup) error {
 	return c.parseIdentity(auth, v, lookup)
 }
 
-// identity holds the values from which eds creates an Entra ID credential. An empty value was not
-// given.
+// identity holds the values from which eds creates an Entra ID credential. A value is empty if it
+// was not given.
 type identity struct {
 	tenant, client string
 	secret         string

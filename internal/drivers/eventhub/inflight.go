@@ -174,8 +174,8 @@ func (f *inFlightBatch) failed() bool {
 	return f.err != nil
 }
 
-// sendQueue sends the unaccepted events of a queue in as few messages as possible. After the first
-// message it stops if the batch has failed elsewhere.
+// sendQueue sends the unaccepted events of a queue in as few messages as possible. It always sends
+// its first message. Before each later message, it stops if the batch has failed.
 func (f *inFlightBatch) sendQueue(ctx context.Context, q *keyQueue, w *messageWriter) error {
 	client, err := f.session.client(q.hub)
 	if err != nil {
@@ -242,8 +242,8 @@ func (r *failedEvents) accepted(e *cdc.Event) bool {
 	return r.events != nil && r.events[r.fingerprint(e)]
 }
 
-// record records which events of the queues were accepted. It records nothing if nothing has ever
-// been accepted.
+// record stores, for each event of the queues, whether Event Hubs accepted the event. It stores
+// nothing if none of these events was accepted and nothing was stored before.
 func (r *failedEvents) record(queues []*keyQueue) {
 	none := !slices.ContainsFunc(queues, func(q *keyQueue) bool { return q.accepted > 0 })
 	if r.events == nil && none {

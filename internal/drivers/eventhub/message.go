@@ -91,7 +91,7 @@ var operations = map[cdc.Op]any{cdc.Insert: cdc.Insert.String(), cdc.Update: cdc
 // write returns the client's event for event n of queue l. The parameter first says whether the
 // event is the first of its message. The result replaced reports whether invalid UTF-8 was
 // replaced. The client keeps the properties of a message's first event until the message is sent,
-// so they are not reused. It does not keep the body.
+// so write does not reuse those properties. The client does not keep the body.
 func (w *messageWriter) write(l *keyQueue, n int, first bool) (out *azeventhubs.AMQPAnnotatedMessage, replaced bool) {
 	e := l.events[n]
 	w.event.Body.Data[0], replaced = encode.Text(e)
@@ -116,7 +116,7 @@ func (w *messageWriter) release() {
 	w.event.Body.Data[0], w.event.ApplicationProperties = nil, nil
 }
 
-// of returns the property value for plain.
+// The method named of returns the property value for the string plain.
 func (t *cachedProperty) of(plain string) any {
 	if t.plain != plain {
 		*t = cachedProperty{plain, clean(plain)}

@@ -16,12 +16,13 @@ import (
 )
 
 // disk is the part of a file system that the sinks use. Names are slash-separated paths relative to
-// the destination's directory, and cannot lead out of it. The methods are safe for concurrent use.
-// A crash may lose anything that is not synced: the content of a file is durable after Sync of the
-// file, and its name after syncDir of its directory.
+// the destination's directory, and cannot lead out of that directory. The methods are safe for
+// concurrent use. A crash may lose anything that is not synced: the content of a file is durable
+// after Sync of the file, and its name after syncDir of its directory.
 type disk interface {
-	// ensure creates the directory if it is missing. If its path now leads to another directory,
-	// ensure opens that one. The result replaced reports whether ensure did either.
+	// ensure creates the directory if it is missing. If the path of the directory now leads to
+	// another directory, ensure opens that one. The result replaced reports whether ensure
+	// created or opened a directory.
 	ensure() (replaced bool, err error)
 	// exists reports whether the directory exists.
 	exists() (bool, error)

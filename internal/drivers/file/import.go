@@ -153,8 +153,8 @@ func (s *fileLoad) LoadFile(ctx context.Context, file string, rows iter.Seq2[*ch
 	return n, nil
 }
 
-// write writes the rows to the new file temp and makes its content durable. It returns the number
-// of rows.
+// write writes the rows to the new file temp and makes the content of the file durable. It returns
+// the number of rows.
 func (s *fileLoad) write(ctx context.Context, temp string, rows iter.Seq2[*change.Row, error]) (int64, error) {
 	failed := func(err error) error { return fmt.Errorf("load table %q: %w", s.table.Name, withoutNames(err)) }
 	f, err := s.sink.disk.create(temp)

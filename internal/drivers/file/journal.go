@@ -34,7 +34,7 @@ type fileJournal struct {
 // openFile is a file to which later batches append.
 type openFile struct {
 	Name  string    `json:"name"`
-	Size  int64     `json:"size"` // in bytes; bytes beyond it are uncommitted
+	Size  int64     `json:"size"` // in bytes; bytes beyond Size are uncommitted
 	Rows  int64     `json:"rows"`
 	Begun time.Time `json:"begun"`
 }

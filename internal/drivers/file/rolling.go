@@ -38,8 +38,8 @@ type rollingSink struct {
 	now     func() time.Time
 
 	journal fileJournal
-	// needsRecovery reports whether journal may differ from the journal on disk, or files may be
-	// longer than it records.
+	// needsRecovery reports whether journal may differ from the journal on disk, or files may
+	// be longer than the journal records.
 	needsRecovery bool
 }
 
@@ -224,8 +224,8 @@ func (l *rollingSink) plan(ctx context.Context, b *change.Batch) ([]*fileAppend,
 }
 
 // prepare chooses the file of each append, creates the directories, and records the new files in
-// the journal on disk. It returns the directories whose entries change. The caller has to sync them
-// after the write.
+// the journal on disk. It returns the directories whose entries change. The caller must sync these
+// directories after the write.
 func (l *rollingSink) prepare(appends []*fileAppend) (changed map[string]bool, err error) {
 	changed = make(map[string]bool)
 	noted := l.journal.withPosition(l.journal.position())

@@ -24,8 +24,9 @@ const partitionHeader = "eds-partitionkey"
 // chunkEvents is the number of events that a goroutine encodes at a time.
 const chunkEvents = 512
 
-// records encodes the events as messages, in stream order, on all processors. The messages share no
-// memory with the events. They are valid until arena.reclaim. An error concerns a single event.
+// The method records encodes the events as messages, in stream order, on all processors. The
+// messages share no memory with the events. They are valid until arena.reclaim. An error concerns a
+// single event.
 func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
 	topics, err := s.topicsOf(events)
 	if err != nil {
@@ -105,8 +106,8 @@ type recordWriter struct {
 	text    []byte
 }
 
-// since returns the text written after mark. The result has no spare capacity, so appending to it
-// does not overwrite later text.
+// The method since returns the text that was written after the offset mark. The result has no spare
+// capacity, so appending to it does not overwrite later text.
 func (w *recordWriter) since(mark int) []byte { return w.text[mark:len(w.text):len(w.text)] }
 
 // write appends text to the slab w.text and returns the copy.
@@ -116,7 +117,7 @@ func (w *recordWriter) write(text string) []byte {
 	return w.since(mark)
 }
 
-// events builds the messages of the events. The topic of events[i] is topics[i].
+// The method events builds the messages for the given events. The topic of events[i] is topics[i].
 func (w *recordWriter) events(events []*cdc.Event, topics []string) error {
 	size := 0
 	for _, e := range events {
@@ -196,7 +197,8 @@ func (w *recordWriter) tombstoneOldKey(topic string, e *cdc.Event) error {
 	return nil
 }
 
-// add adds one message. A nil value is a tombstone. The hash of partition chooses the partition.
+// add adds one message. A message whose value is nil is a tombstone. The hash of the parameter
+// partition chooses the message's partition.
 func (w *recordWriter) add(topic string, key, value, partition []byte, e *cdc.Event) {
 	first := len(w.headers)
 	w.headers = append(w.headers, kgo.RecordHeader{Key: partitionHeader, Value: partition})
@@ -218,9 +220,9 @@ func (w *recordWriter) add(topic string, key, value, partition []byte, e *cdc.Ev
 	w.all = append(w.all, &w.slab[len(w.slab)-1])
 }
 
-// appendRowKey appends a JSON array of the event's table and primary key. A row always has the same
-// text, however the source formats its values. If last is not nil, it replaces the last element of
-// the primary key.
+// appendRowKey appends a JSON array of the event's table and primary key. The array for a row is
+// always the same text, no matter how the source formats the values. If the parameter last is not
+// nil, it replaces the last element of the primary key.
 func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 	dst = rawjson.AppendQuoted(append(dst, '['), e.Table)
 	elements := 0
@@ -304,8 +306,8 @@ func checkColumns(e *cdc.Event) error {
 	return nil
 }
 
-// before returns the row before the change, or nil if it is unknown. For a DELETE the result has at
-// least the row's id.
+// The function before returns the row as it was before the change, or nil if that is unknown. For a
+// DELETE the result has at least the row's id.
 func before(e *cdc.Event) []byte {
 	if e.Before == nil && e.Op == cdc.Delete {
 		return append(rawjson.AppendQuoted([]byte(`{"id":`), e.RowID()), '}')

@@ -152,7 +152,7 @@ func (s *producerSession) ensure(ctx context.Context, topics []string) error {
 const writeOperation = 1 << 4
 
 // missingTopics returns those topics that do not exist. It returns an error if eds may not write to
-// one that exists.
+// an existing topic.
 func (s *producerSession) missingTopics(ctx context.Context, topics []string) (missing []string, err error) {
 	request := kmsg.NewPtrMetadataRequest()
 	request.IncludeTopicAuthorizedOperations = true

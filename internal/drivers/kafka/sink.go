@@ -75,7 +75,7 @@ func (s *Sink) current() (*producerSession, error) {
 	return s.session, nil
 }
 
-// drop closes the session old without waiting for its messages. The next call of current creates
+// drop closes the old session without waiting for its messages. The next call of current creates
 // another session.
 func (s *Sink) drop(old *producerSession) {
 	s.state.Lock()

@@ -41,8 +41,8 @@ type attribute struct {
 	collation  string
 }
 
-// exact reports whether the column stores and compares values without treating different ones as
-// equal.
+// exact reports whether the column never treats different values as equal, neither when it stores
+// nor when it compares them.
 func (a *attribute) exact() bool {
 	switch {
 	case a.collation == "", strings.HasSuffix(a.collation, "_nopad_bin"), a.collation == "utf8mb4_0900_bin", a.collation == "binary":
@@ -94,7 +94,7 @@ func (s *sqlSession) Objects(ctx context.Context, names []string) ([]sqlsink.Obj
 	return objects, nil
 }
 
-// Empty returns the indexes in names of the tables that have no row.
+// Empty finds the tables that have no rows, and returns their indexes in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -300,9 +300,10 @@ func (s *sqlSession) describeColumn(r *relation, row []string) sqlsink.RealColum
 	return c
 }
 
-// holds returns the encoding for values of the column's type, the schema type that the column can
-// hold or 0 for none, and whether the column is narrow, which means that it holds only some values
-// of the schema type. The parameter checked is set if a constraint checks that the text is JSON.
+// holds returns the encoding for values of the column's type, and the schema type that the column
+// can hold, or 0 if there is none. It also reports whether the column is narrow, which means that
+// it holds only some values of the schema type. The parameter checked is set if a constraint checks
+// that the text is JSON.
 func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, bool) {
 	foreign := a.charset != "utf8mb4"
 	switch a.data {

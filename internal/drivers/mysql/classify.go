@@ -44,8 +44,8 @@ func classifyNumber(number uint16, state string) sqlsink.Verdict {
 	return sqlsink.Verdict{}
 }
 
-// isPoison reports whether the row is invalid. Its values may be invalid, or it may violate a
-// constraint, exceed a limit or be rejected by a trigger.
+// isPoison reports whether the error means that the row is invalid: its values are invalid, or the
+// row violates a constraint, exceeds a limit or was rejected by a trigger.
 func isPoison(number uint16, state string) bool {
 	switch number {
 	case 1048, 1062, 1118, 1138, 1153, 1216, 1217, 1264, 1265, 1292, 1364, 1366, 1367, 1406, 1411, 1416, 1451, 1452, 1526, 1644, 1690,

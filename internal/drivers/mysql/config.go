@@ -79,8 +79,8 @@ var tlsModes = sink.Choice{
 	Synonyms: map[string]string{"1": "true", "0": "false", "disabled": "false", "required": "skip-verify"},
 }
 
-// secure sets the TLS settings of c from the options v. Unless the options name another one, host
-// is the name that the server's certificate must have.
+// secure sets the TLS settings of c from the options v. The parameter host is the name that the
+// server's certificate must have, unless the options give another name.
 func secure(c *mysql.Config, v sink.Values, host string) error {
 	mode := v.Text("tls")
 	if mode == "" {

@@ -63,8 +63,8 @@ func (d *dialect) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}}
 }
 
-// explainNetwork describes why a connection failed without an error message of the server. It marks
-// errors that only the operator can fix as refused.
+// explainNetwork describes the failure of a connection if the server sent no error message. It
+// marks errors that only the operator can fix as refused.
 func (d *dialect) explainNetwork(err error) error {
 	switch {
 	case errors.Is(err, mysql.ErrNoTLS):

@@ -52,9 +52,9 @@ const (
 	maxFileName = 200
 )
 
-// Name returns name if MySQL allows it. A name is not allowed if it is empty or too long, ends in a
-// blank, or has NUL or characters beyond the Basic Multilingual Plane. Name changes such a name and
-// appends a hash of the whole name, so that distinct names stay distinct.
+// Name returns name if MySQL allows it. MySQL does not allow a name that is empty or too long, ends
+// in a blank, or contains NUL or a character beyond the Basic Multilingual Plane. Name changes such
+// a name and appends a hash of the whole name, so that distinct names stay distinct.
 func (d *dialect) Name(name string) string {
 	fits := func(r rune) rune {
 		if r == 0 || r > 0xFFFF {
@@ -71,8 +71,9 @@ func (d *dialect) Name(name string) string {
 	return fmt.Sprintf("%s_%016x", valid[:keptBytes(valid, maxName-17, maxFileName-17)], h.Sum64())
 }
 
-// keptBytes returns the length, in bytes, of the longest prefix of name that is within the limits.
-// The limits are the number of characters, and the number of bytes of the file name.
+// keptBytes returns the length, in bytes, of the longest prefix of name that is within two limits.
+// The parameter characters limits the number of characters, and the parameter file limits the
+// number of bytes of the file name.
 func keptBytes(name string, characters, file int) int {
 	for i, r := range name {
 		characters--
@@ -152,7 +153,7 @@ func (s *flavour) shortText(length int) string {
 	return fmt.Sprintf("VARCHAR(%d)%s COLLATE %s", length, utf8mb4, s.exact)
 }
 
-// keyText reports whether a key column for values of type t has a type of shortText.
+// keyText reports whether a key column for values of type t has a type that shortText returns.
 func keyText(t schema.Type) bool { return t == schema.String || t == schema.Enum || t.IsJSON() }
 
 // keyLength returns the maximum length, in characters, of each text column of an InnoDB index that
@@ -259,8 +260,8 @@ func (s *flavour) widen(step sqlsink.MigrationStep) []string {
 	return statements
 }
 
-// Digits and decimal places of the widest DECIMAL type. A column of integers gets this type if the
-// source then has other numbers.
+// Digits and decimal places of the widest DECIMAL type. A column of integers is widened to this
+// type if the source starts to contain other numbers.
 const (
 	wideDigits = 65
 	wideScale  = 30

@@ -34,8 +34,8 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %d)", text, e.number)
 }
 
-// namesOnly are the numbers of errors about rows whose messages contain only names of tables,
-// columns and constraints, and no values.
+// namesOnly lists numbers of errors about rows. The messages of these errors contain only names of
+// tables, columns and constraints, and no values.
 var namesOnly = map[uint16]bool{
 	1048: true, 1118: true, 1153: true, 1216: true, 1217: true, 1264: true, 1265: true, 1364: true, 1406: true, 1451: true, 1452: true,
 	3819: true, 4025: true,
@@ -52,8 +52,8 @@ var conditions = map[uint16]string{
 
 // sessionError converts an error of the driver. An error that the server returned becomes a
 // *serverError, and any other error a *sqlsink.ConnectionError. The parameter ctx is the context of
-// the call that failed. The parameter what names the operation, with which the text of the error
-// starts.
+// the call that failed. The parameter what names the operation, and the text of the error starts
+// with this name.
 func (s *sqlSession) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}

@@ -46,8 +46,8 @@ type rowReader struct {
 	done    bool // all rows have been encoded
 	err     error
 
-	// If replayable is set, the file ends after about replayBytes even if more rows follow, and sent
-	// keeps the content of the file.
+	// If replayable is set, the file ends after about replayBytes even if more rows follow, and
+	// the field sent keeps the content of the file.
 	replayable bool
 	sent       []byte
 	count      int64 // the number of rows in the file
@@ -164,8 +164,9 @@ func (s *sqlSession) loadData(ctx context.Context, ts *tableStatements, to *rowW
 	return count, nil
 }
 
-// loadFrom runs one LOAD DATA statement, whose file has the content of from, and returns the number
-// of written rows. The parameter load is the part of the statement that follows the file.
+// loadFrom runs one LOAD DATA statement and returns the number of written rows. The reader from
+// supplies the content of the statement's file. The parameter load is the part of the statement
+// that follows the file.
 func (s *sqlSession) loadFrom(ctx context.Context, what, load string, from io.Reader) (int64, error) {
 	s.source = from
 	defer func() { s.source = nil }()
@@ -184,8 +185,9 @@ func (s *sqlSession) checkWarnings(ctx context.Context, to *rowWriter) error {
 	return warning(to.what, rows)
 }
 
-// fill writes rows with LOAD DATA if the server allows it, or else with INSERT statements. It
-// returns the number of written rows. If the writer skips existing keys, fill counts each key once.
+// fill writes rows and returns the number of written rows. It uses LOAD DATA if the server allows
+// it, and INSERT statements otherwise. If the writer skips existing keys, fill counts each key
+// once.
 func (s *sqlSession) fill(ctx context.Context, ts *tableStatements, to *rowWriter, next cursor, synced time.Time) (int64, error) {
 	if to.load != "" && !s.dialect.noInfile.Load() {
 		n, err := s.loadData(ctx, ts, to, next, synced)
@@ -198,8 +200,8 @@ func (s *sqlSession) fill(ctx context.Context, ts *tableStatements, to *rowWrite
 	return s.insertRows(ctx, ts, to, next, synced)
 }
 
-// parametersOf appends to dst the row's values of the columns with the given indexes, encoded as
-// statement parameters.
+// parametersOf encodes a row's values as statement parameters and appends them to dst. The
+// parameter columns selects the columns by index.
 func (s *sqlSession) parametersOf(ts *tableStatements, columns []int, row *change.Row, synced time.Time, dst arguments) (arguments, error) {
 	for _, i := range columns {
 		var raw []byte

@@ -34,9 +34,9 @@ func (s *sqlSession) Exec(ctx context.Context, statements []string) error {
 
 // Stage creates a staging table. If the staging table may replace the live table, it is a copy of
 // the live table, so that the live table's constraints apply to rows while they are loaded.
-// Otherwise it has only the columns that eds writes. The layout's key is its primary key, so that
-// of several rows with the same key the last one stays. The staging table is transactional, so that
-// a file that fails leaves no rows.
+// Otherwise it has only the columns that eds writes. The primary key of the staging table is the
+// layout's key, so only the last of several rows with the same key stays. The staging table is
+// transactional, so that a file that fails leaves no rows.
 func (s *sqlSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	ts := s.tableStatements(live)
 	return s.exec(ctx, "create a staging table", stageText(ts, quote(name)))
@@ -67,7 +67,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	}, time.Now().UTC())
 }
 
-// Count returns the number of rows of a table in the layout's scope.
+// Count counts the table's rows that are in the layout's scope.
 func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	rows, err := s.query(ctx, "count rows", s.countText(l))
@@ -88,7 +88,8 @@ func (s *flavour) countText(l *sqlsink.Layout) string {
 	return text
 }
 
-// inScope returns the conditions under which a row is in the layout's scope. All must hold.
+// inScope returns the conditions under which a row is in the layout's scope. All conditions must
+// hold.
 func (s *flavour) inScope(l *sqlsink.Layout) []string {
 	return l.ScopeTerms(func(name string) string {
 		return "CONVERT(" + quote(l.Real.Name) + "." + quote(name) + " USING utf8mb4) COLLATE " + s.exact
@@ -147,8 +148,8 @@ func oldName(stage string) string { return sqlsink.StageObjectName("old", stage)
 
 // Place merges the staged rows into the live table, or replaces the live table's rows. If all rows
 // are replaced and nothing depends on the live table, Place renames the staging table to the live
-// table's name. If not, Place works within the transaction: to replace rows, it deletes the rows
-// whose keys were not staged. Then it upserts the staged rows.
+// table's name. Otherwise Place works within the transaction: it upserts the staged rows. If it
+// replaces rows, it first deletes the rows whose keys were not staged.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	ts := tx.tableStatements(live)
 	if mode == sink.Replace && ts.swap && live.Scope == nil {
@@ -185,7 +186,7 @@ func placeTexts(ts *tableStatements, stage string, mode sink.LoadMode) []string 
 }
 
 // staged returns the condition that a staged row has the same key as a row of the live table. The
-// server can evaluate it with the index of the staging table's key.
+// server can evaluate the condition with the index of the staging table's key.
 func (ts *tableStatements) staged(stage string) string {
 	var terms []string
 	for i := range ts.layout.Keys {

@@ -13,8 +13,9 @@ import (
 // lockWait returns the limit for how long a statement waits for a lock, in seconds.
 func (s *sqlSession) lockWait() int { return int(s.dialect.timeouts.Lock.Seconds()) }
 
-// waitShortly calls do with lock waits on tables limited to sqlsink.ShortLockWait. The limit is
-// short because readers of a table have to wait behind a statement that waits to change the table.
+// waitShortly calls the function do, and limits lock waits on tables to sqlsink.ShortLockWait
+// during the call. The limit is short because readers of a table have to wait behind a statement
+// that waits to change the table.
 func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	set := func(seconds int) error {
 		return s.exec(ctx, "set up the session", fmt.Sprintf("SET SESSION lock_wait_timeout = %d", seconds))
@@ -86,9 +87,9 @@ FROM information_schema.innodb_trx AS t JOIN information_schema.processlist AS p
 WHERE p.id <> CONNECTION_ID() ORDER BY p.time DESC LIMIT 3`
 
 // Blockers describes the sessions that hold or await locks on tables. If change is true, it
-// includes sessions that only read, because they block DDL. If the server does not list locks, as
-// MariaDB by default, or the user may not read the list, Blockers describes open transactions
-// instead. Listing transactions needs the privilege PROCESS.
+// includes sessions that only read, because they block DDL. By default, MariaDB does not list
+// locks. If the server does not list locks, or the user lacks permission to read the list, Blockers
+// describes open transactions instead. Listing transactions needs the privilege PROCESS.
 func (s *sqlSession) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	names, readers := make([]string, len(tables)), noReaders
 	for i, t := range tables {

@@ -50,8 +50,8 @@ type driverConn interface {
 // maxStatements is the maximum number of prepared statements that a session keeps.
 const maxStatements = 512
 
-// Connect opens a session. Each call parses the URL with the current contents of its placeholders
-// and files, so that it uses credentials that were renewed.
+// Connect opens a session. Each call parses the URL again, with the current values of placeholders
+// and the current contents of files, and so uses renewed credentials.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*sqlSession, error) {

@@ -30,7 +30,8 @@ type tableStatements struct {
 	deleteStage *tempStage   // deletes many rows
 }
 
-// rowStatement is a statement whose parameters are one row's values of the columns in takes.
+// rowStatement is a statement that takes the values of one row as parameters. The indexes of the
+// columns are in takes.
 type rowStatement struct {
 	sql       string
 	condition string // the condition for one row, if sql needs one condition per row; else ""
@@ -46,13 +47,14 @@ type rowWriter struct {
 	insert  string // the part of the INSERT before the rows
 	row     string // one row of parameters
 	suffix  string // the part of the INSERT after the rows
-	// replace writes all rows again, if the first pass skipped rows whose keys already existed. With
-	// replace, the last row of each key stays. It is nil if the first pass never skips rows.
+	// replace is the writer that writes all rows again if the first pass skipped rows whose
+	// keys already existed. After this second pass, the table has the last row of each key. The
+	// field replace is nil if the first pass never skips rows.
 	replace *rowWriter
 }
 
-// tempStage is a temporary table. Rows are first written into it, and then from it into the live
-// table.
+// tempStage is a temporary table. Rows are first written into the temporary table, and then copied
+// from there into the live table.
 type tempStage struct {
 	name   string // quoted name
 	create string
@@ -109,11 +111,11 @@ func (c *columnEncoder) parameter(text string) string {
 	return text
 }
 
-// matches returns the condition that a row of the real table has the key given by expression, which
-// returns the SQL expression for the value of key column i. It also returns the indexes of the
-// columns in the order in which the condition uses the expressions. If the collation of a key
-// column treats different texts as equal, the condition compares the texts with the collation, to
-// use the index, and also compares their bytes.
+// matches returns the condition that a row of the real table has a given key. The function
+// expression returns the SQL expression for the value of key column i. matches also returns the
+// indexes of the columns in the order in which the condition uses the expressions. If the collation
+// of a key column treats different texts as equal, the condition compares the texts with that
+// collation, so that the server can use the index, and also compares the texts' bytes.
 func (ts *tableStatements) matches(expression func(i int) string) (string, []int) {
 	var terms []string
 	var takes []int
@@ -322,8 +324,8 @@ func (ts *tableStatements) loadText(mode, table string, columns []int) string {
 	return text
 }
 
-// tempStage returns a temporary table that has the given columns. Errors of its writer name the
-// operation what.
+// tempStage returns a temporary table that has the given columns. Errors of the table's writer
+// contain the parameter what, which names the operation.
 func (ts *tableStatements) tempStage(prefix string, columns []int, what string) *tempStage {
 	definition := ts.definitions(columns, !ts.server.maria)
 	engine := "InnoDB"
@@ -341,9 +343,10 @@ func (ts *tableStatements) tempStage(prefix string, columns []int, what string) 
 	}
 }
 
-// definitions returns the definitions of columns of a staging table. They have the types of the
-// real columns, but no defaults, and allow NULL. Key columns have types that do not treat different
-// values as equal. If keyed is true, they are NOT NULL and form the primary key.
+// definitions returns the definitions of columns of a staging table. The columns have the types of
+// the real columns, but no defaults, and allow NULL. Key columns have types that do not treat
+// different values as equal. If keyed is true, the key columns are NOT NULL and form the primary
+// key.
 func (ts *tableStatements) definitions(columns []int, keyed bool) string {
 	var definitions, key []string
 	texts := 0

@@ -96,8 +96,8 @@ func (tx *transaction) deleteRows(ctx context.Context, ts *tableStatements, rows
 	return nil
 }
 
-// chunkSize returns the largest power of four that is not greater than n and most. With such sizes,
-// a few distinct statements suffice for any number of rows.
+// chunkSize returns the largest power of four that exceeds neither n nor the limit most. With such
+// sizes, a few distinct statements suffice for any number of rows.
 func chunkSize(n, most int) int {
 	p := 1
 	for p*4 <= min(n, most) {
@@ -162,8 +162,8 @@ func (tx *transaction) writeViaStage(
 	return true, nil
 }
 
-// lostTemp returns err. If err reports that the temporary table does not exist, it also removes the
-// table from the session's list, so that the next use creates the table again.
+// lostTemp returns err. If err reports that the temporary table does not exist, lostTemp removes
+// the table from the session's list, so that the next use creates the table again.
 func (tx *transaction) lostTemp(t *tempStage, err error) error {
 	if numbered(err, 1146) {
 		delete(tx.temps, t.name)
@@ -238,13 +238,14 @@ func (s *sqlSession) insert(ctx context.Context, to *rowWriter, n int, values []
 	return written, s.exec(ctx, to.what, to.replace.insert+rows, values...)
 }
 
-// tooLarge returns the error for a value that is larger than most, the server's limit in bytes.
+// tooLarge returns the error for a value that exceeds the server's limit. The parameter most is the
+// limit, in bytes.
 func tooLarge(c *columnEncoder, most int) error {
 	return c.Refuse(fmt.Errorf("it is larger than the server's max_allowed_packet of %d bytes; raise that on the server", most))
 }
 
-// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
-// sqlsink.ErrMoved.
+// Checkpoint moves the stored checkpoint to c. The parameter from is the expected stored position.
+// If the stored position is another one, Checkpoint returns sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	if err := tx.start(ctx); err != nil {
 		return err
@@ -310,8 +311,8 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	return tx.exec(ctx, "roll back", "ROLLBACK")
 }
 
-// warning converts the first row of SHOW WARNINGS to an error, which is poison. The parameter
-// what names the operation, with which the text of the error starts.
+// warning converts the first row of SHOW WARNINGS to an error, which is poison. The parameter what
+// names the operation, and the text of the error starts with this name.
 func warning(what string, rows [][]string) error {
 	if len(rows) == 0 || len(rows[0]) < 3 {
 		return fault.Mark(fault.Poison, errors.New(what+": the server changed a value"))

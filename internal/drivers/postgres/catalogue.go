@@ -15,9 +15,9 @@ import (
 // relation describes a table, except for its columns.
 type relation struct {
 	oid string
-	// plain is set if a write to the table changes nothing but its rows: it is an ordinary table
-	// without triggers, rules, foreign keys in either direction, row security, partitions and child
-	// tables.
+	// plain is set if a write to the table changes nothing except the table's rows. A plain
+	// table is an ordinary table without triggers, rules, foreign keys in either direction, row
+	// security, partitions or child tables.
 	plain bool
 	// checked is set if no trigger changes rows before the server checks the constraints.
 	checked bool
@@ -145,7 +145,7 @@ func (s *sqlSession) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) s
 	}
 }
 
-// Empty returns the indexes in names of the tables that have no row.
+// Empty finds the tables that have no rows, and returns their indexes in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -201,8 +201,9 @@ func (s *sqlSession) Tables(ctx context.Context, names []string) ([]*sqlsink.Rea
 	return tables, s.describeChecks(ctx, byName, string(list))
 }
 
-// describeChecks adds the check constraints to the tables. On CockroachDB it adds none, so there a
-// staging table checks only types. The parameter list is a JSON array of table names.
+// describeChecks records the check constraints in the descriptions of tables. On CockroachDB it
+// records none, so a staging table on CockroachDB checks only types. The parameter list is a JSON
+// array of table names.
 func (s *sqlSession) describeChecks(ctx context.Context, tables map[string]*sqlsink.RealTable, list string) error {
 	if len(tables) == 0 || s.features.Cockroach {
 		return nil
@@ -295,9 +296,9 @@ func (a *attribute) narrow() bool {
 	return false
 }
 
-// kindOf returns the encoding for values of a PostgreSQL type, and the schema type that the type
-// can hold, or 0 for none. Its parameters are the type's name, pg_type.typtype and
-// pg_type.typcategory.
+// kindOf returns the encoding for values of a PostgreSQL type. It also returns the schema type
+// whose values the PostgreSQL type can hold, or 0 if there is no such schema type. The parameters
+// are the type's name, pg_type.typtype and pg_type.typcategory.
 func kindOf(name, typtype, category string) (kind, schema.Type) {
 	switch {
 	case typtype == "e":

@@ -9,7 +9,8 @@ import (
 // epochDays is the number of days from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.
 const epochDays = 10957
 
-// Bounds of timestamp in microseconds since 2000: from 4714-11-24 BC to the end of the year 294276.
+// Bounds of the type timestamp, in microseconds since 2000: from 4714-11-24 BC to the end of the
+// year 294276.
 const (
 	minTimestamp = -211813488000000000
 	endTimestamp = 9223371331200000000

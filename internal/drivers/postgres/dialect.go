@@ -23,7 +23,8 @@ type dialect struct {
 	schema   string         // the URL's schema option, or "" for the user's default schema
 	timeouts sqlsink.Timeouts
 	env      sink.Env
-	// pooled is set after a session has lost its prepared statements, as behind a pooler.
+	// pooled is set after a session has lost its prepared statements, as happens behind a
+	// pooler.
 	pooled atomic.Bool
 	// server is the part of the newest session that DDL depends on.
 	server atomic.Pointer[serverView]
@@ -38,7 +39,7 @@ type serverView struct {
 // qualify returns the quoted name of a table, with its schema.
 func (s *serverView) qualify(table string) string { return quote(s.namespace) + "." + quote(table) }
 
-// maxName is the longest name that PostgreSQL keeps, in bytes.
+// maxName is the maximum length of a name in PostgreSQL, in bytes.
 const maxName = 63
 
 // Name returns name if PostgreSQL can use it unchanged. If name is too long, Name cuts it and
@@ -111,8 +112,9 @@ func (d *dialect) DDL(step sqlsink.MigrationStep) []string {
 	}
 }
 
-// definition returns the definition of a new column. Text keys and versions get the bytewise
-// collation "C", which is faster and has the order that eds uses.
+// definition returns the definition of a new column. Text keys and versions get the collation "C",
+// which compares bytes. This collation is faster than other collations, and sorts in the order that
+// eds uses.
 func (s *serverView) definition(c sqlsink.NewColumn) string {
 	text := quote(c.Name) + " " + types[c.Type]
 	if types[c.Type] == "text" && (c.Key || c.Meta == sqlsink.MetaVersion) && !s.features.Cockroach {

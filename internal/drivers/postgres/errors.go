@@ -40,8 +40,8 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (SQLSTATE %s)", text, e.code)
 }
 
-// quotable reports whether messages of the error's class never contain values. Messages of data
-// exceptions do, and a trigger can raise an error with any message.
+// quotable reports whether messages of the error's class are free of values. Messages of data
+// exceptions may contain values, and a trigger can raise an error with any message.
 func (e *serverError) quotable() bool {
 	switch e.class() {
 	case "08", "0A", "21", "23", "25", "26", "28", "2B", "34", "3D", "3F", "40", "42", "53", "54", "55", "57", "58":
@@ -63,8 +63,8 @@ var conditions = map[string]string{
 	"P0001": "a trigger raised an exception",
 }
 
-// newServerError converts an error of pgconn. The parameter what names the operation, with
-// which the text of the error starts.
+// newServerError converts an error of pgconn. The parameter what names the operation, and the text
+// of the error starts with this name.
 func newServerError(what string, e *pgconn.PgError) *serverError {
 	return &serverError{
 		code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: what,
@@ -73,8 +73,8 @@ func newServerError(what string, e *pgconn.PgError) *serverError {
 
 // sessionError converts an error of pgconn. An error that the server returned becomes a
 // *serverError. If the connection is closed, sessionError wraps the error in a
-// *sqlsink.ConnectionError. The parameter what names the operation, with which the text of the
-// error starts.
+// *sqlsink.ConnectionError. The parameter what names the operation, and the text of the error
+// starts with this name.
 func (s *sqlSession) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

@@ -71,7 +71,7 @@ func sealedName(stage *sqlsink.Layout) string {
 	return sqlsink.StageObjectName("key", stage.Real.Name)
 }
 
-// Count returns the number of rows of a table in the layout's scope.
+// Count counts the table's rows that are in the layout's scope.
 func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
@@ -85,7 +85,8 @@ func countText(ts *tableStatements) string {
 	return text
 }
 
-// inScope returns the conditions under which row t is in the layout's scope. All must hold.
+// inScope returns the conditions under which row t is in the layout's scope. All conditions must
+// hold.
 func (ts *tableStatements) inScope() []string {
 	return ts.layout.ScopeTerms(func(name string) string {
 		text := "t." + quote(name) + "::text"
@@ -150,7 +151,8 @@ func duplicatesText(stage *tableStatements) string {
 		stage.table, stage.keyNames())
 }
 
-// Deduplicate removes all rows of each key from the staging table except the last one loaded.
+// Deduplicate removes rows from the staging table, so that only the last loaded row of each key
+// remains.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
 	ts := tx.tableStatements(stage)
 	tx.calls.AllowLong()
@@ -158,9 +160,9 @@ func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) err
 	return nil
 }
 
-// deduplicateText returns the statement that removes all rows of each key except the last one
-// loaded. A staging table stores rows in the order in which they were loaded, so the last one has
-// the highest ctid.
+// deduplicateText returns the statement that removes all rows of a staging table except the last
+// loaded row of each key. A staging table stores rows in the order in which they were loaded, so
+// the row that was loaded last has the highest ctid.
 func deduplicateText(stage *tableStatements) string {
 	var terms []string
 	for _, name := range stage.names(0)[:stage.layout.Keys] {
@@ -175,10 +177,10 @@ func deduplicateText(stage *tableStatements) string {
 func keyName(l *sqlsink.Layout) string { return (*dialect)(nil).Name(l.Real.Name + "_pkey") }
 
 // swapQuery returns whether a new table can replace an old one without loss. Its parameters are the
-// oid of the old table, the oid of the new table, and the name of the old table's primary key. The
-// conditions are: nothing depends on the old table, except its primary key and the objects that
-// every table has. Both tables have the same owner and grants. No other relation has the key's
-// name.
+// oid of the old table, the oid of the new table, and the name of the old table's primary key. A
+// replacement is possible if three conditions hold: nothing depends on the old table, except its
+// primary key and the objects that every table has; both tables have the same owner and grants; and
+// no other relation has the name of the primary key.
 const swapQuery = `
 SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.reltablespace = n.reltablespace
    AND c.reloptions IS NULL AND c.relpersistence = 'p' AND c.relreplident = 'd' AND c.reloftype = 0
@@ -201,10 +203,10 @@ SELECT c.relowner = n.relowner AND c.relacl IS NOT DISTINCT FROM n.relacl AND c.
  WHERE c.oid = $1::oid AND n.oid = $2::oid`
 
 // Place merges the staged rows into the live table, or replaces the live table's rows. To replace
-// all rows, Place drops the live table and renames the staging table if nothing depends on the live
-// table, or else truncates and refills the live table. If other objects react to row changes, or
-// only some rows are replaced, Place locks the live table against another such load, deletes the
-// rows whose keys were not staged, and upserts the staged rows.
+// all rows of a table on which nothing depends, Place drops the live table and renames the staging
+// table. To replace all rows of a plain table whose columns are all in the layout, Place truncates
+// and refills the live table. In any other replacement, Place locks the live table against another
+// such load, deletes the rows whose keys were not staged, and upserts the staged rows.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
 	if !ts.swaps(mode) {

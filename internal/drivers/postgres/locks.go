@@ -50,9 +50,9 @@ SELECT concat_ws(' ', p.phase, p.blocks_done, p.tuples_done, p.lockers_done, p.i
  WHERE pid = $1::int`
 
 // blockersQuery lists up to three sessions that hold or await locks on tables, the session with the
-// longest transaction first. Its parameters are the parameters of catalogueQuery, and whether to
-// include sessions that have only readers' locks. The server hides the times of other users'
-// sessions, unless the user has the role pg_read_all_stats.
+// longest transaction first. Its parameters are those of catalogueQuery, and whether to include
+// sessions that have only readers' locks. Unless the user has the role pg_read_all_stats, the
+// server hides the times of other users' sessions.
 const blockersQuery = `
 SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::bigint::text, ''),

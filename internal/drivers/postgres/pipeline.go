@@ -52,7 +52,7 @@ type wirePipeline struct {
 type sentStatement struct {
 	what       string             // the operation, for errors: "upsert into table x"
 	table      *tableStatements   // of the table that the statement reads or writes, or nil
-	prepares   *preparedStatement // the statement that a Parse sent with this one prepares, or nil
+	prepares   *preparedStatement // the statement whose Parse was sent with this statement, or nil
 	checkpoint bool               // the statement moves the checkpoint
 }
 

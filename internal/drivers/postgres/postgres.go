@@ -101,8 +101,8 @@ var options = slices.Concat([]sink.Option{
 	{Name: "application_name", Default: "eds", Harmless: true, Help: "session name that the server shows"},
 }, sqlsink.TimeoutOptions, sqlsink.RowOptions, libpqOptions)
 
-// libpqOptions are the other libpq options that pgconn reads. The destination's identity depends on
-// the harmless ones.
+// libpqOptions are the other libpq options that pgconn reads. The options that are marked as
+// harmless are part of the destination's identity.
 var libpqOptions = append(sink.Unlisted(
 	"sslcertmode", "sslnegotiation", "sslsni", "channel_binding", "require_auth", "target_session_attrs", "passfile",
 	"krbspn", "krbsrvname", "min_protocol_version", "max_protocol_version", "password",

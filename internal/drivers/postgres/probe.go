@@ -8,9 +8,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// CanWrite checks that the user can write: it creates a table, and the schema if it does not exist,
-// writes a row, and rolls back. If the user lacks a permission or the server is read-only, the
-// error is fatal and says how to fix the problem.
+// CanWrite checks that the user can write: it creates the schema if necessary, creates a table,
+// writes a row, and rolls everything back. If the user lacks a permission or the server is
+// read-only, the error is fatal and says how to fix the problem.
 func (s *sqlSession) CanWrite(ctx context.Context) error {
 	probe := s.qualify(fmt.Sprintf("_eds_probe_%d", s.pg.PID()))
 	write := fmt.Sprintf("CREATE TABLE %[1]s (a text); INSERT INTO %[1]s VALUES ('x'); DROP TABLE %[1]s", probe)

@@ -55,8 +55,8 @@ type serverFeatures struct {
 // canStage reports whether the session can write rows through a temporary table.
 func (f serverFeatures) canStage() bool { return f.KeepsState && f.TempTables && !f.Cockroach }
 
-// Connect opens a session. Each call parses the URL with the current contents of its placeholders
-// and files, so that it uses credentials that were renewed.
+// Connect opens a session. Each call parses the URL again, with the current values of placeholders
+// and the current contents of files, and so uses renewed credentials.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*sqlSession, error) {
@@ -138,7 +138,7 @@ func (s *sqlSession) findTempPrivilege(ctx context.Context) error {
 const schemaQuery = `SELECT has_database_privilege(current_database(), 'CREATE'),
        EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)`
 
-// findSchema looks for the URL's schema. If it does not exist, the first DDL creates it.
+// findSchema looks for the URL's schema. If the schema does not exist, the first DDL creates it.
 func (s *sqlSession) findSchema(ctx context.Context) error {
 	if s.dialect.schema == "" {
 		if s.namespace == "" {
@@ -200,7 +200,8 @@ func (s *sqlSession) prepared(sql string, oids []uint32) *preparedStatement {
 	return st
 }
 
-// nextName returns an unused statement name, or "" if the statement had no name.
+// nextName returns an unused statement name. If the parameter old is "", the statement has no name,
+// and nextName returns "".
 func (s *sqlSession) nextName(old string) string {
 	if old == "" {
 		return ""

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Types of parameters whose type is not the column's type.
+// Types of parameters that do not have the type of their column.
 const (
 	oidText      = 25
 	oidTextArray = 1009
@@ -82,9 +82,9 @@ func (ts *tableStatements) arrayOf(c *columnEncoder, a *attribute) uint32 {
 	return a.array
 }
 
-// asText reports whether array parameters hold the column's values as text. They do if the server
-// casts the values or the column's type has no array type; CockroachDB has no arrays of json or
-// jsonb.
+// asText reports whether array parameters hold the column's values as text. This is the case if the
+// server casts the values, or the column's type has no array type. CockroachDB has no arrays of
+// json or jsonb.
 func (ts *tableStatements) asText(c *columnEncoder, a *attribute) bool {
 	return ts.casts(c) || a.array == 0 || ts.server.features.Cockroach && (c.kind == kindJSONB || c.kind == kindJSON)
 }
@@ -147,8 +147,9 @@ func (ts *tableStatements) matches(src rowSource) string {
 	return strings.Join(terms, " AND ")
 }
 
-// guard returns the condition that row t is not newer than version, after word, which is WHERE or
-// AND. It returns "" if the layout has no guard. The parameter version is an SQL expression.
+// guard returns the parameter word, which is WHERE or AND, followed by the condition that row t is
+// not newer than a given version. It returns "" if the layout has no guard. The parameter version
+// is the SQL expression for the version.
 func (ts *tableStatements) guard(word, version string) string {
 	if !ts.layout.Guard {
 		return ""

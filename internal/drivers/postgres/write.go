@@ -16,9 +16,8 @@ import (
 
 // Limits that select how rows are written. According to measurements, one statement with array
 // parameters is the cheapest way for fewer than stageRows rows. For more rows, a binary COPY into a
-// temporary table and one upsert are cheapest. If the table has at least wideColumns columns,
-// deleting the rows and copying directly into the table is cheapest, provided that the table is
-// direct.
+// temporary table and one upsert are cheapest. If the table is direct and has at least wideColumns
+// columns, deleting the rows and copying directly into the table is cheapest.
 const (
 	stageRows   = 64
 	wideColumns = 32
@@ -74,7 +73,7 @@ func (tx *transaction) deleteRows(ts *tableStatements, rows []change.Row, synced
 }
 
 // eachChunk splits rows into chunks and runs all statements once per chunk. The parameters of each
-// statement are one array per column. The columns are given by their indexes.
+// statement are one array per column. The parameter indexes selects these columns.
 func (tx *transaction) eachChunk(
 	ts *tableStatements, statements []string, indexes []int, what string, rows []change.Row, synced time.Time,
 ) error {
@@ -141,8 +140,9 @@ func (ts *tableStatements) element(index int) uint32 {
 	return a.oid
 }
 
-// appendArrayHeader appends the header of the binary form of an array. The array has one dimension,
-// length elements, and the element type with the oid element.
+// appendArrayHeader appends the header of the binary form of an array. The array has one dimension.
+// The parameter length is the number of elements, and the parameter element is the oid of their
+// type.
 func appendArrayHeader(dst []byte, element uint32, length int) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, 1) // dimensions
 	dst = binary.BigEndian.AppendUint32(dst, 1) // flag: the array may contain NULLs
@@ -234,8 +234,8 @@ position = CASE WHEN c.position = $6 AND c.stored = $7 THEN excluded.position EL
 var checkpointTypes = []uint32{oidText, oidText, oidText, oidInt8, oidInt8, oidInt8, oidInt8}
 
 // guardedSQL moves a checkpoint of this writer's epoch and generation. If another writer has moved
-// the checkpoint, or changed its epoch or generation, the statement divides by zero, as
-// checkpointSQL does.
+// the checkpoint, or changed the checkpoint's epoch or generation, the statement divides by zero,
+// as checkpointSQL does.
 const guardedSQL = `WITH moved AS (UPDATE %s SET position = $4, stored = $5, seen = $10 WHERE stream = $1 AND consumer = $2 AND filter = $3
 AND position = $6 AND stored = $7 AND epoch = $8 AND coalesce(generation, 0) = $9 RETURNING 1) SELECT 1 / count(*) FROM moved`
 
@@ -243,8 +243,9 @@ var guardedTypes = append(slices.Clone(checkpointTypes), oidInt8, oidInt8, oidIn
 
 const oidInt8 = 20
 
-// Checkpoint moves the stored checkpoint to c. It must be the last statement of a batch. If the
-// stored position is not from, Commit returns sqlsink.ErrMoved.
+// Checkpoint moves the stored checkpoint to c. It must be the last statement of a batch. The
+// parameter from is the expected stored position. If the stored position is another one, Commit
+// returns sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	var params [][]byte
 	for _, text := range []string{c.Stream, c.Consumer, c.Filter} {

@@ -147,7 +147,7 @@ func identity(target *url.URL) string {
 }
 
 // cleanPrefix returns the prefix without leading and trailing slashes. It rejects a prefix that is
-// too long or that stores may not accept.
+// too long or that stores might refuse.
 func cleanPrefix(prefix string) (string, error) {
 	prefix = strings.Trim(prefix, "/")
 	if len(prefix) > maxPrefix {

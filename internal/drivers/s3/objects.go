@@ -123,7 +123,7 @@ func (o *objectSink) names(events []*cdc.Event) ([]string, []*cdc.Event, error) 
 	return names, kept, nil
 }
 
-// below returns the name of an object with the prefix in front.
+// The method below returns the full name of an object, which starts with the location's prefix.
 func (l location) below(name string) string {
 	if l.prefix == "" {
 		return name
@@ -132,8 +132,8 @@ func (l location) below(name string) string {
 }
 
 // checkWritable checks that the store answers, has the bucket, and accepts the keys. It creates no
-// object: it tries to complete a multipart upload that does not exist. A store that would let eds
-// write reports that there is no such upload.
+// object: it tries to complete a multipart upload that does not exist. If eds may write, the store
+// reports that there is no such upload.
 func (s *bucketStore) checkWritable(ctx context.Context) error {
 	part := types.CompletedPart{PartNumber: aws.Int32(1), ETag: aws.String(`"d41d8cd98f00b204e9800998ecf8427e"`)}
 	err := s.completeUpload(ctx, s.below(".eds-probe-"+rand.Text()), "none", 0, part)
@@ -178,8 +178,8 @@ func (o *objectSink) Close(context.Context) error {
 	return nil
 }
 
-// serialCalls runs the calls that upload one at a time. Closing the sink interrupts the running
-// call.
+// serialCalls lets only one call that uploads run at a time. Closing the sink interrupts the
+// running call.
 type serialCalls struct {
 	mu sync.Mutex // held during a call
 

@@ -32,7 +32,7 @@ type bucketStore struct {
 	client    *s3.Client
 	transport *http.Transport
 	access    *sink.Access
-	refused   bool // the last call was refused, for its credentials or the certificate
+	refused   bool // the last call was refused because of its credentials or the certificate
 }
 
 // finishCall ends a call that uploads, and records whether the store refused the call. It returns

@@ -80,7 +80,7 @@ func nameSpellings(names []string) (string, error) {
 	return string(list), err
 }
 
-// Empty returns the indexes in names of the tables that have no row.
+// Empty finds the tables that have no rows, and returns their indexes in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -277,8 +277,9 @@ const (
 	integerDigits = 19       // decimal digits of a 64-bit integer
 )
 
-// kindOf returns the encoding for values of a Snowflake type, and the schema type that the type can
-// hold, or 0 for none. The parameter name is the DATA_TYPE of the catalogue.
+// kindOf returns the encoding for values of a Snowflake type. It also returns the schema type whose
+// values the Snowflake type can hold, or 0 if there is no such schema type. The parameter name is
+// the DATA_TYPE of the catalogue.
 func kindOf(name string) (kind, schema.Type) {
 	switch name {
 	case "TEXT":

@@ -42,7 +42,7 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %06d, SQLSTATE %s)", text, e.number, e.state)
 }
 
-// quotable reports whether the message contains no values. Messages of the SQL compiler and the
+// quotable reports whether the message is free of values. Messages of the SQL compiler and the
 // service contain only names of objects, but messages of execution errors quote values.
 func (e *serverError) quotable() bool {
 	switch {
@@ -176,8 +176,8 @@ func (a *account) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: &serverError{number: e.Number, state: e.SQLState, message: message(e), what: what}}
 }
 
-// explainNetwork describes why a connection failed without an error message of the server. It marks
-// a failure of TLS as refused.
+// explainNetwork describes the failure of a connection if the server sent no error message. It
+// marks a failure of TLS as refused.
 func explainNetwork(where string, err error) error {
 	server := sqlsink.ServerAddress{
 		Address: where, Authority: "there may be a proxy in between: add its certificate to those of this machine",

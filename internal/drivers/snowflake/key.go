@@ -68,8 +68,9 @@ func (a *account) readKey(v sink.Values, lookup sink.Lookup) error {
 	return nil
 }
 
-// variable returns the value of the environment variable name, which the option names. The error
-// does not contain name, because the operator may have given the secret itself.
+// variable returns the value of an environment variable. The parameter name is the variable's name,
+// as the operator gave it in the option. The error does not contain name, because the operator may
+// have given the secret itself.
 func variable(lookup sink.Lookup, option, name string) (string, error) {
 	if lookup != nil {
 		if value, ok := lookup(name); ok && value != "" {

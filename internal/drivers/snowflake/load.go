@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// fileBytes is the size of a file of the stage before compression, in bytes. Compression makes the
-// file about a tenth of that, which is a size that Snowflake recommends.
+// fileBytes is the size of a file of the stage before compression, in bytes. Compression reduces a
+// file to about a tenth of this size. Snowflake recommends files of the reduced size.
 const fileBytes = 256 << 20
 
 // Exec runs DDL statements one after the other. Snowflake commits each statement separately. If the
@@ -36,7 +36,7 @@ func (s *sqlSession) Stage(ctx context.Context, live *sqlsink.Layout, name strin
 	return err
 }
 
-// Count returns the number of rows of a table in the layout's scope.
+// Count counts the table's rows that are in the layout's scope.
 func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	return s.count(ctx, "count rows", s.tableStatements(l).countRows())
 }
@@ -53,8 +53,7 @@ func (s *sqlSession) count(ctx context.Context, what, sql string) (int64, error)
 	return strconv.ParseInt(a.text(0, 0), 10, 64)
 }
 
-// Seal checks that no two staged rows have the same key. If two have, it returns a
-// *sqlsink.DuplicatesError.
+// Seal returns a *sqlsink.DuplicatesError if two staged rows have the same key.
 func (s *sqlSession) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	rows, err := s.count(ctx, "count rows that were staged twice", s.tableStatements(stage).duplicates())
 	if err == nil && rows > 0 {
@@ -63,7 +62,8 @@ func (s *sqlSession) Seal(ctx context.Context, stage, _ *sqlsink.Layout) error {
 	return err
 }
 
-// Deduplicate removes all rows of each key from the staging table except the last one loaded.
+// Deduplicate removes rows from the staging table, so that only the last loaded row of each key
+// remains.
 func (tx *transaction) Deduplicate(_ context.Context, stage *sqlsink.Layout) error {
 	tx.add("remove rows that were staged twice", tx.tableStatements(stage).deduplicate(), nil)
 	return nil

@@ -75,8 +75,8 @@ func (a *account) config(t *transport) sf.Config {
 	}
 }
 
-// Connect opens a session. Each call parses the URL with the current contents of its placeholders
-// and files, so that it uses credentials that were renewed.
+// Connect opens a session. Each call parses the URL again, with the current values of placeholders
+// and the current contents of files, and so uses renewed credentials.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 	s, err := d.connect(ctx)
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *sqlSession) makeSchema(ctx context.Context) error {
 	return err
 }
 
-// enterSchema runs the statement create, which creates a schema, and makes the schema the session's
+// enterSchema creates a schema by running the statement create, and makes the schema the session's
 // current schema. The parameter schema is the quoted name of the schema.
 func (s *sqlSession) enterSchema(ctx context.Context, create, schema string) error {
 	a := &s.dialect.account
@@ -211,7 +211,7 @@ func (r *queryResult) text(row, column int) string {
 	return text
 }
 
-// sumColumns returns the sum of all values in the named columns, whose names ignore case.
+// sumColumns returns the sum of all values in the named columns. It ignores the case of the names.
 func (r *queryResult) sumColumns(names ...string) (int64, error) {
 	var sum int64
 	for i, c := range r.columns {

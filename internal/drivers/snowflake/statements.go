@@ -103,8 +103,9 @@ const (
 	fromParameter = `(SELECT VALUE AS r FROM TABLE(FLATTEN(INPUT => PARSE_JSON(?, 'd'))))`
 )
 
-// merge returns the statement that deletes and upserts the rows of from, which is a relation with
-// the column r. Among the rows that the filter only selects, each key must occur once.
+// merge returns the statement that deletes and upserts the rows of a relation. The parameter from
+// is the SQL text of the relation, which has the column r. The parameter only is the filter that
+// selects the rows to read. Each key must occur once among the selected rows.
 func (ts *tableStatements) merge(from string, only operationFilter) string {
 	text, ok := ts.merges[only]
 	if !ok {
@@ -203,7 +204,8 @@ func (ts *tableStatements) duplicates() string {
 		ts.table, ts.keyNames())
 }
 
-// deduplicate returns the statement that removes all rows of each key except the last one loaded.
+// deduplicate returns the statement that removes all rows of a staging table except the last loaded
+// row of each key.
 func (ts *tableStatements) deduplicate() string {
 	row := quote(rowColumn)
 	return fmt.Sprintf("DELETE FROM %s AS t USING (SELECT %s, MAX(%s) AS %[3]s FROM %[1]s GROUP BY %[2]s HAVING COUNT(*) > 1) AS s "+
@@ -235,7 +237,8 @@ func (ts *tableStatements) countRows() string {
 	return text
 }
 
-// inScope returns the conditions under which a row of t is in the layout's scope. All must hold.
+// inScope returns the conditions under which a row of t is in the layout's scope. All conditions
+// must hold.
 func (ts *tableStatements) inScope() []string {
 	return ts.layout.ScopeTerms(func(name string) string { return "t." + quote(name) + "::VARCHAR" }, literal)
 }

@@ -20,10 +20,10 @@ const (
 	idleTime  = time.Minute
 )
 
-// transport sends the HTTP requests of one session. It cancels a request when the call of eds that
-// the request belongs to ends. This is necessary because Snowflake's driver sends some requests,
-// such as uploads, without the context of the call, and waits up to a quarter of an hour for the
-// responses.
+// transport sends the HTTP requests of one session. When a call of eds ends, transport cancels the
+// requests that belong to the call. This is necessary because Snowflake's driver sends some
+// requests, such as uploads, without the context of the call, and waits up to a quarter of an hour
+// for the responses.
 type transport struct {
 	base *http.Transport
 
@@ -31,13 +31,13 @@ type transport struct {
 	idle     *sync.Cond
 	call     *boundCall  // the current call, or nil between calls
 	inFlight int         // the number of requests without a response
-	refusal  httpRefusal // the last one of the current call
+	refusal  httpRefusal // from the last response of the current call
 }
 
 // boundCall is a call of eds that requests belong to.
 type boundCall struct {
 	ended    func() bool
-	onEnd    func(f func()) (stop func() bool) // makes the end of the call run f; stop undoes this
+	onEnd    func(f func()) (stop func() bool) // makes f run when the call ends; stop undoes this
 	progress func()                            // called whenever the service sends or accepts data
 }
 
@@ -110,8 +110,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// requestContext returns the context for a request that belongs to call. The call may be nil or
-// have ended; the context then has a timeout. The caller must call done when the request has ended.
+// requestContext returns the context for a request that belongs to call. If call is nil or has
+// ended, the context has a timeout. The caller must call done when the request has ended.
 func requestContext(parent context.Context, call *boundCall) (ctx context.Context, done func()) {
 	switch {
 	case call == nil:
@@ -127,7 +127,8 @@ func requestContext(parent context.Context, call *boundCall) (ctx context.Contex
 	}
 }
 
-// recordRefusal records r if it has an error status, or else forgets the previous refusal.
+// recordRefusal stores r as the last refusal if r has an error status. Otherwise it forgets the
+// previous refusal.
 func (t *transport) recordRefusal(r *http.Response) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -136,8 +137,8 @@ func (t *transport) recordRefusal(r *http.Response) {
 	}
 }
 
-// lastRefusal returns the refusal by the last response of the call. Its status is 0 if that
-// response was not a refusal.
+// lastRefusal returns the refusal in the last response of the call. If that response was not a
+// refusal, the status of the result is 0.
 func (t *transport) lastRefusal() httpRefusal {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -14,8 +14,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// parameterBytes is the maximum size of rows that are sent as a statement's parameter, in bytes.
-// Larger ones are sent as a file, which needs three more round trips and an upload.
+// parameterBytes is the maximum total size of rows that are sent as a statement's parameter, in
+// bytes. Rows that exceed this size are sent as a file, which needs three more round trips and an
+// upload.
 const parameterBytes = 256 << 10
 
 // errRowCount reports that the server wrote fewer or more rows than eds sent, for example because a
@@ -24,7 +25,8 @@ var errRowCount = errors.New("the server did not write as many rows as it was se
 
 // transaction implements sqlsink.Tx. Its methods upload files immediately, because an upload needs
 // no transaction, and queue statements for Commit. This way, tables are locked only during Commit.
-// It costs little time, because Snowflake executes the statements of a session one at a time.
+// The queue costs little time, because Snowflake executes the statements of a session one at a
+// time.
 type transaction struct {
 	*sqlSession
 	begun      bool
@@ -87,7 +89,8 @@ func (tx *transaction) Write(ctx context.Context, w *sqlsink.Write) error {
 	return nil
 }
 
-// checkCount returns a check that the values in the named columns add up to want.
+// checkCount returns a function that checks whether the values in the named columns add up to the
+// number want.
 func checkCount(want int64, names ...string) func(*queryResult) error {
 	return func(r *queryResult) error {
 		got, err := r.sumColumns(names...)
@@ -102,7 +105,8 @@ func checkCount(want int64, names ...string) func(*queryResult) error {
 }
 
 // send returns the relation from which a statement reads the rows, and the statement's parameters.
-// If the rows are too large for a parameter, send uploads them as a file, and arg is nil.
+// If the rows are too large for a parameter, send uploads them as a file, and the result arg is
+// nil.
 func (tx *transaction) send(ctx context.Context, ts *tableStatements, rows *ndjsonBuffer) (from string, arg []string, err error) {
 	if rows.size() <= parameterBytes {
 		return fromParameter, []string{rows.array()}, nil
@@ -134,8 +138,9 @@ func (b *ndjsonBuffer) appendWrite(ts *tableStatements, w *sqlsink.Write) (again
 	return again, nil
 }
 
-// appendRow appends a row to dst as one line. The result key is the start and end of the key's
-// values in line. If op is opDelete, the line has only the row's key and metadata.
+// appendRow appends a row to dst as one line. The result line is the extended dst. The result key
+// is the pair of indexes in line at which the values of the key start and end. If op is opDelete,
+// the appended line has only the row's key and metadata.
 func (ts *tableStatements) appendRow(
 	dst []byte, op string, row *change.Row, synced time.Time, number int64, scratch []byte,
 ) (line []byte, key [2]int, err error) {
@@ -185,7 +190,8 @@ WHEN NOT MATCHED THEN INSERT ("stream", "consumer", "filter", "position", "store
 )
 
 // Checkpoint queues the statement that moves the stored checkpoint to c. It must be the last
-// statement of a batch. If the stored position is not from, Commit returns sqlsink.ErrMoved.
+// statement of a batch. The parameter from is the expected stored position. If the stored position
+// is another one, Commit returns sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(_ context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	args := []string{strconv.FormatUint(c.Position.Sequence, 10), strconv.FormatInt(c.Position.Stored, 10), c.Stream, c.Consumer, c.Filter}
 	sql, moved := startSQL, "number of rows inserted"

@@ -81,8 +81,8 @@ func (s *fileSession) Objects(ctx context.Context, names []string) ([]sqlsink.Ob
 	return found, err
 }
 
-// object describes the object with the given name, whose case it ignores. It returns nil if there
-// is no such object.
+// object describes the object with the given name. It ignores the case of the name, and returns nil
+// if there is no such object.
 func (s *fileSession) object(name string) (*sqlsink.Object, error) {
 	var o *sqlsink.Object
 	err := s.query(`SELECT s.type, l.type FROM sqlite_schema AS s LEFT JOIN pragma_table_list(s.name) AS l ON l.schema = 'main'
@@ -100,7 +100,7 @@ WHERE s.name = ? COLLATE NOCASE AND s.type <> 'trigger'`, []string{name}, func(r
 	return o, err
 }
 
-// Empty returns the indexes in names of the tables that have no row.
+// Empty finds the tables that have no rows, and returns their indexes in the slice names.
 func (s *fileSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err
@@ -116,8 +116,8 @@ func (s *fileSession) Empty(ctx context.Context, names []string) ([]int, error) 
 	return indexes, err
 }
 
-// table describes the table or other object with the given name, whose case it ignores. It returns
-// nil if there is no such object.
+// table describes the table or other object with the given name. It ignores the case of the name,
+// and returns nil if there is no such object.
 func (s *fileSession) table(name string) (*sqlsink.RealTable, error) {
 	o, err := s.object(name)
 	if o == nil || err != nil {

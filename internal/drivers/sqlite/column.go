@@ -78,7 +78,8 @@ func newRowEncoder(l *sqlsink.Layout, adjusted func(table, column, rule string))
 	return e
 }
 
-// row appends to args the row's values of the columns with the given indexes.
+// The method row encodes a row's values and appends them to args. The parameter columns selects the
+// columns by index.
 func (e *rowEncoder) row(args *capi.Args, columns []int, row *change.Row, synced time.Time) error {
 	e.scratch = e.scratch[:0]
 	for _, i := range columns {
@@ -157,8 +158,9 @@ func appendInstant(dst []byte, t value.Instant) ([]byte, error) {
 	return append(dst, 'Z'), err
 }
 
-// encodeInteger appends an integer that fits into 64 bits. It appends a larger integer as text, if
-// the column does not convert text to numbers, or else returns value.ErrRange.
+// encodeInteger appends an integer that fits into 64 bits. A larger integer is appended as text if
+// the column does not convert text to numbers. For any other column, encodeInteger returns
+// value.ErrRange.
 func (c *columnEncoder) encodeInteger(args *capi.Args, raw []byte) error {
 	text, err := value.Number(raw, false)
 	if err != nil {
@@ -207,8 +209,9 @@ func (c *columnEncoder) encodeNumber(args *capi.Args, raw []byte) error {
 	return nil
 }
 
-// encodeExact appends a number as a REAL if that is exact, or else as an INTEGER if that is exact
-// and the column keeps integers. It returns false and appends nothing if neither is possible.
+// encodeExact appends a number as a REAL if the REAL is exact. Otherwise it appends the number as
+// an INTEGER if the INTEGER is exact and the column keeps integers. If neither is possible, it
+// returns false and appends nothing.
 func (c *columnEncoder) encodeExact(args *capi.Args, text []byte) (bool, error) {
 	f, exact, err := value.ParseFloat(c.Digits(text), text, 64)
 	if err == nil && exact {
@@ -284,8 +287,8 @@ func (c *columnEncoder) encodeNumeral(args *capi.Args, text []byte) error {
 var errNumeral = errors.New("the column would convert the text to a number, and change it")
 
 // encodeJSON appends a JSON value verbatim as text. If the value is a number that the column would
-// convert, encodeJSON appends the number instead. If the number is not exact, it returns
-// value.ErrRange.
+// convert, encodeJSON appends the number instead. If the column cannot store that number exactly,
+// encodeJSON returns value.ErrRange.
 func (c *columnEncoder) encodeJSON(args *capi.Args, raw []byte) error {
 	if c.convertsText() && (raw[0] == '-' || raw[0]-'0' <= 9) {
 		exact, err := c.encodeExact(args, raw)

@@ -12,9 +12,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// Stage creates a stage, which is an empty copy of the live table, so that the copy can replace the
-// live table. The stage has an index on the key from the start, with which the last row of each key
-// stays. The index costs little, because the rows of a snapshot are sorted.
+// Stage creates a stage, which is an empty copy of the live table, so that the stage can replace
+// the live table. The stage has an index on the key from the start, so that only the last row of
+// each key stays. The index costs little, because the rows of a snapshot are sorted.
 func (s *fileSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.write(ctx, func() error {
 		copied, err := renamed(relationOf(live).sql, name)
@@ -49,7 +49,7 @@ func plainCopy(live *sqlsink.Layout, name string) string {
 	return fmt.Sprintf("CREATE TABLE %s (%s)", quote(name), strings.Join(columns, ", "))
 }
 
-// Count returns the number of rows of a table in the layout's scope.
+// Count counts the table's rows that are in the layout's scope.
 func (s *fileSession) Count(ctx context.Context, l *sqlsink.Layout) (n int64, err error) {
 	err = s.db.Within(ctx, func() error {
 		return s.query(countSQL(l), nil, func(row *capi.Stmt) { n = row.Int(0) })
@@ -102,8 +102,9 @@ func swappable(stage, live *sqlsink.Layout, now *sqlsink.RealTable) bool {
 }
 
 // swap drops the live table, gives its name to the stage, and creates the indexes of the live table
-// on the stage. It copies no rows. With legacy_alter_table, the renaming does not change views, and
-// triggers and foreign keys of other tables, so they continue to refer to the live table's name.
+// on the stage. It copies no rows. With legacy_alter_table, the renaming does not change views, nor
+// the triggers and foreign keys of other tables. So all of these continue to refer to the live
+// table's name.
 func (t *transaction) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
 	name, indexes := "", []string{dropIndexSQL(sqlsink.StageObjectName("key", stage.Real.Name))}

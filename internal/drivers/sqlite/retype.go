@@ -11,9 +11,10 @@ import (
 
 var errDefinition = errors.New("eds does not understand the table's definition")
 
-// retype returns the statement sql with the declared type of a column replaced by the type to. The
-// parameter sql must be a CREATE TABLE statement from a schema. retype checks, in a separate
-// database in memory, that the new statement creates the same columns except for that type.
+// retype returns the statement sql with another declared type for one column. The parameter sql
+// must be a CREATE TABLE statement from a schema. The parameter to is the new type. In a separate
+// database in memory, retype checks that both statements create the same columns, except for the
+// type of that column.
 func retype(sql, column, to string) (string, error) {
 	from, end, err := typeOf(sql, column)
 	if err != nil {
@@ -146,7 +147,8 @@ func tableConstraint(token string) bool {
 	return false
 }
 
-// identifier returns a token without its quotes, if the token is a quoted name, or unchanged.
+// identifier returns the name that a token contains. For a quoted name, it removes the quotes. It
+// returns any other token unchanged.
 func identifier(token string) string {
 	if len(token) < 2 {
 		return token

@@ -174,7 +174,8 @@ func (s *fileSession) forgetStatements() {
 	}
 }
 
-// query runs one statement with text arguments and calls each for every row of the result.
+// query runs one statement with text arguments and calls the function each for every row of the
+// result.
 func (s *fileSession) query(sql string, args []string, each func(row *capi.Stmt)) error {
 	st, err := s.prepare(sql)
 	if err != nil {
@@ -209,8 +210,8 @@ func (s *fileSession) Exec(ctx context.Context, statements []string) error {
 	})
 }
 
-// write runs do in the open transaction. If no transaction is open, write runs do in a new
-// transaction and commits it.
+// write runs the function do in the open transaction. If no transaction is open, write runs do in a
+// new transaction and commits that transaction.
 func (s *fileSession) write(ctx context.Context, do func() error) error {
 	if s.tx != nil {
 		return s.tx.within(ctx, do)

@@ -11,12 +11,12 @@ import (
 
 func relationOf(l *sqlsink.Layout) *relation { return l.Real.Native.(*relation) }
 
-// here is the alias of the real table. It qualifies columns, so that a column that does not exist
-// is an error. SQLite treats an unqualified name in double quotes as a string if no such column
-// exists.
+// The constant here is the alias of the real table. The alias qualifies columns, so that a column
+// that does not exist is an error. SQLite treats an unqualified name in double quotes as a string
+// if no such column exists.
 const here = `"_here"`
 
-// there is the alias of a stage.
+// The constant there is the alias of a stage.
 const there = `"_there"`
 
 // names returns the quoted names of the columns with the given indexes.
@@ -71,8 +71,8 @@ func version(l *sqlsink.Layout) string {
 	return quote(l.Columns[l.Meta(sqlsink.MetaVersion)].Real.Name)
 }
 
-// guard returns the condition that the existing row is not newer than the version newer, which is
-// an SQL expression.
+// guard returns the condition that the existing row is not newer than a given version. The
+// parameter newer is the SQL expression for that version.
 func guard(l *sqlsink.Layout, newer string) string {
 	c := here + "." + version(l)
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", c, c, newer)
@@ -156,7 +156,8 @@ func countSQL(l *sqlsink.Layout) string {
 	return text
 }
 
-// inScope returns the conditions under which a row is in the layout's scope. All must hold.
+// inScope returns the conditions under which a row is in the layout's scope. All conditions must
+// hold.
 func inScope(l *sqlsink.Layout) []string {
 	return l.ScopeTerms(func(name string) string {
 		return "CAST(" + here + "." + quote(name) + " AS TEXT) COLLATE BINARY"

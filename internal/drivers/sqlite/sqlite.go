@@ -84,7 +84,8 @@ type dialect struct {
 	// overlapping readers can keep it growing.
 	maxLog int64
 	// logTolerated is the size, in bytes, up to which the log may grow after readers have
-	// blocked a truncation. It is 0 if no readers block. The session with the turn owns it.
+	// blocked a truncation. It is 0 if no readers block truncations. Only the session that has
+	// the turn uses logTolerated.
 	logTolerated int64
 }
 

@@ -8,8 +8,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// transaction is a transaction. It implements sqlsink.Tx. With its first statement, tx waits for
-// this process's turn to write, and then begins the transaction in the database.
+// transaction implements sqlsink.Tx. The first statement of a transaction waits for this process's
+// turn to write, and then begins the transaction in the database.
 type transaction struct {
 	s     *fileSession
 	begun bool
@@ -26,10 +26,10 @@ func (s *fileSession) begin() (*transaction, error) {
 	return s.tx, nil
 }
 
-// within runs do in the transaction. The first call begins the transaction in the database. SQLite
-// allows only one writer at a time, so a session of this process first waits, without a timeout,
-// for its turn among the sessions of this process. Then it waits for the database's lock, which
-// another process may hold.
+// within runs the function do in the transaction. The first call begins the transaction in the
+// database. SQLite allows only one writer at a time, so a session of this process first waits,
+// without a timeout, for its turn among the sessions of this process. Then it waits for the
+// database's lock, which another process may hold.
 func (t *transaction) within(ctx context.Context, do func() error) error {
 	if !t.begun {
 		select {

@@ -10,8 +10,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// boundStatement is a statement whose parameters are one row's values of the columns with the given
-// indexes.
+// boundStatement is a statement that takes values of one row as parameters: those of the columns
+// with the given indexes.
 type boundStatement struct {
 	sql     string
 	columns []int
@@ -94,8 +94,8 @@ func (s *fileSession) execRow(ctx context.Context, c *boundStatement, e *rowEnco
 	return err
 }
 
-// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
-// sqlsink.ErrMoved.
+// Checkpoint moves the stored checkpoint to c. The parameter from is the expected stored position.
+// If the stored position is another one, Checkpoint returns sqlsink.ErrMoved.
 func (t *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	return t.within(ctx, func() error {
 		sql := checkpointSQL(l, &c, from)

@@ -21,8 +21,8 @@ type bulkLoad struct {
 	wrap    func(err error) error // converts an error of the driver
 }
 
-// bulk starts a bulk load into the columns of a table that have the given indexes in the layout.
-// The caller must end the load with done or abandon.
+// bulk starts a bulk load into columns of a table. The parameter indexes has the columns' indexes
+// in the layout. The caller must end the load with done or abandon.
 func (s *sqlSession) bulk(ctx context.Context, ts *tableStatements, table string, indexes []int) *bulkLoad {
 	names := make([]string, len(indexes))
 	for i, index := range indexes {

@@ -15,8 +15,8 @@ import (
 // relation describes a table, except for its columns.
 type relation struct {
 	id string // object_id
-	// plain is set if the table can be truncated, and a write to the table changes nothing but its
-	// rows.
+	// plain is set if the table can be truncated, and a write to the table changes nothing
+	// except the table's rows.
 	plain bool
 	// merges is set if eds can write the table with MERGE. MERGE has defects in tables with a
 	// filtered index, an indexed view, a history or an INSTEAD OF trigger, and does not work with
@@ -113,12 +113,12 @@ func (s *sqlSession) Objects(ctx context.Context, names []string) ([]sqlsink.Obj
 	return objects, nil
 }
 
-// PlacedID returns the object_id of the live table. Place does not change it.
+// PlacedID returns the object_id of the live table, which Place does not change.
 func (s *sqlSession) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
 	return live.Real.Native.(*relation).id
 }
 
-// Empty returns the indexes in names of the tables that have no row.
+// Empty finds the tables that have no rows, and returns their indexes in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -266,8 +266,9 @@ func (a *attribute) narrow() bool {
 	return false
 }
 
-// kindOf returns the encoding for values of a SQL Server type, and the schema type that the type
-// can hold, or 0 for none. The parameter base is the name of the type.
+// kindOf returns the encoding for values of a SQL Server type. It also returns the schema type
+// whose values the SQL Server type can hold, or 0 if there is no such schema type. The parameter
+// base is the name of the SQL Server type.
 func kindOf(base string) (kind, schema.Type) {
 	switch base {
 	case "nvarchar", "nchar", "ntext":

@@ -131,7 +131,7 @@ func lowerOptions(target *url.URL) (*url.URL, []sink.Option) {
 	return &lower, known
 }
 
-// connector returns a connector that dials and verifies certificates with w.
+// connector returns a connector that uses w to dial and to verify certificates.
 func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 	config := d.config
 	config.TLSConfig = w.verifying(config.TLSConfig)
@@ -260,8 +260,8 @@ func (d *dialect) explainConnect(err error) error {
 	return &sqlsink.ConnectionError{Err: s}
 }
 
-// explainNetwork describes why a connection failed without an error message of the server. It marks
-// a failure of TLS as refused.
+// explainNetwork describes the failure of a connection if the server sent no error message. It
+// marks a failure of TLS as refused.
 func (d *dialect) explainNetwork(address string, err error) error {
 	server := sqlsink.ServerAddress{
 		Address: address, Authority: "give it with certificate=FILE", Name: "give it with hostNameInCertificate=NAME",

@@ -18,9 +18,9 @@ type serverError struct {
 	what         string // the operation that failed
 }
 
-// newServerError converts the most specific error of a request. The server may return several: it
-// adds an error such as 3621 ("the statement has been terminated") after the cause. The
-// parameter what names the operation, with which the text of the error starts.
+// newServerError converts the most specific error of a request. The server may return several
+// errors: after the cause, it adds an error such as 3621 ("the statement has been terminated"). The
+// parameter what names the operation, and the text of the error starts with this name.
 func newServerError(what string, e mssql.Error) *serverError {
 	for _, each := range e.All {
 		if (each.Class > e.Class || follows(e.Number)) && !follows(each.Number) {
@@ -55,8 +55,8 @@ func (e *serverError) Error() string {
 	return fmt.Sprintf("%s (error %d, state %d)", text, e.number, e.state)
 }
 
-// quotable reports whether messages with the error's number never contain values. Messages of
-// errors about values do, and a trigger can raise an error with any message.
+// quotable reports whether messages with the error's number are free of values. Messages of errors
+// about values may contain values, and a trigger can raise an error with any message.
 func (e *serverError) quotable() bool {
 	n := e.number
 	if _, quotes := conditions[n]; quotes || n >= 50000 && n < 100000 {
@@ -87,8 +87,8 @@ var conditions = map[int32]string{
 // sessionError converts an error of the driver. An error that the server returned becomes a
 // *serverError. If the connection broke or the error did not come from the server, sessionError
 // marks the session as broken and returns a *sqlsink.ConnectionError, because the outcome of the
-// request is unknown. The parameter what names the operation, with which the text of the error
-// starts.
+// request is unknown. The parameter what names the operation, and the text of the error starts with
+// this name.
 func (s *sqlSession) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

@@ -55,7 +55,8 @@ const undoTimeout = 5 * time.Second
 // which they were loaded.
 const sequence = "_eds_row"
 
-// Stage creates a staging table with the columns that eds writes, and the column sequence.
+// Stage creates a staging table with the columns that eds writes, and with the column that the
+// constant sequence names.
 func (s *sqlSession) Stage(ctx context.Context, live *sqlsink.Layout, name string) error {
 	return s.exec(ctx, "create a staging table", stageText(s.tableStatements(live), s.qualify(name)))
 }
@@ -97,7 +98,7 @@ func (tx *transaction) Append(ctx context.Context, stage *sqlsink.Layout, rows i
 	return load.done()
 }
 
-// Count returns the number of rows of a table in the layout's scope.
+// Count counts the table's rows that are in the layout's scope.
 func (s *sqlSession) Count(ctx context.Context, l *sqlsink.Layout) (int64, error) {
 	defer s.calls.AllowLong()()
 	return s.count(ctx, "count rows", countText(s.tableStatements(l)))
@@ -111,7 +112,8 @@ func countText(ts *tableStatements) string {
 	return text + ";"
 }
 
-// inScope returns the conditions under which a row of T is in the layout's scope. All must hold.
+// inScope returns the conditions under which a row of T is in the layout's scope. All conditions
+// must hold.
 func (ts *tableStatements) inScope() []string {
 	return ts.layout.ScopeTerms(func(name string) string {
 		return "CAST(T." + quote(name) + " AS NVARCHAR(MAX)) COLLATE " + binary
@@ -157,7 +159,8 @@ func duplicatesText(stage *tableStatements) string {
 		stage.table, keys)
 }
 
-// Deduplicate removes all rows of each key from the staging table except the last one loaded.
+// Deduplicate removes rows from the staging table, so that only the last loaded row of each key
+// remains.
 func (tx *transaction) Deduplicate(ctx context.Context, stage *sqlsink.Layout) error {
 	if err := tx.open(ctx); err != nil {
 		return err
@@ -190,8 +193,8 @@ func (c *columnEncoder) keySize() int {
 	}
 }
 
-// deduplicateText returns the statement that removes all rows of each key except the last one
-// loaded.
+// deduplicateText returns the statement that removes all rows of a staging table except the last
+// loaded row of each key.
 func deduplicateText(stage *tableStatements) string {
 	return fmt.Sprintf("DELETE T\nFROM %[1]s AS T INNER JOIN %[1]s AS S\nON %[2]s\nWHERE S.%[3]s > T.%[3]s;",
 		stage.table, stage.matches(), quote(sequence))

@@ -8,12 +8,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait returns a statement that limits to d how long each statement of the session waits for a
-// lock.
+// lockWait returns a statement that sets d as the maximum time for which the session's statements
+// wait for a lock.
 func lockWait(d time.Duration) string { return fmt.Sprintf("SET LOCK_TIMEOUT %d;", d.Milliseconds()) }
 
-// waitShortly calls do with lock waits limited to sqlsink.ShortLockWait. The limit is short because
-// readers of a table have to wait behind a statement that waits to change the table.
+// waitShortly calls the function do, and limits lock waits to sqlsink.ShortLockWait during the
+// call. The limit is short because readers of a table have to wait behind a statement that waits to
+// change the table.
 func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	if err := s.exec(ctx, "set up the session", lockWait(sqlsink.ShortLockWait)); err != nil {
 		return err

@@ -34,8 +34,8 @@ type sqlSession struct {
 	scratch     []byte          // reused for a metadata value
 }
 
-// Connect opens a session. Each call parses the URL with the current contents of its placeholders
-// and files, so that it uses credentials that were renewed.
+// Connect opens a session. Each call parses the URL again, with the current values of placeholders
+// and the current contents of files, and so uses renewed credentials.
 func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) { return d.connect(ctx) }
 
 func (d *dialect) connect(ctx context.Context) (*sqlSession, error) {
@@ -91,7 +91,7 @@ func (s *sqlSession) prepare(ctx context.Context) error {
 	return s.findSchema(ctx)
 }
 
-// findSchema looks for the URL's schema. If it does not exist, the first DDL creates it.
+// findSchema looks for the URL's schema. If the schema does not exist, the first DDL creates it.
 func (s *sqlSession) findSchema(ctx context.Context) error {
 	if s.dialect.schema == "" {
 		return nil
@@ -133,7 +133,7 @@ func (s *sqlSession) Close(context.Context) error {
 	return err
 }
 
-// grace is the time that a server has to confirm that it has stopped a request.
+// grace is the maximum time that a server may take to confirm that it has stopped a request.
 const grace = time.Second
 
 // abortOnDone makes the connection fail soon after ctx ends, even if the driver would keep waiting.

@@ -113,8 +113,8 @@ func (ts *tableStatements) expression(index int) string {
 	return "S." + c.name
 }
 
-// assignments returns the assignments, from S, to the columns with the given indexes. It leaves out
-// key columns. It puts prefix before the name of each column.
+// assignments returns the assignments of values from S to the columns with the given indexes,
+// without the key columns. It puts prefix before the name of each assigned column.
 func (ts *tableStatements) assignments(prefix string, indexes []int) string {
 	var all []string
 	for _, index := range indexes {
@@ -164,8 +164,8 @@ func (ts *tableStatements) upsertText(source string, guarded bool) string {
 	return ts.withIdentity(text)
 }
 
-// withIdentity returns text, a statement, together with statements that allow it to set an identity
-// column, if the layout has such a column.
+// withIdentity returns the statement text unchanged if the layout has no identity column. Otherwise
+// it adds statements that allow the statement text to set the identity column.
 func (ts *tableStatements) withIdentity(text string) string {
 	for i := range ts.columns {
 		if ts.columns[i].identity {
@@ -216,8 +216,8 @@ func (ts *tableStatements) values(indexes []int, n int) string {
 	return b.String()
 }
 
-// declarations returns the declaration of the parameters of the source that values returns, for
-// execParams.
+// declarations returns the declaration that execParams needs for the parameters of the source. The
+// source is the one that values returns for the same indexes and n.
 func (ts *tableStatements) declarations(indexes []int, n int) string {
 	var b strings.Builder
 	p := 0

@@ -73,8 +73,8 @@ func (ts *tableStatements) upsertOperation() *rowOperation {
 }
 
 // apply runs the operation for rows. It sends a few rows as parameters, and many rows with a bulk
-// load. Each statement with parameters has a power of two of rows, so that the server sees only a
-// few distinct statements.
+// load. The number of rows in each statement with parameters is a power of two, so that the server
+// sees only a few distinct statements.
 func (tx *transaction) apply(ctx context.Context, op *rowOperation, rows []change.Row, synced time.Time) error {
 	if len(rows) > smallRows || len(rows)*len(op.indexes) > 4*maxParameters {
 		return tx.stageRows(ctx, op, rows, synced)
@@ -107,8 +107,8 @@ func (tx *transaction) bindRows(ctx context.Context, op *rowOperation, rows []ch
 	return err
 }
 
-// encode appends to values the row's values of the columns with the given indexes, converted to
-// types that the driver can bind.
+// encode converts a row's values to types that the driver can bind, and appends them to values. The
+// parameter indexes selects the columns by index.
 func (s *sqlSession) encode(values []any, ts *tableStatements, indexes []int, row *change.Row, synced time.Time) ([]any, error) {
 	for _, index := range indexes {
 		var raw []byte
@@ -167,8 +167,8 @@ WHERE [stream] = @p1 AND [consumer] = @p2 AND [filter] = @p3 AND [position] = @p
 	guardedDeclaration = updateDeclaration + ", @p8 BIGINT, @p9 BIGINT, @p10 BIGINT"
 )
 
-// Checkpoint moves the stored checkpoint to c. If the stored position is not from, it returns
-// sqlsink.ErrMoved.
+// Checkpoint moves the stored checkpoint to c. The parameter from is the expected stored position.
+// If the stored position is another one, Checkpoint returns sqlsink.ErrMoved.
 func (tx *transaction) Checkpoint(ctx context.Context, l *sqlsink.Layout, from cdc.Position, c sqlsink.Checkpoint) error {
 	if err := tx.open(ctx); err != nil {
 		return err

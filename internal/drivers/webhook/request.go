@@ -21,7 +21,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// request returns a signed request that posts the events, and its body.
+// request returns a signed request that posts the events, and the request's body.
 func (s *Sink) request(ctx context.Context, events []*cdc.Event) (*http.Request, *requestBody, error) {
 	content := s.body(events)
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, s.endpoint.String(), content.reader())
@@ -142,8 +142,8 @@ func (s *Sink) reuse(b *requestBody) {
 	}
 }
 
-// keep keeps the memory of text for the next request. It discards the memory if larger memory is
-// already kept, or if text is larger than twice the limit of a batch.
+// keep saves the memory of text for the next request. It discards the memory if larger memory is
+// already saved, or if text is larger than twice the limit of a batch.
 func (s *Sink) keep(text []byte) {
 	if cap(text) > cap(s.spare) && cap(text) <= 2*s.limits.Bytes {
 		s.spare = text[:0]

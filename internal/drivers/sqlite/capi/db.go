@@ -82,8 +82,8 @@ func (d *DB) result() uintptr { return *(*uintptr)(at(d.out)) }
 // interrupts may be needed, because SQLite ignores an interrupt if no statement is running.
 const interruptEvery = 5 * time.Millisecond
 
-// Within runs do. If ctx ends, Within interrupts the running statement or the wait for a lock, and
-// returns the error of ctx. In a nested call, the context of the outer call applies.
+// Within runs the function do. If ctx ends, Within interrupts the running statement or the wait for
+// a lock, and returns the error of ctx. In a nested call, the context of the outer call applies.
 func (d *DB) Within(ctx context.Context, do func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -222,8 +222,9 @@ func (d *DB) Moved() bool {
 // the transaction.
 func (d *DB) InTransaction() bool { return sqlite3.Xsqlite3_get_autocommit(d.tls, d.db) == 0 }
 
-// Function registers f on this connection as an SQL function that has args arguments, all text, and
-// returns text. If f returns an error, the statement fails with CodeConstraint.
+// Function registers f on this connection as an SQL function. The SQL function has args arguments.
+// The arguments and the result are text. If f returns an error, the statement fails with
+// CodeConstraint.
 func (d *DB) Function(name string, args int, f func(args []string) (string, error)) error {
 	zName, err := libc.CString(name)
 	if err != nil {

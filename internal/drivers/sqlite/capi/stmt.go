@@ -54,8 +54,9 @@ func (s *Stmt) Exec(args *Args) (int, error) {
 }
 
 // ExecElse executes the statement once for each set of values in args, like Exec. If an execution
-// changes no row, ExecElse executes the statement other with the same values. It returns the number
-// n of sets, and the number of sets for which the first statement changed a row.
+// changes no row, ExecElse executes a second statement, the parameter other, with the same values.
+// It returns the number n of sets, and the number of sets for which the first statement changed a
+// row.
 func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 	if err := s.hold(args); err != nil {
 		return 0, 0, err
