@@ -1,4 +1,4 @@
-// Eds makes a database that you own equal to a SaaS's, and keeps it so.
+// Eds makes a database that you own equal to the database of a SaaS, and keeps the two equal.
 package main
 
 import (

@@ -88,8 +88,9 @@ func describe(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// gunzip decompresses a payload. It measures a large payload by decompressing it once before it
-// allocates memory, because the size in the gzip trailer cannot be trusted.
+// gunzip decompresses a payload. It decompresses a large payload twice: first to measure the size,
+// before any memory is allocated for the result, and then into that memory. It does not use the
+// size in the gzip trailer, because that size cannot be trusted.
 func (d *Decoder) gunzip(payload []byte) ([]byte, error) {
 	if err := d.rewind(payload); err != nil {
 		return nil, err

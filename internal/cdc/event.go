@@ -58,7 +58,7 @@ func (p Position) Covers(q Position) bool {
 	return q.Sequence <= p.Sequence && q.Stored <= p.Stored
 }
 
-// Advance returns the checkpoint after the message at q if the checkpoint before it was p.
+// Advance returns the new checkpoint after the message at q, if p is the previous checkpoint.
 func (p Position) Advance(q Position) Position {
 	return Position{q.Sequence, max(p.Stored, q.Stored)}
 }

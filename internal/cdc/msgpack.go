@@ -45,8 +45,8 @@ type transcoder struct {
 	text []byte
 	rest *bytes.Reader // the unread part of text
 	out  []byte
-	// bounded keeps out near LargePayload bytes: longer output is dropped and counted in dropped,
-	// up to MaxPayload.
+	// bounded limits the field out to about LargePayload bytes. Output beyond that is dropped. The
+	// field dropped counts the dropped bytes, up to MaxPayload.
 	bounded bool
 	dropped int
 }

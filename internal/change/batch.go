@@ -96,10 +96,10 @@ func commonPrefix(rows []Row) int {
 	return n
 }
 
-// prefixOf returns the leading bytes of a raw key value as a number, after skipping the first same
-// bytes. If the prefixes of two values differ, the values are in the order of their prefixes. If
-// same is 0, the prefix separates numbers from strings, and the prefix of a number begins with the
-// number's length.
+// prefixOf returns a few bytes of a raw key value as a number. The parameter same is the number of
+// leading bytes to skip. If the prefixes of two values differ, the values are in the order of their
+// prefixes. If same is 0, the prefix separates numbers from strings, and the prefix of a number
+// begins with the length of that number.
 func prefixOf(raw []byte, same int) uint64 {
 	var p [8]byte
 	switch {
@@ -271,8 +271,8 @@ func (b *Builder) put(t *schema.Table, row *Row, deletes bool) {
 	}
 }
 
-// replace stores row at the position *index of rows. If *index is -1, replace appends row and sets
-// *index.
+// replace stores row in rows at the index *index. If *index is -1, replace appends row instead and
+// sets *index.
 func replace(rows *[]Row, index *int, row *Row) {
 	if *index >= 0 {
 		(*rows)[*index] = *row
@@ -282,7 +282,7 @@ func replace(rows *[]Row, index *int, row *Row) {
 	*rows = append(*rows, *row)
 }
 
-// live returns rows without the emptied ones.
+// live returns the rows without the empty rows that have replaced superseded upserts.
 func live(rows []Row) []Row {
 	return slices.DeleteFunc(rows, func(r Row) bool { return r.Image == nil })
 }

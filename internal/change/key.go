@@ -51,11 +51,11 @@ func canonicalNumber(raw []byte) []byte {
 }
 
 // RowKeys and LetterKeys hash row keys, so that two events of the same row can be recognised. For
-// an applied event, the exact key is known: the key by which batches compact. A dead letter may
-// belong to a table with an unknown layout, so only its possible keys are known. If the two events
-// have a hash in common, they may concern the same row. The hashes do not distinguish a number
-// from a string with the same digits, or two spellings of a UUID. Whether such values are equal
-// depends on the column type, which may be unknown.
+// an applied event, the exact key is known, which is also the key by which batches are compacted. A
+// dead letter may belong to a table with an unknown layout, so only its possible keys are known. If
+// the two events have a hash in common, they may concern the same row. The hashes do not
+// distinguish a number from a string with the same digits, or two spellings of a UUID. Whether such
+// values are equal depends on the column type, which may be unknown.
 
 // RowKeys returns the hashes of the keys of the rows that e writes and deletes, given the effect
 // of e. If an UPDATE changed the key, these are the keys before and after the change. If effect
@@ -173,9 +173,9 @@ func rowKey(table *schema.Table, row *Row) string {
 	return appendHash(nil, values...)[0]
 }
 
-// possibleKeys returns the hashes of the keys that rows of e may have. These are the event's own
-// key, the last element of that key, which is the row's id, and the ids in the row images. The
-// parameter elements holds the elements of the event's own key.
+// possibleKeys returns the hashes of the keys that rows of e may have. There are three kinds of
+// possible keys: the event's own key; the id of the row, which is the last element of that key; and
+// the ids in the row images. The parameter elements holds the elements of the event's own key.
 func possibleKeys(e *cdc.Event, elements [][]byte) []string {
 	var keys []string
 	if n := len(elements); n > 0 {

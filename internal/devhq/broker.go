@@ -102,9 +102,9 @@ func (b *broker) url() string {
 	return "nats://" + net.JoinHostPort(dialHost(b.host), strconv.Itoa(b.port))
 }
 
-// lastSeen returns the last time at which the user was connected. If the user is connected now,
-// that is the current time. If the user has not been connected since the server started, it is the
-// zero time.
+// lastSeen returns the last time at which the user was connected. For a user who is connected now,
+// it returns the current time. For a user who has not been connected since the server started, it
+// returns the zero time.
 func (b *broker) lastSeen(publicKey string) (time.Time, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,7 +138,7 @@ func (b *broker) upSince() time.Time {
 	return b.started
 }
 
-// connect opens a connection as the user u. The parameter name is shown in logs.
+// connect opens a connection as the user u. In logs, the connection has the given name.
 func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Conn, error) {
 	conn, err := nats.Connect(b.url(), append([]nats.Option{
 		nats.Name(name), nats.UserJWTAndSeed(u.jwt, string(u.seed)),
@@ -152,8 +152,8 @@ func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Con
 	return conn, nil
 }
 
-// historyKey is the key of the stream metadata that stores the history whose changes the stream
-// holds; see shop.Shop.History.
+// historyKey is the key of the stream metadata that contains the id of a shop's history; see
+// shop.Shop.History. All changes in the stream belong to that history.
 const historyKey = "history"
 
 // ensureStream creates the stream, or updates its limits if it exists. If the stream holds changes

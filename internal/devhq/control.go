@@ -19,10 +19,10 @@ func (h *HQ) Pause(ctx context.Context) error { return h.workload.pause(ctx) }
 // Resume lets the shop continue after Pause.
 func (h *HQ) Resume() { h.workload.set(func() { h.workload.paused = false }) }
 
-// Work makes the shop make at least the given number of changes now, regardless of the rate and
-// even if the shop is paused. It returns the number of changes made, once they are in the stream.
-// The changes depend only on the seed and all earlier changes, so the same sequence of calls
-// always makes the same changes.
+// Work lets the shop make at least the given number of changes now, regardless of the rate and even
+// if the shop is paused. Work waits until the changes are in the stream, and returns their number.
+// The changes depend only on the seed and all earlier changes, so the same sequence of calls always
+// produces the same changes.
 func (h *HQ) Work(ctx context.Context, changes int) (made int, err error) {
 	err = h.workload.exclusively(ctx, func() error {
 		made, err = h.workload.workNow(ctx, changes)
@@ -83,7 +83,8 @@ func (h *HQ) Consumers(ctx context.Context) (map[string]*jetstream.ConsumerInfo,
 	return consumers, nil
 }
 
-// DeleteConsumer deletes a consumer. An expired inactivity threshold has the same effect.
+// DeleteConsumer deletes a consumer. The effect is the same as when the inactivity threshold of the
+// consumer expires.
 func (h *HQ) DeleteConsumer(ctx context.Context, name string) error {
 	stream, err := h.stream(ctx)
 	if err != nil {
@@ -95,8 +96,9 @@ func (h *HQ) DeleteConsumer(ctx context.Context, name string) error {
 	return nil
 }
 
-// PurgeStream removes every message with a sequence less than below. The stream's limits have the
-// same effect. math.MaxUint64 removes all messages.
+// PurgeStream removes every message whose sequence is less than the parameter below. If below is
+// math.MaxUint64, it removes all messages. The effect is the same as when the stream reaches one of
+// its limits.
 func (h *HQ) PurgeStream(ctx context.Context, below uint64) error {
 	stream, err := h.stream(ctx)
 	if err != nil {

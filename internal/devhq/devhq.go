@@ -26,10 +26,10 @@ import (
 // Options configures an HQ. Only DataDir is required.
 type Options struct {
 	// DataDir is the directory that stores everything: the stream, the shop, keys, sessions,
-	// exports and logs. An HQ that starts with the directory of an earlier HQ continues the work
-	// of that HQ. If the earlier HQ was killed, the shop starts from its last snapshot. In that
-	// case the stream starts again and exports are deleted, because they may contain changes that
-	// the shop has lost.
+	// exports and logs. An HQ that starts with the directory of an earlier HQ continues the work of
+	// that HQ. If the earlier HQ was killed, the shop starts from its last snapshot. In that case
+	// the stream is recreated and exports are deleted, because they may contain changes that the
+	// shop has lost.
 	DataDir string
 	// HTTPAddr and NATSAddr are the host:port addresses to listen on. Port 0 means any free port,
 	// and "" means 127.0.0.1:0.

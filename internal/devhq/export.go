@@ -125,7 +125,8 @@ func (e *exportRunner) run(ctx context.Context) error {
 	}
 }
 
-// next removes the oldest job from the queue and returns it, or returns nil if the queue is empty.
+// next removes the oldest job from the queue and returns that job. If the queue is empty, it
+// returns nil.
 func (e *exportRunner) next() *exportJob {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -176,8 +177,8 @@ func (e *exportRunner) pending(j *exportJob) []string {
 	return names
 }
 
-// record stores the new state of a table durably before it returns, and clients cannot see the
-// state earlier.
+// record durably stores the new state of a table. Clients see the new state only after it is
+// stored.
 func (e *exportRunner) record(j *exportJob, table string, t exportTable) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

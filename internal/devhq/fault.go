@@ -20,7 +20,8 @@ func (h *HQ) Disturb(choose func(r *http.Request) Fault) {
 	h.chooseFault.Store(&choose)
 }
 
-// faulty wraps next so that it applies the faults that Disturb installed.
+// faulty wraps next. If the function that Disturb installed returns a fault for a request, the
+// fault is applied to that request.
 func (h *HQ) faulty(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if choose := h.chooseFault.Load(); choose != nil {

@@ -89,9 +89,9 @@ func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, 
 	}
 }
 
-// store publishes messages and waits until the stream has stored them. After an error, the result
-// stored is the number of messages, counted from the first one, that are already stored. The
-// others may still be stored later.
+// store publishes messages and waits until the stream has stored them. If store returns an error,
+// the result stored is the number of messages that are already in the stream. The stored messages
+// are the first ones of the slice. The others may still be stored later.
 func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int, err error) {
 	var first uint64
 	for i, msg := range messages {
@@ -115,15 +115,16 @@ func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int
 	}
 }
 
-// storedOf returns how many of the n messages that start with number first are stored.
+// storedOf returns how many of n consecutive messages are stored. The parameter first is the number
+// of the first of these messages.
 func (p *publisher) storedOf(first uint64, n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return min(n, int(p.head-min(first, p.head)))
 }
 
-// storedUpTo returns a channel that is closed once all messages with numbers less than number are
-// stored.
+// storedUpTo returns a channel that is closed once all messages with numbers below the parameter
+// number are stored.
 func (p *publisher) storedUpTo(number uint64) <-chan struct{} {
 	done := make(chan struct{})
 	p.mu.Lock()
@@ -142,7 +143,8 @@ func (p *publisher) pending() int {
 	return len(p.queue)
 }
 
-// oldest returns the number of the oldest unacknowledged message plus one, or 0 if there is none.
+// oldest returns the number of the oldest unacknowledged message, increased by one. It returns 0 if
+// there is no such message.
 func (p *publisher) oldest() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -51,8 +51,8 @@ func openStore(dir string) (*store, error) {
 
 func (s *store) close() error { return s.db.Close() }
 
-// secret returns the secret with the given name. If it does not exist yet, secret calls create and
-// stores the result.
+// secret returns the secret with the given name. If there is no secret with that name yet, it calls
+// the function create and stores the result.
 func (s *store) secret(name string, create func() ([]byte, error)) ([]byte, error) {
 	var secret []byte
 	err := s.db.Update(func(tx *bolt.Tx) error {
@@ -87,7 +87,8 @@ func put[T any](s *store, bucket, key string, value T) error {
 }
 
 // update changes the value of key in one transaction. If the key does not exist, the error is
-// errNotFound. If change returns an error, update stores nothing and returns that error.
+// errNotFound. If the function change returns an error, update stores nothing and returns that
+// error.
 func update[T any](s *store, bucket, key string, change func(*T) error) (T, error) {
 	var value T
 	err := s.db.Update(func(tx *bolt.Tx) error {

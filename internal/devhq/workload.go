@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// bulkTick is the period whose changes are made and stored in one batch. If the rate is less
-	// than one change per bulkTick, each batch has one change.
+	// bulkTick is the length of time that one batch covers. All changes that are due in that time
+	// are made and stored together. If the rate is less than one change per bulkTick, each batch
+	// has one change.
 	bulkTick = 10 * time.Millisecond
 	// maxBulk is the approximate maximum number of changes in one batch.
 	maxBulk = windowMessages / 2
@@ -65,8 +66,8 @@ func (w *workload) set(change func()) {
 	w.changed = make(chan struct{})
 }
 
-// run makes changes until ctx is done. It then still stores the changes in progress, unless hard
-// is also done.
+// run makes changes until ctx is done. After that, it still stores the changes in progress, unless
+// the context hard is done, too.
 func (w *workload) run(ctx, hard context.Context) error {
 	due := time.Now() // when the next change is due
 	timer := time.NewTimer(0)
@@ -120,8 +121,8 @@ func (w *workload) workNow(ctx context.Context, changes int) (made int, err erro
 	return made, err
 }
 
-// store publishes changes. It returns the number of changes, counted from the first one, that are
-// in the stream.
+// store publishes changes. It returns the number of changes that are in the stream. The stored
+// changes are always the first ones of the slice.
 func (w *workload) store(ctx context.Context, changes []shop.Change) (int, error) {
 	messages := make([]*nats.Msg, 0, len(changes))
 	for i := range changes {

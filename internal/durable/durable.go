@@ -13,8 +13,9 @@ import (
 )
 
 // Replace replaces the file at path with the output of write. The new file has mode 0600. Replace
-// first writes a temporary file in the same directory, whose unique name follows the pattern
-// temporary, as in os.CreateTemp. A power cut may leave this temporary file behind.
+// first writes a temporary file in the same directory. The parameter temporary is the pattern for
+// the unique name of that file, as in os.CreateTemp. A power cut may leave the temporary file
+// behind.
 func Replace(path, temporary string, write func(io.Writer) error) error {
 	r, err := Prepare(path, temporary)
 	if err != nil {

@@ -16,8 +16,8 @@ const (
 	// deadlocks, throttling, full disks and restarting servers. Every unclassified error is
 	// Transient.
 	Transient Class = iota
-	// Poison means that one event or row can never be applied. It goes to the dead-letter queue
-	// with the reason, and all other work continues.
+	// Poison means that one event or row can never be applied. The event or row goes to the
+	// dead-letter queue with the reason, and all other work continues.
 	Poison
 	// Fatal errors require an action of the operator. Examples are wrong credentials, missing
 	// permissions and a bad configuration. The program drains, reports the error, and stops.
@@ -47,7 +47,7 @@ func (c Class) String() string {
 type Error struct {
 	Class Class
 	// RetryAfter is the wait that the other side asked for, or 0 for none. Only transient errors
-	// have one. Read it with the function RetryAfter, which limits it.
+	// have a wait. Read the wait with the function RetryAfter, which limits it.
 	RetryAfter time.Duration
 	Err        error
 }

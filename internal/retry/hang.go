@@ -12,8 +12,8 @@ const HangTimeout = 30 * time.Second
 // ErrNoAnswer is the error to report for a call that has been running for HangTimeout.
 var ErrNoAnswer = errors.New("there was no answer for " + HangTimeout.String())
 
-// Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls hangs once
-// in another goroutine. Watch returns only after both functions have returned.
+// Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls the
+// function hangs once in another goroutine. Watch returns only after both functions have returned.
 func Watch(hangs func(), fn func() error) error {
 	reported := make(chan struct{})
 	timer := time.AfterFunc(HangTimeout, func() {

@@ -20,8 +20,8 @@ var fields = []string{
 	"before", "after", "diff", "timestamp", "mvccTimestamp", "imported",
 }
 
-// parseName parses the template for an object's name. A template that uses a field that no change
-// has is an error.
+// parseName parses the template for an object's name. It returns an error if the template uses a
+// field that no change has.
 func parseName(table, text string) (*template.Template, error) {
 	t, err := template.New(table).Option("missingkey=error").Parse(text)
 	if err != nil {
@@ -32,8 +32,9 @@ func parseName(table, text string) (*template.Template, error) {
 	return t, checkFields(t.Root, true)
 }
 
-// checkFields returns an error if the node uses a field that no change has. It checks fields of $,
-// and fields of the dot if the parameter top is true, which means that the dot is the change.
+// checkFields returns an error if the node uses a field that no change has. It always checks fields
+// of $. It checks fields of the dot only if the parameter top is true, which means that the dot is
+// the change.
 func checkFields(node parse.Node, top bool) error {
 	switch n := node.(type) {
 	case *parse.ListNode:
@@ -114,8 +115,8 @@ type absentList []any
 
 func (absentList) String() string { return "\x00" }
 
-// present replaces null by absent in value, including all nested members and elements. It modifies
-// value.
+// present replaces every null in a value by absent, including nulls in nested members and elements.
+// It modifies the value in place.
 func present(value any) any {
 	switch value := value.(type) {
 	case nil:

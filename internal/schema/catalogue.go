@@ -223,8 +223,8 @@ func (c *Catalogue) object(ctx context.Context, table string) (string, error) {
 	}
 }
 
-// list fetches the list of all objects. If another caller is fetching the list, list waits for
-// that caller instead.
+// list fetches the list of all objects. If another caller is already fetching the list, the call
+// waits for that caller instead.
 func (c *Catalogue) list(ctx context.Context) error {
 	done, err := c.claim(ctx, question{list: true})
 	if done == nil {

@@ -24,12 +24,13 @@ func (e *DeniedError) Error() string {
 
 func (e *DeniedError) Unwrap() error { return e.Err }
 
-// NotFound returns true, because the version does not exist for callers.
+// NotFound returns true, because a denied version does not exist for callers.
 func (e *DeniedError) NotFound() bool { return true }
 
 const (
-	// HQ is asked again about a denied version after about half of the time since the first
-	// denial. That wait is limited to these bounds, and then jittered.
+	// HQ is asked about a denied version again after a wait. The wait is about half of the time
+	// that has passed since the first denial. The wait is limited to these bounds, and then
+	// jittered.
 	shortestDenial = 250 * time.Millisecond
 	longestDenial  = 10 * time.Minute
 	// maxDenials is the maximum number of remembered denials.

@@ -34,8 +34,8 @@ func In(dataDir string) *Hosts {
 	return &Hosts{dir: filepath.Join(dataDir, "tls"), known: make(map[string]bool)}
 }
 
-// Look returns the set of remembered hosts in a data directory, but never writes to the directory.
-// Added hosts are remembered only until the process ends.
+// Look is like In, but the set never writes to the directory. Added hosts are remembered only until
+// the process ends.
 func Look(dataDir string) *Hosts {
 	h := In(dataDir)
 	h.looks = true

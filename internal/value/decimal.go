@@ -103,8 +103,8 @@ func (d Decimal) Round(scale int) (rounded Decimal, exact bool) {
 }
 
 // AppendText appends the number without an exponent. The text has as many digits after the decimal
-// point as the number needs, but at least places. Zero has no sign. The length of the text grows
-// with Point, so the caller must check Point first.
+// point as the number needs, but no fewer than the parameter places. Zero has no sign. The length
+// of the text grows with Point, so the caller must check Point first.
 func (d Decimal) AppendText(dst []byte, places int) []byte {
 	digits := d.Significant()
 	if d.Negative && len(digits) > 0 {

@@ -48,8 +48,8 @@ func Number(raw []byte, boolean bool) ([]byte, error) {
 
 var one, zero = []byte("1"), []byte("0")
 
-// Numbers calls check with the text of every number in a JSON value, including nested ones. It
-// stops at the first error and returns it.
+// Numbers calls the function check with the text of every number in a JSON value, including nested
+// ones. It stops at the first error and returns it.
 func Numbers(raw []byte, check func(number []byte) error) error {
 	for i := 0; i < len(raw); {
 		switch b := raw[i]; {

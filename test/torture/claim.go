@@ -19,7 +19,7 @@ type Claim struct {
 	// Alarms lists all other reasons why eds is unhealthy.
 	Alarms []string
 	// Unverified is the reason why eds cannot check that the destination is complete, or "" if eds
-	// can. It is a warning, not an alarm.
+	// can check this. It is a warning, not an alarm.
 	Unverified string
 	// Running is true if the server is following the stream.
 	Running bool

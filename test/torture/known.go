@@ -6,12 +6,12 @@ import "slices"
 // is in the list of known faults.
 type KnownFault struct {
 	Kind string
-	// Apart lists kinds that have the same effect when combined, separated by commas. A round uses
-	// either the first of these kinds or the others, never both.
+	// Apart lists kinds, separated by commas, that cause the same fault if a round combines them. A
+	// round uses either the first of these kinds or the others, never both.
 	Apart string
 	On    string // the affected destination, or "" for all
 	Seed  uint64 // seed of a round with only this kind that fails
-	// Symptom is the way in which that round fails.
+	// Symptom is the way in which the round with that seed fails.
 	Symptom Symptom
 	// Needs describes what eds lacks to survive the fault.
 	Needs string

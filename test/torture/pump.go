@@ -140,7 +140,7 @@ func (p *pump) until(ctx context.Context, n, limit uint64) error {
 	return p.await(ctx, func() bool { return p.made >= n })
 }
 
-// await waits until the function holds returns true. It calls holds with the lock held.
+// await waits until the callback returns true. The callback is called with the lock held.
 func (p *pump) await(ctx context.Context, holds func() bool) error {
 	for {
 		p.mu.Lock()

@@ -22,8 +22,8 @@ import (
 
 const (
 	serverID = "torture"
-	// ahead is the number of changes that the shop may make after the time of a step before the
-	// step is done.
+	// ahead is the maximum number of changes that the shop makes between the time of a step and the
+	// end of the step.
 	ahead = 200
 	// lag is how long a step waits until the server has applied all earlier changes.
 	lag = 5 * time.Second
@@ -109,7 +109,7 @@ func (r *Round) Run(ctx context.Context) (err error) {
 	return r.run(ctx)
 }
 
-// run imports, starts the server, and executes the steps of the schedule.
+// run imports all tables, starts the server, and executes the steps of the schedule.
 func (r *Round) run(ctx context.Context) error {
 	if err := r.operate(ctx, "eds import"); err != nil {
 		return err
@@ -296,7 +296,8 @@ func (r *Round) Report(err error) string {
 	return b.String()
 }
 
-// copyTree copies the directory from, with all regular files below it, to the directory to.
+// copyTree copies a directory, with all regular files below it. The parameters to and from are the
+// paths of the copy and the original.
 func copyTree(to, from string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -326,7 +327,8 @@ func (r *Round) company(n uint64) string {
 	return all[n%uint64(len(all))]
 }
 
-// wait calls done at the given interval until done returns true or an error, or until ctx is done.
+// wait calls the function done at the given interval until done returns true or an error, or until
+// ctx is done.
 func wait(ctx context.Context, every time.Duration, done func() (bool, error)) error {
 	again := time.NewTicker(every)
 	defer again.Stop()

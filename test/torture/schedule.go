@@ -177,7 +177,8 @@ func (p *planner) copied(a Action, longestAgo uint64) int {
 
 func (p *planner) table() string { return p.tables[p.IntN(len(p.tables))] }
 
-// down adds steps that stop the server, the given steps, and a step that starts the server.
+// down adds the given steps between two others: a step that stops the server and a step that starts
+// the server.
 func (p *planner) down(steps ...Step) {
 	p.do(Step{Action: []Action{Stop, Kill}[p.IntN(2)]})
 	for _, s := range steps {

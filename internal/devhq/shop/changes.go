@@ -201,7 +201,7 @@ func appendRowID(dst []byte, n int) []byte {
 	return dst
 }
 
-// appendRow appends the image of row n after the given number of updates, which is revision.
+// appendRow appends the image of row n. The parameter revision is the number of updates of the row.
 func (g *ChangeGenerator) appendRow(dst []byte, n int, revision uint32) []byte {
 	company, location := benchmarkOwners(n)
 	dst = append(dst, `{"id":`...)
@@ -216,8 +216,9 @@ func (g *ChangeGenerator) appendRow(dst []byte, n int, revision uint32) []byte {
 	return append(dst, '}')
 }
 
-// variant returns the variant of a group in row n after the given number of updates. Update r
-// moves the group r modulo the number of groups to its next variant.
+// variant returns the variant of a group in row n. The parameter revision is the number of updates
+// of the row. The update with number r advances one group to its next variant: the group whose
+// index is r modulo the number of groups.
 func (g *ChangeGenerator) variant(n, group int, revision uint32) uint32 {
 	groups := uint32(len(g.groups))
 	moved := (revision + groups - 1 - uint32(group)) / groups

@@ -72,14 +72,14 @@ func (c generatedColumn) nullable() generatedColumn {
 	return c
 }
 
-// managed reserves changes of the column for the model.
+// managed marks the column as one that only the model may change.
 func (c generatedColumn) managed() generatedColumn {
 	c.isManaged = true
 	return c
 }
 
-// startingAt sets the raw value that new rows get, and reserves changes of the column for the
-// model.
+// startingAt sets the raw value of the column in new rows, and marks the column as one that only
+// the model may change.
 func (c generatedColumn) startingAt(start string) generatedColumn {
 	c.start = start
 	return c.managed()
@@ -161,8 +161,8 @@ func (l *rowLayout) fingerprint() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// with returns the layout that follows l. It has the column c in addition, or instead of the
-// column with the same name.
+// with returns the layout that follows l. The new layout also has the column c, which replaces a
+// column of the same name if l has one.
 func (l *rowLayout) with(c generatedColumn) *rowLayout {
 	columns := slices.Clone(l.columns)
 	if i := l.slot(c.name); i >= 0 {

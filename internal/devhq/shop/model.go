@@ -46,8 +46,8 @@ func (m *model) addTable(l *rowLayout) {
 	m.byName[l.table] = t
 }
 
-// tick returns a clock that is newer than every earlier one. The clock has the wall time now, if
-// that is newer.
+// tick returns a clock that is newer than all clocks that it returned before. The clock has the
+// wall time in the parameter now, if that wall time is newer than those of all earlier clocks.
 func (m *model) tick(now int64) cdc.Timestamp {
 	if now > m.clock.Wall {
 		m.clock = cdc.Timestamp{Wall: now}
@@ -181,8 +181,9 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// fileOrder moves an order between the lists of open and closed orders when its status changes
-// from was to now. The status "" means that the order does not exist.
+// fileOrder moves an order between the lists of open and closed orders after its status has
+// changed. The parameters are the key, the old status and the new status of the order. The status
+// "" means that the order does not exist.
 func (m *model) fileOrder(key, was, now string) {
 	from, to := m.orderList(was), m.orderList(now)
 	if from == to {

@@ -39,8 +39,9 @@ func (st *step) arrive() {
 	st.update(customer, num("orderCount", customer.int("orderCount")+1), st.nowIn("lastVisitDate"))
 }
 
-// visitor returns a customer, the location, and a vehicle of the customer, or "" if there is none.
-// If it picks an appointment that has no order yet, it also returns the appointment.
+// visitor returns a customer, the location, and one of the customer's vehicles. The vehicle is ""
+// if the customer has none. If visitor picks an appointment that has no order yet, it also returns
+// the appointment.
 func (st *step) visitor() (customer, location cutRow, vehicle string, appointment *cutRow) {
 	if a, ok := st.any("appointment"); ok && a.text("orderId") == "" && st.percent(70) {
 		if c, ok := st.lookup("customer", a.text("customerId")); ok {
@@ -85,8 +86,8 @@ func (st *step) advanceOrder() {
 	}
 }
 
-// totals returns new values for the sums of an order, after labour and parts for the given amounts
-// in cents were added.
+// totals returns the new values of an order's sums after labour and parts were added. The amounts
+// of labour and parts are in cents.
 func (st *step) totals(o cutRow, laborCents, partsCents int64) []columnValue {
 	labor, parts := o.int("laborCents")+laborCents, o.int("partsCents")+partsCents
 	subtotal := labor + parts + o.int("feesCents") - o.int("discountCents")
@@ -160,7 +161,7 @@ func (st *step) start(o cutRow) {
 	st.clockIn(o, technician.key())
 }
 
-// clockIn inserts a time entry that has no end. Its id is its number within the order.
+// clockIn inserts a time entry that has no end. The id of the entry is its number within the order.
 func (st *step) clockIn(o cutRow, technician string) {
 	id := int64(1 + len(st.childKeys("time_entry", o.key())))
 	st.insert("time_entry", str("orderId", o.key()), num("id", id), str("userId", technician))

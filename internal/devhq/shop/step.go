@@ -76,7 +76,8 @@ func (st *step) nowIn(column string) columnValue { return columnValue{column, in
 
 func (st *step) table(name string) *tableRows { return st.m.byName[name] }
 
-// actAt sets the company and location of all rows inserted from now on to those of the row r.
+// actAt makes all rows that are inserted from now on belong to the company and the location of the
+// row r.
 func (st *step) actAt(r cutRow) {
 	st.company, st.location = r.text("companyId"), r.text("locationId")
 }
@@ -121,7 +122,8 @@ func (st *step) reinsert(t *tableRows, image []byte) {
 	st.apply(operation{op: cdc.Insert, table: t, image: image})
 }
 
-// update gives some columns of a row new values. If no value differs, update does nothing.
+// update sets some columns of a row to the given values. If the row already has these values,
+// update does nothing.
 func (st *step) update(r cutRow, values ...columnValue) {
 	t := r.table
 	st.check(r)
@@ -146,7 +148,7 @@ func (st *step) check(r cutRow) {
 	}
 }
 
-// edit gives up to n editable columns of a row new generated values.
+// edit generates new values for up to n editable columns of a row.
 func (st *step) edit(r cutRow, n int) {
 	l := r.table.latest()
 	values := make([]columnValue, 0, n)

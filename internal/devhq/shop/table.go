@@ -211,8 +211,9 @@ func (r *cutRow) rewrite(scratch []byte, sets []assignment) (image []byte, diff 
 
 func isNull(raw []byte) bool { return raw == nil || rawjson.IsNull(raw) }
 
-// convert converts a raw value from an older layout whose column has since been widened to the
-// type to. If that type is String, a number becomes a string with the same digits.
+// convert converts a raw value from an older layout. The type of the value's column has since been
+// widened; the parameter to is the new type. If the new type is String, a number becomes a string
+// with the same digits.
 func convert(raw []byte, to schema.Type) []byte {
 	if to == schema.String && len(raw) > 0 && raw[0] != '"' && !rawjson.IsNull(raw) {
 		return rawjson.AppendQuoted(nil, raw)
@@ -236,7 +237,7 @@ func (t *tableRows) add(s slot, parent string) int {
 	return len(t.rows) - 1
 }
 
-// remove removes the row at index at from the table.
+// remove removes a row from the table. The parameter at is the index of the row.
 func (t *tableRows) remove(at int, parent string) {
 	key := t.rows[at].key
 	delete(t.byKey, key)
@@ -261,7 +262,7 @@ func (t *tableRows) remove(at int, parent string) {
 	}
 }
 
-// operation is one change, as the model applies it.
+// operation is one change for the model to apply.
 type operation struct {
 	op       cdc.Op
 	table    *tableRows

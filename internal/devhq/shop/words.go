@@ -95,8 +95,9 @@ func remark(g *generator, dst []byte) []byte {
 	return quoted(dst, s)
 }
 
-// longRemark returns a maker of remarks. On average, one of oneIn remarks is long, with a size
-// from about most/2 to most bytes.
+// longRemark returns a maker of remarks. On average, one in oneIn remarks is long. The parameter
+// most is the approximate maximum size of a remark in bytes. A long remark has at least half of
+// that size.
 func longRemark(oneIn, most int) maker {
 	return func(g *generator, dst []byte) []byte {
 		if g.IntN(oneIn) != 0 {
@@ -146,7 +147,7 @@ func settings(g *generator, dst []byte) []byte {
 	}
 }
 
-// list returns a maker of arrays with up to most elements.
+// list returns a maker of arrays. The parameter most is the maximum number of elements of an array.
 func list(most int, element maker) maker {
 	return func(g *generator, dst []byte) []byte {
 		dst = append(dst, '[')

@@ -242,8 +242,8 @@ func (st *step) importCustomers() {
 	}
 }
 
-// tidy limits the size of the shop. It deletes the oldest closed order with all rows that belong
-// to it, purchase orders, and customers without orders.
+// tidy limits the size of the shop. It deletes purchase orders, customers without orders, and the
+// oldest closed order with all rows that belong to that order.
 func (st *step) tidy() {
 	if len(st.m.closed) > 2*st.m.customers {
 		st.removeOrder(st.m.closed[0])
@@ -256,8 +256,8 @@ func (st *step) tidy() {
 	}
 }
 
-// removeCustomer picks a random customer. If the customer never had an order, it deletes the
-// customer and the customer's vehicles.
+// removeCustomer picks a random customer. If the customer never had an order, removeCustomer
+// deletes the customer and the customer's vehicles.
 func (st *step) removeCustomer() {
 	c, _ := st.any("customer")
 	if c.int("orderCount") > 0 {

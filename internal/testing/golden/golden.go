@@ -10,8 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// variable names the environment variable that makes Compare write the files, as "make golden"
-// does.
+// variable is the name of an environment variable that "make golden" sets. If it is set, Compare
+// writes the files.
 const variable = "EDS_UPDATE_GOLDEN"
 
 // Compare compares got with the file called name in testdata. In update mode, it writes the file

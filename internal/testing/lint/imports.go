@@ -1,6 +1,6 @@
-// Package lint checks rules about the structure of the code in tests: the direction of imports,
-// access to the environment of the process, forbidden constructs, and the language of comments and
-// documents.
+// Package lint provides checks that tests run on the code of the module. The checks concern the
+// direction of imports, access to the environment of the process, forbidden constructs, and the
+// language of comments and documents.
 package lint
 
 import (

@@ -40,9 +40,9 @@ const (
 // 1,000 words.
 const maxWhere = 1.5
 
-// avoided returns patterns of words and phrases that plain technical English does not need, by the
-// advice to give instead. The patterns are assembled from parts so that this file does not match
-// them.
+// avoided returns patterns of words and phrases that plain technical English does not need. The key
+// of a pattern is the advice for the writer. The patterns are assembled from parts so that this
+// file does not match them.
 func avoided() map[string]*regexp.Regexp {
 	list := map[string]string{
 		"again":                         "a" + "new",

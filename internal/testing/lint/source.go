@@ -55,8 +55,8 @@ func Files(root fs.FS) ([]File, error) {
 // Test reports whether the file is a test file.
 func (f File) Test() bool { return strings.HasSuffix(f.Path, "_test.go") }
 
-// beside reports whether the file is not part of the program: it belongs to a test, to a package
-// for tests, or to a program for the build.
+// beside reports whether the file is not part of the program. Such a file belongs to a test, to a
+// package for tests, or to a program for the build.
 func (f File) beside() bool {
 	dir := path.Dir(f.Path)
 	return f.Test() || strings.HasSuffix(dir, "test") || strings.HasPrefix(f.Path, "test/") ||
@@ -86,7 +86,7 @@ func (f File) imported(importPath string) string {
 	return ""
 }
 
-// uses calls visit for each reference to a member of an imported package.
+// uses finds all references to members of an imported package, and calls visit for each reference.
 func (f File) uses(importPath string, visit func(n ast.Node, member string)) {
 	name := f.imported(importPath)
 	if name == "" {

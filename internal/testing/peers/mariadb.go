@@ -18,9 +18,9 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// MySQLURLVariable names the environment variable with the URL of a server, which the tests use if
-// no MariaDB is installed. The URL's user must be allowed to create databases, and the server must
-// allow LOAD DATA LOCAL INFILE.
+// MySQLURLVariable is the name of the environment variable that contains the URL of a server. The
+// tests use that server if no MariaDB is installed. The URL's user must be allowed to create
+// databases, and the server must allow LOAD DATA LOCAL INFILE.
 const MySQLURLVariable = "EDS_TEST_MYSQL_URL"
 
 // sharedMariaDB is the server that all tests of this process share. The variable keeps the server's

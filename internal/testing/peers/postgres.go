@@ -19,8 +19,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PostgresURLVariable names the environment variable with the URL of a server, which the tests use
-// if no PostgreSQL is installed. The URL's user must be allowed to create databases.
+// PostgresURLVariable is the name of the environment variable that contains the URL of a server.
+// The tests use that server if no PostgreSQL is installed. The URL's user must be allowed to create
+// databases.
 const PostgresURLVariable = "EDS_TEST_POSTGRES_URL"
 
 // startTimeout is the maximum time from the start of a server until it answers.
@@ -52,7 +53,7 @@ type postgresPeer struct {
 	server *PostgresServer // nil if the environment names the server
 }
 
-// databases is the number of databases that this process has created, for their names.
+// databases counts the databases that this process has created, so that each gets a different name.
 var databases atomic.Int64
 
 // Postgres returns the URL of a new, empty database, which is dropped when the test ends. All tests

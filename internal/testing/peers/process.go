@@ -25,8 +25,8 @@ import (
 type account struct{ uid, gid uint32 }
 
 // unprivileged returns the account that runs a server. If the current user is not root, it returns
-// nil, which means the current user. For root it returns the first of names that exists, or else
-// the account `nobody`.
+// nil, which means the current user. If the current user is root, it returns the first account in
+// names that exists, or the account `nobody` if none of them exists.
 func unprivileged(names ...string) (*account, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
@@ -72,7 +72,7 @@ rm -rf "$1"
 // home is the directory of a server, together with the janitor process that removes it.
 type home struct {
 	dir string
-	// as owns the directory and runs the server.
+	// as is the account that owns the directory and runs the server.
 	as     *account
 	alive  *os.File // closing it makes the janitor remove the home
 	keeper *exec.Cmd
@@ -218,7 +218,7 @@ func processState(stat string) (state, parent string) {
 	return fields[0], fields[1]
 }
 
-// remove makes the janitor end the server and remove the home, and waits for that.
+// remove makes the janitor end the server and remove the home, and waits until that is done.
 func (h *home) remove() error {
 	h.alive.Close()
 	return h.keeper.Wait()

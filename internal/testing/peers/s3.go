@@ -160,7 +160,7 @@ func (s *S3Server) start() error {
 // Addr returns the server's host:port.
 func (s *S3Server) Addr() string { return fmt.Sprintf("127.0.0.1:%d", s.port) }
 
-// buckets is the number of buckets that this process has created, for their names.
+// buckets counts the buckets that this process has created, so that each gets a different name.
 var buckets atomic.Int64
 
 // Bucket creates an empty bucket and returns its name.
@@ -175,8 +175,8 @@ func (s *S3Server) Bucket(t testing.TB) string {
 
 func (s *S3Server) path(bucket string) string { return filepath.Join(s.home.dir, "buckets", bucket) }
 
-// Objects returns the content of the objects in a bucket whose names begin with a directory prefix.
-// The keys are the objects' names without the prefix.
+// Objects returns the content of objects in a bucket, keyed by their names. It returns only objects
+// whose names begin with the given directory prefix, and removes the prefix from the keys.
 func (s *S3Server) Objects(t testing.TB, bucket, prefix string) map[string][]byte {
 	t.Helper()
 	all := make(map[string][]byte)

@@ -21,8 +21,8 @@ func BenchTable(b testing.TB, columns int) *schema.Table {
 	return sinktest.Table(b, "order", 1, names...)
 }
 
-// BenchRow returns row n with the given key for BenchTable, as JSON. Like a typical row of a shop
-// it has about 1.4 KB with 20 columns.
+// BenchRow returns a row for BenchTable as JSON, with the given key. The other values depend on n.
+// Like a typical row of a shop, the row has about 1.4 KB with 20 columns.
 func BenchRow(columns int, key string, n int) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, `{"id":"%s"`, key)

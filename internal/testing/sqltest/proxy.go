@@ -73,8 +73,8 @@ func (p *LossyProxy) pipe(client net.Conn, target string) {
 	})
 }
 
-// forward copies data until passes returns false or an error occurs. It does not copy the rejected
-// data.
+// forward copies data until an error occurs, or until the callback returns false. It does not copy
+// the data for which the callback returns false.
 func forward(to io.Writer, from io.Reader, passes func(data string) bool) {
 	buf := make([]byte, 1<<16)
 	for {

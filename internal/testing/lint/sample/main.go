@@ -122,8 +122,8 @@ func splitSentences(lines []lint.Text) []lint.Text {
 	return texts
 }
 
-// follows reports whether the position next is on the line after the position last. Both have the
-// form file:line.
+// follows reports whether two positions of the form file:line are on consecutive lines of a file.
+// The parameter last is the first of the two positions.
 func follows(last, next string) bool {
 	var a, b int
 	file, line, _ := strings.Cut(last, ":")

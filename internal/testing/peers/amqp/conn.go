@@ -198,8 +198,8 @@ func (c *Conn) authenticate(r io.Reader) error {
 	return nil
 }
 
-// open exchanges open performatives. It returns the client's idle timeout, or 0 for no timeout: the
-// client ends the connection if it receives no frame for that long.
+// open exchanges open performatives. It returns the client's idle timeout, or 0 if the client has
+// none. The client ends the connection if it receives no frame for that long.
 func (c *Conn) open(r io.Reader) (idle time.Duration, err error) {
 	f, err := readFrame(r)
 	if err != nil {

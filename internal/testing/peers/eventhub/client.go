@@ -26,7 +26,8 @@ func hubOf(address string) string {
 	return name
 }
 
-// Attach accepts links for tokens, and links to hubs to which the client's tokens let it send.
+// Attach accepts two kinds of links: links for tokens, and links to hubs to which the client may
+// send according to its tokens.
 func (c *client) Attach(l *amqp.Link) *amqp.Error {
 	if !l.Sends {
 		if l.Source != tokenNode {

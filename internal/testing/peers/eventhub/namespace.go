@@ -47,9 +47,9 @@ type Namespace struct {
 // Start starts a namespace that has no hubs and keeps events in memory only.
 func Start() (*Namespace, error) { return start("127.0.0.1:0", nil) }
 
-// StartAt starts a namespace at an address, which a namespace that died may have used before. It
-// keeps events in the file at path. A new hub starts with the events that the file contains for the
-// hub's name.
+// StartAt starts a namespace at an address. The address may be that of a namespace that has died.
+// The new namespace keeps events in the file at path. A new hub starts with the events that the
+// file contains for the hub's name.
 func StartAt(addr, path string) (*Namespace, error) {
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
@@ -250,7 +250,7 @@ type logged struct {
 	Event
 }
 
-// recover adds to the hub the events that the log file contains for the hub's name.
+// recover reads the log file, and adds to the hub all events that have the hub's name.
 func (h *Hub) recover() error {
 	log := h.namespace.log
 	if log == nil {

@@ -34,8 +34,8 @@ func claimsOf(keyName string) []string {
 //
 //	SharedAccessSignature sr=audience&sig=...&se=expiry&skn=key
 //
-// The field sig is an HMAC of sr, in its escaped form, and se. checkSignature returns the claims of
-// the key, or a description of the problem.
+// The field sig is an HMAC of the field sr, as escaped in the token, and the field se.
+// checkSignature returns the claims of the key, or a description of the problem.
 func checkSignature(token, audience string) (claims []string, problem string) {
 	text, ok := strings.CutPrefix(token, "SharedAccessSignature ")
 	fields, err := url.ParseQuery(text)

@@ -81,8 +81,8 @@ func (u Users) check(authenticator, user, password, token string) error {
 	return refused
 }
 
-// subject returns the user in the subject of a JSON web token, which has the form account.user, or
-// "" if the token is malformed.
+// subject returns the user in the subject of a JSON web token. The subject has the form
+// account.user. If the token is malformed, it returns "".
 func subject(token string) string {
 	parts := strings.Split(token, ".")
 	var claims struct {
@@ -96,7 +96,8 @@ func subject(token string) string {
 	return user
 }
 
-// signed reports whether the private key that belongs to key has signed a JSON web token.
+// signed reports whether a JSON web token was signed with the private key that belongs to the
+// public key.
 func signed(token string, key *rsa.PublicKey) bool {
 	at := strings.LastIndexByte(token, '.')
 	if at < 0 {

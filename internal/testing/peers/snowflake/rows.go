@@ -11,9 +11,9 @@ import (
 
 var stageReference = regexp.MustCompile(`@"[^"]+"/[\w./-]+`)
 
-// Rows returns the rows that a statement reads. They are the lines of the staged file that the
-// statement names, or else the elements of its first argument. As in Snowflake, a missing file has
-// no rows.
+// Rows returns the rows that a statement reads. If the statement names a staged file, the rows are
+// the lines of that file. Otherwise, they are the elements of the statement's first argument. As in
+// Snowflake, a missing file has no rows.
 func (q Query) Rows() [][]byte {
 	var lines [][]byte
 	if name := stageReference.FindString(q.SQL); name != "" {

@@ -31,8 +31,8 @@ type Session interface {
 	Close() error
 }
 
-// Place names the database, schema, warehouse and role with which a session starts, as the client
-// wrote them.
+// Place names the database, schema, warehouse and role with which a session starts, spelled as in
+// the client's request.
 type Place struct{ Database, Schema, Warehouse, Role string }
 
 // Query is one statement.

@@ -260,7 +260,8 @@ func (e *engine) alterTable(ctx context.Context, tokens []token) error {
 	return e.remake(ctx, o, was, is)
 }
 
-// remake replaces a table with one that has the definition is, and converts the values of its rows.
+// remake replaces a table with a new one, and converts the values of its rows. The last two
+// parameters are the old and the new definition of the table.
 func (e *engine) remake(ctx context.Context, object string, was, is *definition) error {
 	temporary := "temp." + name("remade "+object)
 	if err := e.makeBelow(ctx, temporary, is); err != nil {

@@ -63,7 +63,7 @@ func (s *Server) prelogin(conn net.Conn) (login, after net.Conn, err error) {
 }
 
 // handshake is a connection that carries the records of a TLS handshake in PRELOGIN messages. Once
-// over is set, it carries them directly.
+// the field over is set, it carries the records directly.
 type handshake struct {
 	net.Conn
 	over    bool
@@ -124,8 +124,9 @@ func parseLogin(b []byte) (login, error) {
 	}, nil
 }
 
-// signIn reads the login message from conn and answers on the connection answer. The two differ if
-// only the login message is encrypted. It returns the database and the packet size.
+// signIn reads the login message from conn, and writes its reply to the connection in the parameter
+// answer. The two connections differ if only the login message is encrypted. signIn returns the
+// database and the packet size.
 func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	kind, body, err := readMessage(conn)
 	if err != nil || kind != messageLogin {

@@ -35,7 +35,7 @@ func object(tokens []token) (string, int, error) {
 	return "dbo." + first, 1, nil
 }
 
-// table returns the SQLite name of the table with the full name object.
+// table returns the SQLite name of a table. The parameter object is the full name of the table.
 func table(object string) string {
 	if strings.HasPrefix(object, "#") {
 		return "temp." + name(object)

@@ -256,8 +256,8 @@ func (e *engine) merge(ctx context.Context, w *rewriter, tokens []token, argumen
 	return all, err
 }
 
-// mergeMatched updates the rows that a MERGE matches. If it matches a row twice, it returns an
-// error and updates nothing.
+// mergeMatched updates the rows that a MERGE matches. If the MERGE matches a row twice,
+// mergeMatched returns an error and updates nothing.
 func (e *engine) mergeMatched(ctx context.Context, w *rewriter, target, source, condition string, tokens []token,
 	arguments map[string]any,
 ) (result, error) {
