@@ -74,7 +74,7 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	if slices.ContainsFunc(ids, func(id string) bool { return strings.TrimSpace(id) == "" }) {
 		return f.filter, usagef("the id of an entry is empty; see: eds dlq list")
 	}
-	for _, flag := range f.given() {
+	for _, flag := range f.changedFlags() {
 		if strings.TrimSpace(flag.Value.String()) == "" {
 			return f.filter, usagef("--%s: its value is empty; leave the flag out to select all", flag.Name)
 		}
@@ -107,14 +107,14 @@ func (f *filterFlags) resolve(ids []string) (dlq.Filter, error) {
 	return f.filter, nil
 }
 
-// given returns those filter flags that are set on the command line.
-func (f *filterFlags) given() (given []*pflag.Flag) {
+// changedFlags returns those filter flags that are set on the command line.
+func (f *filterFlags) changedFlags() (changed []*pflag.Flag) {
 	for _, name := range []string{"table", "operation", "stage", "state", "since"} {
 		if flag := f.flags.Lookup(name); flag.Changed {
-			given = append(given, flag)
+			changed = append(changed, flag)
 		}
 	}
-	return given
+	return changed
 }
 
 // withQueue begins the command, opens the queue by calling open, and passes the queue to the
@@ -274,7 +274,7 @@ than 256 MiB, their tables are incomplete, and need an import.`,
 			}
 			if len(all) == 0 {
 				text := "The dead-letter queue is empty."
-				if len(flags.given()) > 0 {
+				if len(flags.changedFlags()) > 0 {
 					text = "No entry matches the flags."
 				}
 				_, err := fmt.Fprintln(out(cmd), text)

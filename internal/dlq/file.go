@@ -41,7 +41,7 @@ func (q *Queue) write(e *Entry) error {
 	kept := e.summary()
 	kept.State = kept.unmarkedState()
 	q.enter(&kept)
-	q.note(&kept)
+	q.appendLine(&kept)
 	return nil
 }
 

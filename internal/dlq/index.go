@@ -180,9 +180,9 @@ func (q *Queue) line(e *Entry) ([]byte, error) {
 	return append(text, '\n'), err
 }
 
-// note appends a line for an entry to the index. It ignores errors: an entry without a line is
+// appendLine appends a line for an entry to the index. It ignores errors: an entry without a line is
 // read from its file.
-func (q *Queue) note(e *Entry) {
+func (q *Queue) appendLine(e *Entry) {
 	text, err := q.line(e)
 	if err != nil {
 		return

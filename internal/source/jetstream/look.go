@@ -29,7 +29,7 @@ func (s *Source) checkStream(ctx context.Context) error {
 		return err
 	}
 	s.unacked.clearFewer()
-	verdict, after, ok := s.note(l, number, began)
+	verdict, after, ok := s.recordLook(l, number, began)
 	if !ok {
 		return nil
 	}
@@ -59,12 +59,12 @@ func (s *Source) advanceToLook() {
 	}
 }
 
-// note records the look l, taken during the subscription with the given number, and compares it
+// recordLook records the look l, taken during the subscription with the given number, and compares it
 // with the previous look. It also returns the sequence up to which all messages of the consumer
 // have been received. If the verdict is Kept, the returned sequence includes the effect of this
 // look. Otherwise, it is the sequence from before the look. If the subscription has ended, ok is
 // false.
-func (s *Source) note(l continuity.Look, number int, began time.Time) (v continuity.LossVerdict, after uint64, ok bool) {
+func (s *Source) recordLook(l continuity.Look, number int, began time.Time) (v continuity.LossVerdict, after uint64, ok bool) {
 	w := s.watch
 	w.mu.Lock()
 	defer w.mu.Unlock()
