@@ -53,7 +53,7 @@ var rules = sqlsink.ValueRules{
 	sqlsink.DropTime: {Name: "mysql_date_only", Help: "a column of type DATE drops the time of day"},
 	sqlsink.RoundFloat: {
 		Name: "mysql_float_precision",
-		Help: "a number with more digits than the column's floating-point type holds becomes the nearest one",
+		Help: "eds stores the nearest number if the column's floating-point type has too few digits",
 	},
 	sqlsink.RoundDecimal: {
 		Name: "mysql_decimal_scale",

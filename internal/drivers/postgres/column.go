@@ -58,7 +58,7 @@ var rules = sqlsink.ValueRules{
 	sqlsink.DropTime: {Name: "postgres_date_only", Help: "a column of type date drops the time of day"},
 	sqlsink.RoundFloat: {
 		Name: "postgres_float_precision",
-		Help: "a number with more digits than the column's floating-point type holds becomes the nearest one",
+		Help: "eds stores the nearest number if the column's floating-point type has too few digits",
 	},
 	sqlsink.RoundDecimal: {
 		Name: "postgres_numeric_scale",

@@ -48,7 +48,7 @@ var rules = sqlsink.ValueRules{
 		Help: "digits of a second beyond microseconds, or the column's own precision, are cut off",
 	},
 	sqlsink.DropTime:   {Name: "snowflake_date_only", Help: "a column of type DATE drops the time of day"},
-	sqlsink.RoundFloat: {Name: "snowflake_float_precision", Help: "a number with more digits than FLOAT holds becomes the nearest one"},
+	sqlsink.RoundFloat: {Name: "snowflake_float_precision", Help: "eds stores the nearest number if FLOAT has too few digits"},
 	sqlsink.RoundDecimal: {
 		Name: "snowflake_number_scale",
 		Help: "a number with more decimal places than the column's NUMBER type is rounded to them",

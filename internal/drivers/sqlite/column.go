@@ -59,7 +59,7 @@ var rules = sqlsink.ValueRules{
 	},
 	sqlsink.ReplaceUTF8: {Name: "sqlite_invalid_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
 	sqlsink.CutSecond:   {Name: "sqlite_time_precision", Help: "digits of a second beyond microseconds are cut off"},
-	sqlsink.RoundFloat:  {Name: "sqlite_float_precision", Help: "a number with more digits than a REAL holds becomes the nearest one"},
+	sqlsink.RoundFloat:  {Name: "sqlite_float_precision", Help: "eds stores the nearest number if a REAL has too few digits"},
 }
 
 // rowEncoder encodes rows of a layout as values that SQLite stores unchanged. The error for a value

@@ -52,7 +52,7 @@ var rules = sqlsink.ValueRules{
 	sqlsink.DropTime: {Name: "sqlserver_date_only", Help: "a column of type DATE drops the time of day"},
 	sqlsink.RoundFloat: {
 		Name: "sqlserver_float_precision",
-		Help: "a number with more digits than the column's floating-point type holds becomes the nearest one",
+		Help: "eds stores the nearest number if the column's floating-point type has too few digits",
 	},
 	sqlsink.RoundDecimal: {
 		Name: "sqlserver_decimal_scale",

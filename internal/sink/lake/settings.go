@@ -55,16 +55,16 @@ func Options(ndjson, parquet Default, roll string) []sink.Option {
 		{
 			Name: "roll-rows", Type: sink.Int{Min: 1},
 			DefaultNote: either(strconv.FormatInt(ndjson.RollRows, 10), strconv.FormatInt(parquet.RollRows, 10)),
-			Help:        batches + roll + " so many changes",
+			Help:        batches + roll + " this number of changes",
 		},
 		{
 			Name: "roll-bytes", Type: sink.Size{},
 			DefaultNote: either(strconv.FormatInt(ndjson.RollBytes>>20, 10)+"m", strconv.FormatInt(parquet.RollBytes>>20, 10)+"m"),
-			Help:        batches + roll + " so many bytes; `k`, `m` and `g` stand for KiB, MiB and GiB",
+			Help:        batches + roll + " this number of bytes; `k`, `m` and `g` stand for KiB, MiB and GiB",
 		},
 		{
 			Name: "roll-age", Type: sink.Duration{Min: time.Second},
-			DefaultNote: either(short(ndjson.RollAge), short(parquet.RollAge)), Help: batches + roll + " so long",
+			DefaultNote: either(short(ndjson.RollAge), short(parquet.RollAge)), Help: batches + roll + " this time",
 		},
 	}
 }
