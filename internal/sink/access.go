@@ -21,11 +21,11 @@ type Access struct {
 }
 
 // NewAccess returns an Access. The function expand returns the destination's URL with the current
-// values of its placeholders; if expand is nil, the sink keeps the URL that it was opened with.
-// If worked is true, the destination has worked before, in another process. The function report,
-// which may be nil, is called with each refusal from a destination that has worked. It is called
-// with nil when the destination works for the first time, or works again after a refusal. report
-// must not call the Access.
+// values of its placeholders; if expand is nil, the sink keeps the URL that it was opened with. The
+// parameter worked says whether the destination has already worked before, in another process. The
+// function report, which may be nil, is called with each refusal from a destination that has
+// worked. It is called with nil when the destination works for the first time, or works again after
+// a refusal. The function report must not call methods of the Access.
 func NewAccess(expand func() (*url.URL, error), worked bool, report func(error)) *Access {
 	if report == nil {
 		report = func(error) {}
@@ -33,10 +33,9 @@ func NewAccess(expand func() (*url.URL, error), worked bool, report func(error))
 	return &Access{expand: expand, worked: worked, report: report}
 }
 
-// Renew parses the destination's URL with the current values of its placeholders and files. If a
-// is nil or has no function to expand the URL, Renew parses the argument given, which is the URL
-// that the sink was opened with. Errors are fault.Refused, because a file may be about to be
-// replaced.
+// Renew parses the destination's URL with the current values of its placeholders and files. If a is
+// nil or has no function to expand the URL, Renew parses the parameter given, which is the URL that
+// the sink was opened with. Errors are fault.Refused, because a file may be about to be replaced.
 func Renew[T any](a *Access, given *url.URL, parse func(*url.URL) (T, error)) (parsed T, err error) {
 	if a != nil && a.expand != nil {
 		if given, err = a.expand(); err != nil {
@@ -58,9 +57,9 @@ func (a *Access) Reject(err error) error {
 }
 
 // Outcome classifies err, the result of a call to the destination, and returns it. Until the
-// destination has worked once, a refusal is fatal, because the configuration must be wrong.
-// Afterwards a refusal is transient: Outcome reports it at once, and the caller retries until the
-// secret or certificate is valid again.
+// destination has worked for the first time, a refusal is fatal, because the configuration must be
+// wrong. Afterwards a refusal is transient: Outcome reports it immediately, and the caller retries
+// until the secret or certificate is valid again.
 func (a *Access) Outcome(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -8,13 +8,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/schema"
 )
 
-// Advancer is a Load that can apply later changes to its staged rows before Finish puts the rows
-// in place. Readers of the live table then never see it go back to an older state. The methods of
-// an Advancer are called serially, like those of a Load, after the last LoadFile.
+// Advancer is a Load that can apply later changes to its staged rows before Finish puts the rows in
+// place. Readers of the live table then never see the table go back to an older state. The methods
+// of an Advancer are called serially, like those of a Load, after the last LoadFile.
 type Advancer interface {
-	// Seal checks, as Finish does, that the rows of every loaded file are staged and may replace
-	// the table's rows. Then it indexes the staged rows. It returns the same errors as Finish,
-	// and may be called more than once.
+	// Seal makes the same checks as Finish: the rows of every loaded file must be staged, and these
+	// rows must be allowed to replace the table's rows. Then Seal indexes the staged rows. It
+	// returns the same errors as Finish, and may be called more than once.
 	Seal(ctx context.Context) error
 	// Advance applies b to the sealed rows, in one transaction. All changes of b belong to the
 	// load's table. The live table does not change. If b has already been applied, Advance does

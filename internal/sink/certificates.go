@@ -9,9 +9,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Certificates loads the files that the options tls-ca, tls-cert and tls-key name, and adds them
-// to config as the trusted authorities and the client's certificate and key. It ignores options
-// that v does not declare. If a file cannot be used, the error is fault.Refused.
+// Certificates loads the files named by the options tls-ca, tls-cert and tls-key, and adds them to
+// config as the trusted authorities and the client's certificate and key. It ignores options that v
+// does not declare. If a file cannot be used, the error is fault.Refused.
 func Certificates(v Values, config *tls.Config) error {
 	authorities, err := v.File("tls-ca")
 	if err != nil {

@@ -50,8 +50,8 @@ func maskHead(head string) string {
 // separators unescapes the characters that separate the pairs of a connection string.
 var separators = strings.NewReplacer("%3B", ";", "%3b", ";", "%3D", "=", "%3d", "=")
 
-// maskPairs masks the values of name=value pairs. It does not mask placeholders, or values for
-// which the callback shows returns true.
+// maskPairs masks the values of name=value pairs. It does not mask placeholders. It also does not
+// mask a value if the callback shows returns true for it.
 func maskPairs(text, separator string, shows func(name, value string) bool) string {
 	pairs := strings.Split(text, separator)
 	for i, pair := range pairs {

@@ -31,12 +31,12 @@ type Option struct {
 	// Harmless says that logs and HQ may show any value of the option. They may always show valid
 	// values of Choice, Bool, Int, Duration and Size, even if Harmless is false.
 	Harmless bool
-	// Unlisted says that help and docs omit the option.
+	// Unlisted says that the option is omitted from help and docs.
 	Unlisted bool
 	Aliases  []string // other names of the option that a URL may use
 }
 
-// Unlisted declares options that accept any text and that help and docs omit.
+// Unlisted declares options that accept any text, and that are omitted from help and docs.
 func Unlisted(names ...string) []Option {
 	options := make([]Option, len(names))
 	for i, name := range names {
@@ -45,7 +45,7 @@ func Unlisted(names ...string) []Option {
 	return options
 }
 
-// Listed returns the options that help and docs list.
+// Listed returns the options that are listed in help and docs.
 func Listed(options []Option) []Option {
 	return slices.DeleteFunc(slices.Clone(options), func(o Option) bool { return o.Unlisted })
 }

@@ -9,7 +9,8 @@ import (
 
 // OptionType defines the valid values of an option, and parses them.
 type OptionType interface {
-	// parse returns the value of text, which is not empty. ok is false if text is not valid.
+	// parse returns the value of text, which is not empty. The result ok is false if text is not
+	// valid.
 	parse(text string) (value any, ok bool)
 	// valid describes the valid values for an error message.
 	valid() string
@@ -86,7 +87,8 @@ func (Int) harmless() bool { return true }
 // Duration accepts a duration from Min to Max. If Max is 0, there is no upper bound.
 type Duration struct {
 	Min, Max time.Duration
-	// Unit is the unit of a number without a unit. If Unit is 0, such a number is not valid.
+	// Unit is the unit that applies if the text is a number without a unit. If Unit is 0, such a
+	// text is not valid.
 	Unit time.Duration
 }
 

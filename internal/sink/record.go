@@ -29,8 +29,8 @@ type Recorder interface {
 	// AwaitWriters watches the checkpoints for a while. It returns a *WriterError if another
 	// process moves one of them. It ignores this process, processes with the epoch Env.Epoch, and
 	// processes that follow only other companies. If the parameter own is false, it also ignores
-	// processes with the consumer Env.Consumer. An import has no consumer, so there are no such
-	// processes.
+	// processes with the consumer Env.Consumer. An import has no consumer, so for an import no
+	// process has that consumer.
 	AwaitWriters(ctx context.Context, own bool) error
 	// FinishImport marks a snapshot of an imported table as Whole if the snapshot has the given
 	// scope and is not merged. It deletes the snapshots of tables that are not in source.
@@ -135,8 +135,8 @@ type ScopeColumn struct {
 }
 
 // Columns returns the columns that decide which rows of t are in the scope: a row is in the scope
-// if each of these columns has one of its Values. ok is false if t lacks such a column, or if the
-// scope depends on the time of a change.
+// if each of these columns has one of its Values. The result ok is false if t lacks such a column,
+// or if the scope depends on the time of a change.
 func (s *Scope) Columns(t *schema.Table) (columns []ScopeColumn, ok bool) {
 	if !s.Since.IsZero() {
 		return nil, false

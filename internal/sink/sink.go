@@ -178,8 +178,8 @@ func (e *RowError) Unwrap() error { return e.Err }
 type Limits struct {
 	Rows  int // maximum number of events in a batch
 	Bytes int // maximum payload bytes of a batch
-	// Age is the time that a batch waits for more events, in a destination that prefers few large
-	// batches. If Age is 0, a batch does not wait.
+	// Age is the time for which a batch waits for more events. It is set for a destination that
+	// prefers few large batches. If Age is 0, a batch does not wait.
 	Age time.Duration
 	// Stable requires that a batch that was interrupted by a crash is delivered again with
 	// exactly the same events, because the sink derives the name of its output from the whole

@@ -64,7 +64,7 @@ type TableState struct {
 	Attempts int
 	Next     time.Time
 	// Gap says which changes are lost, or "" if none are. A table with a gap can be Behind for
-	// another reason. Once it has caught up, it is Incomplete.
+	// another reason. When such a table has caught up, it becomes Incomplete.
 	Gap string
 	// Accepted reports whether the operator has accepted the gap.
 	Accepted bool

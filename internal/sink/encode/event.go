@@ -19,7 +19,7 @@ import (
 
 // AppendEvent appends e's payload to dst: valid JSON on one line, with numbers and the order of
 // members unchanged. It removes white space between values. Bytes that are not valid UTF-8, which
-// JSON cannot contain, become U+FFFD; replaced reports whether there were any.
+// JSON cannot contain, become U+FFFD. The result replaced says whether there were any such bytes.
 func AppendEvent(dst []byte, e *cdc.Event) (out []byte, replaced bool) {
 	return AppendPart(dst, e, e.Payload)
 }
@@ -100,9 +100,10 @@ func appendValid(dst, text []byte) []byte {
 	return dst
 }
 
-// AppendImported appends an INSERT event, with imported set, for a row of a snapshot. The event
-// is the same each time that the same row of the same snapshot is imported, because its id is a
-// hash of table, key and clock. The company and location come from the row, if it has them.
+// AppendImported appends an INSERT event for a row of a snapshot. The event's member "imported" is
+// true. If the same row of the same snapshot is imported again, the event is the same, because the
+// event's id is a hash of table, key and clock. The company and location come from the row, if the
+// row has them.
 func AppendImported(dst []byte, t *schema.Table, row *change.Row) []byte {
 	dst = append(dst, `{"operation":"INSERT","id":"`...)
 	dst = appendImportedID(dst, t, row)
@@ -128,7 +129,7 @@ func AppendImported(dst []byte, t *schema.Table, row *change.Row) []byte {
 }
 
 // appendAfter appends the row as a JSON object. If the image of the row is an object, the result
-// also has the properties that the schema lacks.
+// also has those properties of the image that the schema lacks.
 func appendAfter(dst []byte, t *schema.Table, row *change.Row) []byte {
 	if rawjson.Valid(row.Image) == nil && row.Image[rawjson.SkipSpace(row.Image, 0)] == '{' {
 		return appendCompact(dst, row.Image)

@@ -11,11 +11,11 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Loader loads snapshots into a sink that keeps events. Each row becomes an INSERT with imported
-// set, and is applied like any other event. There is no staging: if a file fails, some of its
-// rows may already be in the destination. Loading the file again writes these rows again with the
-// same bytes. A later run of the job skips loaded files. In every load mode, existing events of
-// the table remain.
+// Loader loads snapshots into a sink that keeps events. Each row becomes an INSERT event, whose
+// member "imported" is true, and is applied like any other event. There is no staging: if a file
+// fails, some of its rows may already be in the destination. Loading the file again writes these
+// rows again with the same bytes. A later run of the job skips loaded files. In every load mode,
+// existing events of the table remain.
 type Loader struct {
 	// Apply makes a batch of events durable. It is called serially.
 	Apply func(ctx context.Context, b *change.Batch) error
@@ -36,7 +36,7 @@ type Loader struct {
 type LoadedFiles interface {
 	Files(ctx context.Context, job, table string) ([]string, error)
 	Add(ctx context.Context, job, table, file string) error
-	// Forget deletes the records of the table's files, of all jobs.
+	// Forget deletes the records of all files of the table, for all jobs.
 	Forget(ctx context.Context, table string) error
 }
 

@@ -46,11 +46,11 @@ func idSegment(id string) string {
 }
 
 // Segment returns a path element for any text. The element is a valid file name on any system, is
-// not hidden, and does not lead to another directory. Letters, digits and _ - . @ + = , stay. Any
-// other byte becomes % and two hexadecimal digits. So does a dot at either end, and the first
-// letter of a name that Windows or eds reserves. limit is the maximum length in bytes, and must
-// be at least 60. A longer element is cut, and ends in %- and a hash. Different texts have
-// different elements.
+// not hidden, and does not lead to another directory. Letters, digits and _ - . @ + = , are kept.
+// Any other byte becomes % and two hexadecimal digits. So does a dot at either end, and the first
+// letter of a name that Windows or eds reserves. The parameter limit is the maximum length in
+// bytes, and must be at least 60. A longer element is cut, and ends in %- and a hash. Different
+// texts have different elements.
 func Segment(text string, limit int) string {
 	if text == "" {
 		return "%-"

@@ -37,7 +37,7 @@ func appendOwner(dst []byte, e *cdc.Event) []byte {
 }
 
 // Partition returns the partition, out of n, for a partition key. The result is
-// fnv32a(hex(xxhash64(key))) mod n. hex formats the hash as sixteen lower-case hexadecimal
+// fnv32a(hex(xxhash64(key))) mod n. Here, hex formats the hash as sixteen lower-case hexadecimal
 // digits, and fnv32a hashes the bytes of that text.
 func Partition(key []byte, n int) int { return int(fnv32a(hexHash(key)) % uint32(n)) }
 

@@ -31,8 +31,8 @@ const (
 	maxPath    = 1024
 )
 
-// fields maps the name of each member that a template can use to the function that returns its
-// value.
+// fields has the members that a template can use, by name. The function of a member returns the
+// value of the member.
 var fields = map[string]func(e *cdc.Event) any{
 	"operation":     func(e *cdc.Event) any { return e.Op.String() },
 	"id":            func(e *cdc.Event) any { return inPath(e.ID) },
@@ -53,10 +53,10 @@ var fields = map[string]func(e *cdc.Event) any{
 // quoted matches quoted parts of a template in error messages of text/template.
 var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
 
-// ParsePath parses a template. A field that no change has is an error. Errors quote no part of
-// the template, because the template may come from a URL. ParsePath does not check that different
-// changes have different paths. If several changes share a path, the last one overwrites the
-// others.
+// ParsePath parses a template. It is an error if the template uses a field that no change has.
+// Errors quote no part of the template, because the template may come from a URL. ParsePath does
+// not check that different changes have different paths. If several changes share a path, the last
+// one overwrites the others.
 func ParsePath(text string) (*Path, error) {
 	t, err := template.New("path").Option("missingkey=zero").Parse(strings.TrimLeft(text, "/"))
 	if err != nil {

@@ -24,8 +24,8 @@ type Route struct {
 func IsTemplate(name string) bool { return strings.Contains(name, "{{") }
 
 // ParseRoute parses name, which is a fixed name or a template. The callback legal converts the
-// result of a template into a name that the destination accepts. kind is the kind of the name,
-// such as "topic", for messages.
+// result of a template into a name that the destination accepts. The parameter kind says what the
+// name denotes, such as "topic", for messages.
 func ParseRoute(kind, name string, legal func(name string) string) (*Route, error) {
 	if !IsTemplate(name) {
 		return &Route{kind: kind, fixed: name, legal: legal}, nil
@@ -42,8 +42,8 @@ func ParseRoute(kind, name string, legal func(name string) string) (*Route, erro
 // event.
 func (r *Route) Fixed() (string, bool) { return r.fixed, r.template == nil }
 
-// Of returns the name for an event. The map known caches names by table, and belongs to the
-// caller. An error concerns only this event.
+// Of returns the name for an event. The parameter known is a cache of names by table, which belongs
+// to the caller. An error concerns only this event.
 func (r *Route) Of(e *cdc.Event, known map[string]string) (string, error) {
 	if r.template == nil {
 		return r.fixed, nil
@@ -60,8 +60,8 @@ func (r *Route) Of(e *cdc.Event, known map[string]string) (string, error) {
 	return name, nil
 }
 
-// CutName returns text, cut to limit bytes if it is longer. A cut text ends in a hash of whole,
-// the complete name. limit must be at least 34.
+// CutName returns text, cut to limit bytes if it is longer. A cut text ends in a hash of whole, the
+// complete name. The parameter limit must be at least 34.
 func CutName(text, whole string, limit int) string {
 	if len(text) <= limit {
 		return text

@@ -17,7 +17,7 @@ const (
 // ahead fills blocks with up to atOnce events each. It passes each filled block to the callback
 // use, in the order of the events, until that callback fails. While the callback handles a block,
 // another goroutine fills the next blocks, because filling a block takes about as long as
-// compressing it. The callback fresh returns a new block. ahead reuses blocks.
+// compressing it. The callback fresh returns a new block. Blocks are reused.
 func ahead[T any](events []*cdc.Event, fresh func() T, fill func(into T, events []*cdc.Event), use func(T) error) error {
 	if len(events) <= atOnce {
 		only := fresh()

@@ -30,8 +30,8 @@ func (c Compression) extension() string {
 	}
 }
 
-// writer returns a writer that compresses one gzip member or zstd frame into w. Close ends the
-// frame. Readers decompress consecutive frames as one stream.
+// writer returns a writer that compresses data into w, as one gzip member or zstd frame. Its Close
+// method ends the frame. Readers decompress consecutive frames as one stream.
 func (c Compression) writer(w io.Writer) (io.WriteCloser, error) {
 	switch c {
 	case Gzip:
@@ -59,7 +59,8 @@ type compressor struct {
 	pool sync.Pool // of writers that can be reset
 }
 
-// begin returns a writer that compresses one frame into w. The caller passes the writer to end.
+// begin returns a writer that compresses one frame into w. The caller must later pass the writer to
+// the method end.
 func (c *compressor) begin(w io.Writer) (io.WriteCloser, error) {
 	if used, ok := c.pool.Get().(resettable); ok {
 		used.Reset(w)

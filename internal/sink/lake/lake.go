@@ -39,8 +39,8 @@ type Encoder struct {
 	adjusted func(table, column, rule string)
 }
 
-// NewEncoder returns an encoder. For each value that a documented rule changed, it calls adjusted
-// with the rule's name. The calls may be concurrent.
+// NewEncoder returns an encoder. For each value that a documented rule changes, the encoder calls
+// the function adjusted with the rule's name. These calls may be concurrent.
 func NewEncoder(s Settings, adjusted func(table, column, rule string)) *Encoder {
 	return &Encoder{format: s.Format, frames: compressor{Compression: s.Compression}, codec: s.Compression.codec(), adjusted: adjusted}
 }
@@ -131,7 +131,8 @@ func (e *Encoder) AppendLine(dst []byte, event *cdc.Event) []byte {
 // consecutive frames.
 func (e *Encoder) Frame(lines []byte) ([]byte, error) { return e.frames.frame(lines) }
 
-// FrameWriter returns a writer that compresses one frame into w. Close ends the frame.
+// FrameWriter returns a writer that compresses data into w, as one frame. Its Close method ends the
+// frame.
 func (e *Encoder) FrameWriter(w io.Writer) (io.WriteCloser, error) {
 	return e.frames.Compression.writer(w)
 }
@@ -234,8 +235,8 @@ func (p *Planner) Plan(ctx context.Context, events []*cdc.Event) ([]*Part, error
 	return all, nil
 }
 
-// schema returns the event's table. If the source has no such version, it returns nil, and the
-// file has no columns for the values of the row.
+// schema returns the event's table. If the source has no such version of the table, schema returns
+// nil, and the file has no columns for the values of the row.
 func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, error) {
 	if p.Versions == nil {
 		return nil, nil
@@ -248,8 +249,8 @@ func (p *Planner) schema(ctx context.Context, e *cdc.Event) (*schema.Table, erro
 	return t, err
 }
 
-// ID returns a short hash of env's Stream, Consumer and Filter. File names contain it, so two
-// consumers never write files with the same name.
+// ID returns a short hash of env's Stream, Consumer and Filter. File names contain this hash, so
+// two consumers never write files with the same name.
 func ID(env sink.Env) string {
 	text, _ := json.Marshal([]string{env.Stream, env.Consumer, env.Filter}) // strings always encode
 	sum := sha256.Sum256(text)

@@ -30,8 +30,8 @@ type piece struct {
 // maxSegment is the maximum length, in bytes, of the text for one member of an event.
 const maxSegment = 200
 
-// members maps each name that a template may have in braces to the function that returns its text
-// for an event.
+// members has the names that a template may have in braces. The function of a name returns the text
+// that replaces the name for an event.
 var members = map[string]func(e *cdc.Event) string{
 	"table":     func(e *cdc.Event) string { return encode.Segment(e.Table, maxSegment) },
 	"operation": func(e *cdc.Event) string { return e.Op.String() },
@@ -123,7 +123,8 @@ type dirKey struct {
 	hour                              int64
 }
 
-// uses maps a name in braces to the function that sets its member of a dirKey.
+// uses has a function for each name in braces that needs a member of a dirKey. The function sets
+// that member.
 var uses = map[string]func(k *dirKey, e *cdc.Event){
 	"version":   func(k *dirKey, e *cdc.Event) { k.version = e.ModelVersion },
 	"company":   func(k *dirKey, e *cdc.Event) { k.company = e.CompanyID },

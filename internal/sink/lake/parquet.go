@@ -65,7 +65,7 @@ func isOwn(name string) bool {
 }
 
 // text sets the encoding for a column whose texts are mostly different. Every reader supports this
-// encoding. repeated sets the encoding for a column that has few different texts.
+// encoding. The function repeated sets the encoding for a column that has few different texts.
 func text(n parquet.Node) parquet.Node     { return parquet.Encoded(n, &parquet.Plain) }
 func repeated(n parquet.Node) parquet.Node { return parquet.Encoded(n, &parquet.RLEDictionary) }
 

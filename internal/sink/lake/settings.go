@@ -15,8 +15,8 @@ type Settings struct {
 	Format      Format // "" if each change is a separate file
 	Compression Compression
 	Layout      *PathTemplate
-	// A file is closed once it reaches any of these bounds: its number of rows, its number of
-	// bytes before compression, or its age.
+	// A file is closed when it reaches any of these bounds: its number of rows, its number of bytes
+	// before compression, or its age.
 	RollRows, RollBytes int64
 	RollAge             time.Duration
 }
@@ -33,9 +33,9 @@ type Default struct {
 // batchOptions are the options that are valid only with a format that writes batches.
 var batchOptions = []string{"compress", "layout", "roll-rows", "roll-bytes", "roll-age"}
 
-// Options declares the options that Read reads. The parameters ndjson and parquet are the
-// defaults of the two formats. The text roll says what happens to a file that reaches a bound,
-// for example "upload after".
+// Options declares the options that Read reads. The parameters ndjson and parquet are the defaults
+// of the two formats. The parameter roll is a text for the help that says what happens to a file
+// that reaches a bound, for example "upload after".
 func Options(ndjson, parquet Default, roll string) []sink.Option {
 	const batches = "with `format=ndjson` or `parquet`, "
 	return []sink.Option{

@@ -14,7 +14,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// advances reports whether the loads of the sink are sink.Advancers. They are if the sink keeps
+// advances reports whether the loads of the sink are sink.Advancers, which is so if the sink keeps
 // records.
 func advances(c features) bool { return c.records }
 
@@ -52,7 +52,7 @@ func (h *harness) batchOf(steps ...textChange) *change.Batch {
 	return all[0].batch
 }
 
-// sealed loads rows from files, and seals the load.
+// sealed begins a load, adds the rows of some files to the load, and seals the load.
 func (h *harness) sealed(s sink.Sink, job string, t *schema.Table, images ...string) (sink.Load, sink.Advancer) {
 	h.Helper()
 	l := h.begin(s, job, t, sink.Replace)

@@ -17,7 +17,7 @@ type Faults interface {
 	// Steps returns the number of steps so far.
 	Steps() int
 	// Break lets n more steps succeed, and then breaks all steps until Repair is called. In mode
-	// Lost, step n+1 loses its request. In mode Answered, it loses its answer.
+	// Lost, step n+1 loses its request. In mode Answered, step n+1 loses its answer.
 	Break(n int, mode Mode)
 	Repair()
 }
@@ -47,8 +47,9 @@ var faultChecks = []property{
 	{"finishing a load survives a fault at any step", func(c features) bool { return c.rows && c.faulty }, checkFinishFaults},
 }
 
-// breakpoints returns some of the steps from 0 to n, including both ends. The parameter most is
-// the approximate maximum number of steps. The last steps are denser, because commits come last.
+// breakpoints returns some of the steps from 0 to n, including both ends. The parameter most is the
+// approximate maximum number of steps. The returned steps are closer together near n, because
+// commits come last.
 func breakpoints(n, most int) []int {
 	var all []int
 	for i := range n + 1 {
@@ -234,8 +235,8 @@ func loadRound(n int) []string {
 	}
 }
 
-// expectLoaded compares the table with the rows of a finished load, and the number of rows that
-// the load has reported with the expected number.
+// expectLoaded checks that the table has the rows of a finished load. It also checks the number of
+// rows that the load has reported.
 func (h *harness) expectLoaded(s sink.Sink, t *schema.Table, images []string, rows int64, n int, mode Mode) {
 	h.Helper()
 	loaded := newTableModel()

@@ -58,7 +58,7 @@ type Changes struct {
 // NewChanges returns Changes whose first change has the sequence and clock after+1.
 func NewChanges(t testing.TB, after int64) *Changes { return &Changes{t: t, Clock: after} }
 
-// Event adds a change. image is the row after the change, or the deleted row.
+// Event adds a change. The parameter image is the row after the change, or the deleted row.
 func (c *Changes) Event(op cdc.Op, t *schema.Table, image string) *Changes {
 	c.t.Helper()
 	return c.EventAt(cdc.Timestamp{Wall: c.Clock + 1}, op, t, image)
@@ -103,7 +103,7 @@ func (c *Changes) Delete(t *schema.Table, images ...string) *Changes {
 	return c
 }
 
-// Batch returns the changes added since its last call.
+// Batch returns the changes that were added since the last call of Batch.
 func (c *Changes) Batch() *change.Batch { return c.builder.Batch() }
 
 // Repeat returns n texts, each made from format. In the text with index i, each # is replaced with

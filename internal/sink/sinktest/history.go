@@ -116,8 +116,8 @@ func checkHistory(h *harness) {
 	h.expectHistory(all)
 }
 
-// last returns an update at the position before the latest position, as if an earlier step were
-// made again.
+// last returns an update whose position is the one before the latest position, so that the update
+// looks like an earlier step.
 func (h *harness) last(t *schema.Table, row string) textChange {
 	*h.sequence -= 2
 	st := h.update(t, row)

@@ -88,7 +88,7 @@ func (h *harness) loadFile(l sink.Load, t *schema.Table, file string, images ...
 	}
 }
 
-// end closes the load. If the argument finish is true, it first finishes the load.
+// end closes the load. If the argument finish is true, the load is finished before it is closed.
 func (h *harness) end(l sink.Load, finish bool) {
 	h.Helper()
 	if finish {

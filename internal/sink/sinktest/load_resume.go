@@ -97,8 +97,9 @@ func checkOtherJob(h *harness) {
 	h.expectRows(s, t, loaded)
 }
 
-// resumeLoad loads the first of the images, with the table in the argument before. Then it resumes
-// the load over a new connection, with the table in the argument after, and loads all images.
+// resumeLoad begins a load and loads the first of the images. Then it resumes the load over a new
+// connection, and loads all images. The parameters before and after are the table at the beginning
+// and after the resumption.
 func (h *harness) resumeLoad(before, after *schema.Table, images []string, changes ...func(*sink.Env)) sink.Sink {
 	h.Helper()
 	l := h.begin(h.open(), "job", before, sink.Replace)

@@ -26,8 +26,8 @@ var loadRowsChecks = []property{
 }
 
 // withRefusedRows returns a table, and images of its rows. The sink refuses some of these rows.
-// Each element of bad has the number and the image of a refused row. ok is false if the sink
-// accepts every value.
+// Each element of the result bad has the number and the image of a refused row. The result ok is
+// false if the sink accepts every value.
 func (h *harness) withRefusedRows() (t *schema.Table, images, bad []string, ok bool) {
 	h.Helper()
 	t, row, ok := h.poisonRow()

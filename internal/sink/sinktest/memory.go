@@ -107,7 +107,7 @@ func (m *Memory) Repair() {
 	}
 }
 
-// answers waits while the destination is stalled.
+// answers returns when the destination can answer: it waits while the destination is stalled.
 func (m *Memory) answers(ctx context.Context) error {
 	m.mu.Lock()
 	stalled := m.stalled
@@ -210,8 +210,8 @@ func refuse(t *schema.Table, rows []change.Row) error {
 	return nil
 }
 
-// table returns the stored table of t. If necessary, it creates the table, adds columns, and
-// widens their types.
+// table returns the stored table of t. If necessary, it creates the table, adds columns, and widens
+// the types of columns.
 func (s *memorySink) table(t *schema.Table) *memoryTable {
 	m := s.m.tables[t.Name]
 	if m == nil {
@@ -353,7 +353,7 @@ func (s *memorySink) Read(ctx context.Context, t *schema.Table) iter.Seq2[*chang
 	}
 }
 
-// rows returns the rows of t. It includes metadata for which t has a column.
+// rows returns the rows of t. The rows include the metadata for which t has columns.
 func (s *memorySink) rows(t *schema.Table) []*change.Row {
 	m := s.m.tables[t.Name]
 	if m == nil {

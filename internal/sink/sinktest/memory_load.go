@@ -68,8 +68,8 @@ func (l *memoryLoad) inScope(live *memoryTable) map[string]bool {
 	return keys
 }
 
-// continues reports whether l can resume the earlier load, given by was. Both loads must have the
-// same job, columns and update strategy.
+// continues reports whether l can resume an earlier load, which is the parameter was. Both loads
+// must have the same job, columns and update strategy.
 func (l *memoryLoad) continues(was *memoryLoad) bool {
 	return was.job == l.job && was.t.SameLayout(l.t) && was.s.env.After == l.s.env.After && was.s.metadata == l.s.metadata
 }

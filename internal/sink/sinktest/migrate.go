@@ -158,7 +158,7 @@ func (c *changes) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// take returns the lines that were logged since its last call.
+// take returns the lines that were logged since the last call of take.
 func (c *changes) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,8 +13,8 @@ var poisonChecks = []property{
 	{"the rest of a batch applies once its poison event is removed", keepsRows, checkBisection},
 }
 
-// poisonRow returns a table, and a function that returns a row of the table that the sink
-// refuses. ok is false if the sink accepts every value.
+// poisonRow returns a table and a function. The function returns rows of the table. The sink
+// refuses each of these rows. The result ok is false if the sink accepts every value.
 func (h *harness) poisonRow() (t *schema.Table, row func(id string) string, ok bool) {
 	h.Helper()
 	t = valueTable(h)

@@ -127,8 +127,7 @@ func (h *harness) sql(statement string) {
 	h.config.SQL(h.outer, h.url, statement)
 }
 
-// expectReopen checks that err is a sink.ReopenError, and that its Imported equals the argument
-// imported.
+// expectReopen checks that err is a sink.ReopenError whose field Imported has the given value.
 func (h *harness) expectReopen(err error, imported bool) {
 	h.Helper()
 	reopen := new(sink.ReopenError)
@@ -140,7 +139,7 @@ func (h *harness) expectReopen(err error, imported bool) {
 }
 
 // expectWriter checks that err is a sink.WriterError that names a process on the given host. If
-// host is "", it must name a process of an earlier version.
+// host is "", the error must name a process of an earlier version.
 func (h *harness) expectWriter(err error, host string) {
 	h.Helper()
 	other := new(sink.WriterError)

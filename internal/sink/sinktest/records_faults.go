@@ -41,7 +41,7 @@ func checkBeginFaults(h *harness) {
 	}
 }
 
-// checkWriterFaults breaks batches and checks of a process after Begin.
+// checkWriterFaults breaks the calls of Apply and Check that a process makes after Begin.
 func checkWriterFaults(h *harness) {
 	s, faults := h.config.Faulty(h.outer, h.url, h.env())
 	h.Cleanup(func() { h.close(s) })

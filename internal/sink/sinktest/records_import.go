@@ -180,8 +180,8 @@ func checkLoadsAtOnce(h *harness) {
 	}
 }
 
-// checkLoadsAreFollowed finishes loads concurrently. A server calls Begin again after each load.
-// The server must have seen every snapshot that the records list as followed.
+// checkLoadsAreFollowed finishes loads concurrently. A server calls Begin again after each load. If
+// the records say that a snapshot has been followed, the server must have seen that snapshot.
 func checkLoadsAreFollowed(h *harness) {
 	s, server := h.open(importing), h.server(process("one"))
 	begin := func() (r sink.Records, seen map[string]bool) {
@@ -266,7 +266,7 @@ func checkWholeImport(h *harness) {
 	}
 }
 
-// importAll imports the only table completely.
+// importAll makes a whole import of a source whose only table is t.
 func (h *harness) importAll(t *schema.Table) {
 	h.Helper()
 	h.importSnapshot(t, fmt.Sprint("job ", *h.sequence), sink.LoadRecord{Clock: at(1)}, `{"id":"1"}`)

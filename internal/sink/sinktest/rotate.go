@@ -13,8 +13,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 )
 
-// Rotation manages files with secrets, and records the access health that a sink reports while it
-// uses them.
+// Rotation manages files with secrets. It records the access health that a sink reports while the
+// sink uses the files.
 type Rotation struct {
 	t   testing.TB
 	dir string
@@ -73,8 +73,9 @@ func (r *Rotation) Open(d sink.Driver, raw string, env sink.Env) (sink.Sink, err
 	return s, err
 }
 
-// Waits checks that err is transient, that err contains the text of the argument says, and that
-// err contains none of the secrets. The sink must already have reported err as its health.
+// Waits checks that err is transient and contains none of the secrets. It also checks that err
+// contains a given text, which is the parameter says. The sink must already have reported err as
+// its health.
 func (r *Rotation) Waits(what string, err error, says string, secrets ...string) {
 	r.t.Helper()
 	r.mu.Lock()

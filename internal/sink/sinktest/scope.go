@@ -48,8 +48,9 @@ func jobs(h *harness, name string, keys ...string) *schema.Table {
 	return newTable(h, name, "1", len(keys), columns...)
 }
 
-// checkScope loads images, which are all in the scope, into a table that has other rows. The load
-// must remove the rows in the argument gone, and keep those in the argument stay.
+// checkScope loads images, which are all in the scope, into a table that has other rows. The
+// parameter gone lists the rows that the load must remove, and the parameter stay lists the rows
+// that it must keep.
 func (h *harness) checkScope(t *schema.Table, scope sink.Scope, gone, stay, images []string, changes ...func(*sink.Env)) {
 	h.Helper()
 	s := h.open(changes...)
@@ -182,8 +183,8 @@ func checkTwoJobs(h *harness) {
 	h.expect(one, t)
 }
 
-// checkTwoJobsAtOnce loads tables with two concurrent jobs. In one case both load the whole
-// table, and in the other case the rows of one company.
+// checkTwoJobsAtOnce loads tables with two concurrent jobs. In one case, both jobs load the whole
+// table. In the other case, both jobs load the rows of one company.
 func checkTwoJobsAtOnce(h *harness) {
 	t := jobs(h, "job", "id")
 	setUp := h.open()

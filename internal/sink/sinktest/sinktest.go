@@ -40,11 +40,11 @@ type Config struct {
 	// everything.
 	Untouched func(t testing.TB) (url string, state func() string)
 
-	// Foreign creates a table without eds, as another tool might have created it. Its columns
-	// are: id, a text and the primary key; n, a 32-bit integer; s, a text of at most 10
-	// characters; must, a text that is NOT NULL and has no default; extra, a text. The table has
-	// one row: 'old', 7, 'short', 'there', 'kept'. Foreign is nil if the destination has no
-	// tables.
+	// Foreign creates a table without using eds, as another tool might have created it. Its columns
+	// are: "id", a text and the primary key; "n", a 32-bit integer; "s", a text of at most 10
+	// characters; "must", a text that is NOT NULL and has no default; and "extra", a text. The
+	// table has one row: 'old', 7, 'short', 'there', 'kept'. Foreign is nil if the destination has
+	// no tables.
 	Foreign func(t testing.TB, url, table string)
 
 	// LoseStage damages the stage of a job without using eds. It deletes the staged row with the
@@ -105,8 +105,8 @@ func Run(t *testing.T, c Config) {
 	}
 }
 
-// property checks one property. The function needs reports whether the sink under test has the
-// needed capabilities.
+// property checks one property. The field needs is a function that reports whether the sink under
+// test has the capabilities that the property requires.
 type property struct {
 	name  string
 	needs func(features) bool

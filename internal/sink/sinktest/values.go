@@ -26,9 +26,9 @@ type rawValue struct {
 	raw  string
 	// refusable says that a destination may refuse the value as poison.
 	refusable bool
-	// exact is a part of the raw text that is present whenever the value was stored unchanged. If
-	// a stored value lacks this part, a rule has changed the value, and the change must be
-	// counted. exact is "" for values that no rule changes.
+	// exact is a part of the raw text that is present whenever the value was stored unchanged. If a
+	// stored value lacks this part, a rule has changed the value, and the change must be counted.
+	// The field exact is "" for values that no rule changes.
 	exact string
 }
 

@@ -72,8 +72,8 @@ func (w *watcher) saw(what string) {
 	}
 }
 
-// expect checks the results since its last call. It waits for two more results before it checks,
-// so that the last read started after the call.
+// expect checks the results that were collected since the last call of expect. It first waits for
+// two more results, so that the last read started after this call.
 func (w *watcher) expect(h *harness, allowed ...string) {
 	h.Helper()
 	w.mu.Lock()
@@ -102,8 +102,8 @@ func (w *watcher) expect(h *harness, allowed ...string) {
 	}
 }
 
-// look reads the table, and returns the number of rows and their rounds. ok is false if the
-// destination cannot be read now.
+// look reads the table, and returns the number of rows and their rounds. The result ok is false if
+// the destination cannot be read now.
 func look(ctx context.Context, r sink.Reader, t *schema.Table) (what string, ok bool) {
 	visits := t.Slot([]byte("visits"))
 	n, rounds := 0, make(map[string]bool)

@@ -34,9 +34,9 @@ func (s *Sink) Adopt(ctx context.Context, t *schema.Table) error {
 	})
 }
 
-// foreign returns the reason why the table described by real cannot have been created by eds for
-// t. It returns "" if eds may have created the table. An older version of t may have had fewer
-// columns, but at least half of them.
+// foreign returns the reason why the table described by real cannot have been created by eds for t.
+// It returns "" if eds may have created the table. An older version of t may have had fewer columns
+// than t, but at least half of t's columns.
 func (s *Sink) foreign(t *schema.Table, real *RealTable) string {
 	var want, key []string
 	for _, c := range t.Columns[:t.Keys] {

@@ -103,8 +103,8 @@ func (s *Sink) first(b sink.Beginning) (checkpoint, states) {
 	return next, after
 }
 
-// same reports whether r equals the newly read records in now, in everything that Begin depends
-// on.
+// same reports whether r equals the newly read records, which are the parameter now, in everything
+// that Begin depends on.
 func (r *engineRecords) same(now *engineRecords) bool {
 	if (r.own == nil) != (now.own == nil) || latestSnapshot(r.snapshots) != latestSnapshot(now.snapshots) || r.id != now.id {
 		return false
@@ -112,8 +112,8 @@ func (r *engineRecords) same(now *engineRecords) bool {
 	return r.own == nil || r.own.position == now.own.position && r.own.epoch == now.own.epoch && r.own.generation == now.own.generation
 }
 
-// reopen returns the error that the sink must be opened again, because the newly read records in
-// now differ from r.
+// reopen returns an error that says that the sink must be opened again, because the newly read
+// records differ from r.
 func (r *engineRecords) reopen(now *engineRecords) *sink.ReopenError {
 	was, is := latestSnapshot(r.snapshots), latestSnapshot(now.snapshots)
 	before, after := *r, *now

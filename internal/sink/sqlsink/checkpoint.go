@@ -22,9 +22,9 @@ import (
 // filter. Its column "position" stores Position.Sequence, and "stored" stores Position.Stored.
 // The remaining columns are nullable, because earlier versions do not write them.
 //
-// A batch moves a checkpoint only if "epoch" and "generation" have the values that its writer
-// knows. A later writer raises the epoch, and an import raises the generation. "followed" is the
-// generation of the latest snapshot that the writer has read from. "seen" changes while the
+// A batch moves a checkpoint only if "epoch" and "generation" have the values that the batch's
+// writer knows. A later writer raises the epoch, and an import raises the generation. "followed" is
+// the generation of the latest snapshot that the writer has read from. "seen" changes while the
 // writer is alive, and is 0 after the writer has stopped. "subjects" is the complete filter,
 // because the key may contain only its hash. "added" lists the subjects that were added after the
 // generation "added_at".
@@ -204,9 +204,9 @@ func (s *Sink) readOwnStates(ctx context.Context, conn Conn) (none states, err e
 	return readStates(ctx, conn, l, s.env.Consumer)
 }
 
-// hold remembers the stored checkpoint and states as those that this process stored last. The
-// checkpoint, in the parameter found, is nil if none is stored yet. From then on, another value in
-// the database is an error.
+// hold remembers the given checkpoint and states of the database as those that this process stored
+// last. The parameter found is the checkpoint, or nil if the database has none yet. After a call of
+// hold, any other checkpoint or states in the database are an error.
 func (s *Sink) hold(found *checkpoint, stored states) {
 	s.position, s.low, s.attempted, s.known, s.held = cdc.Position{}, cdc.Position{}, cdc.Position{}, true, true
 	s.states = stored
@@ -215,8 +215,9 @@ func (s *Sink) hold(found *checkpoint, stored states) {
 	}
 }
 
-// checkHeld checks the stored checkpoint, given by found. It returns an error unless this process
-// stored that checkpoint last, or tried to store it in a transaction whose outcome is unknown.
+// checkHeld checks the checkpoint in the database, which is the parameter found. It returns an
+// error unless this process stored that checkpoint last, or tried to store it in a transaction
+// whose outcome is unknown.
 func (s *Sink) checkHeld(found *checkpoint, all []checkpoint) error {
 	switch {
 	case found == nil && s.epoch == 0 && s.position == cdc.Position{}: // no checkpoint was stored yet

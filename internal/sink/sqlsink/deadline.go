@@ -50,9 +50,9 @@ const (
 )
 
 // Await returns the context of a call. The context is canceled if the server makes no progress for
-// limit. A server that builds an index or moves many rows sends nothing for a long time. If the
-// limit passes, the Deadline therefore calls the callback working, unless that is nil. The
-// callback asks the server, over another session, whether the call is still in progress. If so,
+// the duration limit. A server that builds an index or moves many rows sends nothing for a long
+// time. If the limit passes, the Deadline therefore calls the callback working, unless that is nil.
+// The callback asks the server, over another session, whether the call is still in progress. If so,
 // the call gets an extension. The caller must call Deadline.End.
 func Await(ctx context.Context, limit time.Duration, working func(ctx context.Context) Work) (context.Context, *Deadline) {
 	d := &Deadline{limit: limit, working: working, since: time.Now()}
@@ -84,7 +84,7 @@ func (d *Deadline) Resume() {
 	d.paused, d.since, d.extensions = false, time.Now(), 0
 }
 
-// End ends the call. If the callback working is running, End waits until it returns.
+// End ends the call. If the callback working is running, End waits until the callback returns.
 func (d *Deadline) End() {
 	d.mu.Lock()
 	d.ended = true

@@ -29,8 +29,8 @@ type ValueDecoder struct {
 	digits        value.DigitBuffer
 }
 
-// NewValueDecoder returns the decoder for the target t of a layout. It calls adjusted, if not
-// nil, for each value that a rule changes.
+// NewValueDecoder returns the decoder for the target t of a layout. The decoder calls the function
+// adjusted, unless that is nil, for each value that a rule changes.
 func NewValueDecoder(l *Layout, t *Target, rules ValueRules, adjusted func(table, column, rule string)) ValueDecoder {
 	source := t.Real.Name
 	if t.Slot >= 0 {

@@ -319,17 +319,17 @@ type Tx interface {
 	// Write applies w.Deletes, then w.Upserts.
 	Write(ctx context.Context, w *Write) error
 	// Checkpoint stores c in the layout's table (see CheckpointTable), in the row of c's stream,
-	// consumer and filter. The parameter from is the position that the row must contain before
-	// this call. The transaction fails with ErrMoved, either in Checkpoint or in Commit, and has
-	// no effect, in these cases: the stored position is not from; c is New but a row is stored; or
-	// c has an Epoch, and the stored row has another Epoch or Generation.
+	// consumer and filter. The parameter from is the position that the row must contain before this
+	// call. The transaction fails with ErrMoved, either in Checkpoint or in Commit, and has no
+	// effect, in these cases: the row contains a different position; c is New but a row is stored;
+	// or c has an Epoch, and the stored row has another Epoch or Generation.
 	Checkpoint(ctx context.Context, l *Layout, from cdc.Position, c Checkpoint) error
 	// Raise increments the generation of every row of CheckpointTable by one.
 	Raise(ctx context.Context, l *Layout) error
-	// Append adds rows to a staging table, which no other session uses, and returns the increase
-	// of the table's number of rows. If the staging table keeps only one row per key, the last row
-	// of a key replaces earlier ones, so the result may be less than the number of rows. If the
-	// sequence rows yields an error, Append returns that error unchanged.
+	// Append adds rows to a staging table, which no other session uses, and returns the increase of
+	// the table's number of rows. If the staging table keeps only one row per key, the last row of
+	// a key replaces earlier ones, so the result may be less than the number of rows. If the
+	// sequence yields an error, Append returns that error unchanged.
 	Append(ctx context.Context, stage *Layout, rows iter.Seq2[*change.Row, error]) (added int64, err error)
 	// Place puts the rows of a sealed staging table, which has one row per key, into the live
 	// table. In mode sink.Replace, they replace the live table's rows in its Scope. In mode

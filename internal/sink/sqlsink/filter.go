@@ -28,8 +28,9 @@ func matches(pattern, subject string) bool {
 	return len(p) == len(t)
 }
 
-// covered reports whether every table that was ever imported has a snapshot that includes the rows
-// of the subject's company, and whose generation is higher than the argument since.
+// covered reports whether newer snapshots include the rows of the subject's company: every table
+// that was ever imported must have a snapshot that includes these rows, and that has a higher
+// generation than the given one.
 func covered(snapshots []sink.LoadRecord, since int64, subject string) bool {
 	company := cdc.SubjectCompany(subject)
 	has := make(map[string]bool) // by table

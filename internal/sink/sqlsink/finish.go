@@ -97,9 +97,9 @@ func (l *tableLoad) complete(ctx context.Context, tx Tx) error {
 	return l.snapshot.write(ctx, tx, l.rows)
 }
 
-// refresh reads the descriptions of the staging table and of the live table again. placed is true
-// if the rows are already in place. In that case an earlier attempt was durable but its answer
-// was lost, and the staging table or its records are gone.
+// refresh reads the descriptions of the staging table and of the live table again. The result
+// placed is true if the rows are already in place. In that case an earlier attempt was durable but
+// its answer was lost, and the staging table or its records are gone.
 func (l *tableLoad) refresh(ctx context.Context) (placed bool, err error) {
 	if l.stage == nil {
 		return false, lost("the load must start again")

@@ -160,9 +160,9 @@ func (l *Layout) Meta(m Meta) int {
 	return slices.IndexFunc(l.Columns, func(t Target) bool { return t.Meta == m })
 }
 
-// DeleteExtras returns the indexes of the non-key columns that a delete needs. These are all
-// metadata columns if deletes only mark rows, or the version column if the layout only has a
-// Guard.
+// DeleteExtras returns the indexes of the non-key columns that a delete needs. If deletes only mark
+// rows, the result has all metadata columns. If the layout only has a Guard, the result has the
+// version column.
 func (l *Layout) DeleteExtras() []int {
 	var indexes []int
 	for i, t := range l.Columns {

@@ -163,8 +163,8 @@ func (l *tableLoad) readLive(ctx context.Context) (*Layout, error) {
 }
 
 // resume continues with the staging table of an earlier run, and reports whether that run left a
-// suitable one. It does not use a staging table to which changes were applied, because the number
-// of its rows cannot be verified.
+// suitable staging table. A staging table to which changes were applied is not suitable, because
+// the number of its rows cannot be verified.
 func (l *tableLoad) resume(ctx context.Context) (bool, error) {
 	if len(l.files) == 0 || l.Loaded(advancedRecord) {
 		return false, nil

@@ -47,7 +47,7 @@ func (s *Sink) sameCheckpoints(ctx context.Context, conn Conn, object Object) (b
 	return d.object == object.ID, err
 }
 
-// identities are new ids of tables to record.
+// identities has the new ids of tables, which are to be recorded.
 type identities struct {
 	destination destinationRow
 	snapshots   []sink.LoadRecord

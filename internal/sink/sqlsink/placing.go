@@ -27,7 +27,8 @@ type placing struct {
 	s     sink.LoadRecord
 }
 
-// placingRecord replaces the file name in the record that says that a load has a placing.
+// placingRecord is stored, in place of a file name, in the record that says that a load has a
+// placing.
 const placingRecord = "_eds_placing"
 
 // row returns p as a row of the table of snapshots.
@@ -119,8 +120,8 @@ func (s *Sink) placingLoads(ctx context.Context, conn Conn) (map[string]bool, er
 	return loads, nil
 }
 
-// recordPlaced records the snapshots whose rows interrupted imports have placed. It is called
-// before other records of these imports are deleted.
+// recordPlaced records the snapshots of interrupted imports if the snapshots' rows are in place. It
+// is called before other records of these imports are deleted.
 func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *engineRecords) error {
 	l := s.layouts[s.ownTables[snapshotTable]]
 	for i := range found.placed {
@@ -133,9 +134,9 @@ func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *engineRecords
 	return nil
 }
 
-// checkPlacings returns an error if a placing that was pending when Records found it now has its
-// rows in place. The import may have been interrupted at that point, before it could inform the
-// server.
+// checkPlacings checks the placings that were pending when Records found them. It returns an error
+// if the rows of one of them are in place now. The import may have been interrupted at that point,
+// before it could inform the server.
 func (s *Sink) checkPlacings(ctx context.Context, conn Conn) error {
 	placed, pending, err := s.placed(ctx, conn, s.placings)
 	if err != nil {

@@ -136,10 +136,10 @@ func readID(ctx context.Context, conn Conn, l *Layout) (id string, err error) {
 	return id, nil
 }
 
-// base returns the checkpoint from which this sink's filter continues. The position of a subject
-// is the highest position of the consumer's checkpoints that select the subject. The lowest
-// position of all subjects is safe for all of them. Subjects that no checkpoint selects are new
-// in the filter.
+// base returns the checkpoint from which this sink's filter continues. The position of a subject is
+// the highest position of the consumer's checkpoints that select the subject. The result has the
+// lowest of these positions, which is safe for all subjects. Subjects that no checkpoint selects
+// are new in the filter.
 func (s *Sink) base(r *engineRecords) *checkpoint {
 	rows := s.ofConsumer(r.checkpoints)
 	unknown := slices.ContainsFunc(rows, func(c checkpoint) bool { return !c.known() })

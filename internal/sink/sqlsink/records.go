@@ -35,8 +35,8 @@ func ownTables() map[string]*schema.Table {
 // source that has the same name.
 func (s *Sink) isOwn(t *schema.Table) bool { return s.ownTables[t.Name] == t }
 
-// ownTable returns a table of the engine. Its key columns have type String, and precede the
-// columns in others.
+// ownTable returns a table of the engine. Its key columns have type String, and come before the
+// other columns.
 func ownTable(name string, key []string, others ...schema.Column) *schema.Table {
 	var columns []schema.Column
 	for _, k := range key {
@@ -55,9 +55,9 @@ func integer(name string) schema.Column {
 func optional(name string) schema.Column { return schema.Column{Name: name, Type: schema.Integer} }
 func text(name string) schema.Column     { return schema.Column{Name: name, Type: schema.String} }
 
-// layoutOfOwn returns the layout of one of the engine's tables, and creates the table if
-// necessary. If the user lacks the privileges for that, it sets s.unavailable, and returns the
-// layout of the table as an earlier version created it, if there is one.
+// layoutOfOwn returns the layout of one of the engine's tables, and creates the table if necessary.
+// If the user lacks the privileges for that, layoutOfOwn sets s.unavailable, and returns the layout
+// of the table as an earlier version created it, if there is one.
 func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout, error) {
 	t := s.ownTables[name]
 	if l := s.layouts[t]; l != nil {
@@ -83,9 +83,9 @@ func (s *Sink) layoutOfOwn(ctx context.Context, conn Conn, name string) (*Layout
 	return l, nil
 }
 
-// withGrant adds to err the statements that grant the missing privileges. err is the database's
-// refusal to create or change a table of records. l is the table's layout, or nil if the table
-// does not exist.
+// withGrant adds to err the statements that grant the missing privileges. The parameter err is the
+// database's refusal to create or change a table of records. The parameter l is the table's layout,
+// or nil if the table does not exist.
 func (s *Sink) withGrant(ctx context.Context, conn Conn, l *Layout, err error) error {
 	if missing := conn.CanWrite(ctx); missing != nil && s.denied(missing) {
 		err = missing

@@ -18,13 +18,13 @@ const (
 	partBytes = 4 << 20
 )
 
-// partSeparator separates, in the record of a part, the name of the file from the numbers of the
-// part's rows.
+// partSeparator is used in the record of a part. It stands between the name of the file and the
+// numbers of the part's rows.
 const partSeparator = "#"
 
 // LoadRows stages the rows of a file in parts, each with its own record. If the database refuses a
 // part, LoadRows halves the part until it finds the refused rows, and calls the callback refused
-// for each of these. If an earlier call was interrupted, the parts that it staged are not staged
+// for each of them. If an earlier call was interrupted, the parts that it staged are not staged
 // again. At the end, one record of the file replaces the records of the parts.
 func (l *tableLoad) LoadRows(
 	ctx context.Context, file string, rows iter.Seq2[*change.Row, error], refused func(*change.Row, int64, error) error,

@@ -54,8 +54,8 @@ type Sink struct {
 	seen        int64          // the latest result of signOfLife
 	attempted   cdc.Position   // the position of the latest transaction, whose outcome may be unknown
 
-	// numbering is locked by a load from the time that the load gets its generation until it has
-	// committed.
+	// numbering is locked by a load from the time that the load gets its generation until the load
+	// has committed.
 	numbering sync.Mutex
 	issued    atomic.Int64 // the latest generation of a load
 }

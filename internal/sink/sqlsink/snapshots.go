@@ -24,9 +24,10 @@ func destinationsTable() *schema.Table {
 
 // snapshotsTable returns the table of snapshots, which has one row per table and scope. The key
 // column "scope" may contain a hash of the scope; "detail" contains the complete scope. "imported"
-// is a Unix time in ms. "stage" and "load" are set for a placing, and are NULL for a snapshot.
-// "object" is the database's id of the table, or NULL if the table has no id. "applied" and
-// "applied_stored" store LoadRecord.Applied.
+// is a Unix time in ms. Some rows describe a placing, which is a snapshot whose rows are about to
+// be put in place. Only these rows have values in "stage" and "load". "object" is the database's id
+// of the table, or NULL if the table has no id. "applied" and "applied_stored" store
+// LoadRecord.Applied.
 func snapshotsTable() *schema.Table {
 	return ownTable(snapshotTable, []string{"target", "scope"},
 		text("clock"), optional("row_count"), optional("generation"), optional("whole"), optional("merged"), text("job"),
@@ -107,8 +108,8 @@ func number(b bool) int64 {
 	return 0
 }
 
-// writeSnapshot writes s. It deletes recordedPlacing, unless that is nil. If s is complete, it
-// also deletes the snapshots of the same table that the parameter before lists.
+// writeSnapshot writes s. It deletes recordedPlacing, unless that is nil. The parameter before is a
+// list of snapshots. If s is complete, writeSnapshot also deletes those of the same table.
 func writeSnapshot(
 	ctx context.Context, tx Tx, l *Layout, s sink.LoadRecord, before []sink.LoadRecord, recordedPlacing *placing,
 ) error {
@@ -220,7 +221,7 @@ func (s *Sink) snapshotRecord(ctx context.Context, conn Conn) (*snapshotRecord, 
 	return r, nil
 }
 
-// prepare reads, over the load's session, the records that write depends on.
+// prepare reads the records on which the method write depends. It uses the load's session.
 func (r *snapshotRecord) prepare(ctx context.Context, conn Conn) error {
 	if r == nil || r.s == nil {
 		return nil
@@ -257,8 +258,8 @@ func (r *snapshotRecord) holds(ctx context.Context, conn Conn, stage string) (bo
 		slices.ContainsFunc(placings, func(p placing) bool { return p.stage == stage }), err
 }
 
-// sameScope reports whether a snapshot b replaces the record of a snapshot a, although the rows
-// of b may not replace all rows of a.
+// sameScope reports whether a snapshot b replaces the record of a snapshot a, even if the rows of b
+// do not replace all rows of a.
 func sameScope(a, b *sink.LoadRecord) bool {
 	return a.Table == b.Table && !a.Complete() && !b.Complete() && snapshotValues(*a)["scope"] == snapshotValues(*b)["scope"]
 }
@@ -300,8 +301,8 @@ func (r *snapshotRecord) write(ctx context.Context, tx Tx, rows int64) error {
 	return tx.Raise(ctx, r.checkpoints)
 }
 
-// issue returns a generation that is higher than the argument above and all earlier results. For
-// imports in several processes at the same time, it relies on the clocks of their machines.
+// issue returns a generation that is higher than the given generation and than all earlier results.
+// For imports in several processes at the same time, it relies on the clocks of their machines.
 func (s *Sink) issue(above int64) int64 {
 	for {
 		latest := s.issued.Load()

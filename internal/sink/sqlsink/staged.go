@@ -37,9 +37,9 @@ func jobID(job string) string {
 	return hex.EncodeToString(sum[:])[:jobDigits]
 }
 
-// loadID returns an id for a job together with the columns and checks of its staging table. A
-// load does not reuse rows that were staged with other columns, other checks or another update
-// strategy.
+// loadID returns an id that depends on the job, and on the columns and checks of the job's staging
+// table. A load does not reuse rows that were staged with other columns, other checks or another
+// update strategy.
 func loadID(job string, live *Layout) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%q", job)

@@ -24,10 +24,10 @@ const (
 // are OK and not ahead of the checkpoint. "since" and "next" are Unix times in ms.
 //
 // The position in the checkpoint table is the lowest position of all tables, so that earlier
-// versions, which do not know states, start to read from there. If a table is behind, a
-// positionRow stores the position of the remaining tables. It also stores the checkpoint's own
-// position ("low", "low_stored"). If that no longer matches the checkpoint, an earlier version
-// has moved the checkpoint since, and the positionRow is invalid.
+// versions, which do not know states, start to read from there. If a table is behind, a positionRow
+// stores the position of the remaining tables. It also stores the checkpoint's own position ("low",
+// "low_stored"). If this position no longer matches the checkpoint, an earlier version has moved
+// the checkpoint in the meantime, and the positionRow is invalid.
 func statesTable() *schema.Table {
 	return ownTable(stateTable, []string{"consumer", "kind", "name"},
 		integer("position"), integer("stored"), optional("low"), optional("low_stored"),
@@ -99,8 +99,8 @@ func (all states) restorePositions(rows []checkpoint, consumer string) {
 	}
 }
 
-// lowest returns the position from which earlier versions must read. It is the lowest position
-// among the argument at and the Applied positions of all tables that are behind.
+// lowest returns the position from which earlier versions must read: the lowest of the given
+// position and the Applied positions of all tables that are behind.
 func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	for _, t := range tables {
 		if t.State == sink.Behind && t.Applied.Sequence < at.Sequence {
@@ -113,8 +113,8 @@ func lowest(at cdc.Position, tables map[string]sink.TableState) cdc.Position {
 	return at
 }
 
-// writeStates replaces the recorded states with the states in the argument after. The caller
-// passes the recorded states as the argument before.
+// writeStates replaces the recorded states with new states. The parameter before has the recorded
+// states, and the parameter after has the new states.
 func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after states) error {
 	set := change.RowSet{Table: l.Table}
 	err := addDifferences(&set, before.tables, after.tables, s.stateRow)
@@ -128,8 +128,8 @@ func (s *Sink) writeStates(ctx context.Context, tx Tx, l *Layout, before, after 
 	return tx.Write(ctx, &Write{Layout: l, Deletes: set.Deletes, Upserts: set.Upserts})
 }
 
-// addDifferences compares the old rows, given by before, with the new rows, given by after. It
-// adds to the argument set the upserts and deletes that turn the old rows into the new rows.
+// addDifferences compares old rows with new rows, which are the parameters before and after. The
+// upserts and deletes that turn the old rows into the new rows are added to the parameter set.
 func addDifferences[V comparable](
 	set *change.RowSet, before, after map[string]V, row func(t *schema.Table, name string, v V) (change.Row, error),
 ) error {
@@ -177,8 +177,9 @@ func (s *Sink) positionRow(t *schema.Table, filter string, p pairedPosition) (ch
 	})
 }
 
-// withChanges returns this process's states, updated with the changed states, and the lowest
-// position of all tables. The parameter at is the position of the tables without a state.
+// withChanges returns two results. The result after has this process's states, in which the given
+// states replace earlier ones. The result low is the lowest position of all tables. The parameter
+// at is the position of the tables without a state.
 func (s *Sink) withChanges(changed []sink.TableState, at cdc.Position) (after states, low cdc.Position) {
 	after = states{maps.Clone(s.states.tables), maps.Clone(s.states.positions)}
 	if after.tables == nil {
@@ -273,7 +274,7 @@ func (s *Sink) store(ctx context.Context, conn Conn, l *Layout, b *change.Batch,
 	return nil
 }
 
-// recorded reports whether the destination has already recorded the states in after.
+// recorded reports whether the destination has already recorded the given states.
 func (s *Sink) recorded(after states) bool {
 	return maps.Equal(s.states.tables, after.tables) && maps.Equal(s.states.positions, after.positions)
 }

@@ -12,7 +12,7 @@ import (
 const TimeFormat = "2006-01-02T15:04:05.000000Z"
 
 // Raw returns the raw JSON value of the column in row, or nil for NULL. It appends the value of a
-// metadata column to scratch. It returns the possibly reallocated scratch as grown.
+// metadata column to scratch. The result grown is scratch, which may have been reallocated.
 func (t *Target) Raw(row *change.Row, synced time.Time, scratch []byte) (raw, grown []byte) {
 	if t.Slot >= 0 {
 		raw = row.Value(t.Slot)

@@ -65,8 +65,8 @@ func (s *Sink) AwaitWriters(ctx context.Context, own bool) error {
 	})
 }
 
-// writers returns the checkpoints of other processes that may still write changes that this sink
-// applies, too.
+// writers returns the checkpoints of other processes that may still write some of the changes that
+// this sink applies.
 func (s *Sink) writers(ctx context.Context, conn Conn, l *Layout, own bool) ([]checkpoint, error) {
 	rows, err := readCheckpoints(ctx, conn, l)
 	return slices.DeleteFunc(rows, func(c checkpoint) bool {
@@ -76,7 +76,7 @@ func (s *Sink) writers(ctx context.Context, conn Conn, l *Layout, own bool) ([]c
 	}), err
 }
 
-// concerns reports whether the checkpoint covers changes that this sink applies, too. If the
+// concerns reports whether the checkpoint covers some of the changes that this sink applies. If the
 // checkpoint's filter is unknown, or this sink has no consumer, it returns true.
 func (s *Sink) concerns(c *checkpoint) bool {
 	if s.env.Consumer == "" || !c.known() {
