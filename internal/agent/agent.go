@@ -113,11 +113,11 @@ type Config struct {
 
 	// Log is the log file that is sent to HQ, or nil for no log file.
 	Log *telemetry.LogFile
-	// Crashes are crashes of earlier workers that were not reported to HQ yet.
+	// Crashes are those crashes of earlier workers that were not reported to HQ yet.
 	Crashes []Crash
 	// FailedUpgrade is an upgrade that was rolled back and must be reported to HQ, or nil.
 	FailedUpgrade *FailedUpgrade
-	// Upgrade installs the given version. The parent process starts that version once Run has
+	// Upgrade installs the given version. The parent process starts that version after Run has
 	// returned ErrReplaced. Upgrade is nil if this process has no parent that can do so.
 	Upgrade func(ctx context.Context, version string) error
 	// SessionBegan is called with the id of each new session. It may be nil.
@@ -182,10 +182,10 @@ var ErrReplaced = errors.New("another version of eds takes this one's place")
 // destination.
 const writerWait = 30 * time.Second
 
-// Run holds sessions until the context soft is done. It then applies the received changes, ends
-// the session, and returns nil. If the context hard is done, Run stops at once. Nothing is lost
-// then, because NATS redelivers unacknowledged messages. After an upgrade Run returns
-// ErrReplaced. Any other error needs an action of the operator.
+// Run holds sessions until the context soft is done. It then applies the received changes, ends the
+// session, and returns nil. If the context hard is done, Run stops at once. Nothing is lost then,
+// because NATS redelivers unacknowledged messages. After an upgrade Run returns ErrReplaced. Any
+// other error requires an action by the operator.
 func (a *Agent) Run(soft, hard context.Context) error {
 	soft, a.stop = context.WithCancelCause(soft)
 	defer a.stop(nil)
@@ -242,9 +242,9 @@ func endsInOrder(soft context.Context, err error) bool {
 		soft.Err() != nil && (errors.Is(err, context.Cause(soft)) || errors.Is(err, context.Canceled))
 }
 
-// failure returns err if it means that a session has failed, and nil otherwise. After soft is
-// done, only errors that need an action of the operator count as failures, because a running
-// server would retry after all other errors.
+// failure returns err if it means that a session has failed, and nil otherwise. After soft is done,
+// only errors that require an action by the operator count as failures, because a running server
+// would retry after all other errors.
 func failure(soft context.Context, err error) error {
 	switch {
 	case endsInOrder(soft, err):

@@ -37,7 +37,7 @@ func handlers() map[string]commandHandler {
 	}
 }
 
-// Values of the label result of eds_control_messages_total.
+// Values of the label "result" of the metric eds_control_messages_total.
 const (
 	resultDone      = "done"
 	resultFailed    = "failed"
@@ -94,8 +94,8 @@ func (s *hqSession) outcome(action string, cause error) hq.Outcome {
 	return hq.NewOutcome(s.id, action, cause)
 }
 
-// respond sends the outcome of an action to HQ. It returns cause, joined with any error from
-// sending.
+// respond sends the outcome of an action to HQ. It returns the parameter cause, joined with the
+// error from sending if there is one.
 func (s *hqSession) respond(action string, cause error) error {
 	return errors.Join(cause, s.channel.Respond(action, s.outcome(action, cause)))
 }
@@ -121,8 +121,8 @@ func (s *hqSession) unpause(context.Context, hq.Command) error {
 	return s.respond("unpause", s.agent.Reconciler.Pause(false))
 }
 
-// restart ends the session once the received changes are applied. closeChannel then sends the
-// response.
+// restart ends the session after the received changes have been applied. The method closeChannel
+// then sends the response.
 func (s *hqSession) restart(context.Context, hq.Command) error {
 	err := s.channel.Acknowledge("restart", "restarting")
 	s.end(errRestart)

@@ -131,8 +131,8 @@ func destinationURL(cmd hq.Command) (string, []sink.FieldError, error) {
 	return url, wrong, nil
 }
 
-// fieldText returns the value of a field as text, or "" if the value is missing. If the value
-// is an object or an array, ok is false.
+// fieldText returns the value of a field as text, or "" if the value is missing. If the value is an
+// object or an array, the result ok is false.
 func fieldText(raw json.RawMessage) (text string, ok bool) {
 	switch {
 	case len(raw) == 0 || string(raw) == "null":

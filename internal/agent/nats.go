@@ -59,8 +59,8 @@ func (n *NATS) Connect(ctx context.Context, credential hq.Credential, serverID s
 	return c, nil
 }
 
-// events returns options that report the events of a connection to the log and to health. They
-// also send errors about denied permissions to the given channel.
+// events returns options that report the events of a connection to the log and to health. The
+// options also send errors about denied permissions to the given channel.
 func (n *NATS) events(denied chan<- error) []nats.Option {
 	var insecure atomic.Bool // the last server that was tried does not use TLS, although it must
 	return []nats.Option{

@@ -48,7 +48,7 @@ type hqSession struct {
 	importing sync.Mutex     // held while HQ is notified of the start or end of an import
 }
 
-// holdSession holds one session with HQ from start to end, and returns the reason of its end.
+// holdSession holds one session with HQ from start to end, and returns the reason for its end.
 func (a *Agent) holdSession(soft, hard context.Context) error {
 	s := a.next
 	if a.next = nil; s == nil {
@@ -64,7 +64,8 @@ func (a *Agent) holdSession(soft, hard context.Context) error {
 	return s.err
 }
 
-// dismissNext ends the session that was started to renew another session, if there is one.
+// dismissNext ends the next session, which was started to renew the current one. If no next session
+// was started, it does nothing.
 func (a *Agent) dismissNext() {
 	if a.next != nil {
 		a.next.turn <- false
@@ -73,8 +74,8 @@ func (a *Agent) dismissNext() {
 	}
 }
 
-// openSession starts a session and runs it in a goroutine. It retries until ctx is done, and
-// calls waits with the reason before each wait. The contexts soft and hard are those of Run.
+// openSession starts a session and runs it in a goroutine. It retries until ctx is done, and calls
+// the function waits with the reason before each wait. The contexts soft and hard are those of Run.
 func (a *Agent) openSession(ctx, soft, hard context.Context, previous *hqSession, waits func(error)) (s *hqSession, err error) {
 	started, err := a.startSession(ctx, waits)
 	if err != nil {
@@ -113,7 +114,7 @@ func (a *Agent) openSession(ctx, soft, hard context.Context, previous *hqSession
 }
 
 // run runs the session until its end. It handles commands and sends reports from the start, but
-// follows the stream only once turn receives true.
+// does not follow the stream until the channel turn receives true.
 func (s *hqSession) run(soft, hard context.Context) {
 	defer close(s.done)
 	term, end := context.WithCancelCause(soft)
@@ -174,7 +175,7 @@ func (s *hqSession) followStream(due, hard context.Context) error {
 }
 
 // errDrain is the cause for abandoning received changes that are not applied in time after the
-// session's term.
+// session's term has ended.
 var errDrain = errors.New("the destination takes too long")
 
 // boundDrain limits the time for applying received changes after the session's term has ended.
@@ -220,12 +221,12 @@ func (s *hqSession) logSendError(err error) {
 	}
 }
 
-// renewInTime starts the next session once RenewInterval is over. The current session continues
-// to follow the stream until the next one takes over. The previous session may still be
-// applying its changes at that time, because its destination does not answer. After another
-// closeTimeout, renewInTime then abandons the unapplied changes of the previous session. Each
-// session follows the stream for some time before its renewal, so that frequent renewals cannot
-// prevent changes from being applied.
+// renewInTime starts the next session when RenewInterval is over. The current session continues to
+// follow the stream until the next one takes over. If the destination does not answer, the previous
+// session may still be applying its changes when RenewInterval is over. In this case renewInTime
+// waits for another closeTimeout, and then abandons the unapplied changes of the previous session.
+// Each session follows the stream for some time before its renewal, so that frequent renewals
+// cannot prevent changes from being applied.
 func (s *hqSession) renewInTime(term, soft, hard context.Context) {
 	interval := s.agent.Options.RenewInterval
 	if retry.Sleep(term, interval) != nil {
@@ -271,8 +272,8 @@ func (s *hqSession) awaitTurn(ctx context.Context) {
 	}
 }
 
-// startSession starts a session at HQ. It retries until ctx is done, and calls waits with the
-// reason before each wait. Without HQ it returns a session with an anonymous credential.
+// startSession starts a session at HQ. It retries until ctx is done, and calls the function waits
+// with the reason before each wait. Without HQ it returns a session with an anonymous credential.
 func (a *Agent) startSession(ctx context.Context, waits func(error)) (hq.Session, error) {
 	if a.Keyless {
 		a.Logger.Info("there is no api key; using the local NATS without a session", "servers", hq.Redacted(a.Servers))
@@ -318,8 +319,9 @@ func (a *Agent) endSession(id string, errored bool) {
 	a.logs.sendLast(ctx, end.URL)
 }
 
-// companies returns the ids of the companies to follow: the companies that the credential
-// allows, or those of --companyIds. A company that the credential does not allow is an error.
+// companies returns the ids of the companies to follow: the companies that the credential allows,
+// or those of --companyIds. If --companyIds has a company that the credential does not allow, the
+// result is an error.
 func (a *Agent) companies(c hq.Credential) ([]string, error) {
 	allowed, wanted := c.CompanyIDs(), a.Options.CompanyIDs
 	if len(allowed) == 0 {

@@ -18,19 +18,19 @@ import (
 	"github.com/shopmonkeyus/eds/internal/supervisor"
 )
 
-// beside is an import that the server with the same data directory runs for this command.
+// beside is an import for this command that is run by the server with the same data directory.
 type beside struct {
 	*importer
 	client  *control.Client
 	running server.Report
 	id      string
-	// accepted is set once the server has accepted the import. From then on, the import
-	// continues even if this process ends.
+	// accepted becomes true when the server accepts the import. From then on, the import continues
+	// even if this process ends.
 	accepted bool
 }
 
-// findServer returns an import by the server that runs with the data directory, or nil if no
-// server runs. If a server is starting, findServer waits for it.
+// findServer returns an import to be run by the server with the same data directory. It returns nil
+// if no such server runs, and waits for a server that is starting.
 func (im *importer) findServer(ctx context.Context) (*beside, error) {
 	b := &beside{importer: im, client: control.NewClient(im.s.common.DataDir)}
 	err := b.await(ctx, func() (err error) {
@@ -101,7 +101,7 @@ func (b *beside) show(ctx context.Context, follow func(snapshot.Observer) (snaps
 	return b.conclude(report, err)
 }
 
-// restartPatience is the maximum time for a crashed server to restart.
+// restartPatience is the maximum time that await waits for a crashed server to restart.
 const restartPatience = time.Minute
 
 // await calls the function do. While the server is starting, or restarting after a crash, await

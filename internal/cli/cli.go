@@ -121,7 +121,7 @@ func (p Process) executable() (string, error) {
 	return os.Executable()
 }
 
-// signals coordinates the end of the program between Run and the running command.
+// signals handles the program's signals for Run and the running command.
 type signals struct {
 	handlesSecond atomic.Bool   // the command handles the second signal itself, and then ends at once
 	second        chan struct{} // closed by endNow

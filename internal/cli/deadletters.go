@@ -117,9 +117,9 @@ func (f *filterFlags) changedFlags() (changed []*pflag.Flag) {
 	return changed
 }
 
-// withQueue begins the command, opens the queue by calling open, and passes the queue to the
-// callback. The data directory must already exist. Otherwise a misspelled directory would look
-// like an empty queue.
+// withQueue begins the command, opens the queue with the function open, and passes the queue to the
+// callback. The data directory must already exist. Otherwise a misspelled directory would look like
+// an empty queue.
 func withQueue(
 	p Process, common *config.CommonFlags, open func(dir string) (*dlq.Queue, error), do func(s *setup, q *dlq.Queue) error,
 ) error {
@@ -213,9 +213,9 @@ type entryReport struct {
 	Bytes       []byte         `json:"bytes,omitempty"`   // the payload if it is not text; only for show
 }
 
-// reportEntry returns the report for an entry. The report does not contain the payload, but the
-// entry must, because the key is read from the payload. If private is true, the report has a
-// hash in place of the key.
+// reportEntry returns the report for an entry. The entry must contain its payload, because the key
+// is read from the payload. The report does not contain the payload. If the parameter private is
+// true, the report has a hash in place of the key.
 func reportEntry(e *dlq.Entry, private bool) entryReport {
 	r := entryReport{
 		ID: e.ID, State: e.State, Rejected: e.Time.UTC(), Table: e.Table, Operation: e.Operation, Stage: e.Stage, Reason: e.Reason,
@@ -290,7 +290,8 @@ than 256 MiB, their tables are incomplete, and need an import.`,
 	return cmd
 }
 
-// printEntries prints a table of entries, whose ids are cut to the given number of digits.
+// printEntries prints a table of entries. It cuts the ids of the entries to the given number of
+// digits.
 func printEntries(w io.Writer, all []entryReport, digits int) error {
 	destinations := make(map[string]bool)
 	unknown := make(map[string]bool) // tables that have entries of unknown rows
@@ -435,8 +436,8 @@ func printEntry(w io.Writer, r *entryReport, e *dlq.Entry, private bool) error {
 	return err
 }
 
-// legible returns the payload of an entry as JSON. If the payload cannot be decoded, legible
-// returns it unchanged, or as a hexadecimal dump if it is not printable.
+// legible returns the payload of an entry as JSON. A payload that cannot be decoded is returned
+// unchanged if it is printable, and as a hexadecimal dump otherwise.
 func legible(e *dlq.Entry) string {
 	if text, err := cdc.NewDecoder().Text(e.Payload, e.Encoding); err == nil && printable(text) {
 		return string(text)

@@ -93,8 +93,8 @@ func newUpdater(p Process, s *setup, r config.Release, allowDowngrade bool) (*se
 	})
 }
 
-// observedUpdater returns an updater for the running program. The updater reports its progress
-// to observe.
+// observedUpdater returns an updater for the running program. The updater reports its progress to
+// the function observe.
 func observedUpdater(
 	p Process, s *setup, r config.Release, allowDowngrade bool, observe func(selfupdate.Progress),
 ) (*selfupdate.Updater, error) {
@@ -118,8 +118,8 @@ func observedUpdater(
 	return u, nil
 }
 
-// releaseKeys returns the public keys that may sign releases. It reads them from the given file.
-// If file is "", it returns the built-in key.
+// releaseKeys returns the public keys that may sign releases. It reads them from the given file. If
+// the parameter file is "", it returns the built-in key.
 func releaseKeys(file string) (*selfupdate.Keys, error) {
 	if file == "" {
 		text, err := selfupdate.PublicKey()

@@ -52,8 +52,8 @@ config.toml in the data directory, for eds import and eds server.`,
 	return cmd
 }
 
-// enroll redeems a one-time code for a key and stores the key. Before that it checks that the
-// key can be stored, because the code works only once.
+// enroll exchanges a one-time code for a key, and stores the key. Because the code cannot be used
+// again, enroll first checks that the key can be stored.
 func enroll(ctx context.Context, s *setup, o config.HQSettings, code string) (hq.Enrolment, error) {
 	base, err := hq.EnrollURL(o.APIURL, code)
 	if err != nil {

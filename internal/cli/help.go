@@ -32,7 +32,7 @@ func groups() []*cobra.Group {
 	}
 }
 
-// in assigns commands to a group and returns them.
+// in assigns commands to a group, and returns the commands.
 func in(group string, commands ...*cobra.Command) []*cobra.Command {
 	for _, c := range commands {
 		c.GroupID = group

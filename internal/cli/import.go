@@ -93,8 +93,8 @@ and --cancel ID ends it.`,
 	return cmd
 }
 
-// others returns the name of a flag that is set on the command line and is not in names, or ""
-// if there is none.
+// others returns the name of a flag that is set on the command line and is not among the given
+// names. If there is none, it returns "".
 func others(cmd *cobra.Command, names ...string) (name string) {
 	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
 		if f.Changed && !slices.Contains(names, f.Name) {

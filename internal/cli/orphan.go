@@ -19,9 +19,9 @@ var errOrphaned = errors.New(
 	"the parent process has ended, and an orderly shutdown took too long; unfinished work is repeated at the next start",
 )
 
-// limitOrphan limits the time for the shutdown of a process whose parent has ended. After half
-// of the limit it calls abandon, which must cancel waits for a destination, HQ or NATS. After
-// the whole limit it ends the program. It returns when ctx is done.
+// limitOrphan limits the time for the shutdown of a process whose parent has ended. After half of
+// the limit it calls the function abandon, which must cancel waits for a destination, HQ or NATS.
+// After the whole limit it ends the program. It returns when ctx is done.
 func (p Process) limitOrphan(ctx context.Context, orphaned <-chan struct{}, abandon func(error), logger *slog.Logger) {
 	select {
 	case <-orphaned:

@@ -90,9 +90,9 @@ func size(n int64) string {
 	return fmt.Sprintf("%d B", n)
 }
 
-// bars draws a bar for each table in progress, and a bar for all tables. observe only records
-// the progress. A separate goroutine draws the bars, so that a slow terminal cannot block the
-// import.
+// bars draws a bar for each table in progress, and a bar for all tables. The method observe only
+// records the progress. A separate goroutine draws the bars, so that a slow terminal cannot block
+// the import.
 type bars struct {
 	screen *screen
 	what   string // label of failures
@@ -139,7 +139,7 @@ func (b *bars) record(p snapshot.TableProgress, t snapshot.Totals) {
 	}
 }
 
-// share returns the fraction of a table that is done, from 0 to 1.
+// share returns which fraction of a table has been imported, from 0 to 1.
 func share(p snapshot.TableProgress) float64 {
 	switch {
 	case p.Phase >= snapshot.Finishing:
@@ -201,8 +201,8 @@ func (b *bars) render(columns int, elapsed time.Duration) (lines []string, failu
 	return append(lines, pace(t, elapsed)), failures
 }
 
-// bar returns a line of the given number of columns. The bar in the line is full only if share
-// is 1.
+// bar returns a line of the given number of columns. The bar in the line is full only if the
+// parameter share is 1.
 func bar(columns int, name string, share float64, state string, rows, bytes int64) string {
 	const widest = 40
 	text := fmt.Sprintf("%-9s %10d rows %10s", state, rows, size(bytes))

@@ -39,8 +39,8 @@ func (v *verifier) repair(ctx context.Context, log io.Writer) error {
 	return failed
 }
 
-// imports imports the selected tables. If a server runs with the data directory, that server
-// imports them, otherwise this process does.
+// imports imports the selected tables. If a server runs with the data directory, the server imports
+// the tables. Otherwise this process imports them.
 func (v *verifier) imports(ctx context.Context, log io.Writer) error {
 	im := v.im
 	im.what, im.out = "import", log

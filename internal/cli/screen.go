@@ -83,8 +83,8 @@ func (s *screen) keep() {
 	s.block = nil
 }
 
-// replace erases the block, writes lines in its place, and shows next below them as the new
-// block. The caller holds mu.
+// replace erases the block, writes the given lines in its place, and shows the parameter next below
+// these lines as the new block. The caller holds mu.
 func (s *screen) replace(lines []byte, next []string) error {
 	var b bytes.Buffer
 	if n := len(s.block); n > 0 {

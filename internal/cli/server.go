@@ -82,8 +82,9 @@ func (f serverFlagSets) resolve(p Process, s *setup) (config.ServerSettings, err
 // parent has ended.
 const predecessor = orphanLimit + 15*time.Second
 
-// follow runs the server until the context soft is done, or the server cannot continue. If the
-// context hard is done, the server stops at once. follow sets the remaining fields of c.
+// follow runs the server until the context soft is done or the server cannot continue. If the
+// context hard is done, the server stops at once. The caller does not set all fields of c, because
+// follow sets the others.
 func follow(soft, hard context.Context, p Process, s *setup, c server.Config) error {
 	o := c.Options
 	dir, err := state.Await(soft, s.common.DataDir, predecessor, func() {

@@ -88,8 +88,8 @@ func giveTo(path, name string) error {
 	return os.Chown(path, uid, gid)
 }
 
-// manager returns the host's service manager, and the default data directory and account of
-// services.
+// manager returns three results: the host's service manager, and the default data directory and the
+// default account of its services.
 func (h host) manager(p Process) (m serviceManager, dataDir, account string, err error) {
 	switch h.system {
 	case "linux":
@@ -111,8 +111,8 @@ func (h host) manager(p Process) (m serviceManager, dataDir, account string, err
 // localService is the Windows account for services without special permissions.
 const localService = `NT AUTHORITY\LocalService`
 
-// makeDataDir creates the data directory of the service, unless it exists. Only the service's
-// user can access the directory.
+// makeDataDir creates the data directory of the service if that directory does not exist. Only the
+// service's user can access the directory.
 func (h host) makeDataDir(s service) error {
 	dir := filepath.Join(h.root, s.DataDir)
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {

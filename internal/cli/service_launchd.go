@@ -82,9 +82,9 @@ func (m launchd) status(ctx context.Context, name string) (string, bool, error) 
 	return "loaded", false, nil
 }
 
-// definition returns the property list of a service. After a failure, launchd restarts the
-// service, but at the earliest one minute after the last start. It does not restart the service
-// after a clean shutdown.
+// definition returns the property list of a service. After a failure, launchd restarts the service,
+// but not within one minute of the last start. It does not restart the service after a clean
+// shutdown.
 func (m launchd) definition(s service) string {
 	var b strings.Builder
 	text := func(value string) string {

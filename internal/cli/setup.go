@@ -19,8 +19,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
-// setup has what most commands need first: the resolved common flags, the configuration file
-// and a logger.
+// setup holds the values that most commands need at their start, for example the resolved common
+// flags, the configuration file and a logger.
 type setup struct {
 	common config.Common
 	file   config.File
@@ -118,9 +118,9 @@ func (s *setup) security(o config.HQSettings) *hq.Security {
 }
 
 // memoryGoal is the soft memory limit of the Go runtime, in bytes. The collector can stay below
-// this limit, because pipeline.DefaultBudget limits data in flight to a fraction of it. The
-// peak memory use of the process is higher, because it includes the program's code and
-// allocations during a garbage collection.
+// this limit, because pipeline.DefaultBudget limits data in flight to a fraction of memoryGoal. The
+// peak memory use of the process is higher, because it includes the program's code and allocations
+// during a garbage collection.
 const memoryGoal = 112 << 20
 
 // boundMemory sets memoryGoal as the soft memory limit of the Go runtime, unless the
@@ -139,7 +139,7 @@ func usage(err error) error {
 	return err
 }
 
-// hard returns a context that has the values of ctx, but is not canceled by the first signal.
+// hard returns a context with the values of ctx. The first signal does not cancel this context.
 func hard(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
 
 func out(cmd *cobra.Command) io.Writer { return cmd.OutOrStdout() }

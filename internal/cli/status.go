@@ -193,7 +193,7 @@ func orNone(text string) string {
 	return text
 }
 
-// ago formats the time that has passed since t, or "never" if t is zero.
+// ago formats the time that has passed since t. If t is zero, it returns "never".
 func ago(t time.Time) string {
 	if t.IsZero() {
 		return "never"

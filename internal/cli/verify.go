@@ -100,7 +100,7 @@ The exit code is 0 if all rows are equal (with --repair, at the end), else 1.`,
 type verifier struct {
 	im     importer
 	reader sink.Reader
-	// repaired is set once differing tables have been imported. A server may then still be
+	// repaired becomes true when differing tables have been imported. A server may then still be
 	// applying changes that are newer than the import.
 	repaired bool
 	began    time.Time // start of the first comparison
@@ -149,9 +149,9 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 }
 
-// unstable returns the tables that have rows whose difference has changed since the last
-// comparison, and the number of such rows. After a repair, all differing rows count as unstable.
-// A table is left out if too many of its rows differ, because changes that a server is applying
+// unstable returns two results: the tables with rows whose difference has changed since the last
+// comparison, and the number of such rows. After a repair, all differing rows count as unstable. A
+// table is left out if too many of its rows differ, because changes that a server is applying
 // cannot be the reason.
 func (v *verifier) unstable() (tables []string, rows int) {
 	for name, r := range v.reports {
@@ -206,8 +206,9 @@ func (v *verifier) compare(ctx context.Context, client *hq.Client) (err error) {
 	return nil
 }
 
-// notifyServer informs the server that runs with the data directory, if there is one, which
-// tables were found equal. The server then ends its warnings that these tables are unverified.
+// notifyServer does nothing if no server runs with the data directory. Otherwise it informs this
+// server which tables were found equal, and the server then ends its warnings that these tables are
+// unverified.
 func (v *verifier) notifyServer(ctx context.Context) {
 	all, bad := v.sorted()
 	equal := reconciler.Verification{Began: v.began, All: v.whole && len(bad) == 0}
@@ -223,7 +224,8 @@ func (v *verifier) notifyServer(ctx context.Context) {
 	}
 }
 
-// sorted returns all reports, and the reports of tables that differ. Both are sorted by table.
+// sorted returns two lists, which are both sorted by table: all reports, and the reports of tables
+// that differ.
 func (v *verifier) sorted() (all, bad []verify.Report) {
 	for _, name := range slices.Sorted(maps.Keys(v.reports)) {
 		r := v.reports[name]

@@ -55,9 +55,9 @@ func supervise(ctx context.Context, p Process, s *setup, o config.ServerSettings
 	return nil
 }
 
-// endWithParent returns a context that is also canceled when the parent process has ended, and a
-// function that releases its resources. A worker that takes too long to shut down after that is
-// ended.
+// endWithParent returns two results: a context that is also canceled when the parent process has
+// ended, and a function that releases the context's resources. If this process takes too long to
+// shut down after its parent has ended, endWithParent ends this process.
 func (p Process) endWithParent(ctx context.Context, s *setup) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	alive, end := context.WithCancel(hard(ctx))
@@ -207,7 +207,7 @@ func beats(w *supervisor.Worker, health *telemetry.Health) func() {
 	}
 }
 
-// crashes returns the crashes of earlier workers that were not reported to HQ yet.
+// crashes returns those crashes of earlier workers that were not reported to HQ yet.
 func crashes(s *setup) []agent.Crash {
 	tombstones, err := supervisor.Tombstones(s.common.DataDir)
 	if err != nil {
@@ -233,8 +233,8 @@ func probation(p Process, s *setup, release config.Release) func() bool {
 	}
 }
 
-// upgrades returns a function that replaces the program with another version, and asks the
-// parent to put that version on probation.
+// upgrades returns a function that replaces the program with another version. The function also
+// asks the parent to put that version on probation.
 func upgrades(p Process, s *setup, w *supervisor.Worker, release config.Release) func(context.Context, string) error {
 	return func(ctx context.Context, version string) error {
 		u, err := newUpdater(p, s, release, false)

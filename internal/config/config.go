@@ -102,9 +102,9 @@ const (
 type HQSettings struct {
 	APIKey Secret
 	APIURL string // base URL; if "", taken from the key
-	// RequireTLS determines which HQ API and NATS hosts must use TLS. If it is true, all hosts
-	// must use TLS. If it is false, only hosts that have used TLS before must use it. If it is
-	// nil, HQ's default hosts must use it, too.
+	// RequireTLS determines which HQ API and NATS hosts must use TLS. If RequireTLS is true, all
+	// hosts must use TLS. If RequireTLS is false, only hosts that have used TLS before must use
+	// TLS. If RequireTLS is nil, HQ's default hosts must also use TLS.
 	RequireTLS *bool
 }
 
@@ -129,8 +129,8 @@ type ServerSettings struct {
 	NoRestart      bool // the parent process does not restart the worker
 	RenewInterval  time.Duration
 	Heal           Heal
-	// BackfillNewTables reports whether tables that are new at HQ are imported. Otherwise only
-	// their changes are followed.
+	// If BackfillNewTables is true, tables that are new at HQ are imported. If it is false, only
+	// changes of such tables are followed.
 	BackfillNewTables bool
 
 	// Limits for changes that were received but not applied yet. A zero value means the default.

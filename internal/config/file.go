@@ -22,8 +22,8 @@ import (
 // FileName is the name of the configuration file in the data directory.
 const FileName = "config.toml"
 
-// File is the content of config.toml. Fields whose keys are not in the file are zero. Unknown
-// keys are preserved when the file is written.
+// File is the content of config.toml. Fields whose keys are not in the file are zero. Write
+// preserves unknown keys.
 type File struct {
 	Token          Secret // the HQ key
 	ServerID       string
@@ -55,8 +55,8 @@ const (
 // known lists the keys that this version reads.
 var known = []string{keyToken, keyServerID, keyURL, keyUpdateStrategy, keyKeepLogs, keyRequireTLS, keyHeal, keyBackfill}
 
-// ReadFile reads the configuration file at path. If the file does not exist, f is empty. The
-// warnings are for the operator, and do not make the file invalid.
+// ReadFile reads the configuration file at path. If the file does not exist, the result f is empty.
+// The warnings are for the operator, and do not make the file invalid.
 func ReadFile(path string) (f File, warnings []string, err error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -167,7 +167,7 @@ func lineOf(text, key string) int {
 	return 0
 }
 
-// assigns reports whether a line of TOML sets key.
+// assigns reports whether a line of TOML sets the given key.
 func assigns(line, key string) bool {
 	name, _, ok := strings.Cut(line, "=")
 	name = strings.TrimSpace(name)
@@ -305,9 +305,8 @@ func firstTable(lines []string) int {
 	return at
 }
 
-// prepare creates a temporary file that can replace the file at path. If path is a symbolic
-// link, the temporary file is for the link's target. prepare creates the directory if it does
-// not exist.
+// prepare creates a temporary file that can replace the file at path. If path is a symbolic link,
+// the temporary file is for the link's target. If the directory does not exist, it is created.
 func prepare(path string) (*durable.Replacement, error) {
 	if target, err := filepath.EvalSymlinks(path); err == nil {
 		path = target
@@ -330,8 +329,8 @@ type Reservation struct {
 }
 
 // Reserve checks that the file at path can be written, for a caller that is about to receive a
-// value that it must not lose. It reserves disk space and, if the file exists, replaces the
-// file with an identical copy. The caller must call Release.
+// value that must not be lost. It reserves disk space and, if the file exists, replaces the file
+// with an identical copy. The caller must call Release.
 func Reserve(path string) (*Reservation, error) {
 	f, _, err := ReadFile(path)
 	if err != nil {

@@ -273,8 +273,8 @@ func BindImport(fs *pflag.FlagSet) *ImportFlags {
 	return f
 }
 
-// BindVerify adds the flags of "eds verify" to fs, except for the common flags. These are the
-// flags of an import that select rows.
+// BindVerify adds the flags of "eds verify" to fs, except for the common flags. They are the subset
+// of the flags of "eds import" that selects rows.
 func BindVerify(fs *pflag.FlagSet) *ImportFlags {
 	f := &ImportFlags{destinationFlags: bindDestination(fs)}
 	f.bind(fs)

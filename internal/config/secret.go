@@ -11,8 +11,8 @@ const redacted = "[redacted]"
 // Secret is a text that only Reveal returns. Formatting, marshaling or logging a Secret gives
 // "[redacted]". The zero Secret is empty and gives "".
 type Secret struct {
-	// text is a pointer because fmt does not call the methods of a Secret in an unexported
-	// field. It then prints an address instead of the secret.
+	// text is a pointer because fmt does not call the methods of a Secret in an unexported field.
+	// For such a Secret, fmt prints an address instead of the secret.
 	text *string
 }
 

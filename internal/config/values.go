@@ -28,8 +28,8 @@ func (p *problems) check(name string, err error) {
 
 func (p *problems) join() error { return errors.Join(p.errs...) }
 
-// try calls parse with a value and returns the result. If parse fails, try adds a UsageError to
-// p.
+// try calls the function parse with a value, and returns the result. If the function fails, try
+// adds a UsageError to p.
 func try[In, Out any](p *problems, name string, in In, parse func(In) (Out, error)) Out {
 	out, err := parse(in)
 	p.check(name, err)

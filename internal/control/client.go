@@ -47,8 +47,8 @@ func (c *Client) Status(ctx context.Context) (server.Report, error) {
 	return r, c.call(ctx, http.MethodGet, "/status", nil, &r)
 }
 
-// AcceptGap accepts the gap with the given id for one table, or for all tables of the gap if
-// table is "". It returns the names of these tables.
+// AcceptGap accepts the gap with the given id for one table, or for all tables of the gap if the
+// parameter table is "". It returns the names of these tables.
 func (c *Client) AcceptGap(ctx context.Context, id, table string) ([]string, error) {
 	var r gapResponse
 	err := c.call(ctx, http.MethodPost, "/accept-gap", gapRequest{id, table}, &r)
@@ -66,8 +66,8 @@ func (c *Client) CancelImport(ctx context.Context, id string) error {
 	return c.call(ctx, http.MethodDelete, importPath(id), nil, new(struct{}))
 }
 
-// Import requests an import, calls accepted with the import's id, and then watches the import
-// like WatchImport. If an import with the same ImportRequest.ID exists, Import only watches
+// Import requests an import, calls the function accepted with the import's id, and then watches the
+// import like WatchImport. If an import with the same ImportRequest.ID exists, Import only watches
 // that import.
 func (c *Client) Import(
 	ctx context.Context, q ImportRequest, accepted func(id string), observe snapshot.Observer,
@@ -75,8 +75,8 @@ func (c *Client) Import(
 	return c.watch(ctx, http.MethodPost, "/import", q, accepted, observe)
 }
 
-// WatchImport calls observe with the progress of an import until the import ends, and returns
-// its outcome. If ctx is done, the import continues. If the server ends, the error is
+// WatchImport calls the function observe with the progress of an import until the import ends, and
+// returns its outcome. If ctx is done, the import continues. If the server ends, the error is
 // ErrConnectionLost, and the next server resumes the import.
 func (c *Client) WatchImport(ctx context.Context, id string, observe snapshot.Observer) (snapshot.Report, error) {
 	return c.watch(ctx, http.MethodGet, importPath(id), nil, func(string) {}, observe)

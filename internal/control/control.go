@@ -62,8 +62,8 @@ func (e *Error) Error() string { return e.Message }
 
 // ImportRequest is the body of POST /import.
 type ImportRequest struct {
-	// ID is a UUID that the client chooses, so that a request that is repeated after a crash
-	// does not start a second import. If it is "", the server chooses the id.
+	// ID is a UUID that the client chooses, so that the client can repeat the request after a crash
+	// without starting a second import. If it is "", the server chooses the id.
 	ID string `json:"id,omitempty"`
 	// Destination is the identity of the destination that the client expects, or "" for any.
 	Destination string  `json:"destination,omitempty"`
@@ -167,7 +167,7 @@ func maskedText(err error) string {
 	return telemetry.MaskText(err.Error())
 }
 
-// textError is the inverse of maskedText: it returns an error with the given text, or nil if
+// textError is the inverse of maskedText: it returns an error with the given text, or nil if the
 // text is "".
 func textError(text string) error {
 	if text == "" {

@@ -27,8 +27,8 @@ func socket(dataDir string) string {
 }
 
 // Listen opens the control socket for a data directory, and permits access only to the socket's
-// owner. The caller must hold the lock of the directory. Therefore an existing socket belonged
-// to a server that has ended, and Listen removes it.
+// owner. The caller must hold the lock of the directory. Therefore an existing socket was created
+// by a server that has ended, and Listen removes the socket.
 func Listen(ctx context.Context, dataDir string) (net.Listener, error) {
 	path := socket(dataDir)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,6 +1,6 @@
-// Package dlq is the dead-letter queue. It keeps events that can never be applied to a
-// destination, and rows that an import could not load, on disk together with the reason. An
-// entry stays until the operator replays or drops it, or the destination has newer data.
+// Package dlq is the dead-letter queue. It keeps on disk the events that can never be applied to a
+// destination, and the rows that an import could not load, each together with the reason. An entry
+// stays until the operator replays or drops it, or the destination has newer data.
 //
 // Each entry is one file in the queue's directory, which only the file's owner can read. The
 // first line is JSON, with all fields of the entry except its payload. The unchanged payload
@@ -61,8 +61,9 @@ type Entry struct {
 	Encoding  string     `json:"encoding,omitempty"`
 	Size      int        `json:"size"` // size of the payload in bytes
 	Payload   []byte     `json:"-"`    // set by Show, Read and Replay, but not by List
-	// Destination is the identity of the destination that lacks the entry. It is "" in entries
-	// of older versions, which did not record it. Such an entry counts for every destination.
+	// Destination is the identity of the destination that lacks the entry. It is "" in entries that
+	// were written by older versions, which did not record the destination. Such an entry counts
+	// for every destination.
 	Destination string `json:"destination,omitempty"`
 	// Clock is the event's commit time, or zero if unknown.
 	Clock cdc.Timestamp `json:"clock,omitzero"`
@@ -85,8 +86,7 @@ type Entry struct {
 // Position returns the event's position in the stream.
 func (e *Entry) Position() cdc.Position { return cdc.Position{Sequence: e.Sequence, Stored: e.Stored} }
 
-// unmarkedState returns the state of an entry that is not marked as superseded by the extension of
-// its file.
+// unmarkedState returns the state of an entry whose file does not have the extension .superseded.
 func (e *Entry) unmarkedState() EntryState {
 	unchanged := func(row []string) bool {
 		return !slices.ContainsFunc(row, func(key string) bool { return slices.Contains(e.Changed, key) })
@@ -399,9 +399,9 @@ func (q *Queue) Delivered(destination string, p cdc.Position, keys []string) err
 	return nil
 }
 
-// changed records that rows of the entry e have changed since the entry was rejected. The keys
-// must all be keys of one change. If some keys certainly belong to rows of the entry, changed
-// ignores the keys for which this is uncertain. The caller holds mu.
+// changed records that rows of the entry e have changed since the entry was rejected. The keys must
+// all be keys of one change. If some of the keys certainly belong to rows of the entry, the other
+// keys are ignored. The caller holds mu.
 func (q *Queue) changed(e *Entry, keys []string) error {
 	certain := slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return !e.knows(key) })
 	if len(certain) > 0 {

@@ -56,10 +56,10 @@ func damaged(name, reason string) Entry {
 	return e
 }
 
-// read reads the entry in the file called name, with its payload only if the parameter payload
-// is true. If the file exists but cannot be read, read returns an entry with stageDamaged. Such
-// a file must neither disappear from the list nor block the reading of other files. The only
-// error is fs.ErrNotExist.
+// read reads the entry in the file with the given name. It reads the entry's payload only if the
+// parameter payload is true. If the file exists but cannot be read, read returns an entry with
+// stageDamaged. Such a file must neither disappear from the list nor block the reading of other
+// files. The only error is fs.ErrNotExist.
 func (q *Queue) read(name string, payload bool) (Entry, error) {
 	path := filepath.Join(q.dir, name)
 	info, err := os.Lstat(path)
@@ -129,9 +129,9 @@ func entryName(name string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(name, superseded), live)
 }
 
-// keysOf returns the keys and rows of an entry whose file was written by an older version. The
-// keys in that file either have a form that does not match the keys of applied changes, or are
-// not assigned to rows. keysOf reads new keys from the payload.
+// keysOf returns the keys and rows of an entry whose file was written by an older version. The keys
+// in that file either have a form that does not match the keys of applied changes, or are not
+// assigned to rows. Therefore keysOf computes new keys from the payload.
 func keysOf(e *Entry) ([]string, [][]string) {
 	var event cdc.Event
 	if e.Stage == stageDamaged || cdc.NewDecoder().Decode(&event, e.Payload, e.Encoding) != nil {

@@ -118,8 +118,8 @@ func (q *Queue) scan(known map[string]indexed) error {
 	return nil
 }
 
-// find returns the summary of the entry in the file called name. It takes the summary from the
-// index if that is up to date, and from the file otherwise.
+// find returns the summary of the entry in the file with the given name. It takes the summary from
+// the index if the index is up to date for this file, and from the file otherwise.
 func (q *Queue) find(name string, known map[string]indexed) (Entry, error) {
 	var e Entry
 	e.identify(name)

@@ -37,8 +37,8 @@ const headerSize = 1024
 // space returns the disk space that the entry occupies, in bytes.
 func (e *Entry) space() int64 { return (int64(e.Size) + headerSize + block - 1) / block * block }
 
-// makeRoom deletes superseded entries, oldest first, until there is room for e. It returns
-// ErrFull if there are too few. The caller holds mu.
+// makeRoom deletes superseded entries, oldest first, until there is room for e. It returns ErrFull
+// if there are too few superseded entries. The caller holds mu.
 func (q *Queue) makeRoom(e *Entry) error {
 	gone, ok := q.room(e)
 	if !ok {
@@ -54,8 +54,8 @@ func (q *Queue) makeRoom(e *Entry) error {
 	return err
 }
 
-// room returns the superseded entries that must be deleted to make room for e, and whether this
-// suffices. The caller holds mu.
+// room returns two results: the superseded entries that must be deleted to make room for e, and
+// whether their deletion makes enough room. The caller holds mu.
 func (q *Queue) room(e *Entry) (gone []*Entry, ok bool) {
 	need := e.space()
 	if was := q.entries[e.name]; was != nil {

@@ -76,8 +76,8 @@ func (q *Queue) each(f Filter, payload bool) iter.Seq2[Entry, error] {
 	}
 }
 
-// Show returns an entry with its payload. The parameter id is the entry's id or its leading
-// digits. It is an error if several ids start with them.
+// Show returns an entry with its payload. The parameter id is the entry's id or its leading digits.
+// If several ids start with these digits, Show returns an error.
 func (q *Queue) Show(id string) (Entry, error) {
 	if id == "" {
 		return Entry{}, ErrNotFound
@@ -130,13 +130,13 @@ type Replayed struct {
 // for its row.
 var ErrSuperseded = errors.New("the destination holds a newer state of the row")
 
-// Replay calls apply with each entry that f selects, in stream order and with its payload. The
-// function apply must not change the rows that Entry.Changed names. If apply returns nil, the
-// entry is removed. If apply returns a fault.Poison error, the entry is kept with the new
+// Replay calls the function apply for each entry that f selects, in stream order. Each entry has
+// its payload. The function must not change the rows that Entry.Changed names. If apply returns
+// nil, the entry is removed. If apply returns a fault.Poison error, the entry is kept with the new
 // reason. If apply returns ErrSuperseded, the entry is kept and marked as superseded. Any other
-// error ends the replay. Replay skips superseded and unknown entries, because they could
-// replace a newer row with an older one. If force is true, it skips neither. Unknown entries
-// are also applied if f selects entries by their ids.
+// error ends the replay. Replay skips superseded and unknown entries, because they could replace a
+// newer row with an older one. If the parameter force is true, Replay skips neither kind of entry.
+// Unknown entries are also applied if f selects entries by their ids.
 //
 // No other process may apply changes to the destination during a replay.
 func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx context.Context, e Entry) error) (Replayed, error) {
@@ -178,8 +178,8 @@ func (q *Queue) Replay(ctx context.Context, f Filter, force bool, apply func(ctx
 	return done, nil
 }
 
-// applied removes e after it was applied. Before that it marks older entries of the same rows,
-// so that they are not replayed later.
+// applied removes e, which has been applied to the destination. Before the removal, it marks older
+// entries of the same rows, so that these entries are not replayed later.
 func (q *Queue) applied(e *Entry, destination string) error {
 	if err := q.Supersede(destination, e.Table, e.Keys, e.Position()); err != nil {
 		return err

@@ -84,8 +84,8 @@ type doctor struct {
 	reached  bool // HQ has answered
 }
 
-// Run performs all checks in the order of their dependencies, and calls report with each
-// outcome immediately. Like a server, Run records which hosts use TLS. It leaves nothing else
+// Run performs all checks in the order of their dependencies, and calls the function report with
+// each outcome immediately. Like a server, Run records which hosts use TLS. It leaves nothing else
 // behind.
 func Run(ctx context.Context, c Config, report func(Check)) {
 	d := &doctor{Config: c, report: report, insecure: make(map[string]string)}

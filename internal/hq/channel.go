@@ -60,8 +60,9 @@ type Command struct {
 	reply  string          // subject for Reply, or "" if there is none
 }
 
-// Decode decodes the command's data into out. If the command has no data, Decode leaves out
-// unchanged. Its errors never quote the data, because the data may be secret.
+// Decode decodes the command's data, and stores the result in the value that the parameter out
+// points to. If the command has no data, that value stays unchanged. Its errors never quote the
+// data, because the data may be secret.
 func (m Command) Decode(out any) error {
 	if len(m.Data) == 0 || string(m.Data) == "null" {
 		return nil

@@ -130,13 +130,14 @@ type request struct {
 	// keyless means that the request is sent without the API key.
 	keyless bool
 	// awaited means that HQ creates something that the caller must know about. If the context ends
-	// after the request was sent, the attempt waits up to lateTimeout more for the response.
+	// after the request was sent, the attempt waits for the response for up to another lateTimeout.
 	awaited bool
 	// waits is called before each wait for another attempt. It may be nil.
 	waits func(err error, wait time.Duration)
 }
 
-// call makes a JSON call and decodes the data of HQ's response into out.
+// call makes a JSON call and decodes the data of HQ's response into the value that the parameter
+// out points to.
 func (c *Client) call(ctx context.Context, operation, method, path string, in, out any) error {
 	response, err := c.exchange(ctx, operation, method, path, in)
 	if err != nil {
@@ -201,7 +202,8 @@ func (c *Client) send(ctx context.Context, r request) (*apiResponse, error) {
 	return response, nil
 }
 
-// attempt makes the request once. If another attempt may succeed, the error is a *retryableError.
+// attempt makes the request a single time. If another attempt may succeed, the error is a
+// *retryableError.
 func (c *Client) attempt(ctx context.Context, r request) (*apiResponse, error) {
 	if r.awaited && ctx.Err() == nil {
 		late, cancel := outlast(ctx, lateTimeout)
@@ -248,8 +250,8 @@ func (c *Client) attempt(ctx context.Context, r request) (*apiResponse, error) {
 }
 
 // outlast returns a context for a request that may outlast ctx. If the request has not been sent
-// when ctx ends, the new context ends at the same time; otherwise it ends d later. The caller must
-// call the returned function once it has the response.
+// when ctx ends, the new context ends at the same time. Otherwise the new context ends after the
+// additional time d. The caller must call the returned function after it has received the response.
 func outlast(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	late, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	var sent atomic.Bool
@@ -271,8 +273,8 @@ type redirectError struct{ why string }
 
 func (e *redirectError) Error() string { return "hq answers with a redirect " + e.why }
 
-// checkRedirect refuses redirects from https:// to http://, because net/http would send the API
-// key along. It also refuses redirects that the security rules forbid, and the redirect after the
+// checkRedirect refuses redirects from https:// to http://, because net/http would send the API key
+// along. It also refuses redirects that the security rules forbid, and all redirects after the
 // first maxRedirects.
 func (c *Client) checkRedirect(next *http.Request, via []*http.Request) error {
 	switch {

@@ -30,9 +30,9 @@ const (
 )
 
 // Connect connects to HQ's NATS servers at the addresses that Servers returned. The connection uses
-// TLS if security requires TLS or the server offers it. The credential is sent only once it is
-// decided whether the connection uses TLS. The connection reconnects by itself under the same
-// rules.
+// TLS if the parameter security requires TLS or the server offers TLS. The credential is not sent
+// until Connect has determined whether the connection uses TLS. A lost connection is restored
+// automatically under the same rules.
 func Connect(servers string, credential Credential, security *Security, options ...nats.Option) (*nats.Conn, error) {
 	return connect(servers, credential, &natsDialer{security: security, dial: new(net.Dialer).DialContext}, options...)
 }
@@ -133,8 +133,9 @@ func (d *natsDialer) Dial(network, address string) (net.Conn, error) {
 }
 
 // requires returns an error if the host must use TLS. If a configured address is tls:// or wss://,
-// every host must use TLS. Otherwise, a host must use TLS if security requires that. A host that
-// was named by another server must also use TLS if security requires TLS for any configured host.
+// every host must use TLS. Otherwise, a host must use TLS if the field security requires TLS for
+// this host. A host that was named by another server must also use TLS if the field security
+// requires TLS for any configured host.
 func (d *natsDialer) requires(host string) error {
 	if d.tls {
 		return &InsecureError{peerNATS, host, "an address of nats begins with tls:// or wss://", ""}
@@ -151,7 +152,7 @@ func (d *natsDialer) requires(host string) error {
 	return nil
 }
 
-// greeting holds the fields of a server's first message that matter here.
+// greeting holds those fields of a server's first message that this package needs.
 type greeting struct {
 	Required  bool `json:"tls_required"`
 	Available bool `json:"tls_available"`
@@ -162,12 +163,13 @@ type optionalError struct{ error }
 
 func (e *optionalError) Unwrap() error { return e.error }
 
-// connUpgrade prepares a connection for use once the greeting has been read. The parameter line is
+// connUpgrade prepares a connection for use after the greeting has been read. The parameter line is
 // the raw greeting, and offer is the parsed greeting. It returns the connection to use, and the
 // greeting that the NATS client may read.
 type connUpgrade func(ctx context.Context, conn net.Conn, line []byte, offer greeting) (net.Conn, []byte, error)
 
-// greet connects to a server, reads its greeting, and passes both to upgrade.
+// greet connects to a server, reads the server's greeting, and passes the connection and the
+// greeting to the function upgrade.
 func (d *natsDialer) greet(ctx context.Context, network, address string, upgrade connUpgrade) (_ net.Conn, err error) {
 	conn, err := d.dial(ctx, network, address)
 	if err != nil {
@@ -261,7 +263,7 @@ func readGreeting(r *bufio.Reader) ([]byte, error) {
 // withoutNames removes the host names of other servers from a greeting. The greeting was not
 // encrypted, so an attacker may have inserted names for which the attacker has certificates. IP
 // addresses are kept, because a server at an IP address must show a certificate for a known name.
-// Servers send the names again once the connection is encrypted.
+// Servers send the names again after the connection has been encrypted.
 func withoutNames(line []byte) []byte {
 	const key = "connect_urls"
 	var members map[string]json.RawMessage
@@ -281,8 +283,9 @@ func withoutNames(line []byte) []byte {
 
 // handshake encrypts the connection. The server must show a certificate for host. If host is an IP
 // address that another server named, the certificate must be for the name of a verified or
-// configured server instead. If optional is true, handshake fails if the server requests a client
-// certificate: eds has none, and the server would close the connection after the handshake.
+// configured server instead. If the parameter optional is true and the server requests a client
+// certificate, handshake fails. The reason is that eds has no client certificate, and the server
+// would close the connection after the handshake.
 func (d *natsDialer) handshake(ctx context.Context, conn net.Conn, host string, optional bool) (net.Conn, error) {
 	name := host
 	if net.ParseIP(host) != nil && !slices.Contains(d.hosts, host) {
@@ -322,7 +325,7 @@ func (d *natsDialer) confirm(name string) {
 	d.verified = name
 }
 
-// bufferedConn is a connection that is read through r.
+// bufferedConn is a connection that is read through its field r.
 type bufferedConn struct {
 	net.Conn
 	r io.Reader

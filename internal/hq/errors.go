@@ -44,8 +44,8 @@ func (e *Error) Error() string {
 // job. HQ also does not know an enrolment code that was already used.
 func (e *Error) NotFound() bool { return e.Status == http.StatusNotFound }
 
-// definite reports whether HQ would refuse the same request again, even if it came with another
-// valid API key.
+// definite reports whether HQ would refuse the same request again, even if the request came with
+// another valid API key.
 func (e *Error) definite() bool {
 	switch e.Status {
 	case http.StatusUnauthorized, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooManyRequests:
@@ -189,8 +189,8 @@ func (r *apiResponse) refused() *Error {
 	return &Error{Operation: r.operation, Status: r.status, Message: message, RequestID: r.requestID}
 }
 
-// unwrap decodes the data in the response's envelope into out. If out is nil, unwrap only checks
-// for success.
+// unwrap decodes the data in the response's envelope into the value that the parameter out points
+// to. If out is nil, unwrap only checks for success.
 func (r *apiResponse) unwrap(out any) error {
 	var e envelope
 	if err := json.Unmarshal(r.body, &e); err != nil {
@@ -230,8 +230,9 @@ func (r *apiResponse) bare() (json.RawMessage, error) {
 	return r.body, nil
 }
 
-// undecodable returns the error for a response that cannot be decoded. The parameter err must not
-// quote the response. Errors of encoding/json quote no more than one character or name.
+// undecodable returns the error for a response that cannot be decoded. The text of the parameter
+// err must not quote the response. Errors of encoding/json quote no more than one character or
+// name.
 func (r *apiResponse) undecodable(err error) error {
 	id := ""
 	if r.requestID != "" {

@@ -34,8 +34,8 @@ func DescribeHost(ctx context.Context, start *SessionStart) {
 	start.IPAddress = address()
 }
 
-// machineID returns a hash of the machine's id that only eds uses. On a machine without an id,
-// such as in some containers, machineID returns "".
+// machineID returns a hash of the machine's id. Only eds uses this hash. On a machine without an
+// id, such as in some containers, machineID returns "".
 func machineID() string {
 	if raw, err := machineid.ID(); err != nil || raw == "" {
 		return ""

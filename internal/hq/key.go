@@ -92,7 +92,7 @@ func (k Key) Issuer() string { return k.issuer }
 // Expiry returns the time at which the key expires, or the zero time if it never does.
 func (k Key) Expiry() time.Time { return k.expiry }
 
-// Check returns an *Unauthorized if the key is missing or is expired at the time now.
+// Check returns an *Unauthorized if the key is missing or has expired at the given time.
 func (k Key) Check(now time.Time) error {
 	switch {
 	case k.IsZero():

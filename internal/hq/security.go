@@ -12,15 +12,16 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// Security decides which hosts of HQ's API and NATS must use TLS. A host that has used TLS once
-// must use it from then on. Otherwise an attacker on the network path could strip the server's
+// Security decides which hosts of HQ's API and NATS must use TLS. A host that has used TLS must
+// always use TLS from then on. Otherwise an attacker on the network path could strip the server's
 // offer of TLS, read the API key and the credential, and send commands. A host counts as using TLS
 // only after it has shown a verified certificate, so an attacker cannot make a host require TLS. A
 // Security is safe for concurrent use.
 type Security struct {
-	// Require selects the hosts that must use TLS. If it is true, every host must use TLS,
-	// including this machine. If it is false, only hosts that have used TLS before must use it. If
-	// it is nil, HQ's default hosts must use it as well, because they are on the Internet.
+	// Require selects the hosts that must use TLS. If Require is true, every host must use TLS,
+	// including this machine. If Require is false, only hosts that have used TLS before must use
+	// TLS. If Require is nil, HQ's default hosts must also use TLS, because they are on the
+	// Internet.
 	Require *bool
 	// Hosts remembers the hosts that have used TLS. If it is nil, no host is remembered.
 	Hosts TLSHosts
@@ -28,7 +29,7 @@ type Security struct {
 	// It may be nil.
 	Logger *slog.Logger
 	// Warn is called with a warning about a peer. The peer is "hq" for HQ's API, or "nats". Warn is
-	// called with an empty warning once the connection to the peer uses TLS. It may be nil.
+	// called with an empty warning when the connection to the peer uses TLS. It may be nil.
 	Warn func(peer, warning string)
 
 	mu     sync.Mutex
@@ -101,8 +102,8 @@ func (s *Security) requires(peer, host string) error {
 }
 
 // plain is called before a secret is sent to a host without TLS. It returns an error if the host
-// must use TLS. Otherwise it warns, unless the host is this machine; each host is logged only
-// once.
+// must use TLS. Otherwise it warns, unless the host is this machine. Only the first warning about a
+// host is logged.
 func (s *Security) plain(peer, host string) error {
 	if err := s.requires(peer, host); err != nil {
 		return err

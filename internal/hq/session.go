@@ -54,7 +54,7 @@ func (c *Client) Enroll(ctx context.Context, code string) (Enrolment, error) {
 	return e, nil
 }
 
-// SessionStart describes the server to HQ when it starts a session.
+// SessionStart is the description of this server that HQ receives at the start of a session.
 type SessionStart struct {
 	Version    string         `json:"version"`
 	Hostname   string         `json:"hostname"`
@@ -152,8 +152,8 @@ func (SessionEnd) GoString() string             { return redacted }
 func (SessionEnd) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
 func (SessionEnd) LogValue() slog.Value         { return slog.StringValue(redacted) }
 
-// EndSession ends a session, and returns the URLs for its last logs. Set errored if the session
-// failed.
+// EndSession ends a session, and returns the URLs for its last logs. The parameter errored says
+// whether the session failed.
 func (c *Client) EndSession(ctx context.Context, session string, errored bool) (SessionEnd, error) {
 	in := struct {
 		Errored bool `json:"errored"`

@@ -93,8 +93,8 @@ func (f *releaseDownloader) retry(ctx context.Context, operation string, fn func
 	return nil
 }
 
-// attempt makes the request once, and overwrites file with the response body. It marks an error
-// as fatal if another attempt would fail in the same way.
+// attempt makes a single request, and overwrites the given file with the response body. It marks an
+// error as fatal if another attempt would fail in the same way.
 func (f *releaseDownloader) attempt(ctx context.Context, name, address string, limit int64, file *os.File) error {
 	if err := errors.Join(file.Truncate(0), rewind(file)); err != nil {
 		return fault.Mark(fault.Fatal, err)
@@ -130,7 +130,7 @@ func (f *releaseDownloader) attempt(ctx context.Context, name, address string, l
 	return nil
 }
 
-// location returns the target of the redirect at the URL address, or "" if the server does not
+// location returns the target of the redirect at the given URL, or "" if the server does not
 // redirect.
 func (f *releaseDownloader) location(ctx context.Context, address string) (to string, err error) {
 	client := *f.http
@@ -152,8 +152,9 @@ func (f *releaseDownloader) location(ctx context.Context, address string) (to st
 	return to, err
 }
 
-// watched returns a context that is canceled once the returned timer has not been reset for
-// f.stall. The caller resets the timer whenever it receives data.
+// watched returns a context, a timer, and a function that releases both. The context is canceled if
+// the timer is not reset for as long as f.stall. The caller resets the timer whenever it receives
+// data.
 func (f *releaseDownloader) watched(ctx context.Context) (context.Context, *time.Timer, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	stalled := time.AfterFunc(f.stall, func() { cancel(fmt.Errorf("no data came for %v", f.stall)) })
@@ -184,7 +185,7 @@ func tooLarge(limit int64) error {
 	return fault.Mark(fault.Fatal, fmt.Errorf("it is larger than %d bytes, the bound for releases", limit))
 }
 
-// refusal returns an error if the response has a status other than 200, or nil.
+// refusal returns an error if the response has a status other than 200, and nil otherwise.
 func refusal(answer *http.Response) error {
 	switch code := answer.StatusCode; {
 	case code == http.StatusOK:

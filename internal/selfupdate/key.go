@@ -104,8 +104,8 @@ func fingerprint(key *crypto.Key) string {
 }
 
 // verify checks a detached signature of the archive. The signature may be armored or binary. If
-// there are several signatures, it is enough that one of them was made by a trusted key and is
-// valid at the given time.
+// there are several signatures, verify accepts the archive if one of them was made by a trusted key
+// and is valid at the given time.
 func (k *Keys) verify(archive io.Reader, signature []byte, now time.Time) error {
 	handle, err := crypto.PGP().Verify().VerificationKeys(k.ring).VerifyTime(now.Unix()).New()
 	if err != nil {
@@ -139,8 +139,8 @@ func (k *Keys) verify(archive io.Reader, signature []byte, now time.Time) error 
 // onlyReader hides all methods of a reader except Read.
 type onlyReader struct{ io.Reader }
 
-// worst returns the most informative problem. That is the first problem with a trusted key. If
-// there is none, it is the first problem.
+// worst returns the most informative problem. That is the first problem with a signature by a
+// trusted key. If there is no such problem, worst returns the first of all problems.
 func worst(problems []error) error {
 	for _, p := range problems {
 		if !errors.Is(p, ErrUnknownKey) {

@@ -39,9 +39,9 @@ func (u *Updater) askVersion(ctx context.Context, program string) (string, error
 	return version, nil
 }
 
-// run runs "<program> version" in dir and returns its output. It retries while the program's
-// file is open for writing: a process that was forked during the writing keeps the file open
-// until the process calls exec.
+// run runs "<program> version" in dir and returns its output. It retries while the program's file
+// is open for writing. A process that was forked while the file was being written keeps the file
+// open until that process calls exec.
 func (u *Updater) run(ctx context.Context, program, dir string) (output string, err error) {
 	err = retry.Do(ctx, retry.Policy{
 		Backoff:   retry.Backoff{Min: 10 * time.Millisecond, Max: time.Second},

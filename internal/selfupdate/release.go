@@ -47,8 +47,8 @@ func (p Platform) Program() string {
 	return "eds"
 }
 
-// Archive returns the file name of a release's archive. It contains the capitalized name of the
-// operating system, and the architecture as uname -m prints it.
+// Archive returns the file name of a release's archive. The file name contains the capitalized name
+// of the operating system, and the architecture as uname -m prints it.
 func (p Platform) Archive() string {
 	arch, suffix := p.Arch, ".tar.gz"
 	if arch == "amd64" {
@@ -94,9 +94,9 @@ func (u *Updater) Newest(ctx context.Context) (string, error) {
 	return version, nil
 }
 
-// releasesURL checks the base URL of releases, and returns it without a final slash. It
-// requires https, except for this machine. Downloads are verified in any case, but requests
-// must not be visible on the network.
+// releasesURL checks the base URL of releases, and returns it without a final slash. It requires
+// https, except for a server on this machine. Downloads are verified in any case, but requests must
+// not be visible on the network.
 func releasesURL(raw string) (string, error) {
 	raw = strings.TrimRight(strings.TrimSpace(raw), "/")
 	if raw == "" {

@@ -4,10 +4,10 @@
 // # From a release to the disk
 //
 // Updater.Stage downloads the archive of a release and its detached PGP signature into a new
-// directory beside the program. It verifies the signature. Only then it unpacks the expected
-// file from the archive, and runs that file to check its version. Stage does not touch the
-// running program. Staged.Swap keeps the old program with the suffix ".old", and renames the
-// new program to the installed name.
+// directory beside the program. It verifies the signature. Only then does it unpack the expected
+// file from the archive, and run that file to check its version. Stage does not touch the running
+// program. Staged.Swap keeps the old program with the suffix ".old", and renames the new program to
+// the installed name.
 //
 // # Probation
 //
@@ -143,8 +143,8 @@ type Updater struct {
 	// renameFirst is set if a running program must be renamed before another file can take the
 	// program's name.
 	renameFirst bool
-	// step performs one change of the disk. Tests replace step to simulate power cuts before
-	// and after a change.
+	// step performs one change on disk. Tests replace step to simulate power cuts before and after
+	// a change.
 	step func(name string, change func() error) error
 	now  func() time.Time
 }

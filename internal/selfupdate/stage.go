@@ -170,8 +170,9 @@ func (u *Updater) download(ctx context.Context, version string, p Platform, arch
 // staleAfter is the age from which a temporary directory is considered abandoned.
 const staleAfter = 24 * time.Hour
 
-// sweep removes abandoned temporary directories of earlier upgrades. It ignores a directory
-// that cannot be removed, for example because it contains a running program on Windows.
+// sweep removes abandoned temporary directories of earlier upgrades. It ignores a directory that
+// cannot be removed. On Windows, for example, a directory that contains a running program cannot be
+// removed.
 func (u *Updater) sweep() {
 	left, err := filepath.Glob(filepath.Join(u.dir(), u.scratchPattern()))
 	if err != nil {

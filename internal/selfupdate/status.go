@@ -113,7 +113,7 @@ func (u *Updater) Status() (Status, error) {
 }
 
 // Recover completes an upgrade or rollback that a power cut has interrupted, and returns the
-// resulting state. A server calls it when it starts.
+// resulting state. A starting server calls Recover.
 func (u *Updater) Recover() (Status, error) {
 	p, j, err := u.phase()
 	if err != nil {
@@ -141,9 +141,9 @@ func (u *Updater) Recover() (Status, error) {
 }
 
 // Attempt calls Recover for a starting server. If a program is on probation, Attempt also counts
-// the start durably. If there were more than the given number of starts without a Commit,
-// Attempt rolls back. This handles a program that always ends before the server can decide that
-// its probation has failed.
+// the start durably. If there were more than the given number of starts without a Commit, Attempt
+// rolls back. This handles a program that always ends before the server can decide that the
+// probation has failed.
 func (u *Updater) Attempt(ctx context.Context, most int) (Status, error) {
 	status, err := u.Recover()
 	if err != nil || status.State != Probation {
@@ -166,8 +166,8 @@ func (u *Updater) Attempt(ctx context.Context, most int) (Status, error) {
 	return u.Status()
 }
 
-// Commit only removes the journal. The new program has passed its probation, or its rollback
-// was reported.
+// Commit removes the journal, and changes nothing else. It is called after the new program has
+// passed its probation, or after its rollback was reported.
 func (u *Updater) Commit() error {
 	err := os.Remove(u.journalPath())
 	if errors.Is(err, fs.ErrNotExist) {

@@ -95,8 +95,8 @@ func (u *Updater) renameOld() error {
 }
 
 // moveAway moves the file at path into a temporary directory, so that another file can take its
-// path. This also works for a running program, which cannot be removed on Windows. In that case
-// a later sweep removes the file.
+// path. On Windows, a running program cannot be removed, but it can be moved. A later sweep removes
+// the moved program.
 func (u *Updater) moveAway(path string) error {
 	dir, err := os.MkdirTemp(u.dir(), u.scratchPattern())
 	if err != nil {

@@ -130,7 +130,8 @@ func (u *unpacker) take(content io.Reader) (err error) {
 
 var errBomb = errors.New("refused, because it unpacks to more than the bound for releases")
 
-// bounded is a reader that fails if more than left bytes are read.
+// bounded is a reader with a limit. The field left is the number of bytes that may still be read
+// before Read fails.
 type bounded struct {
 	r    io.Reader
 	left int64

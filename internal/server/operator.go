@@ -30,8 +30,8 @@ func (s *Server) RequestImport(id, identity string, o snapshot.Options) error {
 	return err
 }
 
-// WatchImport calls observe with the progress of an import until the import ends, and returns
-// its outcome. If ctx is done, the import continues.
+// WatchImport calls the function observe with the progress of an import until the import ends, and
+// returns its outcome. If ctx is done, the import continues.
 func (s *Server) WatchImport(
 	ctx context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals),
 ) (snapshot.Report, error) {
@@ -51,8 +51,8 @@ func (s *Server) AcceptGap(id, table string) ([]string, error) {
 // Verification names tables that were compared and found equal.
 type Verification = reconciler.Verification
 
-// Verified ends the warnings about tables that were found equal. If identity is not the
-// identity of the server's destination, the error is an *OtherDestinationError.
+// Verified ends the warnings about tables that were found equal. If the parameter identity is not
+// the identity of the server's destination, the error is an *OtherDestinationError.
 func (s *Server) Verified(identity string, v Verification) error {
 	if err := s.checkDestination(identity); err != nil {
 		return err

@@ -63,8 +63,8 @@ func (s *Server) Report() Report {
 	return r
 }
 
-// known returns a pointer to value, or nil if the first argument is false, which means that the
-// value is not known.
+// known returns a pointer to the given value. If the first argument is false, the value is not
+// known, and the result is nil.
 func known[T any](is bool, value T) *T {
 	if !is {
 		return nil

@@ -137,9 +137,9 @@ func (s *Server) openReconciler() (err error) {
 // does not answer requests to reset a consumer.
 const silentServer = "nats-without-reset"
 
-// NeedsEnrolment reports whether the server must enrol at HQ before it can start. That is the
-// case if there is no API key, unless all NATS servers are on this machine, because such servers
-// may be used without a key.
+// NeedsEnrolment reports whether the server must enrol at HQ before it can start. The server must
+// enrol if it has no API key. The only exception is a server whose NATS servers are all on this
+// machine, because such NATS servers may be used without a key.
 func NeedsEnrolment(o config.ServerSettings) bool { return o.APIKey.IsZero() && !localNATS(o) }
 
 // openClient creates the client of HQ.
@@ -183,10 +183,10 @@ func localNATS(o config.ServerSettings) bool {
 // servers returns the addresses of the NATS servers, separated by commas.
 func (s *Server) servers() string { return hq.Servers(strings.Join(s.Options.Servers, ","), s.apiURL) }
 
-// Run follows the stream until the context soft is done. It then applies the received changes,
-// ends the session with HQ, and returns nil. If the context hard is done, Run stops at once.
-// Nothing is lost then, because NATS redelivers unacknowledged messages. After an upgrade Run
-// returns agent.ErrReplaced. Any other error needs an action of the operator.
+// Run follows the stream until the context soft is done. It then applies the received changes, ends
+// the session with HQ, and returns nil. If the context hard is done, Run stops at once. Nothing is
+// lost then, because NATS redelivers unacknowledged messages. After an upgrade Run returns
+// agent.ErrReplaced. Any other error requires an action by the operator.
 func (s *Server) Run(soft, hard context.Context) error {
 	defer s.client.Close()
 	defer s.reconciler.Close()

@@ -66,7 +66,8 @@ func tableReports(imported []string, changed map[string]pipeline.TableStatus, no
 	return all
 }
 
-// describe sets the fields of the report that describe s, the state of a table that is not ok.
+// describe completes the report with the details of s, which is the state of a table that is not
+// ok.
 func (t *TableReport) describe(s *sink.TableState) {
 	t.TableHealth = telemetry.TableHealth{
 		State: string(s.State), Cause: string(s.Cause), Reason: telemetry.MaskText(s.Reason), Since: s.Since.UTC(),
@@ -103,8 +104,8 @@ func (s *Server) tableStates() map[string]telemetry.TableHealth {
 // the size of a message.
 const mostTables = 100
 
-// tableStats returns at most mostTables tables for a heartbeat, and the number of all tables in
-// states.
+// tableStats returns two results: at most mostTables tables for a heartbeat, and the number of
+// tables in the parameter states.
 func tableStats(states []sink.TableState) (listed []hq.TableStats, all int) {
 	for i := range states[:min(len(states), mostTables)] {
 		s := &states[i]

@@ -50,8 +50,8 @@ func (s *Server) watchPipelines(main, lane pipeline.Status) {
 	s.Health.Warn("behind", warning)
 }
 
-// overdue returns the reason why a pipeline waits, or "" if the pipeline has not waited for
-// longer than patience.
+// overdue returns the reason why a pipeline has waited for longer than patience. If the pipeline
+// has not waited for so long, it returns "".
 func overdue(status pipeline.Status) string {
 	if status.State != pipeline.Waiting || time.Since(status.Since) <= patience {
 		return ""

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// leftOpen is the time for which the parent still reads a dead worker's output, if another
+// leftOpen is how long the parent continues to read the output of an ended worker if another
 // process keeps the pipe open.
 const leftOpen = 3 * time.Second
 
@@ -19,7 +19,7 @@ type child struct {
 	reports <-chan workerMessage
 	ended   <-chan exit // sends once, after all of the worker's messages were read
 
-	// The functions return at once, and may be called at any time, even after the worker has
+	// The functions below return at once, and may be called at any time, even after the worker has
 	// ended.
 	stop func() // requests a shutdown
 	quit func() // makes the worker write its goroutines and end, if the system supports that

@@ -6,9 +6,9 @@ import (
 	"strconv"
 )
 
-// memoryKills returns the number of processes that the system has killed since it was started,
-// because the machine or a control group ran out of memory. It returns 0 on systems other than
-// Linux, which do not report the number.
+// memoryKills returns how many processes the system has killed because the machine or a control
+// group ran out of memory. The count begins at the start of the system. It is 0 on systems other
+// than Linux, which do not report the number.
 func memoryKills() int64 {
 	text, err := os.ReadFile("/proc/vmstat")
 	if err != nil {

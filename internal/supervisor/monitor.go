@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// silentTicks is the number of ticks without a message after which a worker counts as hung. A
-// ticker queues at most one tick, so times in which the parent itself did not run are not
+// silentTicks is a number of ticks. A worker that sends no message for this many ticks counts as
+// hung. A ticker queues at most one tick, so a time in which the parent itself did not run is not
 // counted.
 const silentTicks = 8
 
@@ -22,8 +22,8 @@ type monitor struct {
 	force   *time.Timer // kills a hung or late worker that does not end in time
 }
 
-// follow handles the worker's messages and deadlines. It returns once the worker has ended and
-// all of its messages were read.
+// follow handles the worker's messages and deadlines. It returns after the worker has ended and all
+// of its messages have been read.
 func (w *monitor) follow(ctx context.Context) {
 	ticks := time.NewTicker(w.Limits.Hang / silentTicks)
 	defer ticks.Stop()
@@ -65,7 +65,7 @@ func stoppedTimer() *time.Timer {
 	return t
 }
 
-// handle handles a message of the worker.
+// handle handles a message from the worker.
 func (w *monitor) handle(r workerMessage) {
 	w.silent = 0
 	switch r.Type {
@@ -105,8 +105,8 @@ func (w *monitor) tick() {
 	}
 }
 
-// checkProbation is called when the time to become ready is over, and again when a ready worker
-// has run for long enough.
+// checkProbation is called when the worker's time to become ready is over, and again when a ready
+// worker has run for long enough.
 func (w *monitor) checkProbation() {
 	switch {
 	case w.end.hung || w.end.late:
@@ -119,8 +119,8 @@ func (w *monitor) checkProbation() {
 	}
 }
 
-// dumpAndEnd makes the worker write its goroutines to standard error and end. It kills the
-// worker after Limits.Quit.
+// dumpAndEnd makes the worker write its goroutines to standard error and then end. If the worker
+// has not ended after Limits.Quit, it is killed.
 func (w *monitor) dumpAndEnd() {
 	w.child.quit()
 	w.force.Reset(w.Limits.Quit)

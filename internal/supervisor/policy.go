@@ -119,8 +119,8 @@ func (e ending) announcement() string {
 	return text
 }
 
-// decision is the reaction to a worker's end. If final is true, Run returns code and err.
-// Otherwise it starts another worker after wait.
+// decision is the reaction to a worker's end. If the field final is true, Run returns the fields
+// code and err. Otherwise Run starts another worker after the time in the field wait.
 type decision struct {
 	final bool
 	code  int
@@ -131,7 +131,7 @@ type decision struct {
 func end(code int, err error) decision { return decision{final: true, code: code, err: err} }
 
 // restartPolicy decides whether the program ends or starts another worker after the end of a
-// worker. decide must be called for the workers in the order in which they ended.
+// worker. The method decide must be called for the workers in the order in which they ended.
 type restartPolicy struct {
 	limits    RunLimits
 	noRestart bool
@@ -141,7 +141,7 @@ type restartPolicy struct {
 	crashes   int  // number of crashes since the last worker that was healthy for long enough
 }
 
-// decide returns the decision after a worker has ended as e describes.
+// decide returns what to do after a worker has ended. The parameter e describes the worker's end.
 func (p *restartPolicy) decide(e ending) decision {
 	first := !p.started
 	p.started = p.started || e.failure == nil
@@ -170,7 +170,7 @@ func (p *restartPolicy) decide(e ending) decision {
 	return decision{wait: p.backoff.Next(nil)}
 }
 
-// expected returns the decision after an end that was announced or requested.
+// expected returns what to do after an end that was announced or requested.
 func (p *restartPolicy) expected(e ending) decision {
 	switch {
 	case e.code != CodeRestart:
@@ -185,8 +185,8 @@ func (p *restartPolicy) expected(e ending) decision {
 	}
 }
 
-// rolledBack returns the decision after a crash that has led to the rollback of an upgrade. The
-// crash does not count against the old binary.
+// rolledBack returns what to do after a crash that has led to the rollback of an upgrade. The crash
+// does not count against the old binary.
 func (p *restartPolicy) rolledBack(e ending) decision {
 	p.started = true
 	if p.noRestart {

@@ -5,12 +5,12 @@ import (
 	"fmt"
 )
 
-// Note informs the next worker about an event before its start.
+// Note informs the next worker about an event that happened before that worker was started.
 type Note struct {
 	Upgrade *Upgraded `json:"upgrade,omitempty"`
 }
 
-// Upgraded is the outcome of an upgrade, for the worker that runs after it.
+// Upgraded is the outcome of an upgrade. It is meant for the worker that runs after the upgrade.
 type Upgraded struct {
 	Version string `json:"version"`
 	Before  string `json:"-"` // the replaced version; not sent to the worker
@@ -91,8 +91,8 @@ func (s *supervisor) swap(e ending) error {
 	return nil
 }
 
-// rollBack tries to restore the old binary after the upgraded worker has ended as e describes.
-// It reports whether the old binary was restored.
+// rollBack tries to restore the old binary after the upgraded worker has ended. The parameter e
+// describes the worker's end. The result says whether the old binary has been restored.
 func (s *supervisor) rollBack(e ending) bool {
 	err := s.Upgrader.Rollback(e.describe(s.Limits))
 	if errors.Is(err, ErrSettled) {

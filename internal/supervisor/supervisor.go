@@ -65,8 +65,8 @@ type Config struct {
 	Limits    RunLimits
 }
 
-// RunLimits are the times and counts of Run. A zero value means the default that the field's
-// comment gives.
+// RunLimits are the limits of Run, which are times and numbers. A field that is zero means the
+// default at the end of the field's comment.
 type RunLimits struct {
 	Hang       time.Duration // a worker is hung after this long without a sign of life; 2 min
 	Quit       time.Duration // time for a hung worker to write its goroutines; 10 s
@@ -98,8 +98,8 @@ func (l RunLimits) withDefaults() RunLimits {
 }
 
 // Upgrader replaces the program's binary. Run calls one method at a time, and starts or ends no
-// worker during a call. After each call, and after a power cut at any moment, a binary is
-// installed that can be started.
+// worker during a call. After each call, and after a power cut at any moment, the installed binary
+// can be started.
 type Upgrader interface {
 	// Swap replaces the program with the staged binary at the given path, and keeps the old
 	// binary. The new binary is then on probation. After an error the old binary is still
@@ -121,19 +121,19 @@ type Upgrader interface {
 // ErrSettled reports that no upgrade is on probation.
 var ErrSettled = errors.New("the upgrade is no longer on probation")
 
-// Run starts the worker, and restarts it when necessary. It returns the exit code for the
-// program when no further restart follows. The error is nil if the worker itself has logged the
-// reason of its end. Run fails if another Run uses the same data directory.
+// Run starts the worker, and restarts it when necessary. When no further restart follows, it
+// returns the exit code for the program. The error is nil if the worker itself has logged the
+// reason for its end. Run fails if another Run uses the same data directory.
 //
-// When ctx is done, Run asks the worker to shut down cleanly, which may take any time. Kill
-// ends the worker at once. No worker is running when Run returns.
+// When ctx is done, Run asks the worker to shut down cleanly, which may take arbitrarily long.
+// Config.Kill makes Run end the worker at once. No worker is running when Run returns.
 //
-// If a worker announces its end and exits with the announced code, Run returns, except that
-// after CodeRestart it restarts the worker at once. After any other end, Run writes a tombstone,
-// and restarts the worker after a jittered, growing wait. Run gives up after more than
-// Limits.Crashes crashes without Limits.Healthy of health in between. If a worker gives no sign
-// of life, Run makes the worker write its goroutines to standard error, and then ends the
-// worker.
+// If a worker announces its end and exits with the announced code, Run returns. The exception is
+// CodeRestart, after which Run restarts the worker at once. After any other end, Run writes a
+// tombstone, and restarts the worker after a jittered, growing wait. Run gives up after more than
+// Limits.Crashes crashes. A worker that was ready for Limits.Healthy resets the count of crashes.
+// If a worker gives no sign of life, Run makes the worker write its goroutines to standard error,
+// and then ends the worker.
 func Run(ctx context.Context, c Config) (int, error) {
 	parent, err := lockParent(ctx, c.Dir)
 	if err != nil {
@@ -222,8 +222,8 @@ type supervisor struct {
 	// probation is the upgrade on probation, or nil.
 	probation *upgrade
 	note      Note // for the next worker; cleared once a worker that got it is ready
-	// unreported is set while note describes a rolled-back upgrade. The record of that upgrade
-	// stays on disk until a worker that got the note is ready.
+	// unreported is set while the field note describes a rolled-back upgrade. The record of that
+	// upgrade stays on disk until a worker that has received the note is ready.
 	unreported bool
 	wait       time.Duration
 }
@@ -245,7 +245,7 @@ func newSupervisor(c Config) *supervisor {
 	}}
 }
 
-// loop implements Run, once the data directory is locked.
+// loop implements Run after the data directory has been locked.
 func (s *supervisor) loop(ctx context.Context) (int, error) {
 	for s.pause(ctx, s.wait) {
 		s.resume()
@@ -291,8 +291,8 @@ func (s *supervisor) run(ctx context.Context) ending {
 	return w.end
 }
 
-// decide returns the decision after a worker has ended as e describes. It also rolls back a
-// failed upgrade, and begins a requested one.
+// decide returns what to do after a worker has ended. The parameter e describes the worker's end.
+// The method also rolls back a failed upgrade, and begins a requested one.
 func (s *supervisor) decide(e ending) decision {
 	if s.probation != nil && e.failsProbation() && s.rollBack(e) {
 		return s.policy.rolledBack(e)

@@ -109,8 +109,8 @@ func tombstoneNames(dir string) ([]string, error) {
 	return names, nil
 }
 
-// writeTombstone writes a tombstone for a worker that has ended as e describes. It only logs a
-// failure, which must not block the restart of the worker.
+// writeTombstone writes a tombstone for a worker that has ended. The parameter e describes the
+// worker's end. The method only logs a failure, which must not block the restart of the worker.
 func (s *supervisor) writeTombstone(e ending, kind CrashKind) {
 	t := Tombstone{
 		Time: time.Now().UTC(), Version: s.Version, PID: e.pid, Kind: kind, ExitCode: e.code, Signal: e.signal,

@@ -6,7 +6,8 @@ import (
 	"sync"
 )
 
-// Types of messages. The parent sends typeStart once; the worker sends all others.
+// Types of messages. The parent sends a single message, which has typeStart. The worker sends the
+// messages of all other types.
 const (
 	typeStart     = "start"
 	typeReady     = "ready"
@@ -36,7 +37,7 @@ type startMessage struct {
 	StartRequest
 }
 
-// workerMessage is a message of the worker. Type determines which other fields are set.
+// workerMessage is a message from the worker. Type determines which other fields are set.
 type workerMessage struct {
 	Type    string `json:"type"`
 	Session string `json:"session,omitempty"` // session: the open session, or ""
@@ -65,8 +66,8 @@ func parse(text []byte) (workerMessage, bool) {
 	return r, true
 }
 
-// lineSplitter is a writer that calls handle with each nonempty line. It truncates lines to max
-// bytes. For a truncated line, it calls handle with cut = true. Write never fails. It is safe
+// lineSplitter is a writer that calls the function handle with each nonempty line. It truncates
+// lines to max bytes. For a truncated line, the argument cut is true. Write never fails. It is safe
 // for concurrent use.
 type lineSplitter struct {
 	max    int

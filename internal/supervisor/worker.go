@@ -95,28 +95,28 @@ func readStart(in *bufio.Reader) (StartRequest, error) {
 	return m.StartRequest, nil
 }
 
-// Done returns a channel that is closed when the worker must shut down, because the parent
-// requests that or has ended.
+// Done returns a channel that is closed when the worker must shut down, because the parent requests
+// a shutdown or has ended.
 func (w *Worker) Done() <-chan struct{} { return w.gone }
 
-// Orphaned returns a channel that is closed when the parent has ended. That channel is closed
-// soon after the channel of Done.
+// Orphaned returns a channel that is closed when the parent has ended. It is closed soon after the
+// channel that Done returns.
 func (w *Worker) Orphaned() <-chan struct{} { return w.orphaned }
 
-// Ready reports to the parent that the worker is at work. It returns once the message is
-// written or the parent cannot be reached.
+// Ready reports to the parent that the worker is at work. It returns when the message is written or
+// the parent cannot be reached.
 func (w *Worker) Ready() { _ = w.deliver(func(o *outbox) { o.ready = true }) }
 
 // Beat sends a sign of life to the parent. It never blocks.
 func (w *Worker) Beat() { w.post(func(o *outbox) { o.beat = true }) }
 
-// Session reports the id of the open session to the parent, or "" if no session is open. If
-// this worker crashes, the next worker can then end the session. Session returns once the
-// message is written or the parent cannot be reached.
+// Session reports the id of the open session to the parent, or "" if no session is open. If this
+// worker crashes, the next worker can then end the session. Session returns when the message is
+// written or the parent cannot be reached.
 func (w *Worker) Session(id string) { _ = w.deliver(func(o *outbox) { o.session = &id }) }
 
 // Upgrade asks the parent to replace the program with the staged binary at the given path. That
-// binary has the given version. The parent replaces the program once the worker has ended with
+// binary has the given version. The parent replaces the program after the worker has ended with
 // CodeRestart. If Upgrade returns an error, it is unknown whether the parent has received the
 // request.
 func (w *Worker) Upgrade(version, staged string) error {
@@ -130,9 +130,9 @@ func (w *Worker) Upgrade(version, staged string) error {
 	return nil
 }
 
-// Exiting announces to the parent that the worker will end with code, and gives the reason for
-// the operator. It must be the last message. Exiting returns once the message is written or the
-// parent cannot be reached.
+// Exiting announces to the parent that the worker will end with the given exit code. The reason is
+// for the operator. The announcement must be the last message. Exiting returns when the message is
+// written or the parent cannot be reached.
 func (w *Worker) Exiting(code int, reason string) {
 	_ = w.deliver(func(o *outbox) { o.exiting = &workerMessage{Type: typeExiting, Code: code, Reason: reason} })
 }
@@ -158,7 +158,8 @@ func (w *Worker) read() {
 	_, _ = io.Copy(io.Discard, w.stdin)
 }
 
-// post calls put to add a message to the outbox, and then wakes the goroutine of write.
+// post calls the function put to add a message to the outbox, and then wakes the goroutine that
+// runs the method write.
 func (w *Worker) post(put func(*outbox)) {
 	w.mu.Lock()
 	put(&w.next)
@@ -169,7 +170,8 @@ func (w *Worker) post(put func(*outbox)) {
 	}
 }
 
-// deliver calls put to add a message to the outbox, and waits until the message is written.
+// deliver calls the function put to add a message to the outbox, and waits until the message is
+// written.
 func (w *Worker) deliver(put func(*outbox)) error {
 	written := make(chan error, 1)
 	w.post(func(o *outbox) {

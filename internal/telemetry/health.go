@@ -51,8 +51,8 @@ func NewHealth() *Health {
 	return &Health{now: time.Now, failing: make(map[string]Reason), warnings: make(map[string]Reason)}
 }
 
-// Set records that the named condition, such as "destination", fails with err. If err is nil,
-// the condition no longer fails. Secrets in err are masked.
+// Set records that the named condition, such as "destination", fails with err. If err is nil, Set
+// records that the condition no longer fails. Secrets in err are masked.
 func (h *Health) Set(condition string, err error) {
 	text := ""
 	if err != nil {

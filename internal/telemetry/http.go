@@ -34,8 +34,8 @@ type HTTPServer struct {
 	server   http.Server
 }
 
-// Listen opens the port, so that a port that is already in use is reported immediately. The
-// port stays open until Run returns or Close is called.
+// Listen opens the port. It fails immediately if the port is already in use. The port stays open
+// until Run returns or Close is called.
 func Listen(ctx context.Context, o HTTPOptions) (*HTTPServer, error) {
 	var config net.ListenConfig
 	address := net.JoinHostPort(o.Host, strconv.Itoa(o.Port))

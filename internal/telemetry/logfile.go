@@ -24,11 +24,11 @@ type LogFileOptions struct {
 	Now      func() time.Time
 }
 
-// LogFile is a log file that is rotated by size and age. A finished file is named <Name>-<UTC
-// time of its end>.log. It is compressed in the background to a file with the suffix .log.gz.
-// If the finished files exceed their limit, the oldest are deleted. If files were deleted, or
-// records were lost because the disk was full, LogFile writes a record about that as soon as it
-// can. Only the files' owner can read them.
+// LogFile is a log file that is rotated by size and age. A finished file is named <Name>-<UTC time
+// of its end>.log. It is compressed in the background, and then has the suffix .log.gz. If the
+// finished files exceed their limit, the oldest are deleted. If files were deleted, or records were
+// lost because the disk was full, LogFile writes a record about that as soon as it can. Only the
+// owner of these files can read them.
 //
 // It is safe for concurrent use.
 type LogFile struct {
@@ -124,7 +124,7 @@ func (f *LogFile) open() error {
 	return nil
 }
 
-// Write appends p to the file. p must be one or more complete lines.
+// Write appends p to the file. The parameter p must consist of one or more complete lines.
 func (f *LogFile) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
