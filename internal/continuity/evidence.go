@@ -41,7 +41,7 @@ type DestinationEvidence struct {
 	// filter of the consumer.
 	Records    bool
 	Checkpoint cdc.Position // zero if there is no checkpoint
-	// Lost reports whether this is not the destination to which the recorded changes were applied.
+	// Lost is true if the recorded changes were applied to a different destination.
 	Lost bool
 }
 
@@ -198,13 +198,14 @@ func (e *Evidence) forgotten() bool {
 		e.Consumer != nil && e.Consumer.Ours && e.Consumer.Acknowledged
 }
 
-// ClockMargin is the time by which reading starts before a snapshot's clock. It is the largest
-// assumed difference between the clocks of the source's database and of the NATS server. Changes
-// that are therefore read although the snapshot has them are recognised by their own clock.
+// ClockMargin is the time between the start of reading and the clock of a snapshot: reading starts
+// earlier. ClockMargin is the largest assumed difference between the clocks of the source's
+// database and of the NATS server. So eds also reads changes that the snapshot already has. It
+// recognises these changes by their clock.
 const ClockMargin = time.Hour
 
-// Start returns the earliest storage time of the messages that must be read to continue from the
-// snapshot.
+// Start returns a storage time: to continue from the snapshot, the messages stored since that time
+// must be read.
 func (s ImportEvidence) Start() time.Time { return time.Unix(0, s.Clock.Wall).Add(-ClockMargin) }
 
 // tables returns the names of the tables that have a snapshot, sorted.
@@ -217,7 +218,7 @@ type needs struct {
 }
 
 // needs returns the points after which the changes of the table with snapshot s must be read. If
-// both are set, the earlier point decides.
+// both fields of the result are set, the earlier point decides.
 func (e *Evidence) needs(s ImportEvidence) needs {
 	resumes := e.resumes()
 	switch {

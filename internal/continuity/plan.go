@@ -15,7 +15,7 @@ type Plan struct {
 	// before that position, so that changes are applied again.
 	Applied cdc.Position
 	// Forget is set if the caller must drop all recorded positions first. The recorded checkpoint
-	// would hide changes that must be applied again, or it belongs to another stream.
+	// would hide changes that must be applied again, or the checkpoint belongs to another stream.
 	Forget bool
 	// Reached is the sequence up to which no message for this consumer remains to be received.
 	Reached uint64
@@ -64,7 +64,7 @@ type GapError struct {
 	// sequence of the oldest message in the stream.
 	After, First uint64
 	// Since is the storage time of the message at After, or the time of the snapshot if there is no
-	// such message. It is zero if both are unknown.
+	// such message. Since is zero if both times are unknown.
 	Since time.Time
 }
 

@@ -54,7 +54,7 @@ type subscription struct {
 	silenceLimit   time.Duration // how long the server may send nothing at all
 }
 
-// brokenError is the reason why a subscription has to end.
+// brokenError is the reason why a subscription must end.
 type brokenError struct {
 	reason   string
 	expected bool // the next subscription may start without delay

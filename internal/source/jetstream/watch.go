@@ -56,8 +56,8 @@ func newStreamWatch(plan continuity.Plan) *streamWatch {
 	return w
 }
 
-// begin records the start of a subscription. All messages of the consumer up to the sequence in
-// reached have been received.
+// begin records the start of a subscription. All messages of the consumer up to the given sequence
+// have been received.
 func (w *streamWatch) begin(reached uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
