@@ -148,9 +148,9 @@ func (e *Evidence) Position() cdc.Position {
 	}
 }
 
-// floor returns the sequence up to which every message was acknowledged, or 0 if there is none. Use
-// floor only if Position is unknown: an acknowledgement does not prove that the destination has the
-// change.
+// floor returns the sequence up to which every message was acknowledged, or 0 if no message was
+// acknowledged. Use floor only if Position is unknown: an acknowledgement does not prove that the
+// destination has the change.
 func (e *Evidence) floor() uint64 {
 	if e.Destination.Begun {
 		return e.Destination.Checkpoint.Sequence
@@ -198,14 +198,14 @@ func (e *Evidence) forgotten() bool {
 		e.Consumer != nil && e.Consumer.Ours && e.Consumer.Acknowledged
 }
 
-// ClockMargin is the time between the start of reading and the clock of a snapshot: reading starts
-// earlier. ClockMargin is the largest assumed difference between the clocks of the source's
-// database and of the NATS server. So eds also reads changes that the snapshot already has. It
-// recognises these changes by their clock.
+// ClockMargin is subtracted from a snapshot's clock to get the time from which the stream is read.
+// It is the largest assumed difference between the clocks of the source's database and of the NATS
+// server. As a result, eds also reads changes that the snapshot already has. eds recognises these
+// changes by their own clock.
 const ClockMargin = time.Hour
 
-// Start returns a storage time: to continue from the snapshot, the messages stored since that time
-// must be read.
+// Start returns the earliest storage time of the messages that must be read to continue from the
+// snapshot.
 func (s ImportEvidence) Start() time.Time { return time.Unix(0, s.Clock.Wall).Add(-ClockMargin) }
 
 // tables returns the names of the tables that have a snapshot, sorted.

@@ -211,8 +211,9 @@ func (s *stagedTable) openLane(ctx context.Context, l *lanes) (*jetstream.Lane, 
 	return source, nil
 }
 
-// join waits until the rows have caught up with the main pipeline, and makes the main pipeline skip
-// the table's changes after that position. It returns false if ctx ends first.
+// join waits until the rows have caught up with the main pipeline, and returns the position that
+// the rows have then. The main pipeline skips the table's changes after that position. If ctx ends
+// first, the result joined is false.
 func (s *stagedTable) join(ctx context.Context, l *lanes, source *jetstream.Lane) (at cdc.Position, joined bool, err error) {
 	delivered := tables.Delivered(source.Delivered)
 	caughtUp := func(ctx context.Context, at cdc.Position) error {

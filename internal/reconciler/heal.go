@@ -189,8 +189,8 @@ func (h *healer) recentlyHealed(now time.Time) map[string]bool {
 	return recent
 }
 
-// requestHealing requests an import of the named tables into d, and records it in the desired
-// state, which survives restarts.
+// requestHealing requests an import of the named tables into d, and records the request in the
+// desired state, which survives restarts.
 func (r *Reconciler) requestHealing(d *Destination, names []string, now time.Time) (id string, err error) {
 	q := ImportRequest{Options: snapshot.Options{Only: names, OwnTables: true}}
 	return r.requestImport(q, func(desired *desired) error {

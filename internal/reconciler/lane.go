@@ -134,7 +134,7 @@ func (r *Reconciler) setFollowed(followed bool) {
 	r.followed, r.left = followed, time.Now()
 }
 
-// lastFollowed returns the time at which lanes last ran, which is the current time if they run.
+// lastFollowed returns the time at which lanes last ran, or the current time if lanes run now.
 func (r *Reconciler) lastFollowed() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -317,8 +317,8 @@ func runUntil(soft, hard context.Context, p *pipeline.Pipeline, caughtUp func(co
 	return group.Wait()
 }
 
-// recordLoss records the gap if err is a *continuity.GapError, and then returns nil. It returns any
-// other error unchanged.
+// recordLoss handles err, which is an error of a lane or nil. If err is a *continuity.GapError,
+// recordLoss records the gap and returns nil. It returns any other error unchanged.
 func (l *lanes) recordLoss(err error) error {
 	gap := new(continuity.GapError)
 	if !errors.As(err, &gap) {

@@ -118,7 +118,7 @@ func (r *Reconciler) Close() {
 }
 
 // untilClosed returns a context that ends when Close is called. The caller must call end to release
-// it.
+// the context.
 func (r *Reconciler) untilClosed() (ctx context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var watcher sync.WaitGroup

@@ -18,8 +18,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// maxResumed is the maximum age of an interrupted import that is resumed. Its export has the tables
-// as of the start of the import, and the stream may no longer have all later changes.
+// maxResumed is the maximum age of an interrupted import that is resumed. The export of an
+// interrupted import has the tables as of the start of the import, and the stream may no longer
+// have all later changes.
 const maxResumed = 24 * time.Hour
 
 // resolve decides which exports to import: the export of --job-id, the exports of an interrupted

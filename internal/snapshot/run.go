@@ -112,7 +112,7 @@ func newImportRun(c Config) *importRun {
 }
 
 // check probes the destination, requests the list of tables from HQ, and selects the tables to
-// import. The request also checks the API key. It runs before the import changes anything.
+// import. The request also checks the API key. check runs before the import changes anything.
 func (r *importRun) check(ctx context.Context) error {
 	if !r.cfg.DryRun {
 		w := r.newWatch("all tables", "test the destination")

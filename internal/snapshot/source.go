@@ -200,7 +200,8 @@ type manifestTable struct {
 	Error string   `json:"error,omitempty"`
 }
 
-// writeManifest writes the manifest into dir. It lists the tables only if the export is complete.
+// writeManifest writes the manifest into dir. The manifest lists the tables only if the export is
+// complete.
 func writeManifest(dir, job string, e exportProgress) error {
 	m := manifest{Job: job, Complete: e.complete, Tables: make(map[string]manifestTable, len(e.tables))}
 	for name, t := range e.tables {

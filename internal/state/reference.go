@@ -289,7 +289,7 @@ func (l commandLog) number(mark byte, limit int) (int, error) {
 	return n, nil
 }
 
-// text reads a part of the command, and returns it. The length is in bytes.
+// text reads and returns a part of the command. The length is in bytes.
 func (l commandLog) text(length int) ([]byte, error) {
 	text := make([]byte, length)
 	if _, err := io.ReadFull(l.r, text); err != nil {
@@ -298,7 +298,7 @@ func (l commandLog) text(length int) ([]byte, error) {
 	return text, l.end()
 }
 
-// skip reads a part of the command, and discards it. The length is in bytes.
+// skip reads and discards a part of the command. The length is in bytes.
 func (l commandLog) skip(length int) error {
 	if _, err := l.r.Discard(length); err != nil {
 		return cutOff(err)

@@ -144,7 +144,7 @@ func (d *Dir) open() error {
 var errUnprepared = errors.New("the state is empty")
 
 // openFile opens the database. If the file is damaged, bbolt can panic, or can fault on a page that
-// the file does not have. openFile returns either as an error.
+// the file does not have. openFile returns such a panic or fault as an error.
 func openFile(path string, readOnly bool) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		var err error

@@ -37,8 +37,8 @@ func (s *Settled) of(at DestinationKey) bool {
 
 // Settled returns the last recorded progress of the named consumer in the destination. The consumer
 // may have progressed further since. If there is no record for this destination, the result own is
-// false. In that case, the result s is the record of the destination that was written to last, or
-// zero if there is none.
+// false. In that case, the result s is the record of the destination that eds wrote to most
+// recently, or zero if there is none.
 func (d *Dir) Settled(consumer string, at DestinationKey) (s Settled, own bool, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		found, err := get(tx, bucketPositions, consumer, &s)

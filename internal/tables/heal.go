@@ -59,8 +59,8 @@ func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason
 }
 
 // Postpone records that the next attempt to import the named tables starts no earlier than the time
-// in the parameter next. It also counts one more attempt. If the parameter reason is not "", it
-// replaces the recorded reasons of these tables.
+// in the parameter next. Postpone also counts one more attempt. If the parameter reason is not "",
+// it replaces the recorded reasons of these tables.
 func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, next time.Time, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.Next, t.Reason = next.UTC().Truncate(time.Millisecond), cmp.Or(reason, t.Reason)

@@ -99,8 +99,8 @@ func (m *MainView) Applies(table string, p cdc.Position) bool {
 	return !ok || t.State.Applies() && lacks(t, p)
 }
 
-// Fail marks the table as having failed after the change at p, so that the lane applies its later
-// changes. If the parameter cause is sink.CauseAbsent, the table becomes Missing instead.
+// Fail marks the table as having failed after the change at p, so that the lane applies the table's
+// later changes. If the parameter cause is sink.CauseAbsent, the table becomes Missing instead.
 func (m *MainView) Fail(table string, p cdc.Position, cause sink.Cause, reason error) {
 	s := m.set
 	s.mu.Lock()

@@ -30,9 +30,9 @@ func (s *Set) Unhold(table string) {
 //
 // The main pipeline and the lane wait until Replace returns, but no longer than the duration in the
 // parameter hold. The callback caughtUp must return nil when the staged rows have every change up
-// to the given position. If its context ends first, it must return the cause of the context. If the
-// callback does not return in time, Replace returns ErrNotCaughtUp, and the table's changes are
-// applied as before. The caller must have called Hold for the table.
+// to the given position. If the callback's context ends first, the callback must return the cause
+// of that context. If the callback does not return in time, Replace returns ErrNotCaughtUp, and the
+// table's changes are applied as before. The caller must have called Hold for the table.
 func (s *Set) Replace(
 	ctx context.Context, table string, destination Sink, hold time.Duration, caughtUp func(context.Context, cdc.Position) error,
 ) (cdc.Position, error) {

@@ -66,7 +66,7 @@ type Set struct {
 }
 
 // New returns a Set with the recorded states. The parameter position is the checkpoint: the main
-// pipeline has applied everything up to it, except changes of tables with a state.
+// pipeline has applied everything up to that position, except changes of tables with a state.
 func New(states []sink.TableState, position cdc.Position, logger *slog.Logger) *Set {
 	s := &Set{
 		logger: logger, now: time.Now, main: newTurn(), lane: newTurn(), migrated: make(chan struct{}, 1),

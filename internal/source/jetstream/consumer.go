@@ -120,8 +120,7 @@ func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerIn
 }
 
 // storageTime returns the approximate time at which the message at p was stored, and whether that
-// time is known. The caller must check that a consumer started at that time does not start after
-// p.
+// time is known. The caller must check that a consumer with that start time does not start after p.
 func (s *Source) storageTime(ctx context.Context, p cdc.Position) (stored time.Time, known bool, err error) {
 	if p.Sequence == 0 || p.Stored > 0 {
 		return time.Unix(0, p.Stored), p.Sequence > 0, nil

@@ -121,8 +121,8 @@ func (s *Source) tail(ctx context.Context, o *consumerStart) (streamTail, error)
 	return s.filteredTail(ctx, o, nil)
 }
 
-// filteredTail is like tail, but covers only messages that match the filters. No filters means all
-// messages.
+// filteredTail is like tail, but covers only messages that match the filters. If there are no
+// filters, it covers all messages.
 func (s *Source) filteredTail(ctx context.Context, o *consumerStart, filters []string) (streamTail, error) {
 	consumer, deleteProbe, err := s.createProbe(ctx, o, filters)
 	if err != nil {

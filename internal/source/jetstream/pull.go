@@ -31,8 +31,8 @@ const (
 // maxRun is the maximum number of messages that one call of next returns.
 const maxRun = 256
 
-// subscription receives from the consumer until an error ends it. Only one pull is outstanding at
-// a time, because a consumer created by an older program admits only one and drops a second.
+// subscription receives from the consumer until an error ends it. Only one pull is outstanding at a
+// time, because a consumer created by an older program admits only one pull and drops a second one.
 type subscription struct {
 	s     *Source
 	inbox string
