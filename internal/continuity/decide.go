@@ -240,8 +240,8 @@ func (d *assessment) startFromSnapshot(plan Plan) Plan {
 
 // reportUncovered adds the uncovered tables to the plan. A table with a snapshot older than
 // youngSnapshot is part of the gap. A younger snapshot is assumed to be newer than the dropped
-// messages, so its table only makes the plan unverified, unless the oldest message in the stream is
-// newer than the snapshot.
+// messages, so a table with such a snapshot only makes the plan unverified. However, if the oldest
+// message in the stream is newer than the snapshot, the table is part of the gap.
 func (d *assessment) reportUncovered(plan *Plan) {
 	uncovered := d.uncovered()
 	if len(uncovered) == 0 {

@@ -25,7 +25,7 @@ type Evidence struct {
 	// with the oldest message in the stream. Otherwise, reading starts with the next new message.
 	Beginning bool
 	// Unread is the error that prevented eds from reading the snapshots of the reference server's
-	// import. It is nil if eds has read them, or has none to take over.
+	// import. Unread is nil if eds has read these snapshots, or if there are none to take over.
 	Unread error
 	Now    time.Time
 }

@@ -22,7 +22,7 @@ type Plan struct {
 	// Gap describes the changes that are missing, or is nil if no change is known to be missing.
 	Gap *GapError
 	// Unverified is the reason why eds cannot rule out missing changes, although no evidence
-	// suggests any. It is "" if eds can rule them out.
+	// suggests any. Unverified is "" if eds can rule out missing changes.
 	Unverified string
 	// Blind is set if the reason in Unverified is that the NATS server gave no information about
 	// the stream.

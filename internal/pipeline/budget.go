@@ -57,7 +57,7 @@ func (b *Budget) await(ctx context.Context, condition func() bool) error {
 }
 
 // inFlight counts the messages that a pipeline has received and not acknowledged, and decides when
-// more may be received. The mutex of its Budget guards its fields.
+// more may be received. The mutex of the Budget guards all fields of inFlight.
 type inFlight struct {
 	*Budget
 	maxMessages int

@@ -75,8 +75,8 @@ func (h *healer) compareSource(ctx context.Context) error {
 
 // sourceTables returns the tables that are not new at HQ. An import of all tables records this
 // list. If no list is recorded, as after an import by an earlier version, all current tables at HQ
-// count as known, except the tables in waiting. HQ also lists tables without rows, which it does
-// not export.
+// count as known, except the tables that the parameter waiting lists. HQ also lists tables without
+// rows, which it does not export.
 func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string) ([]string, error) {
 	known, recorded, err := h.State.Tables(state.SourceTables, h.at.DestinationKey)
 	if err != nil || recorded || len(latest) == 0 {

@@ -18,7 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// Bounds of the time for which a lane may block the main pipeline while it returns its tables.
+// Bounds of the time for which a lane may block the main pipeline while the lane returns its
+// tables.
 const (
 	firstHold = 3 * time.Second
 	lastHold  = 30 * time.Second

@@ -26,8 +26,8 @@ func (r *Reconciler) Verified(v Verification) {
 	}
 }
 
-// verifiedSince reports whether a comparison that started after the time t has found that the table
-// is the same in the destination and in the source.
+// verifiedSince reports whether a comparison that started after the time t has found no difference
+// in the table.
 func (r *Reconciler) verifiedSince(table string, t time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

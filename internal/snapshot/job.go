@@ -271,8 +271,8 @@ func (r *importRun) handOver(job string, now exportProgress, tables []string, ha
 	return changed
 }
 
-// fail records t as the result of a table that was not imported. The parameter at is the progress
-// of the table: unless it is the zero value, fail stores it in the data directory.
+// fail records t as the result of a table that was not imported. The parameter at is the table's
+// progress. Unless at is the zero value, fail stores the progress in the data directory.
 func (r *importRun) fail(t TableReport, at state.ImportTable) {
 	if at.Job != "" {
 		if err := r.cfg.State.RecordTable(t.Table, at); err != nil {

@@ -106,7 +106,7 @@ func (t *tableImport) downloadFile(ctx context.Context, file string) error {
 // share, or all of them if the table is loaded alone. Therefore, memory holds either short lines of
 // several files or long lines of one file. A load that finds a long line is closed, and is
 // restarted as the only load. While the restarted load waits for other loads, it holds no resource
-// of the destination that they may need.
+// of the destination that these other loads may need.
 func (t *tableImport) share() int64 {
 	if t.alone {
 		return int64(t.cfg.Parallel)

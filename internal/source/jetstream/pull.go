@@ -279,7 +279,7 @@ func (p *subscription) handleStatus(m *nats.Msg) error {
 }
 
 // checkStuck returns an error if the server does not send messages that it has for this consumer,
-// or if it is waiting for acknowledgements that were lost. It must be called after a whole pull
+// or if the server waits for acknowledgements that were lost. It must be called after a whole pull
 // without a message, so that no message or acknowledgement can still be on its way.
 func (s *Source) checkStuck(ctx context.Context) error {
 	info, err := s.info(ctx)
