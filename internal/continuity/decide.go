@@ -44,16 +44,16 @@ func Decide(e Evidence) Plan {
 	}
 }
 
-// assessment is the evidence, together with the direct conclusions from it.
+// assessment holds the evidence, and the direct conclusions from the evidence.
 type assessment struct {
 	Evidence
 	position cdc.Position
-	// positioned are the tables that need all changes after position. If others is set, tables
-	// without a snapshot also need these changes.
+	// positioned are the tables that need all changes after the applied position. If others is set,
+	// tables without a snapshot also need these changes.
 	positioned []string
 	others     bool
-	// fromSnapshot are the tables that need all changes after their snapshot. start is the earliest
-	// Snapshot.Start of these tables.
+	// fromSnapshot are the tables that need all changes after their snapshot. The field start is
+	// the earliest Snapshot.Start of these tables.
 	fromSnapshot []string
 	start        time.Time
 	recreated    bool // whether the stream is not the one that was read before
@@ -82,7 +82,7 @@ func newAssessment(e Evidence) *assessment {
 	return d
 }
 
-// lostReason returns the reason for the loss of the position.
+// lostReason returns the reason why the position was lost.
 func (d *assessment) lostReason() GapReason {
 	if d.Destination.Lost {
 		return Replaced
@@ -240,8 +240,8 @@ func (d *assessment) startFromSnapshot(plan Plan) Plan {
 
 // reportUncovered adds the uncovered tables to the plan. A table with a snapshot older than
 // youngSnapshot is part of the gap. A younger snapshot is assumed to be newer than the dropped
-// messages, so its table only makes the plan unverified, unless the oldest message in the stream is
-// newer than the snapshot.
+// messages, so a table with such a snapshot only makes the plan unverified. However, if the oldest
+// message in the stream is newer than the snapshot, the table is part of the gap.
 func (d *assessment) reportUncovered(plan *Plan) {
 	uncovered := d.uncovered()
 	if len(uncovered) == 0 {
@@ -274,9 +274,9 @@ func (d *assessment) uncovered() []string {
 	return tables
 }
 
-// covers reports whether the stream has every message stored since start. That is so if the stream
-// still holds an older message, if it has never dropped a message, or if it continues after an
-// older message that was read.
+// covers reports whether the stream has every message stored since the time start. That is so if
+// the stream still holds an older message, if it has never dropped a message, or if it continues
+// after an older message that was read.
 func (d *assessment) covers(start int64) bool {
 	if d.recreated {
 		return false

@@ -25,7 +25,7 @@ type Evidence struct {
 	// with the oldest message in the stream. Otherwise, reading starts with the next new message.
 	Beginning bool
 	// Unread is the error that prevented eds from reading the snapshots of the reference server's
-	// import. It is nil if eds has read them, or has none to take over.
+	// import. Unread is nil if eds has read these snapshots, or if there are none to take over.
 	Unread error
 	Now    time.Time
 }
@@ -41,7 +41,7 @@ type DestinationEvidence struct {
 	// filter of the consumer.
 	Records    bool
 	Checkpoint cdc.Position // zero if there is no checkpoint
-	// Lost reports whether this is not the destination to which the recorded changes were applied.
+	// Lost is true if the recorded changes were applied to a different destination.
 	Lost bool
 }
 
@@ -148,9 +148,9 @@ func (e *Evidence) Position() cdc.Position {
 	}
 }
 
-// floor returns the sequence up to which every message was acknowledged, or 0 if there is none. Use
-// floor only if Position is unknown: an acknowledgement does not prove that the destination has the
-// change.
+// floor returns the sequence up to which every message was acknowledged, or 0 if no message was
+// acknowledged. Use floor only if Position is unknown: an acknowledgement does not prove that the
+// destination has the change.
 func (e *Evidence) floor() uint64 {
 	if e.Destination.Begun {
 		return e.Destination.Checkpoint.Sequence
@@ -198,9 +198,10 @@ func (e *Evidence) forgotten() bool {
 		e.Consumer != nil && e.Consumer.Ours && e.Consumer.Acknowledged
 }
 
-// ClockMargin is the time by which reading starts before a snapshot's clock. It is the largest
-// assumed difference between the clocks of the source's database and of the NATS server. Changes
-// that are therefore read although the snapshot has them are recognised by their own clock.
+// ClockMargin is subtracted from a snapshot's clock to get the time from which the stream is read.
+// It is the largest assumed difference between the clocks of the source's database and of the NATS
+// server. As a result, eds also reads changes that the snapshot already has. eds recognises these
+// changes by their own clock.
 const ClockMargin = time.Hour
 
 // Start returns the earliest storage time of the messages that must be read to continue from the
@@ -217,7 +218,7 @@ type needs struct {
 }
 
 // needs returns the points after which the changes of the table with snapshot s must be read. If
-// both are set, the earlier point decides.
+// both fields of the result are set, the earlier point decides.
 func (e *Evidence) needs(s ImportEvidence) needs {
 	resumes := e.resumes()
 	switch {

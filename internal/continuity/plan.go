@@ -15,14 +15,14 @@ type Plan struct {
 	// before that position, so that changes are applied again.
 	Applied cdc.Position
 	// Forget is set if the caller must drop all recorded positions first. The recorded checkpoint
-	// would hide changes that must be applied again, or it belongs to another stream.
+	// would hide changes that must be applied again, or the checkpoint belongs to another stream.
 	Forget bool
 	// Reached is the sequence up to which no message for this consumer remains to be received.
 	Reached uint64
 	// Gap describes the changes that are missing, or is nil if no change is known to be missing.
 	Gap *GapError
 	// Unverified is the reason why eds cannot rule out missing changes, although no evidence
-	// suggests any. It is "" if eds can rule them out.
+	// suggests any. Unverified is "" if eds can rule out missing changes.
 	Unverified string
 	// Blind is set if the reason in Unverified is that the NATS server gave no information about
 	// the stream.
@@ -64,7 +64,7 @@ type GapError struct {
 	// sequence of the oldest message in the stream.
 	After, First uint64
 	// Since is the storage time of the message at After, or the time of the snapshot if there is no
-	// such message. It is zero if both are unknown.
+	// such message. Since is zero if both times are unknown.
 	Since time.Time
 }
 

@@ -9,8 +9,8 @@ type Look struct {
 	Sent uint64
 	// Deliveries is the number of messages that the server has sent to this consumer.
 	Deliveries uint64
-	// Fewer reports whether some messages of this consumer that waited to be sent at the last look
-	// no longer wait, although they were not sent.
+	// Fewer reports whether messages of this consumer have vanished since the last look. At that
+	// look, these messages waited to be sent. They no longer wait, although they were not sent.
 	Fewer bool
 	// Behind reports whether messages of this consumer still waited to be sent after the last
 	// delivery.
@@ -51,7 +51,7 @@ type Watch struct {
 func (w *Watch) Begin(after uint64) { *w = Watch{from: after + 1} }
 
 // Proceed records that every message of this consumer up to the given sequence was sent, and that
-// the stream cannot have dropped an unsent message up to there.
+// the stream cannot have dropped an unsent message at or before that sequence.
 func (w *Watch) Proceed(sent uint64) {
 	if sent >= w.from {
 		*w = Watch{from: sent + 1}

@@ -124,9 +124,9 @@ func (a *applier) apply(ctx context.Context, b *receivedBatch) error {
 	return nil
 }
 
-// applyEvents makes events durable. The batch c was built from these events. If one of the events
-// is poison, applyEvents bisects the batch until it has found that event, and applies all other
-// events in stream order.
+// applyEvents makes the given events durable. The batch c was built from these events. If one of
+// the events is poison, applyEvents bisects the batch until it has found that event, and applies
+// all other events in stream order.
 func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Batch) error {
 	events, c = a.withhold(events, c)
 	if len(events) == 0 {
@@ -167,7 +167,7 @@ func (a *applier) applyEvents(ctx context.Context, events []*item, c *change.Bat
 	return a.applyEvents(ctx, events[half:], second)
 }
 
-// build returns a batch of the events. They must all be from one earlier batch.
+// build returns a batch of the events. All events must come from one earlier batch.
 func build(events []*item) *change.Batch {
 	var b change.Builder
 	for _, it := range events {
@@ -176,8 +176,8 @@ func build(events []*item) *change.Batch {
 	return b.Batch()
 }
 
-// advanceCheckpoint moves the stored checkpoint to the position through without applying a change,
-// if the sink stores checkpoints. It is used after dead letters and withheld events.
+// advanceCheckpoint moves the stored checkpoint to the given position without applying a change, if
+// the sink stores checkpoints. It is called after dead letters and withheld events.
 func (a *applier) advanceCheckpoint(ctx context.Context, through cdc.Position) error {
 	if a.p.sink.Checkpointer == nil {
 		return nil
@@ -201,8 +201,8 @@ func (a *applier) deliver(ctx context.Context, c *change.Batch) error {
 	return fmt.Errorf("apply changes: %w", err)
 }
 
-// attempt passes c to the sink once. A panic of the sink counts as poison, so that one event cannot
-// crash the program repeatedly.
+// attempt makes one attempt to apply c in the sink. A panic of the sink counts as poison, so that
+// one event cannot crash the program repeatedly.
 func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -214,8 +214,8 @@ func (p *Pipeline) attempt(ctx context.Context, c *change.Batch) (err error) {
 	return p.c.Sink.Apply(ctx, c)
 }
 
-// migrate adapts the destination to the layouts of the sets' tables. If there is a Gate, a table
-// that the destination refuses fails alone. The error is fatal.
+// migrate adapts the destination to the layouts of the sets' tables. If there is a Gate and the
+// destination refuses a table, only that table fails. Any error that migrate returns is fatal.
 func (a *applier) migrate(ctx context.Context, sets []*change.RowSet) error {
 	if a.migrator == nil {
 		return nil

@@ -90,7 +90,8 @@ func (f *batcher) hasMessages() bool {
 }
 
 // inputs returns the channel to wait on for more items: the done channel of the head chunk or, if
-// there is no head chunk, the channel of chunks. While the batch is full, both results are nil.
+// there is no head chunk, the channel that delivers chunks. While the batch is full, both results
+// are nil.
 func (f *batcher) inputs(ordered chan *messageChunk) (chan *messageChunk, chan struct{}) {
 	switch {
 	case f.full:
@@ -102,7 +103,7 @@ func (f *batcher) inputs(ordered chan *messageChunk) (chan *messageChunk, chan s
 	}
 }
 
-// accept queues the items of the head chunk, and moves them into the batch as far as they fit. It
+// accept queues the items of the head chunk, and moves as many of them as fit into the batch. It
 // returns false if the chunk was cut.
 func (f *batcher) accept() bool {
 	c := f.head
@@ -209,7 +210,7 @@ func (b *receivedBatch) skip(reason skipReason, n int) {
 const forever = time.Duration(1<<63 - 1)
 
 // due returns how long the batch may still wait for more messages. If the result is zero or
-// negative, the batch is due. ending reports that no more chunks will follow.
+// negative, the batch is due. The parameter ending says that no more chunks will follow.
 func (f *batcher) due(ending bool) time.Duration {
 	age := f.p.c.MaxLatency
 	switch {

@@ -9,9 +9,9 @@ import (
 // uncompressed bytes. All pipelines of a process share one budget. A Budget is safe for concurrent
 // use.
 //
-// A pipeline exceeds the budget only for the next message that its batch needs, and only while it
-// holds no other batch than the open one. So each pipeline always makes progress, however much
-// memory other pipelines hold. It exceeds the budget by at most one message and one batch.
+// A pipeline exceeds the budget only for the next message that its batch needs, and only while the
+// open batch is its only batch. So each pipeline always makes progress, however much memory other
+// pipelines hold. A pipeline exceeds the budget by at most one message and one batch.
 type Budget struct {
 	limit int
 
@@ -35,8 +35,8 @@ func (b *Budget) notify() {
 	}
 }
 
-// await waits until condition holds, or returns the cause of ctx when ctx ends. In both cases, it
-// returns with b.mu held.
+// await waits until condition() is true, or returns the cause of ctx when ctx ends. In both cases,
+// b.mu is locked when await returns.
 func (b *Budget) await(ctx context.Context, condition func() bool) error {
 	b.mu.Lock()
 	for !condition() {
@@ -57,7 +57,7 @@ func (b *Budget) await(ctx context.Context, condition func() bool) error {
 }
 
 // inFlight counts the messages that a pipeline has received and not acknowledged, and decides when
-// more may be received. The mutex of its Budget guards its fields.
+// more may be received. The mutex of the Budget guards all fields of inFlight.
 type inFlight struct {
 	*Budget
 	maxMessages int
@@ -73,7 +73,8 @@ func newInFlight(maxMessages int, b *Budget) *inFlight {
 	return &inFlight{Budget: b, maxMessages: maxMessages}
 }
 
-// count adds bytes, which may be negative, to the bytes in flight. The caller holds f.mu.
+// count adds the parameter bytes, which may be negative, to the number of bytes in flight. The
+// caller holds f.mu.
 func (f *inFlight) count(bytes int) {
 	f.bytes += bytes
 	f.used += bytes
@@ -90,10 +91,10 @@ func (f *inFlight) admit(ctx context.Context) error {
 	return err
 }
 
-// hasCapacity reports whether more messages may be received. They may if the limits on messages and
-// memory allow it; three quarters of the budget are kept for decoded messages. They also may if all
-// unacknowledged messages are in the open batch, because that batch may need more. The caller holds
-// f.mu.
+// hasCapacity reports whether more messages may be received. That is allowed in two cases. In the
+// first case, the messages and their memory are below the limits; three quarters of the budget are
+// kept for decoded messages. In the second case, all unacknowledged messages are in the open batch,
+// and that batch may need more messages. The caller holds f.mu.
 func (f *inFlight) hasCapacity() bool {
 	return f.messages < f.maxMessages && f.used < f.limit && f.raw <= f.limit/4 || f.accepted >= f.received && f.closed == 0
 }
@@ -144,8 +145,9 @@ func (f *inFlight) admits(before uint64, bytes int) bool {
 	return f.used+bytes <= f.limit || f.accepted >= before && f.closed == 0
 }
 
-// decoded records that messages with the received size raw were decoded, and adds the parameter
-// more to the bytes in flight. Both are in bytes; more may be negative.
+// decoded updates the counts after messages were decoded. The parameter raw is the size of the
+// messages as they were received. The parameter more is the additional memory that they need now,
+// and may be negative. Both are in bytes.
 func (f *inFlight) decoded(raw, more int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -169,8 +171,8 @@ func (f *inFlight) closeBatch(messages int) {
 	f.notify()
 }
 
-// release subtracts messages that were acknowledged, and their bytes. The messages must be in
-// closed batches.
+// release subtracts the given numbers of acknowledged messages and of their bytes. The messages
+// must be in closed batches.
 func (f *inFlight) release(messages, bytes int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -106,7 +106,7 @@ func (w *decodeWorker) decode(intake context.Context, c *messageChunk) (err erro
 	return err
 }
 
-// ownEvent is the payload size, in bytes, from which an event gets memory of its own. Smaller
+// ownEvent is the payload size, in bytes, from which an event gets a separate allocation. Smaller
 // events of a chunk share one allocation, so each of them keeps the whole allocation in memory.
 const ownEvent = 16 << 10
 
@@ -154,8 +154,8 @@ func (it *item) measure() {
 const smallReserve = 2 * cdc.LargePayload
 
 // reserveSmall makes sure that the reserve suffices for the next message if that message is not
-// large. If necessary, it waits for memory. A message without an encoding needs no reserve, because
-// it needs no more memory than it already has.
+// large. If necessary, reserveSmall waits for memory. A message without an encoding needs no
+// reserve, because it needs no more memory than it already has.
 func (w *decodeWorker) reserveSmall(intake context.Context) error {
 	if w.chunk.messages[len(w.chunk.items)].Encoding == "" || w.reserved-w.growth >= cdc.LargePayload {
 		return nil
@@ -170,8 +170,8 @@ func (w *decodeWorker) reserveLarge(intake context.Context, size int) error {
 	return w.reserve(intake, size)
 }
 
-// reserve reserves bytes for the next message. If it has to wait for the memory, it first hands
-// over the messages that are already decoded. It returns errEnding if the intake ends first.
+// reserve reserves bytes for the next message. If it must wait for the memory, it first hands over
+// the messages that are already decoded. It returns errEnding if the intake ends first.
 func (w *decodeWorker) reserve(intake context.Context, bytes int) error {
 	before := w.chunk.before
 	if n := len(w.chunk.items); n > 0 {

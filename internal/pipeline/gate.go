@@ -32,8 +32,8 @@ type Gate interface {
 	// Lack records that changes of the table are permanently missing. The sink records this with
 	// the next batch.
 	Lack(table string, reason error)
-	// Denied reports whether a change of the table becomes a dead letter if HQ denies the change's
-	// schema version. If it returns false, the pipeline calls Fail for the table instead.
+	// Denied is called for a change of the table whose schema version HQ denies. If Denied returns
+	// true, the change becomes a dead letter. Otherwise, the pipeline calls Fail for the table.
 	Denied(table string) (deadLetter bool)
 	// Known tells the Gate that the pipeline has withheld a change of the table whose schema
 	// version HQ knows.
@@ -80,7 +80,7 @@ func (a *applier) deny(ctx context.Context, b *receivedBatch) error {
 }
 
 // withhold returns the events that the Gate allows, and a batch that contains only their changes.
-// The batch c was built from events.
+// The batch c was built from the given events.
 func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Batch) {
 	g := a.p.c.Gate
 	if g == nil || !g.Withholds() {
@@ -106,8 +106,9 @@ func (a *applier) withhold(events []*item, c *change.Batch) ([]*item, *change.Ba
 	return applied, rest
 }
 
-// failTables calls the Gate's Fail for each table that the destination cannot hold according to
-// err. It reports whether err concerns any such table.
+// failTables handles err, an error of the destination that may concern single tables. It calls the
+// Gate's Fail for each table that the destination cannot hold, and reports whether there is any
+// such table.
 func (a *applier) failTables(err error) bool {
 	if a.p.c.Gate == nil || fault.Of(err) == fault.Transient {
 		return false
@@ -123,7 +124,8 @@ func (a *applier) failTables(err error) bool {
 	return len(tables) > 0
 }
 
-// tableErrors returns the error of each *sink.TableError in the tree of err, by table.
+// tableErrors searches the tree of err for errors of type *sink.TableError. It returns the error in
+// each, by table.
 func tableErrors(err error) map[string]error {
 	found := make(map[string]error)
 	if of, ok := err.(*sink.TableError); ok {

@@ -101,8 +101,8 @@ func (p *Pipeline) denialPatience() time.Duration {
 
 // layout returns the layout of a table's version. It retries until HQ answers. The error is poison
 // if HQ denies the version, and errEnding if the intake ends before the answer. HQ gets time to
-// publish a version only once, when the first event with an unknown version arrives. All events
-// that are in the stream at that time share this wait.
+// publish a version when the first event with an unknown version arrives, and gets no more time
+// later. All events that are in the stream at that time share this wait.
 func (w *decodeWorker) layout(intake context.Context, v tableVersion) (*schema.Table, error) {
 	var backoff retry.Backoff
 	for {

@@ -6,8 +6,8 @@
 // applied, the next batch is received, decoded and compacted. The number and the bytes of
 // unacknowledged messages are bounded. At the bound, the receiver waits.
 //
-// A message is acknowledged once its changes and all earlier changes are durable, either at the
-// destination or in the dead-letter queue. If the sink stores checkpoints, messages are
+// A message is acknowledged after its changes and all earlier changes have become durable, either
+// at the destination or in the dead-letter queue. If the sink stores checkpoints, messages are
 // acknowledged only up to the stored checkpoint.
 package pipeline
 
@@ -40,8 +40,8 @@ type Config struct {
 	Source Source
 	Sink   Sink
 	// KeepsRows is the property of the sink's driver. If false, events are not split into columns,
-	// and no schema is needed. Limits are the sink's own limits if the sink has any, else those of
-	// its driver.
+	// and no schema is needed. Limits are the sink's own limits if the sink has any, else the
+	// limits of its driver.
 	KeepsRows bool
 	Limits    sink.Limits
 	Tables    Tables
@@ -176,11 +176,11 @@ func New(c Config) (*Pipeline, error) {
 	return p, nil
 }
 
-// Run carries changes until soft ends. It then receives no more messages, applies and acknowledges
-// all received ones, and returns nil. If hard ends, Run stops at once, and returns ErrAbandoned if
-// messages were in flight. These messages are not lost, because unacknowledged messages are
-// delivered again. Any other error is fatal; messages received before the error have been applied
-// if possible. Run may be called only once.
+// Run carries changes until the context soft ends. It then receives no more messages, applies and
+// acknowledges all received ones, and returns nil. If the context hard ends, Run stops at once, and
+// returns ErrAbandoned if messages were in flight. These messages are not lost, because
+// unacknowledged messages are delivered again. Any other error is fatal; messages received before
+// the error have been applied if possible. Run may be called only once.
 func (p *Pipeline) Run(soft, hard context.Context) error {
 	if p.began.Swap(true) {
 		return errors.New("the pipeline has run already")

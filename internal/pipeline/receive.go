@@ -43,8 +43,8 @@ func (f *intakeFailure) err() error {
 	return f.first
 }
 
-// receive is the first stage. It ends when intake ends or the source fails. The other stages then
-// end one after the other.
+// receive is the first stage. It ends when the context intake ends or the source fails. After that,
+// the next stages end one by one.
 func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) error {
 	defer close(p.ordered)
 	defer close(p.decode)
@@ -69,7 +69,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 }
 
 // receiveMessages returns the next messages of the source, and retries after transient errors. If
-// intake ends, the error is the cause of intake.
+// the context intake ends, the error is the cause of that context.
 func (p *Pipeline) receiveMessages(intake context.Context) (messages []Message, err error) {
 	var permanent error
 	retried := false
@@ -93,7 +93,7 @@ func (p *Pipeline) receiveMessages(intake context.Context) (messages []Message, 
 	return messages, err
 }
 
-// backlog remembers how many messages the stream had at an earlier time.
+// backlog holds the number of messages that the stream had at an earlier time.
 type backlog struct {
 	last     uint64 // sequence of the last received message
 	received uint64 // number of received messages
@@ -101,7 +101,7 @@ type backlog struct {
 	seen     time.Time
 }
 
-// chunk returns a chunk of messages, which must have just been received.
+// chunk makes a chunk of the given messages. The caller has just received these messages.
 func (b *backlog) chunk(messages []Message) *messageChunk {
 	now, last := time.Now(), &messages[len(messages)-1]
 	b.received += uint64(len(messages))

@@ -52,8 +52,8 @@ const (
 	lastQuiet  = 10 * time.Minute
 )
 
-// attemptFailed records a failed attempt that started at began. It logs the first failure, and
-// later ones at growing intervals.
+// attemptFailed records a failed attempt that started at the time began. It logs the first failure,
+// and later ones at growing intervals.
 func (t *statusTracker) attemptFailed(what dependency, began time.Time, err error) {
 	t.metrics.retries.WithLabelValues(string(what)).Inc()
 	if s, log := t.setRetryState(what, began, err, 1); log {
@@ -62,7 +62,7 @@ func (t *statusTracker) attemptFailed(what dependency, began time.Time, err erro
 	}
 }
 
-// attemptHangs records an attempt that started at began and has not returned within
+// attemptHangs records an attempt that started at the time began and has not returned within
 // retry.HangTimeout.
 func (t *statusTracker) attemptHangs(what dependency, began time.Time) {
 	if s, log := t.setRetryState(what, began, retry.ErrNoAnswer, 0); log {
@@ -70,10 +70,10 @@ func (t *statusTracker) attemptHangs(what dependency, began time.Time) {
 	}
 }
 
-// setRetryState records the reason why the attempt that started at began has not succeeded yet, and
-// the number of attempts that have ended since the last call. It reports whether to log the state,
-// which is always true for the first failure. The caller writes the log, because a log that blocks
-// must not block readers of the status.
+// setRetryState records the reason why the attempt that started at the time began has not succeeded
+// yet, and the number of attempts that have ended since the last call. It reports whether to log
+// the state, which is always true for the first failure. The caller writes the log, because a log
+// that blocks must not block readers of the status.
 func (t *statusTracker) setRetryState(what dependency, began time.Time, reason error, ended int) (s retryState, log bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

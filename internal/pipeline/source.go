@@ -30,7 +30,8 @@ type HealthReporter interface {
 	// so. The reason is nil if the source is healthy. Health is safe for concurrent use.
 	Health() (since time.Time, reason error)
 	// Waiting returns the number of messages that were available when the source last connected. If
-	// the source has not connected yet, known is false. Waiting is safe for concurrent use.
+	// the source has not connected yet, the result known is false. Waiting is safe for concurrent
+	// use.
 	Waiting() (messages uint64, known bool)
 }
 
@@ -52,8 +53,8 @@ type Tables interface {
 
 // Rules decide which events are applied. They are safe for concurrent use.
 type Rules interface {
-	// Check reports whether to skip e. If skip is true, a reason other than "" is logged. If skip
-	// is false, object may be the object name under which file and object stores write e. Check
-	// neither changes e nor keeps a reference to e.
+	// Check reports whether to skip e. If the result skip is true, a reason other than "" is
+	// logged. If the result skip is false, the result object may be the object name under which
+	// file and object stores write e. Check neither changes e nor keeps a reference to e.
 	Check(e *cdc.Event) (skip bool, reason, object string)
 }

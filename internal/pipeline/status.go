@@ -49,8 +49,8 @@ type Status struct {
 	Tables      map[string]TableStatus
 }
 
-// After returns s with the counts of earlier pipelines added. The counts in s must not include the
-// counts of earlier pipelines.
+// After returns a copy of s to which the counts of earlier pipelines are added. The counts in s
+// must not include these counts yet.
 func (s Status) After(earlier Status) Status {
 	if s.LastApplied.IsZero() {
 		s.Position = earlier.Position
@@ -90,7 +90,7 @@ type TableStatus struct {
 	LastChange                time.Time // by the source's clock
 }
 
-// add adds the counts of other to t, and keeps the later times.
+// add adds the counts in the parameter other to t. For each time, it keeps the later value.
 func (t *TableStatus) add(other *TableStatus) {
 	t.Inserts += other.Inserts
 	t.Updates += other.Updates
@@ -250,8 +250,8 @@ func (t *statusTracker) applied(events []*item, c *change.Batch, took time.Durat
 	}
 }
 
-// labelled converts counts by table to counts by label value. Tables that share a label value are
-// added up.
+// labelled takes a map of counts by table, and returns a map of counts by label value. Tables that
+// share a label value are added up.
 func (t *statusTracker) labelled(counts map[string]*TableStatus) map[string]*TableStatus {
 	labelled := make(map[string]*TableStatus, len(counts))
 	for table, s := range counts {

@@ -16,7 +16,7 @@ import (
 // sourceInterval is the time between two comparisons of the destination's tables with HQ's tables.
 const sourceInterval = time.Hour
 
-// Reasons why a table that is new at HQ is not OK.
+// Reasons in the state of a table that is new at HQ.
 const (
 	reasonNew         = "it is new at HQ and was not imported yet"
 	reasonNotBackfill = "it is new at HQ and is not imported, so it gets the changes from the stream"
@@ -38,7 +38,7 @@ func (h *healer) watchSource(ctx context.Context) {
 }
 
 // compareSource marks tables that are new at HQ as Missing, and records in h.set which tables HQ no
-// longer has. If new tables are not to be imported, it leaves them to the stream.
+// longer has. If new tables are not to be imported, these tables get their changes from the stream.
 func (h *healer) compareSource(ctx context.Context) error {
 	latest, err := h.latest(ctx)
 	malformed := errors.As(err, new(*schema.MalformedError))
@@ -73,9 +73,10 @@ func (h *healer) compareSource(ctx context.Context) error {
 	return errors.Join(h.set.Mark(ctx, h.destination, fresh), h.set.LeaveToStream(ctx, h.destination, unobtainable, reasonNotBackfill))
 }
 
-// sourceTables returns the tables that are not new at HQ. An import of all tables records them. If
-// there is no record, as after an import by an earlier version, all current tables at HQ count as
-// known, except the tables in waiting. HQ also lists tables without rows, which it does not export.
+// sourceTables returns the tables that are not new at HQ. An import of all tables records this
+// list. If no list is recorded, as after an import by an earlier version, all current tables at HQ
+// count as known, except the tables that the parameter waiting lists. HQ also lists tables without
+// rows, which it does not export.
 func (h *healer) sourceTables(latest map[string]*schema.Table, waiting []string) ([]string, error) {
 	known, recorded, err := h.State.Tables(state.SourceTables, h.at.DestinationKey)
 	if err != nil || recorded || len(latest) == 0 {

@@ -22,13 +22,13 @@ type desired struct {
 	filled              int          // number of imports that filled a destination
 }
 
-// needsImport reports whether HQ has configured a destination that has no snapshot yet. HQ then
-// requests an import next.
+// needsImport reports whether HQ has configured a destination that has no snapshot yet. In that
+// case, HQ is about to request an import.
 func (d desired) needsImport() bool {
 	return d.destination != nil && slices.Contains(d.NeedsImport, d.destination.Identity)
 }
 
-// beside reports whether an import is requested that runs while the stream is followed.
+// beside reports whether there is a requested import that runs while the stream is followed.
 func (d desired) beside() bool { return d.Import != nil && d.Import.Beside }
 
 // follows reports whether the stream is to be followed.
@@ -68,9 +68,9 @@ func (s *desiredState) now() (desired, <-chan struct{}) {
 	return s.desired, s.changed
 }
 
-// change passes a copy of the desired state to the callback do for editing. It makes the copy
-// current once the copy is on disk. If the callback or the write to disk fails, the desired state
-// does not change.
+// change passes a copy of the desired state to the callback do for editing. The copy becomes
+// current after it has been written to disk. If the callback or the write to disk fails, the
+// desired state does not change.
 func (s *desiredState) change(do func(*desired) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +93,7 @@ func (s *desiredState) change(do func(*desired) error) error {
 	return nil
 }
 
-// await waits until the predicate reached accepts the current desired state, or until ctx ends.
+// await waits until the callback returns true for the current desired state, or until ctx ends.
 func (s *desiredState) await(ctx context.Context, reached func(desired) bool) {
 	for {
 		now, changed := s.now()
@@ -113,8 +113,9 @@ func (s *desiredState) awaitOther(ctx context.Context, d *Destination) {
 	s.await(ctx, func(now desired) bool { return now.destination != d || !now.follows() })
 }
 
-// restore continues the requests that an earlier process received. d is the configured destination,
-// or nil if there is none. A requested import fails if it was into another destination than d.
+// restore continues the requests that an earlier process received. The parameter d is the
+// configured destination, or nil if there is none. A requested import fails if its destination is
+// not d.
 func (r *Reconciler) restore(d *Destination) error {
 	recorded, err := r.State.Desired()
 	if err != nil {
@@ -156,8 +157,8 @@ func (d *desired) fill(at *Destination) {
 	}
 }
 
-// finish records that the job has ended. If HQ requested the import, finish adds the outcome to
-// those that HQ has not received yet.
+// finish records that the job has ended. If HQ requested the import, finish adds the outcome to the
+// list of outcomes that HQ has not received yet.
 func (d *desired) finish(job *importJob, err error) {
 	d.job, d.Import = nil, nil
 	if !job.HQ {
@@ -220,8 +221,8 @@ func (r *Reconciler) Destination() *Destination {
 	return desired.destination
 }
 
-// Pause stops applying changes if on is true, and resumes it otherwise. The pause survives
-// restarts. If the server is already paused, pausing it again has no effect.
+// Pause(true) stops applying changes, and Pause(false) resumes applying them. The pause survives
+// restarts. If the server is already paused, Pause(true) has no effect.
 func (r *Reconciler) Pause(on bool) error {
 	return r.desired.change(func(d *desired) error {
 		switch {

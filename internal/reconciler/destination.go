@@ -58,8 +58,8 @@ func RestoreDestination(raw config.Secret, strategy config.UpdateStrategy, looku
 }
 
 // ParseForeignDestination parses a URL that does not come from the operator. It does not expand
-// placeholders in the URL. The URL must not use a secret of this machine, neither now nor at a
-// later connection. The parameter raw must be a result of sink.Literal.
+// placeholders in the URL. The URL must not use a secret of this machine, now or at a later
+// connection. The parameter raw must be a result of sink.Literal.
 func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, lookup sink.Lookup) (*Destination, error) {
 	d, err := ParseDestination(raw, strategy, lookup)
 	if err != nil {
@@ -69,8 +69,8 @@ func ParseForeignDestination(raw config.Secret, strategy config.UpdateStrategy, 
 	return d, sink.CheckForeign(d.Driver, d.Target)
 }
 
-// Named returns the key by which the data directory identifies the destination of a URL. If the URL
-// cannot be parsed, the key is the spelling of the URL.
+// Named returns the key of a destination in the data directory, given the destination's URL. If the
+// URL cannot be parsed, the key is the spelling of the URL.
 func Named(raw string, lookup sink.Lookup) state.DestinationKey {
 	masked := drivers.MaskURL(raw)
 	at := state.DestinationKey{Identity: sink.Spelling(masked), Masked: masked, Spelled: sink.Spelling(masked)}
@@ -193,9 +193,9 @@ func (r *Reconciler) envWithIdentity(d *Destination) (sink.Env, error) {
 	return Identify(r.env(d), r.State, d.Identity, r.Version, r.started)
 }
 
-// Identify returns env with the data about this process that the destination records. The
-// destination's id and epoch come from the data directory, where the given identity selects them.
-// The writer has the given version and start time.
+// Identify returns a copy of env with three more values: the destination's id, the epoch, and a
+// description of this process as a writer. The id and the epoch come from the data directory, which
+// finds them by the given identity. The description contains the given version and start time.
 func Identify(env sink.Env, dir *state.Dir, identity, version string, since time.Time) (sink.Env, error) {
 	host, err := os.Hostname()
 	if err != nil {

@@ -20,13 +20,13 @@ import (
 )
 
 // sessionPatience is how long an import waits for the stream to be followed, because only then can
-// the import bring its loaded rows forward. The wait counts from the time when the stream was last
+// the import bring its loaded rows forward. The wait starts at the time when the stream was last
 // followed. After the wait, the import puts the rows in place, and a lane brings them forward
 // later.
 const sessionPatience = time.Minute
 
-// errNotCovered reports that the stream may have dropped changes since the snapshot. eds decides
-// whether any are missing when it reads the stream from the snapshot on.
+// errNotCovered reports that the stream may have dropped changes since the snapshot. When eds reads
+// the stream from the snapshot on, it decides whether changes are missing.
 var errNotCovered = errors.New("the stream does not reach back to the snapshot")
 
 // bringForward applies later changes to the loaded rows of a table, until the rows have reached the
@@ -132,8 +132,8 @@ func (s *stagedTable) position() cdc.Position {
 	return s.reached
 }
 
-// runPipeline brings the rows forward within one session. due and sessionHard are the contexts of
-// that session.
+// runPipeline brings the rows forward within one session. The parameters due and sessionHard are
+// the contexts of that session.
 func (s *stagedTable) runPipeline(ctx, due, sessionHard context.Context, l *lanes) (cdc.Position, error) {
 	soft, stop := context.WithCancel(ctx)
 	defer stop()
@@ -211,8 +211,9 @@ func (s *stagedTable) openLane(ctx context.Context, l *lanes) (*jetstream.Lane, 
 	return source, nil
 }
 
-// join waits until the rows have caught up with the main pipeline, and makes the main pipeline skip
-// the table's changes after that position. It returns false if ctx ends first.
+// join waits until the rows have caught up with the main pipeline, and returns the position that
+// the rows have then. The main pipeline skips the table's changes after that position. If ctx ends
+// first, the result joined is false.
 func (s *stagedTable) join(ctx context.Context, l *lanes, source *jetstream.Lane) (at cdc.Position, joined bool, err error) {
 	delivered := tables.Delivered(source.Delivered)
 	caughtUp := func(ctx context.Context, at cdc.Position) error {
@@ -302,8 +303,8 @@ func (s *stagedTable) Fail(_ string, _ cdc.Position, _ sink.Cause, reason error)
 // affected.
 func (s *stagedTable) Lack(table string, reason error) { s.Fail(table, cdc.Position{}, "", reason) }
 
-// Denied returns false, so that the import fails and the table keeps its rows. The main pipeline or
-// a lane then decides about the change.
+// Denied returns false, so that a change with a denied schema version fails the import and the
+// table keeps its rows. The main pipeline or a lane then decides about the change.
 func (s *stagedTable) Denied(string) bool { return false }
 
 // Known does nothing: only the main pipeline records newer versions.

@@ -38,8 +38,8 @@ type healer struct {
 	retention   func(context.Context) (oldest time.Time, first uint64, err error)
 }
 
-// healerFor returns the healer for the destination of the lanes l. metered reports whether the
-// destination charges for queries, in which case the healer does not inspect it.
+// healerFor returns the healer for the destination of the lanes l. The parameter metered says
+// whether the destination charges for queries. The healer does not inspect such a destination.
 func (r *follower) healerFor(d *Destination, l *lanes, ev *recordedEvidence, source *jetstream.Source, metered bool) *healer {
 	h := &healer{
 		Reconciler: r.Reconciler, at: d, set: l.set, destination: l.destination,
@@ -63,11 +63,11 @@ func (h *healer) enabled() bool {
 }
 
 // onProbation reports whether this version of eds is on probation. During probation, the healer
-// changes no tables: after a rollback, the previous version must find the tables unchanged.
+// changes no tables: after a rollback, the previous version of eds must find the tables unchanged.
 func (h *healer) onProbation() bool { return h.Probation != nil && h.Probation() }
 
-// watch inspects the tables and their dead letters every minute until due ends. It heals lost
-// tables, and drops expired dead letters.
+// watch inspects the tables and their dead letters every minute until the context due ends. It
+// heals lost tables, and drops expired dead letters.
 func (h *healer) watch(due, hard context.Context) {
 	tick := time.NewTicker(healInterval)
 	defer tick.Stop()
@@ -96,8 +96,8 @@ func (h *healer) expire(ctx context.Context) error {
 	return h.Dead.DropExpired(h.at.Identity, names, now)
 }
 
-// heal requests an import of tables that are missing or incomplete, if it may request an import
-// now.
+// heal requests an import of tables that are missing or incomplete, if the server may request an
+// import now.
 func (h *healer) heal(due, hard context.Context) error {
 	now := time.Now()
 	names := h.tablesToImport(now)
@@ -132,7 +132,7 @@ func (h *healer) heal(due, hard context.Context) error {
 }
 
 // tablesToImport returns the names of the tables that the server should import now. If all imported
-// tables are lost, it returns none unless the option is config.HealAll.
+// tables are lost, it returns no names, unless the option is config.HealAll.
 func (h *healer) tablesToImport(now time.Time) (names []string) {
 	if !h.enabled() {
 		return nil
@@ -155,9 +155,9 @@ func (h *healer) tablesToImport(now time.Time) (names []string) {
 	return names
 }
 
-// splitByRetention splits the named tables by the expected duration of their import. fast are the
-// tables whose import is expected to end before the stream drops changes. slow holds all other
-// tables, with the reason why they are not imported.
+// splitByRetention splits the named tables by the expected duration of their import. The result
+// fast holds the tables whose import is expected to end before the stream drops changes. The result
+// slow maps each other table to the reason why the table is not imported.
 func (h *healer) splitByRetention(ctx context.Context, names []string) (fast []string, slow map[string]string, err error) {
 	oldest, first, err := h.retention(ctx)
 	if err != nil {
@@ -189,8 +189,8 @@ func (h *healer) recentlyHealed(now time.Time) map[string]bool {
 	return recent
 }
 
-// requestHealing requests an import of the named tables into d, and records it in the desired
-// state, which survives restarts.
+// requestHealing requests an import of the named tables into d, and records the request in the
+// desired state, which survives restarts.
 func (r *Reconciler) requestHealing(d *Destination, names []string, now time.Time) (id string, err error) {
 	q := ImportRequest{Options: snapshot.Options{Only: names, OwnTables: true}}
 	return r.requestImport(q, func(desired *desired) error {

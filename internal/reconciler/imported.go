@@ -15,9 +15,9 @@ import (
 // leaveImported lets a lane bring forward the tables that were imported since the stream was last
 // followed. It records these tables as Behind, at the position of their snapshot, and returns a
 // plan that lets all other tables continue from the checkpoint. If there are no other tables, or
-// the destination does not record states, it returns the given plan, which reads all tables from
-// the snapshots on. Tables whose snapshots were brought forward are always recorded as Behind, at
-// the position that they have reached.
+// the destination does not record states, leaveImported returns the given plan, which reads all
+// tables from the snapshots on. Tables whose snapshots were brought forward are always recorded as
+// Behind, at the position that they have reached.
 func (r *follower) leaveImported(
 	ctx context.Context, ev *recordedEvidence, config jetstream.Config, e continuity.Evidence, plan continuity.Plan,
 ) (continuity.Plan, error) {
@@ -49,9 +49,9 @@ func (r *follower) leaveImported(
 	return continued, nil
 }
 
-// withoutImported returns states without the states of tables whose rows an import has replaced
-// since the stream was last followed. After an import of all tables, it also drops the states of
-// tables without a snapshot, because the source no longer has these tables.
+// withoutImported removes from states the tables whose rows an import has replaced since the stream
+// was last followed, and returns the remaining states. After an import of all tables, it also
+// removes the tables without a snapshot, because the source no longer has these tables.
 func withoutImported(states []sink.TableState, snapshots map[string]continuity.ImportEvidence) []sink.TableState {
 	whole := false
 	for _, s := range snapshots {
@@ -63,9 +63,9 @@ func withoutImported(states []sink.TableState, snapshots map[string]continuity.I
 	})
 }
 
-// withImported adds the states of imported tables to states. If a table already has a state, only
-// some of its rows were imported, so the table still lacks the changes that the existing state
-// describes.
+// withImported returns the given states together with the states of imported tables. If a table
+// already has a state, only some of its rows were imported, so the table still lacks the changes
+// that the existing state describes.
 func withImported(states, imported []sink.TableState) []sink.TableState {
 	for _, t := range imported {
 		i := slices.IndexFunc(states, func(old sink.TableState) bool { return old.Table == t.Table })
@@ -85,9 +85,9 @@ func withImported(states, imported []sink.TableState) []sink.TableState {
 	return states
 }
 
-// behindSnapshots returns a Behind state for each table in behind, which maps tables to their
-// snapshots. A table lacks the changes after its snapshot. If the snapshot is newer than position,
-// the table counts as complete up to position.
+// behindSnapshots returns a Behind state for each table in the given map of snapshots. A table
+// lacks the changes after its snapshot. If the snapshot is newer than position, the table counts as
+// complete up to position.
 func behindSnapshots(
 	ctx context.Context, config jetstream.Config, behind map[string]continuity.ImportEvidence, position cdc.Position,
 ) ([]sink.TableState, error) {

@@ -11,8 +11,8 @@ import (
 )
 
 // markIncomplete records that tables lack the changes of the plan's gap, so that all later changes
-// can be applied. It returns false if the destination does not record states, or may not be the
-// same destination as before: in these cases, nothing can be applied before an import.
+// can be applied. It returns false if the destination does not record states, or is possibly a
+// different destination than before. In these cases, nothing can be applied before an import.
 func (r *follower) markIncomplete(ev *recordedEvidence, plan continuity.Plan) bool {
 	gap := plan.Gap
 	if ev.recorder == nil || gap.Reason != continuity.Trimmed && gap.Reason != continuity.Recreated {

@@ -32,8 +32,8 @@ type importStats struct {
 	took time.Duration // from the time of the snapshot until its rows were in place; 0 if unknown
 }
 
-// importedTables returns the latest import of each table in the map all. The details come from the
-// list records, which holds the snapshots that the destination has recorded.
+// importedTables describes the latest import of each table in the parameter all. The details come
+// from the parameter records, which holds the snapshots that the destination has recorded.
 func importedTables(all map[string]continuity.ImportEvidence, records []sink.LoadRecord) map[string]importStats {
 	latest := make(map[string]sink.LoadRecord)
 	for _, s := range records {
@@ -56,21 +56,21 @@ func importedTables(all map[string]continuity.ImportEvidence, records []sink.Loa
 }
 
 // inspection finds tables that another program has dropped or emptied. An empty table was emptied
-// by another program if this process has deleted fewer rows than the import loaded, or no row since
-// the last inspection that found rows. If neither number is known, as after a restart, the table is
-// unverified, because changes from the stream may have deleted all rows.
+// by another program if this process has deleted fewer rows than the import loaded, or has deleted
+// no row since the last inspection that found rows. If neither number is known, as after a restart,
+// the table is unverified, because changes from the stream may have deleted all rows.
 type inspection struct {
 	sink.Inspector
 	set     *tables.Set
 	imports map[string]importStats
 	dir     *state.Dir
 	at      state.DestinationKey
-	// filled holds the tables in which the last inspection found rows. The value is the number of
-	// deletes that had ended before that inspection.
+	// filled holds the tables in which the last inspection found rows. The value for a table is the
+	// number of deletes that had ended before that inspection.
 	filled map[string]uint64
-	// unverifiedSince holds, for each unverified table, the time since which it is unverified.
-	// verified reports whether a comparison that started after the given time found the table equal
-	// to the source.
+	// unverifiedSince holds, for each unverified table, when the table became unverified. The
+	// function verified reports whether a comparison that started after the given time found the
+	// table equal to the source.
 	unverifiedSince map[string]time.Time
 	verified        func(table string, since time.Time) bool
 }
@@ -140,8 +140,8 @@ func (i *inspection) inspect(ctx context.Context, now time.Time) (lost []sink.Ta
 	return lost, unverified, err
 }
 
-// unverified records the table as unverified, and appends a description of its problem to the list
-// all. If a comparison has verified the table since then, unverified appends nothing.
+// unverified records the table as unverified, and appends a description of the problem to the given
+// list. If a comparison has verified the table since then, unverified appends nothing.
 func (i *inspection) unverified(all []string, table, problem string, now time.Time) []string {
 	since, ok := i.unverifiedSince[table]
 	if !ok {
@@ -154,7 +154,7 @@ func (i *inspection) unverified(all []string, table, problem string, now time.Ti
 	return append(all, table+" "+problem)
 }
 
-// describeAbsence returns the reason why the table that f describes is absent.
+// describeAbsence returns the reason why a table is absent, given the finding about that table.
 func describeAbsence(f sink.Finding) string {
 	if f.Other == "" {
 		return reasonAbsent
@@ -163,7 +163,7 @@ func describeAbsence(f sink.Finding) string {
 }
 
 // emptiedBy reports whether eds knows which program deleted the rows of an empty table, and whether
-// that was another program than eds.
+// that program is not eds.
 func (i *inspection) emptiedBy(table string) (known, byOthers bool) {
 	begun, _ := i.set.Deletes(table)
 	ended, seen := i.filled[table]

@@ -116,8 +116,8 @@ func (r *Reconciler) RequestImport(q ImportRequest) (id string, err error) {
 	return r.requestImport(q, func(*desired) error { return nil })
 }
 
-// requestImport is like RequestImport, but also calls do(), which edits the desired state. If that
-// call fails, requestImport requests no import.
+// requestImport is like RequestImport, but also calls the callback, which edits the desired state.
+// If the callback fails, requestImport requests no import.
 func (r *Reconciler) requestImport(q ImportRequest, do func(*desired) error) (id string, err error) {
 	options, err := json.Marshal(q.Options)
 	if err != nil {
@@ -161,10 +161,9 @@ func (r *Reconciler) importAlone() error {
 	})
 }
 
-// WatchImport waits until an import ends, and returns the outcome. Until then, it reports progress
-// through calls of observe: one call for each table whose progress has changed since the previous
-// call. Such a call may be slow. If the import has already ended, it must be one of the last
-// keptJobs imports. If ctx ends, the import continues.
+// WatchImport waits until an import ends, and returns the outcome. Until then, it calls observe
+// each time that it sees new progress of a table. Calls of observe may be slow. If the import has
+// already ended, it must be one of the last keptJobs imports. If ctx ends, the import continues.
 func (r *Reconciler) WatchImport(
 	ctx context.Context, id string, observe func(snapshot.TableProgress, snapshot.Totals),
 ) (snapshot.Report, error) {

@@ -18,7 +18,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/tables"
 )
 
-// Bounds of the time for which a lane may block the main pipeline while it returns its tables.
+// Bounds of the time for which a lane may block the main pipeline while the lane returns its
+// tables.
 const (
 	firstHold = 3 * time.Second
 	lastHold  = 30 * time.Second
@@ -41,9 +42,9 @@ type tableSink struct {
 	sink.Migrator
 }
 
-// lanesFor returns the lanes of the destination, and makes the set of the destination's tables the
-// sink and the gate of config, which configures the main pipeline. It returns nil if the
-// destination does not record the states of tables.
+// lanesFor returns the lanes of the destination. It also changes config, the configuration of the
+// main pipeline: the sink and the gate become the set of the destination's tables. lanesFor returns
+// nil if the destination does not record the states of tables.
 func (r *follower) lanesFor(
 	destination *sink.Opened, ev *recordedEvidence, config *pipeline.Config, position cdc.Position,
 ) (*lanes, error) {
@@ -92,17 +93,18 @@ func (r *Reconciler) setTables(set *tables.Set) {
 	}
 }
 
-// visit is a part of an import. It needs the lanes of the followed stream, so the lanes run it.
+// visit is a part of an import that needs the lanes of the followed stream. The lanes run the
+// visit.
 type visit struct {
 	do   func(due, hard context.Context, l *lanes)
 	done chan struct{} // closed when do has returned
 }
 
-// withLanes passes the lanes of the followed stream to the callback do, and waits until the
-// callback returns. The lanes stop after the context due has ended and the callback has returned.
-// The lanes abandon their work when the context hard ends. If the stream is about to be followed,
-// withLanes waits for that. It returns false without running the callback if the stream is not
-// followed or ctx ends.
+// withLanes calls the callback with the lanes of the followed stream, and waits until the callback
+// returns. The lanes stop after the context due has ended and the callback has returned. The lanes
+// abandon their work when the context hard ends. If the stream is about to be followed, withLanes
+// waits for that. It returns false without running the callback if the stream is not followed or
+// ctx ends.
 func (r *Reconciler) withLanes(ctx context.Context, do func(due, hard context.Context, l *lanes)) bool {
 	v := visit{do, make(chan struct{})}
 	for ctx.Err() == nil {
@@ -133,7 +135,7 @@ func (r *Reconciler) setFollowed(followed bool) {
 	r.followed, r.left = followed, time.Now()
 }
 
-// lastFollowed returns the time at which lanes last ran, which is the current time if they run.
+// lastFollowed returns the time at which lanes last ran, or the current time if lanes run now.
 func (r *Reconciler) lastFollowed() time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -176,7 +178,8 @@ func (l *lanes) run(due, hard context.Context, main *pipeline.Pipeline) error {
 	return errors.Join(err, failed)
 }
 
-// receiveVisits starts visits until due ends, and then waits until all of them have returned.
+// receiveVisits starts visits until the context due ends, and then waits until all of them have
+// returned.
 func (l *lanes) receiveVisits(due, hard context.Context) {
 	var visits sync.WaitGroup
 	defer visits.Wait()
@@ -193,8 +196,8 @@ func (l *lanes) receiveVisits(due, hard context.Context) {
 	}
 }
 
-// bringForward brings tables forward until due ends. It returns only errors that also concern the
-// main pipeline.
+// bringForward brings tables forward until the context due ends. It returns only errors that also
+// concern the main pipeline.
 func (l *lanes) bringForward(due, hard context.Context) error {
 	defer l.Health.Warn("lane", "")
 	var backoff retry.Backoff
@@ -225,7 +228,7 @@ func (l *lanes) bringForward(due, hard context.Context) error {
 	return nil
 }
 
-// flush records those table states that the destination has not recorded yet. It warns if the
+// flush records the table states that the destination has not recorded yet. It warns if the
 // destination does not answer.
 func (l *lanes) flush(ctx context.Context) error {
 	hangs := false
@@ -240,8 +243,8 @@ func (l *lanes) flush(ctx context.Context) error {
 	return err
 }
 
-// awaitChange waits until changed is closed or ctx ends. If the parameter until is not zero,
-// awaitChange also returns at that time.
+// awaitChange waits until the given channel is closed or ctx ends. If the parameter until is not
+// zero, awaitChange also returns at that time.
 func awaitChange(ctx context.Context, changed <-chan struct{}, until time.Time) {
 	var due <-chan time.Time
 	if !until.IsZero() {
@@ -256,8 +259,8 @@ func awaitChange(ctx context.Context, changed <-chan struct{}, until time.Time) 
 	}
 }
 
-// runLane applies the changes that the given tables lack, until the tables have caught up or
-// due ends.
+// runLane applies the changes that the given tables lack, until the tables have caught up or the
+// context due ends.
 func (l *lanes) runLane(due, hard context.Context, behind []sink.TableState) error {
 	lane, after := l.set.Begin(l.destination, behind)
 	names := make([]string, len(behind))
@@ -298,8 +301,8 @@ func (l *lanes) closeLane(source *jetstream.Lane) {
 	}
 }
 
-// runUntil runs a pipeline until caughtUp returns or soft ends. It returns the first error of the
-// pipeline or of caughtUp.
+// runUntil runs a pipeline until the callback caughtUp returns or the context soft ends. It returns
+// the first error of the pipeline or of the callback.
 func runUntil(soft, hard context.Context, p *pipeline.Pipeline, caughtUp func(context.Context) error) error {
 	soft, stop := context.WithCancel(soft)
 	defer stop()
@@ -315,8 +318,8 @@ func runUntil(soft, hard context.Context, p *pipeline.Pipeline, caughtUp func(co
 	return group.Wait()
 }
 
-// recordLoss records the gap if err is a *continuity.GapError, and then returns nil. It returns any
-// other error unchanged.
+// recordLoss handles err, which is an error of a lane or nil. If err is a *continuity.GapError,
+// recordLoss records the gap and returns nil. It returns any other error unchanged.
 func (l *lanes) recordLoss(err error) error {
 	gap := new(continuity.GapError)
 	if !errors.As(err, &gap) {
@@ -326,7 +329,7 @@ func (l *lanes) recordLoss(err error) error {
 	return nil
 }
 
-// join returns the lane's tables to the main pipeline once the lane has caught up. It returns early
+// join returns the lane's tables to the main pipeline when the lane has caught up. It returns early
 // if the lane should restart with more tables, or has no table left.
 func (l *lanes) join(ctx context.Context, lane *tables.LaneView, source *jetstream.Lane, members int) error {
 	attempt := func(hold time.Duration) error { return l.set.Join(ctx, lane, hold, source.Delivered) }
@@ -337,10 +340,10 @@ func (l *lanes) join(ctx context.Context, lane *tables.LaneView, source *jetstre
 	return nil
 }
 
-// catchUp calls the callback attempt whenever source is no more than one batch behind. The argument
-// of attempt is how long the attempt may block the main pipeline. catchUp returns true once an
-// attempt succeeds. It returns false when ctx ends, or when the predicate ends returns true for the
-// latest error, which may be nil.
+// catchUp calls the callback attempt each time that source is no more than one batch behind. The
+// argument of attempt is how long the attempt may block the main pipeline. After an attempt has
+// succeeded, catchUp returns true. After any other round, it calls the callback ends with the error
+// of that round, which may be nil. If ends returns true, or if ctx ends, catchUp returns false.
 func (l *lanes) catchUp(
 	ctx context.Context, source *jetstream.Lane, attempt func(hold time.Duration) error, ends func(error) bool,
 ) (bool, error) {

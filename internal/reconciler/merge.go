@@ -12,7 +12,7 @@ import (
 type rowsOf struct{ table, company string }
 
 // mergeSnapshots merges the recorded snapshots of a destination into one snapshot per table, for a
-// server to which the companies in granted are granted. The checkpoint records which of the
+// server with access to the companies in the list granted. The checkpoint records which of the
 // snapshots have been followed. If several imports together replaced the rows of each granted
 // company, they count as one import of all rows.
 func mergeSnapshots(records []sink.LoadRecord, granted []string, checkpoint *sink.Recorded) map[string]continuity.ImportEvidence {

@@ -9,7 +9,7 @@ import (
 )
 
 // runPipeline opens the destination and the stream, and runs a pipeline from the stream to the
-// destination until due ends.
+// destination until the context due ends.
 func (r *follower) runPipeline(due, hard context.Context, d *Destination) (err error) {
 	destination, err := r.openDestination(due, d)
 	if err != nil {

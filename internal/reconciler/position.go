@@ -103,8 +103,8 @@ func (r *follower) subscribe(
 }
 
 // reportStart logs the start of reading, unless reading simply continues. It warns if eds cannot
-// verify the start. It also warns if missing, which describes rows that the destination lacks, is
-// not "".
+// verify the start. The parameter missing describes rows that the destination lacks. If it is not
+// "", reportStart warns about these rows.
 func (r *follower) reportStart(plan continuity.Plan, missing string) {
 	if plan.Note != "" {
 		r.Logger.Warn(plan.Note)

@@ -118,7 +118,7 @@ func (r *Reconciler) Close() {
 }
 
 // untilClosed returns a context that ends when Close is called. The caller must call end to release
-// it.
+// the context.
 func (r *Reconciler) untilClosed() (ctx context.Context, end func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	var watcher sync.WaitGroup
@@ -141,10 +141,10 @@ type follower struct {
 	StreamAccess
 }
 
-// Run reconciles until due ends, and returns the cause of due. It returns earlier if it fails with
-// an error that another attempt would not resolve. Imports continue after Run. If hard ends, Run
-// stops at once; the stream delivers unacknowledged messages again. The result gap is the gap that
-// keeps the stream from being followed, or nil if there is none.
+// Run reconciles until the context due ends, and returns the cause of that context. It returns
+// earlier after an error that another attempt would not resolve. Imports continue after Run. If the
+// context hard ends, Run stops at once; the stream delivers unacknowledged messages again. The
+// result gap is the gap that keeps the stream from being followed, or nil if there is none.
 func (r *Reconciler) Run(due, hard context.Context, s StreamAccess) (gap, err error) {
 	return (&follower{r, s}).reconcile(due, hard)
 }
@@ -201,8 +201,8 @@ func (r *follower) reconcile(due, hard context.Context) (gap, err error) {
 }
 
 // recordDropped records a gap that the running source has found, so that the next subscription
-// marks the tables as incomplete. It returns false if err is another error, or if marking the
-// tables cannot help.
+// marks the tables as incomplete. It returns false if err is not a gap, or if marking the tables
+// cannot help.
 func (r *follower) recordDropped(err error) bool {
 	found := new(continuity.GapError)
 	switch {
@@ -220,9 +220,9 @@ func (r *follower) recordDropped(err error) bool {
 // errChanged is the cause of ending a pipeline because the desired state has changed.
 var errChanged = errors.New("the desired state has changed")
 
-// follow follows the stream into d until due ends or the desired state changes. Before it returns,
-// it applies the received changes. If that takes longer than closeTimeout while another destination
-// is desired, follow abandons these changes; the stream delivers them again.
+// follow follows the stream into d until the context due ends or the desired state changes. Before
+// it returns, it applies the received changes. If that takes longer than closeTimeout while another
+// destination is desired, follow abandons these changes; the stream delivers them again.
 func (r *follower) follow(due, hard context.Context, d *Destination) error {
 	due, end := context.WithCancelCause(due)
 	defer end(nil)

@@ -58,8 +58,8 @@ func (r *follower) readRecords(ctx context.Context, d *Destination, destination 
 	return ev, nil
 }
 
-// readID checks whether the destination still holds the id that the data directory has recorded. It
-// applies to destinations that keep events, not rows.
+// readID checks whether the destination still holds the id that the data directory has recorded.
+// Only destinations that keep events, not rows, need this check.
 func (r *follower) readID(ctx context.Context, destination *sink.Opened, ev *recordedEvidence) (err error) {
 	if ev.identifier = destination.Identifier; ev.identifier == nil {
 		return nil
@@ -98,10 +98,10 @@ func (r *Reconciler) destinationID(d *Destination, own string) (string, error) {
 	return own, r.State.RecordDestinationID(d.Identity, own)
 }
 
-// settled returns the data directory's record of the position in the destination. own reports
-// whether the record belongs to this destination. If there is neither a record nor a checkpoint,
-// settled returns the record of the previous destination, because this destination lacks the
-// changes that were applied to that one.
+// settled returns the data directory's record of the position in the destination. The result own
+// says whether the record belongs to this destination. If there is neither a record nor a
+// checkpoint, settled returns the record of the previous destination, because this destination
+// lacks the changes that were applied to the previous destination.
 func (r *follower) settled(ev *recordedEvidence) (settled state.Settled, own bool, err error) {
 	settled, own, err = r.State.Settled(r.Consumer, ev.at)
 	if !own && ev.Checkpoint != nil {
@@ -143,7 +143,7 @@ func (r *follower) snapshots(ev *recordedEvidence) (map[string]continuity.Import
 	return all, nil
 }
 
-// add adds snap, a snapshot that only the data directory knows, to the map all. If the destination
+// add puts a snapshot that only the data directory knows into the given map. If the destination
 // should record the snapshot, add also appends it to ev.seeds. If the stream has been followed
 // before, an import of the schema alone replaces no change.
 func (ev *recordedEvidence) add(all map[string]continuity.ImportEvidence, snap state.ImportRecord) {
@@ -165,8 +165,8 @@ func (ev *recordedEvidence) add(all map[string]continuity.ImportEvidence, snap s
 }
 
 // copies returns the destination's snapshots that the data directory lacks. It leaves out the
-// tables in the list except. If the destination later loses its snapshots, the copies in the data
-// directory show the loss.
+// tables that the parameter except lists. If the destination later loses its snapshots, the copies
+// in the data directory show the loss.
 func (ev *recordedEvidence) copies(except []string) []state.ImportRecord {
 	latest := make(map[string]state.ImportRecord)
 	for _, s := range ev.Records.Snapshots {

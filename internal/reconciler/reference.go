@@ -10,7 +10,7 @@ import (
 // takeOver records the snapshots of the reference server, if eds uses that server's data directory
 // for the first time. The destination holds these snapshots, and may lack later changes. takeOver
 // skips tables that eds itself has imported. If the file of the reference server cannot be read,
-// unread is the reason.
+// the result unread is the reason.
 func (r *Reconciler) takeOver(d *Destination) (unread, err error) {
 	if pending, err := r.State.HasReference(); err != nil || !pending {
 		return nil, err

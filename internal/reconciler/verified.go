@@ -2,8 +2,8 @@ package reconciler
 
 import "time"
 
-// Verification is the result of a comparison that found rows of the destination equal to the rows
-// of the source.
+// Verification describes a successful comparison: the compared rows are the same in the destination
+// and in the source.
 type Verification struct {
 	Began  time.Time `json:"began"` // start of the comparison; later warnings remain valid
 	Tables []string  `json:"tables"`
@@ -26,7 +26,8 @@ func (r *Reconciler) Verified(v Verification) {
 	}
 }
 
-// verifiedSince reports whether a comparison that started after t found the table equal.
+// verifiedSince reports whether a comparison that started after the time t has found no difference
+// in the table.
 func (r *Reconciler) verifiedSince(table string, t time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

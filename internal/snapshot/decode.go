@@ -103,16 +103,16 @@ type fileDecoder struct {
 	table *schema.Table
 	clock cdc.Timestamp // time of the rows
 	limit int           // maximum length of a line, in bytes
-	// alone is set if no other file is loaded at the same time. Only one block is then in flight.
-	// beside is set otherwise. A line over the limit is then an errLongLine.
+	// If alone is set, no other file is loaded at the same time, and only one block is in flight.
+	// Otherwise, beside is set, and a line over the limit is an errLongLine.
 	alone, beside bool
-	// unknown is called with the name of each member that the table lacks.
+	// unknown(name) is called for each member that the table lacks.
 	unknown func(name []byte)
-	// passed is called after each block, with the number of rows in the block.
+	// passed(rows) is called after each block, with the number of rows in the block.
 	passed func(rows int)
-	// refused is called after each block, once for every line that is not a row, with the reason.
-	// If it returns an error, Rows ends with that error. The text is valid only during the call. If
-	// refused is nil, Rows ends at the first such line.
+	// After each block, refused(line, text, reason) is called for every line that is not a row. If
+	// the callback returns an error, Rows ends with that error. The text is valid only during the
+	// call. If there is no callback, Rows ends at the first such line.
 	refused func(line int64, text []byte, reason error) error
 
 	row   int64 // number of the last yielded row, from 1
@@ -125,7 +125,7 @@ type fileDecoder struct {
 // gap identifies a row that is not in the line directly after the previous row.
 type gap struct{ row, line int64 }
 
-// lineOf returns the line of a yielded row, given the number of the row.
+// lineOf returns the line number of a yielded row, given the row's number.
 func (d *fileDecoder) lineOf(row int64) int64 {
 	i, found := slices.BinarySearchFunc(d.gaps, row, func(g gap, row int64) int { return cmp.Compare(g.row, row) })
 	switch {
@@ -139,7 +139,7 @@ func (d *fileDecoder) lineOf(row int64) int64 {
 
 // Rows yields the file's rows. It unpacks and splits later blocks while the caller handles a row. A
 // row is valid until the next iteration. Rows ends after it has yielded an error. That error is a
-// *FileError, an error that the callback refused returned, or the cause of ctx.
+// *FileError, an error from the callback in d.refused, or the cause of ctx.
 func (d *fileDecoder) Rows(ctx context.Context, r io.Reader) iter.Seq2[*change.Row, error] {
 	return func(yield func(*change.Row, error) bool) {
 		parent := ctx
@@ -235,8 +235,8 @@ func (d *fileDecoder) unpack(ctx context.Context, r io.Reader, free <-chan *bloc
 	}
 }
 
-// fill fills b with whole lines: first rest, then text from r. It returns the text after the last
-// whole line, which is the start of the next block.
+// fill fills b with whole lines: first with the text in the parameter rest, then with text from r.
+// It returns the text after the last whole line, which is the start of the next block.
 func (d *fileDecoder) fill(b *block, r io.Reader, rest []byte) []byte {
 	if cap(b.text) > keptBlock || cap(b.text) < blockSize {
 		b.text = make([]byte, 0, max(blockSize, 2*len(rest)))

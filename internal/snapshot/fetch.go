@@ -37,8 +37,8 @@ const (
 // URL from HQ.
 type locator func(ctx context.Context, stale string) (string, error)
 
-// downloader downloads export files into a directory. A file gets its final name only once it is
-// complete.
+// downloader downloads export files into a directory. A file does not get its final name until it
+// is complete.
 type downloader struct {
 	client   *http.Client
 	log      *slog.Logger
@@ -50,8 +50,8 @@ type downloader struct {
 // transfer is the download of one file.
 type transfer struct {
 	path string
-	// size is called with the size of the file once it is known. got is called with the number of
-	// bytes downloaded so far.
+	// size(n) is called with the size of the file as soon as the size is known. got(n) is called
+	// with the number of bytes downloaded so far.
 	size, got func(n int64)
 
 	have int64 // number of bytes in the partial file
@@ -61,7 +61,7 @@ type transfer struct {
 var errRefused = errors.New("the download url is refused")
 
 // download downloads the file to t.path. It continues the partial file of an earlier attempt or
-// run. It gives up once it has received no data for f.patience. Its errors contain no URL.
+// run. It gives up after it has received no data for f.patience. Its errors contain no URL.
 func (f *downloader) download(ctx context.Context, t *transfer, locate locator) error {
 	select {
 	case f.slots <- struct{}{}:
@@ -155,7 +155,7 @@ func (f *downloader) attempt(ctx context.Context, t *transfer, locate locator, s
 	}
 }
 
-// stripURL removes the URL, which is a secret, from an HTTP client's error.
+// stripURL removes the URL from an error of an HTTP client, because the URL is a secret.
 func stripURL(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -339,8 +339,9 @@ func contentRange(text string) (first, size int64, ok bool) {
 	return int64(n), size, err == nil
 }
 
-// statusError returns the classified error for a response that does not contain the file. The
-// downloader replaces refused URLs and retries transient errors. Fatal errors need the operator.
+// statusError returns the classified error for a response that does not contain the file. If the
+// URL was refused, the downloader gets another URL. It retries after a transient error. A fatal
+// error needs the operator.
 func statusError(r *http.Response) error {
 	err := fmt.Errorf("the server answers %d %s", r.StatusCode, http.StatusText(r.StatusCode))
 	switch code := r.StatusCode; {

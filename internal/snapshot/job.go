@@ -165,7 +165,8 @@ func (r *importRun) discardTable(ctx context.Context, name, job string) {
 	}
 }
 
-// runJob imports the unfinished tables of job i. It loads each table once its export is ready.
+// runJob imports the unfinished tables of job i. It loads each table as soon as the table's export
+// is ready.
 func (r *importRun) runJob(ctx context.Context, i int) error {
 	tables := r.tablesOfJob(i)
 	if len(tables) == 0 {
@@ -270,8 +271,8 @@ func (r *importRun) handOver(job string, now exportProgress, tables []string, ha
 	return changed
 }
 
-// fail records t as the result of a table that was not imported. If the parameter at is not the
-// zero value, fail also stores that parameter as the table's progress in the data directory.
+// fail records t as the result of a table that was not imported. The parameter at is the table's
+// progress. Unless at is the zero value, fail stores the progress in the data directory.
 func (r *importRun) fail(t TableReport, at state.ImportTable) {
 	if at.Job != "" {
 		if err := r.cfg.State.RecordTable(t.Table, at); err != nil {
@@ -340,7 +341,7 @@ func (r *importRun) finishImport(ctx context.Context) error {
 	return err
 }
 
-// cleanUp calls finish, which must remove the record of the import. It then removes the downloads
+// cleanUp calls finish(), which must remove the record of the import. It then removes the downloads
 // of the import, unless files are kept.
 func (r *importRun) cleanUp(finish func() error) error {
 	if err := finish(); err != nil {

@@ -56,7 +56,7 @@ func (t *tableImport) loadFiles(ctx context.Context, load sink.Load) error {
 	return nil
 }
 
-// count adds to the progress the rows and bytes of a file that an earlier run loaded.
+// count adds the rows and bytes of a file to the progress. The file was loaded by an earlier run.
 func (t *tableImport) count(file string) {
 	if known, ok := t.known[file]; ok && !t.counted[file] {
 		t.counted[file] = true
@@ -103,10 +103,10 @@ func (t *tableImport) downloadFile(ctx context.Context, file string) error {
 }
 
 // share returns the number of shares of importRun.loading that a file of the table needs: one
-// share, or all of them if the table is loaded alone. So memory holds either short lines of several
-// files or long lines of one file. A load that finds a long line is closed, and is restarted as the
-// only load. While the restarted load waits for other loads, it holds no resource of the
-// destination that they may need.
+// share, or all of them if the table is loaded alone. Therefore, memory holds either short lines of
+// several files or long lines of one file. A load that finds a long line is closed, and is
+// restarted as the only load. While the restarted load waits for other loads, it holds no resource
+// of the destination that these other loads may need.
 func (t *tableImport) share() int64 {
 	if t.alone {
 		return int64(t.cfg.Parallel)
@@ -129,8 +129,8 @@ func (t *tableImport) loadFile(ctx context.Context, load sink.Load, f exportFile
 	return t.remove(f)
 }
 
-// decode passes the rows of d to load, reports the progress, and returns the numbers of loaded rows
-// and bytes.
+// decode passes the rows of d to the given load, reports the progress, and returns the numbers of
+// loaded rows and bytes.
 func (t *tableImport) decode(
 	ctx context.Context, load func(context.Context, string, iter.Seq2[*change.Row, error]) (int64, error), d *fileDecoder,
 ) (now state.ImportFile, err error) {
@@ -163,8 +163,8 @@ func (t *tableImport) decode(
 	return reported, nil
 }
 
-// loadError adds the position in the file to err, an error of loading the file. If the file is
-// damaged and can be downloaded again, loadError removes the file.
+// loadError adds the position in the file to err, which is the error that ended the load of the
+// file. If the file is damaged and can be downloaded again, loadError removes the file.
 func (t *tableImport) loadError(ctx context.Context, d *fileDecoder, f exportFile, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -95,7 +95,7 @@ func parseExportClock(digits string) (cdc.Timestamp, error) {
 	return cdc.Timestamp{Wall: at.Unix()*int64(time.Second) + nanos, Logical: uint32(logical)}, nil
 }
 
-// consists reports whether s is not empty and the given predicate accepts every byte of s.
+// consists reports whether s is not empty and the given predicate is true for every byte of s.
 func consists(s string, is func(c byte) bool) bool {
 	for i := range len(s) {
 		if !is(s[i]) {

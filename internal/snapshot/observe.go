@@ -93,8 +93,8 @@ func (t *progressTracker) table(name string) *tableProgress {
 	return t.tables[name]
 }
 
-// expect adds tables in the phase Waiting. It adds all of them to the totals before it reports the
-// first one.
+// expect adds tables in the phase Waiting. It adds all tables to the totals before it reports the
+// first table.
 func (t *progressTracker) expect(names ...string) {
 	var added []*tableProgress
 	t.mu.Lock()
@@ -117,7 +117,7 @@ func (t *progressTracker) expect(names ...string) {
 }
 
 // change applies f to the progress, and reports the result if observeInterval has passed since the
-// last report. If atOnce is set, it always reports.
+// last report. If atOnce is set, change always reports the result.
 func (p *tableProgress) change(atOnce bool, f func(*TableProgress)) {
 	t := p.tracker
 	t.mu.Lock()

@@ -96,9 +96,9 @@ func (r *importRun) reopen(tables []string) error {
 	return nil
 }
 
-// holdID stores the id in the destination. If the destination has lost its id, it lacks all tables
-// that are not part of this import. holdID then stores no id, so that the server notices the loss
-// when it continues.
+// holdID stores the id in the destination. A destination that has lost its id lacks all tables that
+// are not part of this import. In that case, holdID stores no id, so that the server notices the
+// loss when it continues.
 func (r *importRun) holdID(ctx context.Context, identifier sink.Identifier) error {
 	known, err := r.cfg.State.HeldID(r.cfg.Destination.Identity)
 	if err != nil {
@@ -127,10 +127,10 @@ func HoldID(ctx context.Context, identifier sink.Identifier, dir *state.Dir, at 
 	return id, dir.RecordHeldID(at.Identity, id)
 }
 
-// record tells the load to record the snapshot in the destination, at the time when the rows are
-// put in place. The snapshot has every change of the stream up to the position in applied. record
-// returns the id of the destination, or "" if the destination neither records snapshots nor holds
-// an id.
+// record makes the load record the snapshot in the destination at the moment when the load puts the
+// rows in place. The snapshot has every change of the stream up to the position in the parameter
+// applied. record returns the id of the destination, or "" if the destination neither records
+// snapshots nor holds an id.
 func (t *tableImport) record(load sink.Load, applied cdc.Position) string {
 	if t.held != "" {
 		return t.held

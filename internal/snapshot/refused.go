@@ -20,7 +20,7 @@ import (
 
 // A table fails if more than maxRefused rows among refusedWindow lines are refused, or more than
 // maxRefusedTotal rows in total. So many refused rows show that the table is at fault, not single
-// rows. The first two limits equal those for events of the stream.
+// rows. The first two limits equal the limits for events of the stream.
 const (
 	maxRefused      = 100
 	refusedWindow   = 1000
@@ -74,8 +74,8 @@ func (r *importRun) countRefused(table, job string) int {
 	return r.cfg.Dead.CountRows(r.deadLetters(table, job))
 }
 
-// loadRows loads the rows of a file. If the destination refuses a row and refused rows become dead
-// letters, loadRows loads all other rows.
+// loadRows loads the rows of a file. If refused rows become dead letters, loadRows loads all rows
+// that the destination does not refuse.
 func (t *tableImport) loadRows(ctx context.Context, load sink.Load, f exportFile) (now state.ImportFile, err error) {
 	share := t.share()
 	if err := t.loading.Acquire(ctx, share); err != nil {
@@ -132,7 +132,7 @@ func (t *tableImport) decoder(ctx context.Context, f exportFile) *fileDecoder {
 }
 
 // refuse turns a line of a file into a dead letter. It returns an error if too many rows of the
-// table were refused. row is nil if the line cannot be parsed as a row.
+// table were refused. The parameter row is nil if the line cannot be parsed as a row.
 func (t *tableImport) refuse(ctx context.Context, f exportFile, line int64, row *change.Row, text []byte, reason error) error {
 	where := &FileError{File: f.name, Line: line, Err: reason}
 	if err := t.refused.add(line); err != nil {
@@ -167,8 +167,8 @@ func (t *tableImport) dropRefused(f exportFile) error {
 }
 
 // finishRefused returns the number of refused rows of a table that is in place. If the import has
-// replaced all rows of the table, finishRefused also drops the dead letters of earlier imports, and
-// those of changes that the snapshot contains.
+// replaced all rows of the table, finishRefused also drops two kinds of dead letters of the table:
+// those of earlier imports, and those of changes that the snapshot contains.
 func (t *tableImport) finishRefused(ctx context.Context) (int, error) {
 	if t.cfg.Dead == nil {
 		return 0, nil

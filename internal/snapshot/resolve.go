@@ -18,8 +18,9 @@ import (
 	"github.com/shopmonkeyus/eds/internal/state"
 )
 
-// maxResumed is the maximum age of an interrupted import that is resumed. Its export has the tables
-// as of the start of the import, and the stream may no longer have all later changes.
+// maxResumed is the maximum age of an interrupted import that is resumed. The export of an
+// interrupted import has the tables as of the start of the import, and the stream may no longer
+// have all later changes.
 const maxResumed = 24 * time.Hour
 
 // resolve decides which exports to import: the export of --job-id, the exports of an interrupted
@@ -66,8 +67,8 @@ func tooOld(jobs []state.ExportRecord) bool {
 // requestsExport reports whether the options name an export, by --job-id or --dir.
 func (r *importRun) requestsExport() bool { return r.cfg.JobID != "" || r.cfg.Dir != "" }
 
-// canResume reports whether an import with the given jobs can be resumed. With --dir, it can be
-// resumed only if it has a single job and the directory holds the files of that job.
+// canResume reports whether an import with the given jobs can be resumed. With --dir, an import can
+// be resumed only if the import has a single job and the directory holds the files of that job.
 func (r *importRun) canResume(jobs []state.ExportRecord) bool {
 	if r.cfg.Dir != "" && len(jobs) != 1 {
 		return false

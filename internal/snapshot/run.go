@@ -49,9 +49,9 @@ type importRun struct {
 
 	tables map[string]*schema.Table // every table that HQ knows
 	wanted []string                 // the tables to import, sorted by name
-	// refused are the tables that the destination cannot hold, with the reason.
+	// refused maps each table that the destination cannot hold to the reason.
 	refused map[string]error
-	// reserved are the objects whose schemas use names that are reserved for eds.
+	// reserved lists objects whose schemas use names that only eds may use.
 	reserved []TableReport
 
 	requestedJob string     // id of the export that the options name; "" if there is none
@@ -111,8 +111,8 @@ func newImportRun(c Config) *importRun {
 	return r
 }
 
-// check probes the destination, requests the tables from HQ, which also checks the API key, and
-// selects the tables to import. It runs before the import changes anything.
+// check probes the destination, requests the list of tables from HQ, and selects the tables to
+// import. The request also checks the API key. check runs before the import changes anything.
 func (r *importRun) check(ctx context.Context) error {
 	if !r.cfg.DryRun {
 		w := r.newWatch("all tables", "test the destination")
@@ -170,8 +170,8 @@ func (r *importRun) matches(previous state.Import) bool {
 	return previous.Parameters == r.imp.Parameters && r.cfg.Destination.Owns(previous.Identity, previous.Destination)
 }
 
-// fingerprint returns a hash of the import's parameters and of spelling, which is a spelling of the
-// destination's URL or "".
+// fingerprint returns a hash of the import's parameters and of the given spelling of the
+// destination's URL, which may be "".
 func (r *importRun) fingerprint(spelling string) string {
 	sorted := func(s []string) []string { return slices.Compact(slices.Sorted(slices.Values(s))) }
 	o := r.cfg.Options

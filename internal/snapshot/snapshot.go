@@ -74,10 +74,11 @@ type Config struct {
 	// again or ends. Calls for one part are serial. Stalled must not block. It may be nil.
 	Stalled func(part, reason string)
 	// BringForward is called for a table whose rows are replaced completely, after its last file
-	// was loaded. clock is the time of the loaded rows. BringForward applies later changes of the
-	// stream to load, which is sealed. It returns the position up to which the rows have every
-	// change, or zero if the rows have only the changes up to clock. done is called when the load
-	// has ended; it is nil if err is not nil. BringForward may be nil.
+	// was loaded. The argument clock is the time of the loaded rows. BringForward applies later
+	// changes of the stream to load, which is sealed. It returns the position up to which the rows
+	// have every change, or zero if the rows have only the changes up to clock. The import calls
+	// the result done when the load has ended. If the result err is not nil, done is nil.
+	// BringForward may be nil.
 	BringForward func(
 		ctx context.Context, t *schema.Table, clock cdc.Timestamp, load sink.Advancer,
 	) (applied cdc.Position, done func(), err error)
@@ -90,7 +91,7 @@ type Options struct {
 	// Only are the names of the tables to import. If Only is empty, all tables are imported.
 	Only []string
 	// CompanyIDs and LocationIDs restrict the import to the rows of these companies and locations.
-	// All other rows of the destination are kept.
+	// The destination keeps all other rows.
 	CompanyIDs, LocationIDs []string
 	// TimeOffset restricts the import to rows since that time. The zero time selects all rows. If
 	// TimeOffset is set, the destination keeps rows that the snapshot lacks.
@@ -179,7 +180,8 @@ type TableReport struct {
 	Err     error
 }
 
-// Count returns n followed by a noun: one if n is 1, else many.
+// Count returns the number n followed by a noun. The noun is the second argument if n is 1, else
+// the third argument.
 func Count[N int | int64](n N, one, many string) string {
 	if n == 1 {
 		return "1 " + one

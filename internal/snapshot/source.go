@@ -45,7 +45,7 @@ type exportFile struct {
 type exportSource interface {
 	// poll reads the progress of the export.
 	poll(ctx context.Context) (exportProgress, error)
-	// last returns the latest successful result of poll.
+	// last returns the result of the latest successful call of poll.
 	last() exportProgress
 	// locate returns the URL of a file. If the known URL equals stale, locate requests a fresh URL.
 	locate(ctx context.Context, table, file, stale string) (string, error)
@@ -108,8 +108,8 @@ func (t tableExport) buildURL(file string) string {
 	return ""
 }
 
-// readTable converts HQ's description of a table's export. complete reports whether the whole
-// export has ended.
+// readTable converts HQ's description of a table's export. The parameter complete says whether the
+// whole export has ended.
 func readTable(t hq.ExportTable, complete bool) tableExport {
 	failed := func(format string, a ...any) tableExport {
 		return tableExport{err: fmt.Errorf("export: "+format, a...)}
@@ -167,8 +167,8 @@ func sortFiles(files []exportFile) {
 	slices.SortFunc(files, func(a, b exportFile) int { return cmp.Compare(a.name, b.name) })
 }
 
-// snapshotClock returns the time of a table's snapshot: the time of its newest file or, if there
-// are no files, the cursor.
+// snapshotClock returns the time of a table's snapshot. That is the time of the table's newest file
+// or, if there are no files, the time in the cursor.
 func snapshotClock(files []exportFile, cursor string) (cdc.Timestamp, error) {
 	if len(files) == 0 {
 		if cursor == "" {
@@ -200,7 +200,8 @@ type manifestTable struct {
 	Error string   `json:"error,omitempty"`
 }
 
-// writeManifest writes the manifest into dir. It lists the tables only if the export is complete.
+// writeManifest writes the manifest into dir. The manifest lists the tables only if the export is
+// complete.
 func writeManifest(dir, job string, e exportProgress) error {
 	m := manifest{Job: job, Complete: e.complete, Tables: make(map[string]manifestTable, len(e.tables))}
 	for name, t := range e.tables {
@@ -288,7 +289,7 @@ func withoutURLs(e exportProgress) exportProgress {
 	return exportProgress{complete: e.complete, tables: tables}
 }
 
-// sourceOfManifest returns a source of the files that m, a complete manifest, lists.
+// sourceOfManifest returns a source of the files that are listed in a complete manifest.
 func sourceOfManifest(m manifest) (*dirSource, error) {
 	e := exportProgress{complete: true, tables: make(map[string]tableExport, len(m.Tables))}
 	for name, mt := range m.Tables {
@@ -352,7 +353,7 @@ func (s *dirSource) files() []string {
 	return names
 }
 
-// downloaded returns the total size, in bytes, of those of the given files that are in dir.
+// downloaded adds up the sizes, in bytes, of the given files. It skips files that are not in dir.
 func downloaded(dir string, files []exportFile) int64 {
 	var n int64
 	for _, f := range files {

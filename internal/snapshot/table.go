@@ -53,8 +53,9 @@ func (r *importRun) newTable(job, name string, e tableExport) *tableImport {
 	}
 }
 
-// modeOf returns the mode in which the rows of a table are put in place. If the snapshot replaces
-// only some rows and the table has no columns that identify them, the rows are merged.
+// modeOf returns the mode in which a load puts the rows of a table in place. If the snapshot
+// replaces only some rows, and the table has no columns that identify these rows, the load merges
+// the rows.
 func (r *importRun) modeOf(t *schema.Table) sink.LoadMode {
 	scope := r.scope()
 	if _, ok := scope.Columns(t); ok || !r.mode.Replaces() {
@@ -256,8 +257,8 @@ func (t *tableImport) forget(file string) {
 	delete(t.counted, file)
 }
 
-// finish puts the loaded rows in place. If the destination fails, finish retries; the failed call
-// may nevertheless have put the rows in place.
+// finish puts the loaded rows in place. If the destination fails, finish retries, although the
+// failed call may have put the rows in place.
 func (t *tableImport) finish(ctx context.Context, load sink.Load) error {
 	err := t.retry(ctx, "put the table in place", func() (err error) {
 		t.rows, err = load.Finish(ctx)
@@ -266,8 +267,9 @@ func (t *tableImport) finish(ctx context.Context, load sink.Load) error {
 	return t.finishError(ctx, load, err)
 }
 
-// finishError returns the error for a failure to finish a load, or nil if err is nil. If the load
-// failed because it has no rows, finishError discards the load, and the table keeps its rows.
+// finishError returns the error for a failure to finish a load, or nil if err is nil. If the
+// failure is that the load has no rows, finishError discards the load, and the table keeps its
+// rows.
 func (t *tableImport) finishError(ctx context.Context, load sink.Load, err error) error {
 	if !errors.Is(err, sink.ErrWouldEmpty) {
 		if err != nil {

@@ -9,8 +9,8 @@ import (
 )
 
 // stallWatch reports that an import, or a part of it, has made no progress for retry.HangTimeout.
-// It reports again each time that this time has doubled. It is safe for concurrent use. A nil
-// stallWatch reports nothing.
+// It reports again each time that the time without progress has doubled. It is safe for concurrent
+// use. A nil stallWatch reports nothing.
 type stallWatch struct {
 	report func(reason string) // "" means that there is progress again
 
@@ -46,7 +46,7 @@ func (r *importRun) newWatch(what, operation string) *stallWatch {
 }
 
 // doing records the start of an operation. The start counts as progress, unless an attempt has
-// failed since the latest progress: then the operation is only the next attempt.
+// failed since the latest progress. In that case, the operation is only the next attempt.
 func (w *stallWatch) doing(operation string) {
 	if w == nil {
 		return
@@ -80,7 +80,7 @@ func (w *stallWatch) downloaded() {
 	}
 }
 
-// failed records the error of an attempt, to be reported if no progress follows.
+// failed stores the error of an attempt. The watch reports the error if no progress follows.
 func (w *stallWatch) failed(err error) {
 	if w == nil {
 		return

@@ -15,8 +15,8 @@ import (
 type DestinationKey struct {
 	// Identity does not depend on the spelling of the destination's URL.
 	Identity string
-	// ID is the id in the destination's own records, or "" if the destination keeps no records. If
-	// there is an ID, the position is recorded under the ID, else under Identity.
+	// ID is the id in the destination's own records, or "" if the destination keeps no records. The
+	// position is recorded under the ID if there is one, else under Identity.
 	ID string
 	// Masked is the current spelling of the URL, without secrets. Spelled is the part of Masked by
 	// which earlier versions of eds identify the destination.
@@ -42,8 +42,8 @@ func (at DestinationKey) key() string { return cmp.Or(at.ID, at.Identity) }
 // current one. The key of the current record is the name itself.
 func otherKey(name, destination string) string { return name + "\x00" + destination }
 
-// eachOther decodes each record about name that is stored under an otherKey, and passes the record
-// to the callback use.
+// eachOther decodes each record about name that is stored under an otherKey, and calls the callback
+// with the key and the record.
 func eachOther[V any](tx *bbolt.Tx, bucket []byte, name string, use func(key string, v V)) error {
 	if tx.Bucket(bucket) == nil { // the database is from an earlier version and opened read-only
 		return nil
@@ -78,8 +78,8 @@ func (d *Dir) DestinationID(identity string) (id string, err error) {
 	return id, d.RecordDestinationID(identity, id)
 }
 
-// RecordDestinationID records the id that the destination with the given identity has in its own
-// records.
+// RecordDestinationID records an id for the destination with the given identity. The id is from the
+// destination's own records.
 func (d *Dir) RecordDestinationID(identity, id string) error {
 	return d.SetValue(destinationPrefix+identity, id)
 }
@@ -97,7 +97,7 @@ func (d *Dir) RecordHeldID(identity, id string) error {
 }
 
 // Worked reports whether the destination with the given identity has ever accepted a connection
-// from an eds that uses this data directory.
+// from eds. Only connections of processes with this data directory count.
 func (d *Dir) Worked(identity string) (bool, error) {
 	worked, err := d.Value(workedPrefix + identity)
 	return worked != "", err

@@ -92,8 +92,8 @@ func (d *Dir) Import() (Import, bool, error) {
 	return i, ok, err
 }
 
-// eachImportValue decodes each value of the import whose key starts with prefix, and passes the
-// rest of the key, and the value, to the callback use.
+// eachImportValue decodes each value of the import whose key starts with prefix. It calls the
+// callback with the rest of the key and the decoded value.
 func eachImportValue[V any](tx *bbolt.Tx, prefix string, use func(name string, v V)) error {
 	c := tx.Bucket(bucketImport).Cursor()
 	for key, text := c.Seek([]byte(prefix)); key != nil; key, text = c.Next() {
@@ -121,7 +121,7 @@ func (d *Dir) BeginImport(i Import) error {
 	})
 }
 
-// RecordJobs replaces the exports of the recorded import.
+// RecordJobs replaces the list of exports in the record of the import.
 func (d *Dir) RecordJobs(jobs []ExportRecord) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		var i Import
@@ -143,7 +143,7 @@ func (d *Dir) RecordFile(table, file string, f ImportFile) error {
 	return d.update(func(tx *bbolt.Tx) error { return put(tx, bucketImport, filePrefix+table+"/"+file, f) })
 }
 
-// FinishTable records that the import of one table into the destination is done, and records s as
+// FinishTable records that the import of one table into the destination is done. It also records s,
 // the snapshot of that table. Both records are written in one transaction.
 func (d *Dir) FinishTable(at DestinationKey, s ImportRecord) error {
 	return d.update(func(tx *bbolt.Tx) error {
@@ -163,7 +163,8 @@ func (d *Dir) FinishImport() error {
 
 // FinishWholeImport removes the record of an import that has loaded every table of the source into
 // the destination. It marks the snapshots of the imported tables as Whole. It also removes the
-// snapshots of tables that are not in source, because the source no longer has these tables.
+// snapshots of tables that are not in the list source, because the source no longer has these
+// tables.
 func (d *Dir) FinishWholeImport(at DestinationKey, imported, source []string) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		if err := markWhole(tx, at, imported, source); err != nil {

@@ -68,7 +68,7 @@ func (d *Dir) ReferenceTimes() (map[string]time.Time, error) {
 }
 
 // FinishReference records the snapshots that the destination takes over from the reference server.
-// HasReference returns false from then on.
+// After that, HasReference returns false.
 func (d *Dir) FinishReference(at DestinationKey, snapshots ...ImportRecord) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		for _, s := range snapshots {
@@ -108,9 +108,9 @@ const (
 )
 
 // readReference reads a buntdb file, which is a log of commands in the Redis protocol. It returns
-// the times in the newest value of exportKey. A truncated command at the end of the file was never
-// completed, so readReference ignores the command. However, if that command could be the only one
-// about exportKey, readReference returns an error.
+// the times in the newest value of exportKey. readReference ignores a truncated command at the end
+// of the file, because the command was never completed. However, if the truncated command may be
+// the only command for exportKey, readReference returns an error.
 func readReference(r io.Reader, now time.Time) (map[string]time.Time, error) {
 	log := commandLog{bufio.NewReaderSize(r, 64<<10)}
 	var export []byte
@@ -265,7 +265,8 @@ func (l commandLog) keyOf(length int) (string, error) {
 	return string(text), err
 }
 
-// number reads a line that consists of mark and a decimal number. A number above limit is an error.
+// number reads a line that consists of the given mark and a decimal number. If the number is
+// greater than limit, number returns an error.
 func (l commandLog) number(mark byte, limit int) (int, error) {
 	line, err := l.r.ReadSlice('\n')
 	switch {
@@ -288,7 +289,7 @@ func (l commandLog) number(mark byte, limit int) (int, error) {
 	return n, nil
 }
 
-// text returns a part of the given length, in bytes.
+// text reads and returns a part of the command. The length is in bytes.
 func (l commandLog) text(length int) ([]byte, error) {
 	text := make([]byte, length)
 	if _, err := io.ReadFull(l.r, text); err != nil {
@@ -297,7 +298,7 @@ func (l commandLog) text(length int) ([]byte, error) {
 	return text, l.end()
 }
 
-// skip skips a part of the given length, in bytes.
+// skip reads and discards a part of the command. The length is in bytes.
 func (l commandLog) skip(length int) error {
 	if _, err := l.r.Discard(length); err != nil {
 		return cutOff(err)

@@ -30,7 +30,7 @@ type ImportRecord struct {
 	// Rows is the number of imported rows.
 	Rows       int64     `json:"rows"`
 	ImportedAt time.Time `json:"importedAt"`
-	// Begun is true once the server has started to follow the stream from this snapshot.
+	// Begun is true if the server has started to follow the stream from this snapshot.
 	Begun bool `json:"begun"`
 	// Partial reports whether the import loaded only some of the rows, or kept rows that the
 	// source may have deleted.

@@ -96,8 +96,8 @@ func Look(path string) (*Dir, error) {
 }
 
 // Await opens the data directory at path. If another eds uses the directory, Await calls waiting()
-// once, and then retries for the duration patience, or until ctx ends. Each attempt waits up to
-// lockTimeout.
+// once, and then retries for the duration in the parameter patience, or until ctx ends. Each
+// attempt waits up to lockTimeout.
 func Await(ctx context.Context, path string, patience time.Duration, waiting func()) (*Dir, error) {
 	waits := false
 	for deadline := time.Now().Add(patience); ; {
@@ -144,7 +144,7 @@ func (d *Dir) open() error {
 var errUnprepared = errors.New("the state is empty")
 
 // openFile opens the database. If the file is damaged, bbolt can panic, or can fault on a page that
-// the file does not have. openFile returns either as an error.
+// the file does not have. openFile returns such a panic or fault as an error.
 func openFile(path string, readOnly bool) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		var err error
@@ -210,8 +210,8 @@ func checkFormat(tx *bbolt.Tx) error {
 	return nil
 }
 
-// damaged returns an error that says that the state cannot be read because of cause, and names the
-// remedies.
+// damaged returns an error that says that the state cannot be read, with the given cause. The error
+// also names the remedies.
 func (d *Dir) damaged(cause error) error {
 	file := d.Path(fileName)
 	return fmt.Errorf("the state in %s is damaged (%w): put back a copy of it; or move it away and run eds import again, "+
@@ -234,8 +234,8 @@ func (d *Dir) Close() error {
 	return nil
 }
 
-// update runs the given callback in one transaction, which is durable when update returns. It fails
-// if the directory was opened read-only.
+// update runs the given callback in one transaction, which is durable when update returns. If the
+// directory was opened read-only, update fails.
 func (d *Dir) update(change func(tx *bbolt.Tx) error) error {
 	if d.readOnly {
 		return fmt.Errorf("write the state in %s: it was opened read-only", d.Path(fileName))
@@ -258,7 +258,8 @@ func (d *Dir) view(read func(tx *bbolt.Tx) error) error {
 	return nil
 }
 
-// get decodes the value of key into out, and reports whether there is a value.
+// get decodes the value of the given key into the variable that out points to, and reports whether
+// there is a value.
 func get(tx *bbolt.Tx, bucket []byte, key string, out any) (bool, error) {
 	text := tx.Bucket(bucket).Get([]byte(key))
 	if text == nil {

@@ -36,8 +36,9 @@ func (s *Settled) of(at DestinationKey) bool {
 }
 
 // Settled returns the last recorded progress of the named consumer in the destination. The consumer
-// may have progressed further since. If there is no record for this destination, own is false, and
-// s is the record of the destination that was written to last, or zero if there is none.
+// may have progressed further since. If there is no record for this destination, the result own is
+// false. In that case, the result s is the record of the destination that eds wrote to most
+// recently, or zero if there is none.
 func (d *Dir) Settled(consumer string, at DestinationKey) (s Settled, own bool, err error) {
 	err = d.view(func(tx *bbolt.Tx) error {
 		found, err := get(tx, bucketPositions, consumer, &s)
@@ -105,8 +106,9 @@ func (d *Dir) BatchBoundaries(consumer string, at DestinationKey) (ends []uint64
 	return ends, err
 }
 
-// RecordBatchBoundaries records ends, the sequences of the last messages of batches that may be
-// delivered again. It stores a second copy of ends for earlier versions.
+// RecordBatchBoundaries records the given sequences for BatchBoundaries. They are the sequences of
+// the last messages of batches that may be delivered again. A second copy is stored for earlier
+// versions.
 func (d *Dir) RecordBatchBoundaries(consumer string, at DestinationKey, ends []uint64) error {
 	return d.update(func(tx *bbolt.Tx) error {
 		return errors.Join(put(tx, bucketEnds, consumer, ends), put(tx, bucketEnds, otherKey(consumer, at.key()), ends))

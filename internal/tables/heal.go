@@ -59,8 +59,8 @@ func (s *Set) Lack(ctx context.Context, destination Sink, names []string, reason
 }
 
 // Postpone records that the next attempt to import the named tables starts no earlier than the time
-// in next, and counts an attempt. If reason is not "", it replaces the recorded reasons of these
-// tables.
+// in the parameter next. Postpone also counts one more attempt. If the parameter reason is not "",
+// it replaces the recorded reasons of these tables.
 func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, next time.Time, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.Next, t.Reason = next.UTC().Truncate(time.Millisecond), cmp.Or(reason, t.Reason)
@@ -68,17 +68,17 @@ func (s *Set) Postpone(ctx context.Context, destination Sink, names []string, ne
 	})
 }
 
-// LeaveToStream marks those of the named tables that are Missing or Incomplete as Behind, so that
-// the lane applies their changes. Use it for tables that no import can load. Each of these tables
-// must have every change up to its Applied position.
+// LeaveToStream changes the state of each named table from Missing or Incomplete to Behind, so that
+// the lane applies the table's changes. It leaves any other state unchanged. Use it for tables that
+// no import can load. Each of these tables must have every change up to its Applied position.
 func (s *Set) LeaveToStream(ctx context.Context, destination Sink, names []string, reason string) error {
 	return s.changeMissing(ctx, destination, names, func(t *sink.TableState) {
 		t.State, t.Cause, t.Reason, t.Attempts, t.Next = sink.Behind, sink.CauseImporting, reason, 0, time.Time{}
 	})
 }
 
-// changeMissing edits and records the states of those named tables that are Missing or Incomplete.
-// The callback edit changes one state.
+// changeMissing calls edit to change the states of the named tables, and records the new states. It
+// skips tables that are neither Missing nor Incomplete.
 func (s *Set) changeMissing(ctx context.Context, destination Sink, names []string, edit func(*sink.TableState)) error {
 	s.mu.Lock()
 	for _, name := range names {
@@ -112,8 +112,8 @@ type deletes struct {
 }
 
 // Deletes returns how many deletes of the table's rows have started, and how many of these have
-// ended, whether or not they became durable. If begun equals the value of ended from an earlier
-// call, no delete has started since that call.
+// ended, whether or not they became durable. If the result begun equals the result ended of an
+// earlier call, no delete has started since that call.
 func (s *Set) Deletes(table string) (begun, ended uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,8 +121,8 @@ func (s *Set) Deletes(table string) (begun, ended uint64) {
 	return d.begun, d.ended
 }
 
-// countDeletes counts the deletes of b as started. The caller must call the returned function after
-// the transaction; the function counts the same deletes as ended.
+// countDeletes counts the deletes of b as started. After the transaction, the caller must call the
+// returned function, which counts the same deletes as ended.
 func (s *Set) countDeletes(b *change.Batch) (ended func()) {
 	counts := make(map[string]uint64)
 	for _, set := range b.Sets {

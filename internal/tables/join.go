@@ -20,8 +20,8 @@ var ErrNotCaughtUp = errors.New("tables that are behind have not caught up in ti
 type Delivered func(context.Context) (last, pending uint64, err error)
 
 // Join returns the lane's tables to the main pipeline. The main pipeline waits until Join returns,
-// but no longer than the duration hold. If the lane does not catch up in time, Join returns
-// ErrNotCaughtUp, and the main pipeline continues without these tables.
+// but no longer than the duration in the parameter hold. If the lane does not catch up in time,
+// Join returns ErrNotCaughtUp, and the main pipeline continues without these tables.
 func (s *Set) Join(ctx context.Context, l *LaneView, hold time.Duration, delivered Delivered) error {
 	if err := s.main.acquire(ctx); err != nil {
 		return err
@@ -53,8 +53,8 @@ func (s *Set) laneReached() (reached, target uint64, changed <-chan struct{}) {
 }
 
 // AwaitApplied waits until a reader has applied all of its messages up to a target sequence. If ctx
-// ends first, it returns the cause of ctx. progress returns the sequence that the reader has
-// reached, the target, and a channel that is closed when either changes.
+// ends first, it returns the cause of ctx. The callback progress returns the sequence that the
+// reader has reached, the target, and a channel that is closed when either changes.
 func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, target uint64, changed <-chan struct{})) error {
 	for {
 		reached, target, changed := progress()
@@ -76,8 +76,8 @@ func (d Delivered) AwaitApplied(ctx context.Context, progress func() (reached, t
 	}
 }
 
-// handBack records that the lane's tables have caught up, and takes them from the lane. The caller
-// holds the turns of both pipelines.
+// handBack records that the lane's tables have caught up, and removes the tables from the lane. The
+// caller holds the turns of both pipelines.
 func (s *Set) handBack(ctx context.Context, l *LaneView) error {
 	s.mu.Lock()
 	for name := range s.members {
@@ -90,8 +90,9 @@ func (s *Set) handBack(ctx context.Context, l *LaneView) error {
 	return s.Flush(ctx, l.Sink)
 }
 
-// caughtUpState returns the new state of the table with state t once the table has caught up to the
-// position at: Incomplete if t has a gap, else OK.
+// caughtUpState returns the new state of a table that has caught up to the position in the
+// parameter at. The parameter t is the old state. The new state is Incomplete if t has a gap, else
+// OK.
 func caughtUpState(t sink.TableState, at cdc.Position, now time.Time) sink.TableState {
 	next := sink.TableState{Table: t.Table, State: sink.OK, Applied: at, Accepted: t.Accepted, Gap: t.Gap}
 	if t.Gap != "" {

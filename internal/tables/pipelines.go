@@ -53,8 +53,8 @@ func (m *MainView) Apply(ctx context.Context, b *change.Batch) error {
 	return nil
 }
 
-// unstoredStates returns all states that are not recorded yet, and any other states that the given
-// predicate selects. The caller holds s.mu.
+// unstoredStates returns all states that are not recorded yet, and also each state for which the
+// given predicate is true. The caller holds s.mu.
 func (s *Set) unstoredStates(also func(sink.TableState) bool) []sink.TableState {
 	var states []sink.TableState
 	for name, t := range s.states {
@@ -99,8 +99,8 @@ func (m *MainView) Applies(table string, p cdc.Position) bool {
 	return !ok || t.State.Applies() && lacks(t, p)
 }
 
-// Fail marks the table as having failed after the change at p, so that the lane applies its later
-// changes. If cause is sink.CauseAbsent, the table becomes Missing instead.
+// Fail marks the table as having failed after the change at p, so that the lane applies the table's
+// later changes. If the parameter cause is sink.CauseAbsent, the table becomes Missing instead.
 func (m *MainView) Fail(table string, p cdc.Position, cause sink.Cause, reason error) {
 	s := m.set
 	s.mu.Lock()
@@ -110,16 +110,16 @@ func (m *MainView) Fail(table string, p cdc.Position, cause sink.Cause, reason e
 	s.put(s.failed(t, cause, reason))
 }
 
-// Lack marks the table as Incomplete. A table that is Behind stays Behind until it has caught up,
-// and is Incomplete afterwards.
+// Lack marks the table as Incomplete. A table that is Behind becomes Incomplete when it has caught
+// up.
 func (m *MainView) Lack(table string, reason error) {
 	m.set.mu.Lock()
 	defer m.set.mu.Unlock()
 	m.set.lack(table, reason.Error())
 }
 
-// lack records that dead letters of a table were dropped. Beyond maxStates, it records this under
-// sink.OtherTables. The caller holds s.mu.
+// lack records that dead letters of a table were dropped. If there are already maxStates states,
+// lack records the loss under sink.OtherTables. The caller holds s.mu.
 func (s *Set) lack(table, reason string) {
 	t, known := s.states[table]
 	if !known && len(s.states) >= maxStates {
@@ -167,9 +167,9 @@ type LaneView struct {
 	set *Set
 }
 
-// Begin assigns tables, which are Behind, to the lane. There must be at least one table. Begin
-// returns the lane's view, and the position after which the lane starts to read: the lowest Applied
-// position of these tables.
+// Begin assigns the given tables to the lane. There must be at least one table, and all of them
+// must be Behind. Begin returns the lane's view, and the position after which the lane starts to
+// read: the lowest Applied position of these tables.
 func (s *Set) Begin(destination Sink, tables []sink.TableState) (*LaneView, cdc.Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -242,7 +242,7 @@ func (l *LaneView) Fail(table string, _ cdc.Position, cause sink.Cause, reason e
 	s.put(s.failed(s.states[table], cause, reason))
 }
 
-// Lack records that the table lacks changes. The table becomes Incomplete once it has caught up.
+// Lack records that the table lacks changes. The table becomes Incomplete when it has caught up.
 func (l *LaneView) Lack(table string, reason error) {
 	l.set.mu.Lock()
 	defer l.set.mu.Unlock()

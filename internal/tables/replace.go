@@ -28,11 +28,11 @@ func (s *Set) Unhold(table string) {
 // the table as Behind. It returns the table's position. The import then replaces the rows with its
 // staged rows, which must be complete up to that position.
 //
-// The main pipeline and the lane wait until Replace returns, but no longer than the duration hold.
-// The callback caughtUp must return nil once the staged rows have every change up to the given
-// position. If its context ends first, it must return the cause of the context. If the callback
-// does not return in time, Replace returns ErrNotCaughtUp, and the table's changes are applied as
-// before. The caller must have called Hold for the table.
+// The main pipeline and the lane wait until Replace returns, but no longer than the duration in the
+// parameter hold. The callback caughtUp must return nil when the staged rows have every change up
+// to the given position. If the callback's context ends first, the callback must return the cause
+// of that context. If the callback does not return in time, Replace returns ErrNotCaughtUp, and the
+// table's changes are applied as before. The caller must have called Hold for the table.
 func (s *Set) Replace(
 	ctx context.Context, table string, destination Sink, hold time.Duration, caughtUp func(context.Context, cdc.Position) error,
 ) (cdc.Position, error) {
@@ -55,8 +55,8 @@ func (s *Set) Replace(
 	return at, s.markReplacing(context.WithoutCancel(ctx), table, at, destination)
 }
 
-// markReplacing records that a table is Behind, with every change up to the position at. The caller
-// holds the turns of both pipelines.
+// markReplacing records that a table is Behind, with every change up to the given position. The
+// caller holds the turns of both pipelines.
 func (s *Set) markReplacing(ctx context.Context, table string, at cdc.Position, destination Sink) error {
 	s.mu.Lock()
 	delete(s.members, table)

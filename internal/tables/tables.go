@@ -65,8 +65,8 @@ type Set struct {
 	changed  chan struct{}              // closed at the next change; nil if no caller waits
 }
 
-// New returns a Set with the recorded states. position is the checkpoint: the main pipeline has
-// applied everything up to it, except changes of tables with a state.
+// New returns a Set with the recorded states. The parameter position is the checkpoint: the main
+// pipeline has applied everything up to that position, except changes of tables with a state.
 func New(states []sink.TableState, position cdc.Position, logger *slog.Logger) *Set {
 	s := &Set{
 		logger: logger, now: time.Now, main: newTurn(), lane: newTurn(), migrated: make(chan struct{}, 1),
@@ -93,8 +93,8 @@ func (s *Set) States() []sink.TableState {
 	return all
 }
 
-// Due returns the tables that are Behind and can be brought forward now. next is the time at which
-// the next table becomes due, or zero if no table waits. Due omits held tables.
+// Due returns the tables that are Behind and can be brought forward now. The result next is the
+// time at which the next table becomes due, or zero if no table waits. Due omits held tables.
 func (s *Set) Due() (due []sink.TableState, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -112,9 +112,9 @@ func (s *Set) Due() (due []sink.TableState, next time.Time) {
 	return due, next
 }
 
-// RecordLoss records that the stream no longer has the messages before the sequence first. The lane
-// continues to bring its tables forward without the lost changes. Each table that lacks some of
-// these changes gets reason as its gap.
+// RecordLoss records that the stream no longer has the messages with sequences below the parameter
+// first. The lane continues to bring its tables forward without the lost changes. For each table
+// that lacks some of these changes, the parameter reason is recorded as the gap.
 func (s *Set) RecordLoss(first uint64, reason error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,7 +159,7 @@ func (s *Set) Changed() <-chan struct{} {
 	return s.changed
 }
 
-// notify closes the channel that Changed returned. The caller holds s.mu.
+// notify closes the channel that was returned by Changed. The caller holds s.mu.
 func (s *Set) notify() {
 	if s.changed != nil {
 		close(s.changed)
@@ -188,8 +188,9 @@ func (s *Set) put(t sink.TableState) {
 		"remedy", t.Remedy())
 }
 
-// markStored marks states as recorded, except states that have changed since. It removes the states
-// of tables that are OK and not ahead of the position in through. The caller holds s.mu.
+// markStored marks the given states as recorded, except states that have changed since. It removes
+// the states of tables that are OK and not ahead of the position in the parameter through. The
+// caller holds s.mu.
 func (s *Set) markStored(states []sink.TableState, through cdc.Position) {
 	for _, t := range states {
 		now, ok := s.states[t.Table]
@@ -204,8 +205,8 @@ func (s *Set) markStored(states []sink.TableState, through cdc.Position) {
 	s.notify()
 }
 
-// failed returns the state that follows t after another failure: Behind with a longer wait, or
-// Missing if cause is sink.CauseAbsent.
+// failed returns the state that replaces t after another failure: Behind with a longer wait, or
+// Missing if the parameter cause is sink.CauseAbsent.
 func (s *Set) failed(t sink.TableState, cause sink.Cause, reason error) sink.TableState {
 	now := s.now().UTC().Truncate(time.Millisecond)
 	if t.State != sink.Behind || t.Cause != cause {
@@ -250,7 +251,7 @@ func ahead(t sink.TableState, p cdc.Position) bool { return t.Applied.Sequence >
 // lacks reports whether the table lacks a change at p.
 func lacks(t sink.TableState, p cdc.Position) bool { return p.Sequence > t.Applied.Sequence }
 
-// later returns the later of two positions.
+// later returns whichever of the two positions comes later in the stream.
 func later(a, b cdc.Position) cdc.Position {
 	if a.Sequence >= b.Sequence {
 		return a

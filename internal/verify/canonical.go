@@ -74,8 +74,8 @@ func appendBoolean(dst, text []byte) ([]byte, bool) {
 	return dst, false
 }
 
-// appendText appends text, with each run of characters that some destination cannot hold replaced
-// by one U+FFFD.
+// appendText appends the given text, but replaces each run of characters that some destination
+// cannot hold with one U+FFFD.
 func appendText(dst, text []byte) []byte {
 	if portable(text) {
 		return append(dst, text...)
@@ -96,7 +96,7 @@ func appendText(dst, text []byte) []byte {
 	return dst
 }
 
-// portable reports whether every destination can hold text unchanged.
+// portable reports whether every destination can hold the given text unchanged.
 func portable(text []byte) bool {
 	return utf8.Valid(text) && bytes.IndexByte(text, 0) < 0 && !bytes.Contains(text, []byte("\ufffd"))
 }

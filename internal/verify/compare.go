@@ -17,8 +17,8 @@ import (
 // Examples is the maximum number of rows of each kind that a Report names.
 const Examples = 10
 
-// Report is the result of a comparison of two sets of rows of a table. Of the rows' values, it
-// contains only keys.
+// Report is the result of a comparison of two sets of rows of a table. It contains the keys of
+// rows, but no other values.
 type Report struct {
 	Table     string
 	Want, Got int64 // number of rows on each side
@@ -98,12 +98,13 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// Compare compares two sequences of rows of t: want has the expected rows, and got has the actual
-// rows. If among is not nil, only the rows in among can be unequal. All other rows count as equal:
-// they were equal in an earlier comparison, so a difference shows only that they have changed
-// since. If several rows of want share a key, the last one counts. Compare reads each side once.
-// For each row of want, it keeps the key and a checksum per column, which take about 45 bytes plus
-// one byte per column. Rows count as equal if their 64-bit hashes are equal.
+// Compare compares two sequences of rows of t. The parameter want has the expected rows, and the
+// parameter got has the actual rows. If the parameter among is not nil, only its rows can be
+// unequal. All other rows count as equal: they were equal in an earlier comparison, so a difference
+// shows only that they have changed since. If several expected rows share a key, the last one
+// counts. Compare reads each side once. For each expected row, it keeps the key and a checksum per
+// column, which take about 45 bytes plus one byte per column. Rows count as equal if their 64-bit
+// hashes are equal.
 func Compare(ctx context.Context, t *schema.Table, among *Suspects, want, got iter.Seq2[*change.Row, error]) (Report, error) {
 	c := tableComparison{
 		report: Report{Table: t.Name, Columns: make(map[string]int64), Suspects: &Suspects{rows: make(map[uint64]sides)}},
@@ -170,7 +171,7 @@ func (c *tableComparison) checkGot() {
 }
 
 // suspect records an unequal row as a suspect. It reports whether the row counts as unequal, which
-// is false for rows that are not in the set among.
+// is false for a row that is not in c.among.
 func (c *tableComparison) suspect(key []byte, now sides) bool {
 	hash := xxhash.Sum64(key)
 	var before sides

@@ -7,8 +7,8 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// index keeps one record per key. The records are in large blocks without pointers, so the garbage
-// collector does not scan them.
+// index keeps one record per key. It stores the records in large blocks without pointers, so the
+// garbage collector does not scan them.
 type index struct {
 	columns int
 	blocks  [][]byte
@@ -19,7 +19,7 @@ type index struct {
 	count int
 }
 
-// rowRecord is the record of one row. Its bytes are: one byte that becomes 1 once the key is also
+// rowRecord is the record of one row. Its bytes are: one byte that becomes 1 when the key is also
 // found on the other side, eight bytes of the row's sum, one byte per column, the key's length as a
 // varint, and the key. The slice may extend beyond the record.
 type rowRecord struct {

@@ -2,8 +2,8 @@ package verify
 
 import "time"
 
-// appendInstant parses text as a date-time, and appends it in UTC, with six decimal places of a
-// second. It reports whether text is a date-time.
+// appendInstant parses the given text as a date-time, and appends it in UTC, with six decimal
+// places of a second. It reports whether the text is a date-time.
 func appendInstant(dst, text []byte) ([]byte, bool) {
 	t, ok := parseInstant(text)
 	if !ok {
@@ -48,14 +48,15 @@ func parseInstant(text []byte) (time.Time, bool) {
 	return date.Add(time.Duration(seconds)*time.Second + time.Duration(nanosecond)), true
 }
 
-// clockReader consumes a date-time from the front of rest, part by part. ok becomes false if an
-// expected part is missing.
+// clockReader consumes a date-time from the front of rest, part by part. The field ok becomes false
+// if an expected part is missing.
 type clockReader struct {
 	rest []byte
 	ok   bool
 }
 
-// next consumes one byte if the byte is in set, and reports whether it did.
+// next consumes one byte, if that byte occurs in the given set. It reports whether it consumed a
+// byte.
 func (p *clockReader) next(set string) bool {
 	if len(p.rest) == 0 {
 		return false
@@ -71,7 +72,8 @@ func (p *clockReader) next(set string) bool {
 
 func (p *clockReader) expect(set string) { p.ok = p.next(set) && p.ok }
 
-// number consumes between low and high digits, and returns the number.
+// number consumes decimal digits, and returns their value. The parameters low and high are the
+// minimum and the maximum number of digits.
 func (p *clockReader) number(low, high int) int {
 	n, count := 0, 0
 	for count < high && len(p.rest) > 0 && p.rest[0]-'0' <= 9 {

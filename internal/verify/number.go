@@ -14,7 +14,7 @@ type exactDecimal struct {
 }
 
 // parseDecimal parses a decimal number in any usual notation, including leading zeros and a plus
-// sign. It reports whether text is such a number.
+// sign. It reports whether the given text is such a number.
 func parseDecimal(text []byte) (exactDecimal, bool) {
 	var d exactDecimal
 	if len(text) > 0 && (text[0] == '-' || text[0] == '+') {
@@ -85,8 +85,8 @@ func (d exactDecimal) append(dst []byte) []byte {
 	}
 }
 
-// plainInteger reports whether text is an integer of at most maxBytes bytes that is already in
-// canonical form.
+// plainInteger reports whether the given text is an integer of at most maxBytes bytes that is
+// already in canonical form.
 func plainInteger(text []byte, maxBytes int) bool {
 	digits := bytes.TrimPrefix(text, []byte{'-'})
 	if len(digits) == 0 || len(text) > maxBytes || digits[0] == '0' {
@@ -95,8 +95,8 @@ func plainInteger(text []byte, maxBytes int) bool {
 	return allDigits(digits)
 }
 
-// appendExact parses text as a number, and appends the canonical form of its exact value. It
-// reports whether text is a number.
+// appendExact parses the given text as a number, and appends the canonical form of its exact value.
+// It reports whether the text is a number.
 func appendExact(dst, text []byte) ([]byte, bool) {
 	if plainInteger(text, maxPlain) {
 		return append(dst, text...), true
@@ -111,9 +111,9 @@ func appendExact(dst, text []byte) ([]byte, bool) {
 // exactDigits is the number of decimal digits that every double preserves.
 const exactDigits = 15
 
-// appendNumber parses text as a number, and appends the shortest decimal of the nearest double. For
-// an integer that no double holds, it appends the canonical form of the exact value instead. It
-// reports whether text is a number.
+// appendNumber parses the given text as a number, and appends the shortest decimal of the nearest
+// double. For an integer that no double holds, it appends the canonical form of the exact value
+// instead. It reports whether the text is a number.
 func appendNumber(dst, text []byte) ([]byte, bool) {
 	if plainInteger(text, exactDigits) {
 		return append(dst, text...), true

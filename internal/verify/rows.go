@@ -48,7 +48,7 @@ func Lines(t *schema.Table, r io.Reader) iter.Seq2[*change.Row, error] {
 }
 
 // nonEmptyLines yields the lines of r that are not empty. Each line overwrites the memory of the
-// previous line. If reading fails, nonEmptyLines stores the error in failed.
+// previous line. If reading fails, nonEmptyLines stores the error in *failed.
 func nonEmptyLines(r io.Reader, failed *error) iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		in := bufio.NewReaderSize(r, 1<<16)

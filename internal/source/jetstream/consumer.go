@@ -13,7 +13,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/continuity"
 )
 
-// apply sets the start in the consumer configuration c to o.
+// apply changes c, a consumer configuration, so that the consumer starts at o.
 func (o *consumerStart) apply(c *jetstream.ConsumerConfig) {
 	c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = o.policy, o.sequence, o.time
 }
@@ -57,7 +57,7 @@ func (s *Source) update(ctx context.Context, info *jetstream.ConsumerInfo) (*jet
 	return consumer.CachedInfo(), nil
 }
 
-// create creates the consumer with its start at o. If the consumer replaces a previous one, create
+// create creates the consumer, which starts at o. If the consumer replaces a previous one, create
 // keeps the properties of the previous consumer that Open does not decide.
 func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o *consumerStart) (*jetstream.ConsumerInfo, error) {
 	config := jetstream.ConsumerConfig{Durable: s.c.Name, Name: s.c.Name, AckPolicy: jetstream.AckExplicitPolicy}
@@ -75,13 +75,14 @@ func (s *Source) create(ctx context.Context, previous *jetstream.ConsumerInfo, o
 }
 
 // startMargins lists the margins to try, in this order. A margin is how much earlier than a
-// position's storage time a consumer starts. It is needed because a stream's leader can step its
-// clock, and because old records are rounded up.
+// position's storage time a consumer starts. The margin is needed because a stream's leader can
+// step its clock, and because old records are rounded up.
 var startMargins = []time.Duration{time.Minute, 2 * continuity.ClockMargin}
 
 // createAfter creates a consumer that delivers all messages after p. The consumer may deliver
-// earlier messages first; the source acknowledges those and does not return them. The consumer has
-// no start sequence, because the reference server could not open it if it had one.
+// earlier messages first; the source acknowledges these messages and does not return them. The
+// consumer has no start sequence, because the reference server cannot open a consumer with a start
+// sequence.
 func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerInfo, p cdc.Position) (*jetstream.ConsumerInfo, error) {
 	if server := serverName(s.c.Conn); p.Sequence > 0 && !s.c.ResetSupport.missing(server) {
 		if _, err := s.create(ctx, previous, everything()); err != nil {
@@ -119,8 +120,7 @@ func (s *Source) createAfter(ctx context.Context, previous *jetstream.ConsumerIn
 }
 
 // storageTime returns the approximate time at which the message at p was stored, and whether that
-// time is known. The caller must check that a consumer started at that time does not start after
-// p.
+// time is known. The caller must check that a consumer with that start time does not start after p.
 func (s *Source) storageTime(ctx context.Context, p cdc.Position) (stored time.Time, known bool, err error) {
 	if p.Sequence == 0 || p.Stored > 0 {
 		return time.Unix(0, p.Stored), p.Sequence > 0, nil

@@ -129,8 +129,8 @@ func (c *LaneConfig) selection() (filters []string, err error) {
 	return filters, nil
 }
 
-// filterTable narrows a filter to the changes of one table, as in
-// "dbchange.order.*.c1.*.PUBLIC.>". If the filter selects no changes of the table, ok is false.
+// filterTable narrows a filter to the changes of one table, as in "dbchange.order.*.c1.*.PUBLIC.>".
+// If the filter selects no changes of the table, the result ok is false.
 func filterTable(filter, table string) (narrowed string, ok bool) {
 	tokens := strings.SplitN(filter, ".", 3)
 	if len(tokens) < 2 {
@@ -210,14 +210,14 @@ func (l *Lane) Acknowledge(context.Context, cdc.Position) error { return nil }
 func (l *Lane) Health() (since time.Time, reason error) { return l.source.Health() }
 
 // Waiting returns how many messages of the lane were available when it last subscribed. If it has
-// not subscribed yet, known is false.
+// not subscribed yet, the result known is false.
 func (l *Lane) Waiting() (messages uint64, known bool) { return l.source.Waiting() }
 
 // Delivered returns the sequence of the last message that Receive has returned or is about to
-// return. It also returns pending, the number of the lane's messages after that sequence, as
-// reported by the server. If pending is 0, no message of the lane that was stored before the call
-// has a higher sequence than the result delivered. Before the first message, delivered is
-// LaneConfig.After.
+// return. The result pending is the number of the lane's messages after that sequence, as reported
+// by the server. If the result pending is 0, no message of the lane that was stored before the call
+// has a higher sequence than the result delivered. Before the first message, the result delivered
+// is LaneConfig.After.
 //
 // Delivered creates another consumer for a moment. Its errors are transient, unless the stream has
 // dropped messages; Receive documents that error.
@@ -248,16 +248,16 @@ func (l *Lane) Delivered(ctx context.Context) (delivered, pending uint64, err er
 // errOvertaken means that the stream has dropped messages that Receive may still have to return.
 var errOvertaken = errors.New("the stream drops messages as fast as they are received")
 
-// Retention returns the storage time and the sequence of the stream's oldest message. If the
-// stream is empty, oldest is the zero time, and first is the sequence that the next message will
-// get. Errors are transient.
+// Retention returns the storage time and the sequence of the stream's oldest message. If the stream
+// is empty, the result oldest is the zero time, and the result first is the sequence that the next
+// message will get. Errors are transient.
 func (l *Lane) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
 	return l.source.Retention(ctx)
 }
 
-// Retention returns the storage time and the sequence of the stream's oldest message. If the
-// stream is empty, oldest is the zero time, and first is the sequence that the next message will
-// get. Errors are transient.
+// Retention returns the storage time and the sequence of the stream's oldest message. If the stream
+// is empty, the result oldest is the zero time, and the result first is the sequence that the next
+// message will get. Errors are transient.
 func (s *Source) Retention(ctx context.Context) (oldest time.Time, first uint64, err error) {
 	seen, err := s.tail(ctx, everything())
 	if err != nil {

@@ -46,9 +46,9 @@ func (s *Source) checkStream(ctx context.Context) error {
 	return nil
 }
 
-// advanceToLook records that the consumer had no messages between the messages sent before the
-// last look and the next message found by that look. It does so only once the former messages have
-// been read.
+// advanceToLook records that the consumer had no messages between the messages sent before the last
+// look and the next message found by that look. It does nothing until the messages sent before the
+// last look have been read.
 func (s *Source) advanceToLook() {
 	s.watch.mu.Lock()
 	kept := s.watch.kept
@@ -59,11 +59,11 @@ func (s *Source) advanceToLook() {
 	}
 }
 
-// recordLook records the look l, taken during the subscription with the given number, and compares it
-// with the previous look. It also returns the sequence up to which all messages of the consumer
+// recordLook records the look l, taken during the subscription with the given number, and compares
+// it with the previous look. It also returns the sequence up to which all messages of the consumer
 // have been received. If the verdict is Kept, the returned sequence includes the effect of this
-// look. Otherwise, it is the sequence from before the look. If the subscription has ended, ok is
-// false.
+// look. Otherwise, it is the sequence from before the look. If the subscription has ended, the
+// result ok is false.
 func (s *Source) recordLook(l continuity.Look, number int, began time.Time) (v continuity.LossVerdict, after uint64, ok bool) {
 	w := s.watch
 	w.mu.Lock()
@@ -93,7 +93,7 @@ func (s *Source) recordLook(l continuity.Look, number int, began time.Time) (v c
 }
 
 // pace returns how long to wait before the next look at a stream that has dropped messages since
-// the last look. The next look has to happen before the stream drops half of the messages that are
+// the last look. The next look must happen before the stream drops half of the messages that are
 // left before the first unread one.
 func pace(since time.Duration, dropped, left uint64, longest time.Duration) time.Duration {
 	wait := time.Duration(since.Seconds() * float64(left) / float64(2*dropped) * float64(time.Second))

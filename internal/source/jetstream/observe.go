@@ -60,9 +60,9 @@ func refuses(err error) bool {
 	return errors.As(err, new(*jetstream.APIError)) && !errors.Is(err, jetstream.ErrStreamNotFound)
 }
 
-// observeStream adds the state of the stream, as reported by up to two temporary consumers. If
-// start is not nil, the server did not report the durable consumer's acknowledgement floor. The
-// floor is then derived from a temporary consumer with the given start.
+// observeStream adds to e the state of the stream, as reported by up to two temporary consumers. If
+// the parameter start is not nil, the server did not report the durable consumer's acknowledgement
+// floor. The floor is then derived from a temporary consumer with the given start.
 func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, start *consumerStart) error {
 	oldest, err := s.tail(ctx, &consumerStart{policy: jetstream.DeliverAllPolicy})
 	if err != nil {
@@ -88,8 +88,8 @@ func (s *Source) observeStream(ctx context.Context, e *continuity.Evidence, star
 	return nil
 }
 
-// observeFloor adds the acknowledgement floor of a consumer that has no acknowledged message. The
-// floor is the sequence before the first message of a temporary consumer with the given start.
+// observeFloor adds to e the acknowledgement floor of a consumer that has no acknowledged message.
+// The floor is the sequence before the first message of a temporary consumer with the given start.
 func (s *Source) observeFloor(ctx context.Context, e *continuity.Evidence, start *consumerStart) error {
 	consumer, deleteProbe, err := s.createProbe(ctx, start, nil)
 	if err != nil {
@@ -121,8 +121,8 @@ func (s *Source) tail(ctx context.Context, o *consumerStart) (streamTail, error)
 	return s.filteredTail(ctx, o, nil)
 }
 
-// filteredTail is like tail, but covers only messages that match the filters. No filters means all
-// messages.
+// filteredTail is like tail, but covers only messages that match the filters. If there are no
+// filters, it covers all messages.
 func (s *Source) filteredTail(ctx context.Context, o *consumerStart, filters []string) (streamTail, error) {
 	consumer, deleteProbe, err := s.createProbe(ctx, o, filters)
 	if err != nil {

@@ -38,9 +38,9 @@ type Config struct {
 	// server is known yet.
 	ResetSupport *ResetSupport
 	// Unverified is called with the reason why eds cannot check that the stream has dropped no
-	// unread message, or that it is still the same stream. It is called with "" once eds can check
-	// both. The reason replaces Plan.Unverified. Calls are never concurrent. Unverified may be
-	// nil.
+	// unread message, or that it is still the same stream. It is called with "" as soon as eds can
+	// check both. The reason replaces Plan.Unverified. Calls are never concurrent. Unverified may
+	// be nil.
 	Unverified func(reason string)
 	Logger     *slog.Logger
 

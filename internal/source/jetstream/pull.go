@@ -31,8 +31,8 @@ const (
 // maxRun is the maximum number of messages that one call of next returns.
 const maxRun = 256
 
-// subscription receives from the consumer until an error ends it. Only one pull is outstanding at
-// a time, because a consumer created by an older program admits only one and drops a second.
+// subscription receives from the consumer until an error ends it. Only one pull is outstanding at a
+// time, because a consumer created by an older program admits only one pull and drops a second one.
 type subscription struct {
 	s     *Source
 	inbox string
@@ -54,7 +54,7 @@ type subscription struct {
 	silenceLimit   time.Duration // how long the server may send nothing at all
 }
 
-// brokenError is the reason why a subscription has to end.
+// brokenError is the reason why a subscription must end.
 type brokenError struct {
 	reason   string
 	expected bool // the next subscription may start without delay
@@ -279,7 +279,7 @@ func (p *subscription) handleStatus(m *nats.Msg) error {
 }
 
 // checkStuck returns an error if the server does not send messages that it has for this consumer,
-// or if it is waiting for acknowledgements that were lost. It must be called after a whole pull
+// or if the server waits for acknowledgements that were lost. It must be called after a whole pull
 // without a message, so that no message or acknowledgement can still be on its way.
 func (s *Source) checkStuck(ctx context.Context) error {
 	info, err := s.info(ctx)

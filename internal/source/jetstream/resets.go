@@ -7,12 +7,12 @@ import (
 )
 
 // ResetSupport remembers the servers that do not answer a consumer reset, which are those before
-// 2.14. Without it, each reset request to such a server would cost a timeout. A ResetSupport is
-// safe for concurrent use.
+// 2.14. Without a ResetSupport, each reset request to such a server would cost a timeout. A
+// ResetSupport is safe for concurrent use.
 //
-// The connected server may not be the one that answers a reset, so the version of the connected
-// server alone decides nothing. The version is part of the remembered name, so that a server is
-// tested again after an upgrade.
+// The connected server and the server that answers a reset can differ, so the version of the
+// connected server alone decides nothing. The version is part of the remembered name, so that a
+// server is tested again after an upgrade.
 type ResetSupport struct {
 	record func(server string) error
 
@@ -20,9 +20,9 @@ type ResetSupport struct {
 	withoutReset map[string]bool // keyed by server name
 }
 
-// NewResetSupport returns a ResetSupport. The callback record stores a server name durably. It may
-// be nil. The argument recorded is the latest server name that the callback stored, in this process
-// or an earlier one, or "" if it has stored none.
+// NewResetSupport returns a ResetSupport. The second argument is a callback that stores a server
+// name durably, or nil. The first argument is the latest server name that the callback stored, in
+// this process or an earlier one, or "" if it has stored none.
 func NewResetSupport(recorded string, record func(server string) error) *ResetSupport {
 	s := &ResetSupport{record: record, withoutReset: make(map[string]bool)}
 	if recorded != "" {

@@ -88,8 +88,8 @@ func (s *Source) Health() (since time.Time, reason error) {
 	return s.unhealthySince, s.unhealthy
 }
 
-// Waiting returns how many messages the consumer had to deliver when the source last subscribed.
-// If the source has not subscribed yet, known is false.
+// Waiting returns how many messages the consumer had to deliver when the source last subscribed. If
+// the source has not subscribed yet, the result known is false.
 func (s *Source) Waiting() (messages uint64, known bool) {
 	s.healthMu.Lock()
 	defer s.healthMu.Unlock()

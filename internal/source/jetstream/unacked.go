@@ -44,7 +44,8 @@ type receipt struct {
 	skipped uint64 // sequence of a message that the stream had and that should have come first, or 0 for none
 }
 
-// receive records the delivery d, whose message is acknowledged at the subject reply.
+// receive records the delivery d. The message is acknowledged by a publication to the reply
+// subject.
 func (u *unacked) receive(d delivery, reply string) (r receipt) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -78,7 +79,7 @@ func (u *unacked) receive(d delivery, reply string) (r receipt) {
 }
 
 // subscribe prepares for a new subscription. The parameter ordinal is the ordinal of the consumer's
-// last delivery. subscribe returns the sequence up to which all messages of the consumer have been
+// last delivery. The result is the sequence up to which all messages of the consumer have been
 // received.
 func (u *unacked) subscribe(ordinal uint64) (reached uint64) {
 	u.mu.Lock()
@@ -140,8 +141,8 @@ func (u *unacked) clearFewer() {
 // ackRun is the maximum number of messages that acknowledge removes before it releases the lock.
 const ackRun = 512
 
-// acknowledge removes all messages up to and including p, and passes the reply subject of each to
-// the callback ack.
+// acknowledge removes all messages up to and including p, and calls the callback with the reply
+// subject of each removed message.
 func (u *unacked) acknowledge(p cdc.Position, ack func(reply string)) {
 	for {
 		u.mu.Lock()
@@ -164,8 +165,8 @@ func (u *unacked) acknowledge(p cdc.Position, ack func(reply string)) {
 	}
 }
 
-// progress calls report(reply) for each unacknowledged message that was already received at the
-// previous call. It reports whether progress must be called again.
+// progress calls report(reply) for each unacknowledged message that had already been received at
+// the previous call of progress. The result says whether progress must be called again.
 func (u *unacked) progress(report func(reply string)) (again bool) {
 	u.mu.Lock()
 	var replies []string
@@ -186,7 +187,7 @@ func (u *unacked) progress(report func(reply string)) (again bool) {
 }
 
 // position returns the position of the last acknowledged message and the sequence of the last
-// received one. If no received message is unacknowledged, idle is true.
+// received one. If no received message is unacknowledged, the result idle is true.
 func (u *unacked) position() (acknowledged cdc.Position, newest uint64, idle bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -56,8 +56,8 @@ func newStreamWatch(plan continuity.Plan) *streamWatch {
 	return w
 }
 
-// begin records the start of a subscription. All messages of the consumer up to the sequence in
-// reached have been received.
+// begin records the start of a subscription. All messages of the consumer up to the given sequence
+// have been received.
 func (w *streamWatch) begin(reached uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -94,7 +94,7 @@ func (w *streamWatch) reached() uint64 {
 }
 
 // verify returns a *continuity.GapError if the stream has lost messages before they were received,
-// or if it is a different stream.
+// or if the stream is not the one that was read before.
 func (s *Source) verify(ctx context.Context) error {
 	if s.planned { // the stream was checked when the plan was made
 		s.planned = false
@@ -207,7 +207,7 @@ func (s *Source) fail(gap *continuity.GapError) {
 	}
 }
 
-// addTables sets the tables of gap that lack changes, which are all tables that this source reads.
+// addTables records in the given gap that all tables of this source lack changes.
 func (s *Source) addTables(gap *continuity.GapError) {
 	gap.Tables, gap.Others = s.tables, s.tables == nil
 }
