@@ -93,12 +93,12 @@ type trackedConn struct {
 	session *hubSession
 }
 
-// leastWrite is the size in bytes from which a write counts as progress. It is smaller than any
-// message and larger than a keep-alive frame.
+// leastWrite is the size, in bytes, of the smallest write that counts as progress. It is smaller
+// than any message and larger than a keep-alive frame.
 const leastWrite = 256
 
 // Write writes p. A large write counts as progress, because the acknowledgement of a large message
-// may take longer than the patience.
+// may take longer than the duration patience.
 func (t *trackedConn) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
 	if n >= leastWrite {
@@ -167,7 +167,7 @@ func (s *hubSession) cut() {
 	}
 }
 
-// lastDialError returns why the last dial failed, or nil if it succeeded.
+// lastDialError returns the error of the last attempt to dial, or nil if that attempt succeeded.
 func (s *hubSession) lastDialError() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,8 +176,8 @@ func (s *hubSession) lastDialError() error {
 
 var errSilent = errors.New("nothing was acknowledged")
 
-// withPatience calls f with a context that is cancelled once there has been no progress for the
-// whole patience.
+// withPatience calls f with a context. It cancels the context when there has been no progress for
+// the duration s.patience.
 func (s *hubSession) withPatience(ctx context.Context, f func(ctx context.Context) error) error {
 	withPatience, cancel := context.WithCancelCause(ctx)
 	var watchProgress sync.WaitGroup
@@ -197,8 +197,8 @@ func (s *hubSession) withPatience(ctx context.Context, f func(ctx context.Contex
 	return err
 }
 
-// watchProgress calls cancel once there has been no progress for the whole patience. It returns
-// when ctx is done.
+// watchProgress calls the function cancel when there has been no progress for the duration
+// s.patience. It returns when ctx is done.
 func (s *hubSession) watchProgress(ctx context.Context, cancel context.CancelCauseFunc) {
 	const looks = 4 // number of checks during the patience
 	ticker := time.NewTicker(s.patience / looks)

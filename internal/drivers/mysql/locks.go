@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait returns the limit for how long a statement waits for a lock, in seconds.
+// lockWait returns the maximum time, in seconds, that a statement waits for a lock.
 func (s *sqlSession) lockWait() int { return int(s.dialect.timeouts.Lock.Seconds()) }
 
 // waitShortly calls the function do, and limits lock waits on tables to sqlsink.ShortLockWait
@@ -33,8 +33,8 @@ func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// working asks the server in another session whether the server is still processing this session's
-// call.
+// The method working uses another session to ask the server whether the server is still processing
+// this session's call.
 func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {

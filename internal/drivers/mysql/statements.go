@@ -19,7 +19,7 @@ type tableStatements struct {
 	// keyOnly is set if an insert can conflict only with the row that has the same key. One statement
 	// can then insert or update a row.
 	keyOnly bool
-	// swap is set if a staging table can replace the live table. Seal determines it.
+	// The field swap is set if a staging table can replace the live table. Seal determines it.
 	swap bool
 
 	upsertRows  *rowWriter   // inserts or updates rows; nil unless keyOnly is set
@@ -30,8 +30,8 @@ type tableStatements struct {
 	deleteStage *tempStage   // deletes many rows
 }
 
-// rowStatement is a statement that takes the values of one row as parameters. The indexes of the
-// columns are in takes.
+// rowStatement is a statement that takes the values of one row as parameters. The field takes has
+// the indexes of the columns.
 type rowStatement struct {
 	sql       string
 	condition string // the condition for one row, if sql needs one condition per row; else ""
@@ -47,9 +47,9 @@ type rowWriter struct {
 	insert  string // the part of the INSERT before the rows
 	row     string // one row of parameters
 	suffix  string // the part of the INSERT after the rows
-	// replace is the writer that writes all rows again if the first pass skipped rows whose
-	// keys already existed. After this second pass, the table has the last row of each key. The
-	// field replace is nil if the first pass never skips rows.
+	// The field replace is the writer that writes all rows again if the first pass skipped rows
+	// whose keys already existed. After this second pass, the table has the last row of each key.
+	// The field replace is nil if the first pass never skips rows.
 	replace *rowWriter
 }
 
@@ -96,7 +96,7 @@ func (ts *tableStatements) names(indexes []int) string {
 	return strings.Join(names, ", ")
 }
 
-// of returns the qualified name of column i of the real table.
+// The method named of returns the qualified name of column i of the real table.
 func (ts *tableStatements) of(i int) string { return ts.table + "." + quote(ts.columns[i].name) }
 
 // parameter returns an SQL expression that converts an encoded value to the column's type. The
@@ -142,7 +142,7 @@ func (ts *tableStatements) notNewer(version string) string {
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", column, column, version)
 }
 
-// onDuplicate returns the clause that updates an existing row. The parameter expression returns the
+// onDuplicate returns the clause that updates an existing row. The function expression returns the
 // SQL expression for the new value of column i. If guard is true, the clause changes only a row
 // that is not newer. It then assigns the version last, because each assignment sees the results of
 // the earlier ones.
@@ -276,8 +276,8 @@ func (ts *tableStatements) buildSingle() {
 	}
 }
 
-// rowWriter returns a writer for the given columns of a table, without LOAD DATA. The suffix is the
-// part of the INSERT after the rows.
+// rowWriter returns a writer for the given columns of a table, without LOAD DATA. The parameter
+// suffix is the part of the INSERT statement after the rows.
 func (ts *tableStatements) rowWriter(what, table string, columns []int, suffix string) *rowWriter {
 	var rows []string
 	for _, i := range columns {
@@ -301,9 +301,9 @@ func (ts *tableStatements) stagingWriter() *rowWriter {
 	return to
 }
 
-// loadText returns the part of a LOAD DATA statement after the file. If the key of a row already
-// exists in the table, the mode "IGNORE " skips the row, and the mode "REPLACE " replaces the
-// existing row. The mode "" is for tables in which no key can exist already.
+// loadText returns the part of a LOAD DATA statement after the file. The parameter mode says what
+// happens to a row whose key already exists in the table: "IGNORE " skips the row, and "REPLACE "
+// replaces the existing row. The value "" is for tables in which no key can exist already.
 func (ts *tableStatements) loadText(mode, table string, columns []int) string {
 	var into, sets []string
 	for _, i := range columns {

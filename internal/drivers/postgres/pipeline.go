@@ -42,7 +42,7 @@ type wirePipeline struct {
 	mu       sync.Mutex
 	segments []segment // the segments that the server has not answered yet
 
-	// The goroutine that runs read owns these fields until read returns.
+	// The goroutine that runs the method read owns these fields until the method returns.
 	serverErr error  // the first error that the server returned
 	connErr   error  // the error that broke the connection, or nil
 	tag       string // the last command tag, such as COMMIT

@@ -19,8 +19,8 @@ type dialect struct {
 	target  *url.URL // the URL at the time when the destination was opened
 	account account  // parsed from target; each session parses its own URL again
 	env     sink.Env
-	// actual maps the name of a table, as Name returns it, to the table's name in the catalogue. It
-	// has no entry if the two names are equal.
+	// The field actual maps the name of a table, as Name returns it, to the table's name in the
+	// catalogue. It has no entry if the two names are equal.
 	actual sync.Map
 }
 
@@ -61,7 +61,7 @@ func literal(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, "'", "''").Replace(text) + "'"
 }
 
-// quoted returns name as a quoted identifier, or "" if name is empty.
+// The function quoted returns name as a quoted identifier, or "" if name is empty.
 func quoted(name string) string {
 	if name == "" {
 		return ""

@@ -115,7 +115,7 @@ func (tx *transaction) copyFile(ctx context.Context, ts *tableStatements, rows *
 
 // Place merges the staged rows into the live table, or replaces the live table's rows, within the
 // transaction. It keeps the live table and does not use ALTER TABLE ... SWAP WITH, which would move
-// grants to the other table, and commit separately from the record of the load.
+// grants to the other table, and would commit separately from the record of the load.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
 	statements := []string{ts.mergeStage(staging, true)}

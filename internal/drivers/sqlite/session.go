@@ -52,7 +52,8 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 // file exists.
 const inMemory = ":memory:"
 
-// missing reports whether the database file does not exist and eds has never opened it.
+// The method named missing reports whether the database file does not exist and eds has never
+// opened it.
 func (d *dialect) missing() bool {
 	_, err := os.Stat(d.path)
 	return errors.Is(err, fs.ErrNotExist) && !d.seen.Load()

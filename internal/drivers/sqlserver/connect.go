@@ -151,8 +151,8 @@ func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 type wire struct {
 	net.Dialer
 	conn net.Conn
-	// unverified is the error that says why the server's certificate was refused. The driver
-	// returns only the text of that error.
+	// The field unverified is the error that says why the server's certificate was refused. The
+	// driver returns only the text of that error.
 	unverified error
 }
 
