@@ -62,8 +62,8 @@ func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 }
 
 // Expander returns a function that expands the placeholders of raw again, for use with
-// sink.NewAccess. If check is not nil, the function also passes each result to check, and returns
-// any error from check.
+// sink.NewAccess. If the parameter check is not nil, the function also passes each result to check,
+// and returns any error from check.
 func Expander(raw string, lookup sink.Lookup, check func(sink.Driver, *url.URL) error) func() (*url.URL, error) {
 	return func() (*url.URL, error) {
 		d, target, err := Parse(raw, lookup)

@@ -247,8 +247,8 @@ func (e *identityError) Unwrap() error { return e.err }
 
 var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 
-// classify returns the error with its fault class. If Entra ID refuses the identity, the operator
-// has to act, so the class is Refused. An outage is retried.
+// classify adds the fault class to the error. If Entra ID refuses the identity, the operator has to
+// act, so the class is Refused. An outage is retried.
 func (e *identityError) classify() error {
 	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // it looks like a net.Error, too
 		return fault.Mark(fault.Refused, &serviceError{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})

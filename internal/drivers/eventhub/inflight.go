@@ -177,7 +177,7 @@ func (f *inFlightBatch) failed() bool {
 }
 
 // sendQueue sends the unaccepted events of a queue in as few messages as possible. It always sends
-// its first message. Before each later message, it stops if the batch has failed.
+// the first message. Before each later message, it stops if the batch has failed.
 func (f *inFlightBatch) sendQueue(ctx context.Context, q *keyQueue, w *messageWriter) error {
 	client, err := f.session.client(q.hub)
 	if err != nil {

@@ -86,8 +86,8 @@ func (s *hubSession) connect(ctx context.Context, _ azeventhubs.WebSocketConnPar
 	return &trackedConn{Conn: conn, session: s}, nil
 }
 
-// trackedConn is a connection that the session closes when the session ends, if the client has not
-// closed it by then.
+// trackedConn is a connection that is closed when the session ends, unless the client has closed
+// the connection earlier.
 type trackedConn struct {
 	net.Conn
 	session *hubSession
@@ -134,9 +134,9 @@ func (s *hubSession) openLink(ctx context.Context, hub string) error {
 // closeTimeout is the maximum time that the peer may take to close its links.
 const closeTimeout = 2 * time.Second
 
-// close ends the session. If polite is true, it first closes the links in an orderly way; otherwise
-// it closes the connections at once. Nothing more is sent, and the outcome of unacknowledged events
-// stays unknown.
+// close ends the session. If the parameter polite is true, it first closes the links in an orderly
+// way; otherwise it closes the connections at once. Nothing more is sent, and the outcome of
+// unacknowledged events stays unknown.
 func (s *hubSession) close(polite bool) {
 	s.mu.Lock()
 	s.closed = true

@@ -26,9 +26,9 @@ type disk interface {
 	ensure() (replaced bool, err error)
 	// exists reports whether the directory exists.
 	exists() (bool, error)
-	// If the directory does not exist, probeDir creates a temporary directory in its nearest
-	// existing parent and returns it as d. The function end removes the temporary directory. If the
-	// directory exists, d and end are nil.
+	// If the directory does not exist, probeDir creates a temporary directory in the nearest
+	// existing parent, and returns the temporary directory as d. The function end removes the
+	// temporary directory. If the directory exists, d and end are nil.
 	probeDir() (d disk, end func() error, err error)
 	create(name string) (diskFile, error) // the file must not exist yet
 	open(name string) (diskFile, error)   // opens an existing file for writing

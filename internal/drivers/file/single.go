@@ -18,7 +18,7 @@ import (
 )
 
 // fileSink writes one file per event. Each file appears with its whole content, and files appear in
-// stream order. If an event is delivered again, its file is replaced.
+// stream order. If an event is delivered again, the file of that event is replaced.
 type fileSink struct {
 	*fileStore
 	*encode.Loader

@@ -374,8 +374,8 @@ type partitioner struct{}
 
 func (partitioner) ForTopic(string) kgo.TopicPartitioner { return partitioner{} }
 
-// RequiresConsistency returns true, so that a row stays in its partition while that partition is
-// unavailable.
+// RequiresConsistency returns true, so that a row stays in its partition even while that partition
+// is unavailable.
 func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
 
 func (partitioner) Partition(r *kgo.Record, n int) int {

@@ -183,8 +183,8 @@ func (s *producerSession) missingTopics(ctx context.Context, topics []string) (m
 	return missing, nil
 }
 
-// createTopics creates the topics. If validateOnly is true, it only asks the brokers whether they
-// would create the topics.
+// createTopics creates the topics. If the parameter validateOnly is true, it only asks the brokers
+// whether they would create the topics.
 func (s *producerSession) createTopics(ctx context.Context, topics []string, validateOnly bool) error {
 	if len(topics) == 0 {
 		return nil

@@ -214,8 +214,8 @@ func (s *flavour) createTable(step sqlsink.MigrationStep) string {
 
 // widen returns the statements that change the column's type. They keep the rest of the column's
 // definition, as far as the new type allows. Integers become DECIMAL rather than a floating-point
-// type, because DECIMAL is exact. A key column stays in the key. widen returns nil if it cannot
-// widen the column.
+// type, because DECIMAL is exact. A key column stays in the key. The result is nil if the column
+// cannot be widened.
 func (s *flavour) widen(step sqlsink.MigrationStep) []string {
 	a := step.Real.Native.(*attribute)
 	table, name := quote(step.Table), quote(step.Real.Name)

@@ -86,10 +86,10 @@ const transactionsQuery = `SELECT p.id, p.user, p.command, p.time
 FROM information_schema.innodb_trx AS t JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id
 WHERE p.id <> CONNECTION_ID() ORDER BY p.time DESC LIMIT 3`
 
-// Blockers describes the sessions that hold or await locks on tables. If change is true, it
-// includes sessions that only read, because they block DDL. By default, MariaDB does not list
-// locks. If the server does not list locks, or the user lacks permission to read the list, Blockers
-// describes open transactions instead. Listing transactions needs the privilege PROCESS.
+// Blockers describes the sessions that hold or await locks on tables. If the parameter change is
+// true, it includes sessions that only read, because readers block DDL. By default, MariaDB does
+// not list locks. If the server does not list locks, or the user lacks permission to read the list,
+// Blockers describes open transactions instead. Listing transactions needs the privilege PROCESS.
 func (s *sqlSession) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	names, readers := make([]string, len(tables)), noReaders
 	for i, t := range tables {

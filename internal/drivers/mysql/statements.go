@@ -112,10 +112,10 @@ func (c *columnEncoder) parameter(text string) string {
 }
 
 // matches returns the condition that a row of the real table has a given key. The function
-// expression returns the SQL expression for the value of key column i. matches also returns the
-// indexes of the columns in the order in which the condition uses the expressions. If the collation
-// of a key column treats different texts as equal, the condition compares the texts with that
-// collation, so that the server can use the index, and also compares the texts' bytes.
+// expression returns the SQL expression for the value of key column i. The second result has the
+// indexes of the columns, in the order in which the condition uses the expressions. If the
+// collation of a key column treats different texts as equal, the condition compares the texts with
+// that collation, so that the server can use the index, and also compares the texts' bytes.
 func (ts *tableStatements) matches(expression func(i int) string) (string, []int) {
 	var terms []string
 	var takes []int
@@ -143,9 +143,9 @@ func (ts *tableStatements) notNewer(version string) string {
 }
 
 // onDuplicate returns the clause that updates an existing row. The function expression returns the
-// SQL expression for the new value of column i. If guard is true, the clause changes only a row
-// that is not newer. It then assigns the version last, because each assignment sees the results of
-// the earlier ones.
+// SQL expression for the new value of column i. If the parameter guard is true, the clause changes
+// only a row that is not newer. It then assigns the version last, because each assignment sees the
+// results of the earlier ones.
 func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string) string {
 	var sets []string
 	set := func(i int) {
@@ -175,7 +175,7 @@ func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string
 }
 
 // upsertFrom returns the statements that upsert the rows of another table, which has the layout's
-// columns. If guard is true, the statements do not change rows that are newer.
+// columns. If the parameter guard is true, the statements do not change rows that are newer.
 func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
 	var values []string
@@ -195,7 +195,8 @@ func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 }
 
 // updateFrom returns the statement that updates the given columns from the rows of another table
-// that have the same keys. If guard is true, the statement does not change rows that are newer.
+// that have the same keys. If the parameter guard is true, the statement does not change rows that
+// are newer.
 func (ts *tableStatements) updateFrom(table string, columns []int, guard bool) string {
 	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
 	match, _ := ts.matches(from)
@@ -345,8 +346,8 @@ func (ts *tableStatements) tempStage(prefix string, columns []int, what string) 
 
 // definitions returns the definitions of columns of a staging table. The columns have the types of
 // the real columns, but no defaults, and allow NULL. Key columns have types that do not treat
-// different values as equal. If keyed is true, the key columns are NOT NULL and form the primary
-// key.
+// different values as equal. If the parameter keyed is true, the key columns are NOT NULL and form
+// the primary key.
 func (ts *tableStatements) definitions(columns []int, keyed bool) string {
 	var definitions, key []string
 	texts := 0

@@ -70,7 +70,8 @@ SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), c
  LIMIT 3`
 
 // Blockers describes the sessions that hold or await locks on tables. It returns "" on CockroachDB.
-// If change is true, it includes sessions that have only readers' locks, because they block DDL.
+// If the parameter change is true, it includes sessions that have only readers' locks, because such
+// locks block DDL.
 func (s *sqlSession) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	if s.features.Cockroach {
 		return "", nil

@@ -182,7 +182,8 @@ func (tx *transaction) stageRows(ts *tableStatements, w *sqlsink.Write) error {
 	return nil
 }
 
-// copyRows runs the COPY statement sql and sends rows, which must not be empty, as its data.
+// copyRows runs the COPY statement sql. The parameter rows, which must not be empty, has the data
+// for the statement.
 func (tx *transaction) copyRows(ts *tableStatements, sql, what string, rows []change.Row, synced time.Time) error {
 	i := 0
 	return tx.pipeline.copyIn(sql, what, ts, func(dst []byte) ([]byte, bool, error) {

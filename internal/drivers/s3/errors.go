@@ -144,7 +144,7 @@ func (s *bucketStore) classify(err error) error {
 	return fault.Innermost(err)
 }
 
-// classifyResponse returns an error response with its fault class and a hint.
+// classifyResponse adds a fault class and a hint to an error response.
 func (s *bucketStore) classifyResponse(err error) error {
 	answer := &responseError{}
 	header := make(http.Header)

@@ -171,8 +171,9 @@ func (c *columnEncoder) appendInstant(dst, raw []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// appendJSON appends a JSON value, with its line breaks replaced by spaces. For an OBJECT or ARRAY
-// column, it returns an error if the value is not an object or an array.
+// appendJSON appends a JSON value, with its line breaks replaced by spaces. For an OBJECT column,
+// it returns an error if the value is not an object. For an ARRAY column, it returns an error if
+// the value is not an array.
 func (c *columnEncoder) appendJSON(dst, raw []byte) ([]byte, error) {
 	switch {
 	case c.kind == kindObject && raw[0] != '{':

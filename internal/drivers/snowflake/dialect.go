@@ -128,8 +128,8 @@ const (
 // widen returns the statements that widen a column. If only the length or precision changes, one
 // statement alters the column in place. Otherwise the statements add a new column, fill it, drop
 // the old column and rename the new one. If they are interrupted, the table has the complete old
-// column or the complete new column, and Tables finishes the renaming. widen returns nil if it
-// cannot widen the column.
+// column or the complete new column, and Tables finishes the renaming. The result is nil if the
+// column cannot be widened.
 func widen(table string, step sqlsink.MigrationStep) []string {
 	c := step.Real
 	alter := "ALTER TABLE " + table + " "

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// fileBytes is the size of a file of the stage before compression, in bytes. Compression reduces a
-// file to about a tenth of this size. Snowflake recommends files of the reduced size.
+// fileBytes is the size, in bytes, that a file on the stage has before compression. Compression
+// reduces a file to about a tenth of this size. Snowflake recommends files of the reduced size.
 const fileBytes = 256 << 20
 
 // Exec runs DDL statements one after the other. Snowflake commits each statement separately. If the

@@ -253,8 +253,8 @@ func (ts *tableStatements) matchNames() string {
 	return strings.Join(terms, " AND ")
 }
 
-// mergeStage returns the statement that upserts the staged rows. If guarded is true, the statement
-// applies the layout's guard.
+// mergeStage returns the statement that upserts the staged rows. If the parameter guarded is true,
+// the statement applies the layout's guard.
 func (ts *tableStatements) mergeStage(staging *tableStatements, guarded bool) string {
 	var set, values []string
 	for i := range ts.columns {

@@ -60,7 +60,7 @@ func (d *dialect) missing() bool {
 }
 
 // open opens the database at path and closes the session's previous database. If opening fails, the
-// previous database stays open. If create is true, open creates a missing file.
+// previous database stays open. If the parameter create is true, open creates a missing file.
 func (s *fileSession) open(ctx context.Context, path string, create bool) error {
 	d := s.dialect
 	db, err := capi.Open(path, capi.Options{Create: create, BusyTimeout: d.busyTimeout, Waiting: d.waiting})

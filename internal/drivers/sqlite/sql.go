@@ -94,7 +94,7 @@ func sameKey(l *sqlsink.Layout, prefix string) string {
 	return strings.Join(terms, " AND ")
 }
 
-// update returns the command that updates the existing row with the same key.
+// update returns the command that updates the existing row with the same key as the new row.
 func update(l *sqlsink.Layout) boundStatement {
 	sets := names(l, l.All())
 	for i := range sets {
@@ -112,7 +112,7 @@ func insertion(l *sqlsink.Layout) boundStatement {
 	return boundStatement{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
-// removal returns the command that deletes the row with the same key or, if the layout is soft,
+// removal returns the command that deletes the row with a given key or, if the layout is soft,
 // marks that row as deleted.
 func removal(l *sqlsink.Layout) boundStatement {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)

@@ -55,7 +55,7 @@ LEFT JOIN sys.types AS b ON b.user_type_id = c.system_type_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)
 ORDER BY o.name, c.column_id`
 
-// tableQuery returns the properties of tables that decide how eds can write rows. It takes the
+// tableQuery returns the properties that decide how eds can write the rows of a table. It takes the
 // parameters of columnQuery.
 const tableQuery = `SELECT o.name, CASE WHEN o.type = 'V' THEN 1 ELSE 0 END,
 COALESCE((SELECT t.is_memory_optimized FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),

@@ -133,9 +133,9 @@ func (ts *tableStatements) expressions() string {
 	return strings.Join(all, ", ")
 }
 
-// upsertText returns the statements that upsert the rows of a source. If guarded is true, they
-// apply the layout's guard. HOLDLOCK keeps other writers from inserting a key between the lookup
-// and the insert.
+// upsertText returns the statements that upsert the rows of a source. If the parameter guarded is
+// true, they apply the layout's guard. HOLDLOCK keeps other writers from inserting a key between
+// the lookup and the insert.
 func (ts *tableStatements) upsertText(source string, guarded bool) string {
 	guard := ""
 	if g := ts.guard(); guarded && g != "" {

@@ -163,9 +163,9 @@ func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 	return s.classifyResponse(response, len(events))
 }
 
-// classifyResponse returns the error for the response to a request of n events, with its fault
-// class, or nil for success. The error does not include the response body, which may repeat a
-// change.
+// classifyResponse returns an error with a fault class for the response to a request of n events,
+// or nil if the response means success. The error does not include the response body, which may
+// repeat a change.
 func (s *Sink) classifyResponse(response *http.Response, n int) error {
 	code := response.StatusCode
 	err := fmt.Errorf("the endpoint returned %d %s", code, http.StatusText(code))

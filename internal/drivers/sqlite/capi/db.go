@@ -1,6 +1,7 @@
 // Package capi provides the part of SQLite's C interface that package sqlite needs. It calls the Go
-// translation of SQLite in modernc.org/sqlite/lib. It does not use database/sql, which would double
-// the cost of writing a row, and cannot end a wait for a lock when a context ends.
+// translation of SQLite in modernc.org/sqlite/lib. It does not use database/sql, because that
+// package would double the cost of writing a row, and cannot end a wait for a lock when a context
+// ends.
 package capi
 
 import (

@@ -245,7 +245,7 @@ const (
 	text
 )
 
-// keepText is the maximum capacity of the buffer for texts that Reset keeps, in bytes.
+// keepText is the maximum capacity, in bytes, at which Reset keeps the buffer for texts.
 const keepText = 4 << 20
 
 // Reset removes all values from a, and keeps the memory for reuse.
