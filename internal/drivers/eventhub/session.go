@@ -98,7 +98,7 @@ type trackedConn struct {
 const leastWrite = 256
 
 // Write writes p. A large write counts as progress, because the acknowledgement of a large message
-// may take longer than the duration patience.
+// may take longer than the duration t.session.patience.
 func (t *trackedConn) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
 	if n >= leastWrite {
