@@ -51,7 +51,7 @@ func Find(name string) (sink.Driver, error) {
 }
 
 // Parse parses a destination URL, expands its placeholders, and finds its driver. The function
-// lookup returns the values of the variables that placeholders name.
+// lookup returns the value of a variable that a placeholder names.
 func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 	target, err := sink.ParseURL(raw, lookup)
 	if err != nil {
@@ -62,8 +62,8 @@ func Parse(raw string, lookup sink.Lookup) (sink.Driver, *url.URL, error) {
 }
 
 // Expander returns a function that expands the placeholders of raw again, for use with
-// sink.NewAccess. If check is not nil, the function also passes each result to check, and returns
-// the error of check.
+// sink.NewAccess. If the parameter check is not nil, the function also passes each result to check,
+// and returns any error from check.
 func Expander(raw string, lookup sink.Lookup, check func(sink.Driver, *url.URL) error) func() (*url.URL, error) {
 	return func() (*url.URL, error) {
 		d, target, err := Parse(raw, lookup)

@@ -16,11 +16,12 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// ChainError returns an error of the AWS SDK's credential chain with its fault class and a text
-// that says what to do. Network failures are transient, except for a failure to reach the EC2
-// metadata service: outside AWS, a machine never has an instance role, so ChainError returns
-// NotFound. The parameter remedy is an imperative that names another way to give credentials. The
-// text quotes no responses of services, because they may contain secrets.
+// ChainError converts an error of the AWS SDK's credential chain to an error that has a fault class
+// and a text that says what to do. Network failures are transient, with one exception: if the EC2
+// metadata service cannot be reached, ChainError returns NotFound, because a machine outside AWS
+// never has an instance role. The parameter remedy is an imperative that names another way to give
+// credentials. The text does not quote the responses of services, because responses may contain
+// secrets.
 func ChainError(err error, remedy string) error {
 	var operation *smithy.OperationError
 	var api smithy.APIError
@@ -44,7 +45,8 @@ func ChainError(err error, remedy string) error {
 }
 
 // reason returns a description of the source of credentials that the SDK cannot use. It does not
-// quote the SDK's text, which may contain values of the environment, a profile or the URL.
+// quote the SDK's text, which may contain values from the environment, from a profile or from the
+// URL.
 func reason(err error) string {
 	var file *fs.PathError
 	var exit *exec.ExitError

@@ -9,8 +9,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// ConfigError returns a Refused error with the reason why the SDK cannot load its configuration. It
-// does not quote the SDK's own text, which may contain values of the environment and of the
+// ConfigError returns a Refused error that says why the SDK cannot load its configuration. It does
+// not quote the SDK's own text, which may contain values from the environment and from the
 // configuration files.
 func ConfigError(err error) error {
 	why := "a variable of the environment whose name begins with AWS_ has a value that cannot be used"

@@ -37,7 +37,7 @@ func (c *config) now() (config, error) {
 const errShape = "the eventhub url should read " +
 	"eventhub://example.servicebus.windows.net/;SharedAccessKeyName=name;SharedAccessKey=key;EntityPath=hub"
 
-// parse reads a destination URL. Its errors contain no secrets of the URL.
+// parse reads a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 	var c config
 	v, err := sink.ParseOptions(target, options)
@@ -70,8 +70,8 @@ func parse(target *url.URL, lookup sink.Lookup) (config, error) {
 	return c, c.parseAuth(v, lookup)
 }
 
-// maxInFlight is the maximum value of the option in-flight. It is more than the number of messages
-// that Event Hubs keeps waiting on a link.
+// maxInFlight is the maximum value of the option in-flight. Event Hubs lets fewer messages than
+// that wait on a link.
 const maxInFlight = 1000
 
 // parseTransport reads the options that say how to connect to the namespace: transport, proxy and

@@ -97,7 +97,7 @@ func (c *config) parseIdentity(auth string, v sink.Values, lookup sink.Lookup) e
 	return nil
 }
 
-// credential returns the credential of the kind that auth names. Creating it sends no request.
+// credential creates a credential of the kind that the parameter auth names. It sends no request.
 func (id *identity) credential(auth string, o azcore.ClientOptions) (azcore.TokenCredential, error) {
 	switch auth {
 	case "managed-identity":

@@ -41,7 +41,7 @@ const (
 	hintMissing = "the hub does not exist; create it, or correct EntityPath="
 )
 
-// fatal maps each condition that only the operator can fix to a hint.
+// The map fatal has a hint for each condition that only the operator can fix.
 var fatal = map[amqp.ErrCond]string{
 	amqp.ErrCondUnauthorizedAccess:  hintUnauthorized,
 	amqp.ErrCondNotFound:            hintMissing,
@@ -50,7 +50,7 @@ var fatal = map[amqp.ErrCond]string{
 	amqp.ErrCondNotAllowed:          "the hub does not allow that; check that it is an event hub, and its status",
 }
 
-// poison maps each condition that concerns the content of an event to a hint.
+// The map poison has a hint for each condition that concerns the content of an event.
 var poison = map[amqp.ErrCond]string{
 	amqp.ErrCondMessageSizeExceeded:       hintTooLarge,
 	"com.microsoft:argument-error":        "Event Hubs refuses the event",
@@ -61,15 +61,16 @@ var poison = map[amqp.ErrCond]string{
 const hintTooLarge = "the event is larger than Event Hubs accepts in the namespace's tier; raise the tier, or the hub's maximum message " +
 	"size, and start eds again"
 
-// busy is the condition of a throttled namespace. The service asks clients to wait some seconds;
-// eds waits busyPause.
+// The constant busy is the condition of a throttled namespace. The service asks clients of such a
+// namespace to wait some seconds, so eds waits for the time busyPause.
 const (
 	busy      = amqp.ErrCond("com.microsoft:server-busy")
 	busyPause = 4 * time.Second
 )
 
-// quoted matches a condition in the text of a client error that does not wrap its cause. The client
-// returns such an error for a condition that it does not know, and then reconnects.
+// The pattern quoted matches a condition in the text of a client error that does not wrap its
+// cause. The client returns such an error for a condition that it does not know, and then
+// reconnects.
 var quoted = regexp.MustCompile(`^(?:\([a-z]+\): )?\*Error\{Condition: ([a-z0-9:._-]+),`)
 
 // conditionOf returns the condition in the service's reply to a message, or "" if err is not such a
@@ -89,8 +90,8 @@ func conditionOf(err error) amqp.ErrCond {
 	return ""
 }
 
-// failed matches the status of a $cbs reply (the reply to a token) in the text of a client error
-// that does not wrap its cause.
+// The pattern failed matches the status of a $cbs reply (the reply to a token) in the text of a
+// client error that does not wrap its cause.
 var failed = regexp.MustCompile(`^(?:\([a-z]+\): )?rpc: failed, status code ([0-9]{3}) `)
 
 // statusOf returns the HTTP-like status of a $cbs reply, or 0 if err is not such a reply.
@@ -106,21 +107,22 @@ func statusOf(err error) int {
 	return 0
 }
 
-// refused reports whether err rejects only one message and leaves its link open.
+// The function refused reports whether err means that Event Hubs rejected a single message and left
+// the link open.
 func refused(err error) bool {
 	condition := conditionOf(err)
 	return condition == busy || poison[condition] != "" || errors.Is(err, azeventhubs.ErrEventDataTooLarge)
 }
 
-// missing reports whether err means that the hub does not exist.
+// The function named missing reports whether err means that the hub does not exist.
 func missing(err error) bool {
 	var condition *amqp.Error
 	return errors.As(err, &condition) && condition.Condition == amqp.ErrCondNotFound || err != nil && statusOf(err) == http.StatusNotFound
 }
 
-// classify returns a client error with its fault class and a text that says what to do. The text
-// quotes nothing from the service except names, codes and the tracking id, because other parts of a
-// reply could contain anything.
+// classify converts an error of the client to an error that has a fault class and a text that says
+// what to do. The text quotes nothing from the service except names, codes and the tracking id,
+// because other parts of a reply could contain anything.
 func (s *hubSession) classify(err error) error {
 	if err == nil {
 		return nil
@@ -222,8 +224,8 @@ func tlsHint(err error) string {
 
 var trackingID = regexp.MustCompile(`TrackingId:[A-Za-z0-9_-]{1,80}`)
 
-// tracking returns the service's tracking id in err, with a comma before it, or "" if there is
-// none. Azure support asks for the id.
+// tracking returns a comma and the tracking id that err contains, or "" if err contains no tracking
+// id. Azure support asks for the id.
 func tracking(err error) string {
 	if id := trackingID.FindString(err.Error()); id != "" {
 		return ", " + id
@@ -245,8 +247,8 @@ func (e *identityError) Unwrap() error { return e.err }
 
 var entraCode = regexp.MustCompile(`AADSTS[0-9]{2,10}`)
 
-// classify returns the error with its fault class. If Entra ID refuses the identity, the operator
-// has to act, so the class is Refused. An outage is retried.
+// classify adds the fault class to the error. If Entra ID refuses the identity, the operator has to
+// act, so the class is Refused. An outage is retried.
 func (e *identityError) classify() error {
 	if e.unmade || errors.As(e.err, new(*fs.PathError)) { // it looks like a net.Error, too
 		return fault.Mark(fault.Refused, &serviceError{"there is no credential to ask Entra ID with: " + firstLine(e.err), e.err})
@@ -270,8 +272,8 @@ func (e *identityError) classify() error {
 	return &serviceError{"Entra ID gives no token now" + named, e.err}
 }
 
-// firstLine returns the first line of an error's text. It leaves out the path of a file system
-// error.
+// firstLine returns the first line of an error's text. For a file system error, it leaves out the
+// path.
 func firstLine(err error) string {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		err = e.Err

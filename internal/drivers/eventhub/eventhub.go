@@ -28,9 +28,9 @@ func Driver() sink.Driver {
 	}
 }
 
-// borrows returns the part of target by which a sink would send a credential of this machine to the
-// destination, or "" if there is none. A token of Entra ID is valid for all namespaces, so only the
-// operator's own URL may use one.
+// borrows names the part of target that makes a sink send a credential of this machine to the
+// destination, or returns "" if target has no such part. A token of Entra ID is valid for all
+// namespaces, so only the operator's own URL may use one.
 func borrows(target *url.URL) string {
 	if auth := target.Query().Get("auth"); auth != "" && auth != "sas" {
 		return "an auth of Entra ID"

@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxHub is the maximum length of a hub's name that Azure allows, in characters.
+// maxHub is the maximum length, in characters, that Azure allows for a hub's name.
 const maxHub = 256
 
 // parseHub reads a hub's name, or a template that yields the hub's name for each change.
@@ -44,8 +44,9 @@ func destinationOf(target *url.URL) string {
 	return sink.JoinIdentity("eventhub", sink.HostsIdentity(c.host, "5671"), hub, nil)
 }
 
-// legal turns name into a name that Azure accepts. It replaces each invalid byte with _, and adds a
-// 0 to an end that is not a letter or digit. If the name is too long, it is cut and ends in a hash.
+// The function legal turns name into a name that Azure accepts. It replaces each invalid byte with
+// _. If the first or last character is not a letter or digit, it adds a 0 before the first or after
+// the last character. A name that is too long is cut, and then ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

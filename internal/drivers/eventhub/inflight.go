@@ -56,7 +56,7 @@ func (s *Sink) keyQueues(events []*cdc.Event) ([]*keyQueue, error) {
 // queueID identifies a queue within a batch.
 type queueID struct{ hub, key string }
 
-// scratch is memory that is reused from batch to batch. The zero value is ready to use.
+// The type scratch is memory that is reused from batch to batch. The zero value is ready to use.
 type scratch struct {
 	list []*keyQueue
 	byID map[queueID]*keyQueue
@@ -94,18 +94,20 @@ type inFlightBatch struct {
 	sink    *Sink
 	session *hubSession
 	queues  []*keyQueue
-	// intact reports, after send has failed, whether the session is known to be usable.
+	// The field intact says, after the method send has failed, whether the session is known to be
+	// usable.
 	intact bool
 
 	mu   sync.Mutex
 	next int // index into queues of the next queue to send
 	err  error
-	// soft reports whether every error so far rejected a single message and left its link open.
+	// The field soft says whether every error so far has rejected only a single message and left
+	// the link open.
 	soft bool
 }
 
-// send sends all queues, several at a time. It returns once every sent message has been accepted or
-// has returned an error.
+// send sends all queues, several at a time. It does not return until every sent message has been
+// accepted or has returned an error.
 func (f *inFlightBatch) send(ctx context.Context) error {
 	if err := f.ready(ctx); err != nil {
 		return err
@@ -157,8 +159,8 @@ func (f *inFlightBatch) take() *keyQueue {
 	return f.queues[f.next-1]
 }
 
-// fail records err, which concerns queue q, so that no more messages are sent. Messages in flight
-// continue.
+// fail records err, which is an error about queue q. After that, the batch sends no more messages,
+// but messages in flight continue.
 func (f *inFlightBatch) fail(err error, q *keyQueue) {
 	soft := refused(err)
 	err = fmt.Errorf("hub %q: %w", q.hub, f.session.classify(err))
@@ -175,7 +177,7 @@ func (f *inFlightBatch) failed() bool {
 }
 
 // sendQueue sends the unaccepted events of a queue in as few messages as possible. It always sends
-// its first message. Before each later message, it stops if the batch has failed.
+// the first message. Before each later message, it stops if the batch has failed.
 func (f *inFlightBatch) sendQueue(ctx context.Context, q *keyQueue, w *messageWriter) error {
 	client, err := f.session.client(q.hub)
 	if err != nil {
@@ -223,7 +225,8 @@ func (s *Sink) adjusted(e *cdc.Event) {
 // The zero value is empty.
 type failedEvents struct {
 	seed maphash.Seed
-	// events maps each recorded event to whether it was accepted. It is nil if nothing is recorded.
+	// The field events says for each recorded event whether Event Hubs accepted the event. The map
+	// is nil if nothing is recorded.
 	events map[fingerprint]bool
 }
 
@@ -237,7 +240,7 @@ func (r *failedEvents) fingerprint(e *cdc.Event) fingerprint {
 	return fingerprint{e.Position.Sequence, maphash.Bytes(r.seed, e.Payload)}
 }
 
-// accepted reports whether Event Hubs is known to have accepted e.
+// The method accepted reports whether Event Hubs is known to have accepted e.
 func (r *failedEvents) accepted(e *cdc.Event) bool {
 	return r.events != nil && r.events[r.fingerprint(e)]
 }

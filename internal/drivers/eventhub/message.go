@@ -13,13 +13,13 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxPartitionKey is the maximum length of a partition key that Event Hubs allows, in UTF-16 code
-// units.
+// maxPartitionKey is the maximum length, in UTF-16 code units, that Event Hubs allows for a
+// partition key.
 const maxPartitionKey = 128
 
-// partitionKey returns the event's partition key. If plain is true, key is the unchanged key of the
-// protocol, which ends in the row's id. A key that is too long is cut and ends in a hash of the
-// whole key.
+// partitionKey returns the event's partition key. If the result plain is true, the result key is
+// the key that the protocol defines, unchanged. That key ends in the row's id. A key that is too
+// long is cut, and then ends in a hash of the whole key.
 func partitionKey(e *cdc.Event) (key string, plain bool) {
 	raw := encode.PartitionKey(e)
 	key = clean(raw)
@@ -45,8 +45,8 @@ func utf16Length(text string) int {
 	return n
 }
 
-// clean returns text as valid UTF-8, which AMQP requires. Like the body of an event, the result has
-// U+FFFD for each invalid byte.
+// The function clean returns text as valid UTF-8, which AMQP requires. Like the body of an event,
+// the result has U+FFFD in place of each invalid byte.
 func clean(text string) string {
 	if utf8.ValidString(text) {
 		return text
@@ -89,7 +89,7 @@ func newMessageWriter(all bool) *messageWriter {
 var operations = map[cdc.Op]any{cdc.Insert: cdc.Insert.String(), cdc.Update: cdc.Update.String(), cdc.Delete: cdc.Delete.String()}
 
 // write returns the client's event for event n of queue l. The parameter first says whether the
-// event is the first of its message. The result replaced reports whether invalid UTF-8 was
+// event is the first one in its message. The result replaced says whether invalid UTF-8 was
 // replaced. The client keeps the properties of a message's first event until the message is sent,
 // so write does not reuse those properties. The client does not keep the body.
 func (w *messageWriter) write(l *keyQueue, n int, first bool) (out *azeventhubs.AMQPAnnotatedMessage, replaced bool) {
@@ -116,7 +116,7 @@ func (w *messageWriter) release() {
 	w.event.Body.Data[0], w.event.ApplicationProperties = nil, nil
 }
 
-// The method named of returns the property value for the string plain.
+// The method named of returns the property value for a string, which is the parameter plain.
 func (t *cachedProperty) of(plain string) any {
 	if t.plain != plain {
 		*t = cachedProperty{plain, clean(plain)}

@@ -86,19 +86,19 @@ func (s *hubSession) connect(ctx context.Context, _ azeventhubs.WebSocketConnPar
 	return &trackedConn{Conn: conn, session: s}, nil
 }
 
-// trackedConn is a connection that the session closes when the session ends, if the client has not
-// closed it by then.
+// trackedConn is a connection that is closed when the session ends, unless the client has closed
+// the connection earlier.
 type trackedConn struct {
 	net.Conn
 	session *hubSession
 }
 
-// leastWrite is the size in bytes from which a write counts as progress. It is smaller than any
-// message and larger than a keep-alive frame.
+// leastWrite is the size, in bytes, of the smallest write that counts as progress. It is smaller
+// than any message and larger than a keep-alive frame.
 const leastWrite = 256
 
 // Write writes p. A large write counts as progress, because the acknowledgement of a large message
-// may take longer than the patience.
+// may take longer than the duration t.session.patience.
 func (t *trackedConn) Write(p []byte) (int, error) {
 	n, err := t.Conn.Write(p)
 	if n >= leastWrite {
@@ -134,9 +134,9 @@ func (s *hubSession) openLink(ctx context.Context, hub string) error {
 // closeTimeout is the maximum time that the peer may take to close its links.
 const closeTimeout = 2 * time.Second
 
-// close ends the session. If polite is true, it first closes the links in an orderly way; otherwise
-// it closes the connections at once. Nothing more is sent, and the outcome of unacknowledged events
-// stays unknown.
+// close ends the session. If the parameter polite is true, it first closes the links in an orderly
+// way; otherwise it closes the connections at once. Nothing more is sent, and the outcome of
+// unacknowledged events stays unknown.
 func (s *hubSession) close(polite bool) {
 	s.mu.Lock()
 	s.closed = true
@@ -167,7 +167,7 @@ func (s *hubSession) cut() {
 	}
 }
 
-// lastDialError returns why the last dial failed, or nil if it succeeded.
+// lastDialError returns the error of the last attempt to dial, or nil if that attempt succeeded.
 func (s *hubSession) lastDialError() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -176,8 +176,8 @@ func (s *hubSession) lastDialError() error {
 
 var errSilent = errors.New("nothing was acknowledged")
 
-// withPatience calls f with a context that is cancelled once there has been no progress for the
-// whole patience.
+// withPatience calls f with a context. It cancels the context when there has been no progress for
+// the duration s.patience.
 func (s *hubSession) withPatience(ctx context.Context, f func(ctx context.Context) error) error {
 	withPatience, cancel := context.WithCancelCause(ctx)
 	var watchProgress sync.WaitGroup
@@ -197,8 +197,8 @@ func (s *hubSession) withPatience(ctx context.Context, f func(ctx context.Contex
 	return err
 }
 
-// watchProgress calls cancel once there has been no progress for the whole patience. It returns
-// when ctx is done.
+// watchProgress calls the function cancel when there has been no progress for the duration
+// s.patience. It returns when ctx is done.
 func (s *hubSession) watchProgress(ctx context.Context, cancel context.CancelCauseFunc) {
 	const looks = 4 // number of checks during the patience
 	ticker := time.NewTicker(s.patience / looks)

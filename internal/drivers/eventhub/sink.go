@@ -114,8 +114,8 @@ func (s *Sink) apply(ctx context.Context, b *change.Batch) error {
 }
 
 // Probe checks that the namespace answers, accepts the credentials, and lets eds send to the hub.
-// If the hub depends on the change, Probe connects to anyHub instead, and ignores that this hub
-// does not exist.
+// If the hub depends on the change, Probe connects to anyHub instead, and does not report an error
+// if anyHub does not exist.
 func (s *Sink) Probe(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

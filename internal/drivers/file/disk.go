@@ -21,14 +21,14 @@ import (
 // after Sync of the file, and its name after syncDir of its directory.
 type disk interface {
 	// ensure creates the directory if it is missing. If the path of the directory now leads to
-	// another directory, ensure opens that one. The result replaced reports whether ensure
-	// created or opened a directory.
+	// another directory, ensure opens that one. The result replaced says whether ensure created or
+	// opened a directory.
 	ensure() (replaced bool, err error)
 	// exists reports whether the directory exists.
 	exists() (bool, error)
-	// If the directory does not exist, probeDir creates a temporary directory in its nearest
-	// existing parent and returns it as d. The function end removes the temporary directory. If the
-	// directory exists, d and end are nil.
+	// If the directory does not exist, probeDir creates a temporary directory in the nearest
+	// existing parent, and returns the temporary directory as d. The function end removes the
+	// temporary directory. If the directory exists, d and end are nil.
 	probeDir() (d disk, end func() error, err error)
 	create(name string) (diskFile, error) // the file must not exist yet
 	open(name string) (diskFile, error)   // opens an existing file for writing
@@ -217,9 +217,9 @@ func compareNames(a, b string) int {
 	return 0
 }
 
-// classifyOpen returns an error of opening the directory with its fault class. The class is Fatal
-// for a path that only the operator can fix, for example one that leads through a file. Other
-// errors are transient.
+// classifyOpen adds a fault class to an error that occurred when the directory was opened. The
+// class is Fatal for a path that only the operator can fix, for example one that leads through a
+// file. Other errors are transient.
 func classifyOpen(path string, err error) error {
 	class := fault.Transient
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ENAMETOOLONG) || errors.Is(err, syscall.EEXIST) {

@@ -19,8 +19,9 @@ var (
 // idFile is the file that contains the directory's id.
 var idFile = path.Join(privateDir, "destination")
 
-// ID returns the directory's id, or "" if the directory does not exist or has no id. The id shows
-// whether another directory is at the same path, for example because a file system is not mounted.
+// ID returns the directory's id, or "" if the directory does not exist or has no id. From the id,
+// eds can tell whether another directory has taken the place of this one, for example because a
+// file system is not mounted.
 func (s *fileStore) ID(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -24,10 +24,10 @@ type fileJournal struct {
 
 	Sequence uint64 `json:"sequence"`
 	Stored   int64  `json:"stored"`
-	// Open holds the files to which later batches append, by directory.
+	// Open maps a directory to its open file, to which later batches append.
 	Open map[string]openFile `json:"open"`
 	// Begun lists the new files of the batch that is being written. If the batch is not committed,
-	// recovery removes these files and no others.
+	// recovery removes only these files.
 	Begun []string `json:"begun,omitempty"`
 }
 

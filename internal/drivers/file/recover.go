@@ -8,7 +8,7 @@ import (
 )
 
 // recover brings the files back to the state that the journal on disk records. It truncates files
-// that are longer, and removes new files of an uncommitted batch.
+// that are longer than the journal says, and removes new files of an uncommitted batch.
 func (l *rollingSink) recover() error {
 	j, err := l.readJournal()
 	if err != nil {

@@ -38,8 +38,8 @@ type rollingSink struct {
 	now     func() time.Time
 
 	journal fileJournal
-	// needsRecovery reports whether journal may differ from the journal on disk, or files may
-	// be longer than the journal records.
+	// needsRecovery is set if the field journal may differ from the journal on disk, or if files
+	// may be longer than the journal says.
 	needsRecovery bool
 }
 
@@ -224,8 +224,8 @@ func (l *rollingSink) plan(ctx context.Context, b *change.Batch) ([]*fileAppend,
 }
 
 // prepare chooses the file of each append, creates the directories, and records the new files in
-// the journal on disk. It returns the directories whose entries change. The caller must sync these
-// directories after the write.
+// the journal on disk. The result changed contains the directories that get new entries. The caller
+// must sync these directories after the write.
 func (l *rollingSink) prepare(appends []*fileAppend) (changed map[string]bool, err error) {
 	changed = make(map[string]bool)
 	noted := l.journal.withPosition(l.journal.position())
@@ -322,7 +322,8 @@ func (l *rollingSink) beginFile(name string, text []byte) error {
 	return l.moveIntoPlace(temp, name)
 }
 
-// moveIntoPlace renames the temporary file temp to name. If that fails, it removes temp.
+// moveIntoPlace moves the temporary file at the path temp to the path name. If that fails, it
+// removes the temporary file.
 func (l *rollingSink) moveIntoPlace(temp, name string) error {
 	if err := l.disk.rename(temp, name); err != nil {
 		l.discard(temp)
@@ -366,7 +367,7 @@ func (l *rollingSink) writeAt(name string, text []byte, offset int64) error {
 	return withoutNames(errors.Join(err, f.Close()))
 }
 
-// encode returns the events to append as lines, compressed as a single frame.
+// encode returns one line for each event of a. The lines are compressed as a single frame.
 func (l *rollingSink) encode(a *fileAppend) ([]byte, error) {
 	size := 0
 	for _, e := range a.Events {

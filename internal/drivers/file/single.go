@@ -18,7 +18,7 @@ import (
 )
 
 // fileSink writes one file per event. Each file appears with its whole content, and files appear in
-// stream order. If an event is delivered again, its file is replaced.
+// stream order. If an event is delivered again, the file of that event is replaced.
 type fileSink struct {
 	*fileStore
 	*encode.Loader
@@ -92,9 +92,9 @@ func (o *fileSink) encodeEvents(events []*cdc.Event) ([]eventFile, error) {
 	return all, nil
 }
 
-// prepareDirs creates the directories of the files, and adds directories with new entries to
-// changed. Before it creates anything, it checks that no file has the name of a directory that
-// another file needs.
+// prepareDirs creates the directories of the files. The map changed receives each directory that
+// gets a new entry. Before it creates anything, it checks that no file has the name of a directory
+// that another file needs.
 func (o *fileSink) prepareDirs(all []eventFile, changed map[string]bool) error {
 	for _, find := range []func(all []eventFile) (eventFile, bool){conflictInBatch, o.conflictOnDisk} {
 		if f, found := find(all); found {

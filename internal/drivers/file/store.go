@@ -63,7 +63,7 @@ func (s *fileStore) beginCall(ctx context.Context) error {
 }
 
 // refresh creates the directory or opens it again if needed. If the directory was replaced, refresh
-// clears dirs.
+// clears s.dirs.
 func (s *fileStore) refresh() error {
 	replaced, err := s.disk.ensure()
 	if replaced {
@@ -93,8 +93,8 @@ func (s *fileStore) tempName() string {
 	return path.Join(s.temp, fmt.Sprintf("%d", s.counter.Add(1)))
 }
 
-// makeDirs creates the directories above name, and adds each directory that has a new entry to
-// changed. If a file has the name of such a directory, it returns errNameConflict.
+// makeDirs creates the directories above name. The map changed receives each directory that gets a
+// new entry. If a file has the name of such a directory, it returns errNameConflict.
 func (s *fileStore) makeDirs(name string, changed map[string]bool) error {
 	for _, dir := range parents(name) {
 		if s.dirs[dir] {
@@ -126,8 +126,8 @@ func (s *fileStore) makeDirs(name string, changed map[string]bool) error {
 // file or directory has the same name.
 var errNameConflict = fault.Mark(fault.Poison, errors.New("another event's file or directory has the name"))
 
-// writeTemp creates the temporary file name with the given data and syncs it. If that fails, it
-// removes the file.
+// writeTemp writes data to a new temporary file at the path name, and syncs the file. If that
+// fails, writeTemp removes the file.
 func (s *fileStore) writeTemp(name string, data []byte) error {
 	f, err := s.disk.create(name)
 	if err != nil {
@@ -184,8 +184,8 @@ func (s *fileStore) replace(name string, data []byte) error {
 	return s.syncDirs(changed)
 }
 
-// removeAll removes the file or directory name, with everything in it. A name that does not exist
-// is no error.
+// removeAll removes the file or directory at the path name, with everything in it. It returns no
+// error if there is no such file or directory.
 func (s *fileStore) removeAll(name string) error {
 	info, err := s.disk.stat(name)
 	if err == nil && info.IsDir() {
@@ -210,7 +210,7 @@ func (s *fileStore) removeAll(name string) error {
 }
 
 // forgetDirs returns err unchanged. If err means that a file or directory is missing, forgetDirs
-// clears dirs, so that later calls check the directories again.
+// clears s.dirs, so that later calls check the directories again.
 func (s *fileStore) forgetDirs(err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		clear(s.dirs)

@@ -35,11 +35,11 @@ type config struct {
 	idle          time.Duration  // how long a connection without traffic stays open
 	tls           *tls.Config    // nil if connections are not encrypted
 	auth          sasl.Mechanism // nil if no credentials are sent
-	// renew returns the config with the current certificates, keys and credentials.
+	// The function renew returns the config with the current certificates, keys and credentials.
 	renew func() (config, error)
 }
 
-// parse reads a destination URL. Its errors contain no secrets of the URL.
+// parse reads a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL) (config, error) {
 	c := config{idle: idleTimeout}
 	v, err := sink.ParseOptions(target, options)

@@ -18,7 +18,8 @@ var (
 	errClosed = errors.New("the sink is closed")
 )
 
-// brokerError is an error code that a broker returned, with a hint for the operator or "".
+// brokerError is an error code that a broker returned. It also has a hint for the operator, which
+// may be "".
 type brokerError struct {
 	code *kerr.Error
 	hint string
@@ -33,7 +34,7 @@ func (e *brokerError) Error() string {
 
 func (e *brokerError) Unwrap() error { return e.code }
 
-// fatal maps each code that only the operator can fix to a hint.
+// The map fatal has a hint for each code that only the operator can fix.
 var fatal = map[*kerr.Error]string{
 	kerr.SaslAuthenticationFailed: "the brokers refuse the user or the password; check them, and that option auth names the " +
 		"mechanism that the user was created for",
@@ -62,23 +63,23 @@ var fatal = map[*kerr.Error]string{
 	kerr.InvalidRequiredAcks:         "the brokers do not accept acks=all",
 }
 
-// refusals are those fatal codes that depend on credentials, permissions and topics. These may
-// change while eds runs.
+// refusals are those fatal codes that depend on credentials, permissions and topics. Credentials,
+// permissions and topics may change while eds runs.
 var refusals = map[*kerr.Error]bool{
 	kerr.SaslAuthenticationFailed: true, kerr.UnsupportedSaslMechanism: true, kerr.IllegalSaslState: true, kerr.SecurityDisabled: true,
 	kerr.TopicAuthorizationFailed: true, kerr.ClusterAuthorizationFailed: true, kerr.TransactionalIDAuthorizationFailed: true,
 	kerr.UnknownTopicOrPartition: true, kerr.UnknownTopicID: true,
 }
 
-// poison maps each code that concerns the content of a message to a hint.
+// The map poison has a hint for each code that concerns the content of a message.
 var poison = map[*kerr.Error]string{
 	kerr.MessageTooLarge:    "the message is larger than the topic's max.message.bytes",
 	kerr.RecordListTooLarge: "the message is larger than a segment of the topic",
 	kerr.InvalidRecord:      "the brokers refuse the message",
 }
 
-// classify returns a client error with its fault class and a text that says what to do. The text
-// quotes nothing that a broker wrote, because that could contain anything.
+// classify converts an error of the client to an error that has a fault class and a text that says
+// what to do. The text quotes nothing that a broker wrote, because that could contain anything.
 func classify(err error) error {
 	if err == nil {
 		return nil

@@ -28,9 +28,9 @@ func Driver() sink.Driver {
 	}
 }
 
-// borrows returns the option of target by which a sink would send a secret of this machine to the
-// brokers, or "" if there is none. Brokers could misuse the secret: for example, they could pass on
-// a signature for MSK.
+// borrows names the option in target that makes a sink send a secret of this machine to the
+// brokers, or returns "" if target has no such option. Brokers could misuse the secret: for
+// example, they could pass on a signature for MSK.
 func borrows(target *url.URL) string {
 	if target.Query().Get("auth") == "aws-msk-iam" {
 		return "auth=aws-msk-iam"

@@ -25,8 +25,8 @@ const partitionHeader = "eds-partitionkey"
 const chunkEvents = 512
 
 // The method records encodes the events as messages, in stream order, on all processors. The
-// messages share no memory with the events. They are valid until arena.reclaim. An error concerns a
-// single event.
+// messages share no memory with the events. They are valid until the next call of arena.reclaim. An
+// error concerns a single event.
 func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
 	topics, err := s.topicsOf(events)
 	if err != nil {
@@ -68,12 +68,11 @@ func (s *Sink) topicsOf(events []*cdc.Event) ([]string, error) {
 	return topics, nil
 }
 
-// arena holds the writers of messages. Once the brokers have acknowledged a batch, its writers'
-// memory is reused.
+// arena holds the writers of messages. After the brokers have acknowledged a batch, the memory of
+// the batch's writers is reused.
 type arena struct{ free, lent []*recordWriter }
 
-// maxKeptText is the maximum capacity of a writer's text, in bytes, for the writer to be kept for
-// reuse.
+// maxKeptText is the maximum capacity of the text, in bytes, of a writer that is kept for reuse.
 const maxKeptText = 4 << 20
 
 func (a *arena) take(s *Sink) *recordWriter {
@@ -97,7 +96,8 @@ func (a *arena) reclaim() {
 	a.lent = a.lent[:0]
 }
 
-// recordWriter builds messages. They point into a few large slabs that the writer owns.
+// recordWriter builds messages. The messages point into a few large slabs of memory that the writer
+// owns.
 type recordWriter struct {
 	sink    *Sink
 	all     []*kgo.Record
@@ -257,8 +257,8 @@ func appendRowKey(dst []byte, e *cdc.Event, last []byte) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// valueFormatter appends the value of an event's message to dst. The result replaced reports
-// whether invalid UTF-8 was replaced.
+// valueFormatter appends the value of an event's message to dst. The result replaced says whether
+// invalid UTF-8 was replaced.
 type valueFormatter func(dst []byte, e *cdc.Event) (out []byte, replaced bool)
 
 var formats = map[string]valueFormatter{"eds": encode.AppendEvent, "flat": appendFlat, "debezium": appendDebezium}
@@ -374,8 +374,8 @@ type partitioner struct{}
 
 func (partitioner) ForTopic(string) kgo.TopicPartitioner { return partitioner{} }
 
-// RequiresConsistency returns true, so that a row stays in its partition while that partition is
-// unavailable.
+// RequiresConsistency returns true, so that a row stays in its partition even while that partition
+// is unavailable.
 func (partitioner) RequiresConsistency(*kgo.Record) bool { return true }
 
 func (partitioner) Partition(r *kgo.Record, n int) int {

@@ -58,7 +58,8 @@ func (c *config) dialTLS(ctx context.Context, network, address string) (net.Conn
 	return dialer.DialContext(ctx, network, address)
 }
 
-// renewed is a SASL mechanism that reads the current credentials of the URL for each connection.
+// The type renewed is a SASL mechanism that reads the current credentials of the URL for each
+// connection.
 type renewed struct {
 	sasl.Mechanism
 	renew func() (config, error)
@@ -144,7 +145,7 @@ func parseMSK(token string, brokers []string, user, password string) (sasl.Mecha
 	return chained{msk.ManagedStreamingIAM(chain.credentials)}, nil
 }
 
-// chained is a SASL mechanism whose credentials the AWS SDK finds and renews.
+// The type chained is a SASL mechanism whose credentials the AWS SDK finds and renews.
 type chained struct{ sasl.Mechanism }
 
 // awsChain finds credentials as the AWS SDK does: in the environment, in profiles, through web
@@ -176,9 +177,9 @@ func (c *awsChain) credentials(ctx context.Context) (msk.Auth, error) {
 	return msk.Auth{AccessKey: keys.AccessKeyID, SecretKey: keys.SecretAccessKey, SessionToken: keys.SessionToken}, nil
 }
 
-// parseOAuth returns the mechanism that sends a bearer token. The token comes from option token,
-// from the file in option token-file, or from the endpoint in option token-url, which issues it for
-// client credentials.
+// parseOAuth returns the mechanism that sends a bearer token. The token is the value of the option
+// token, or the content of the file that the option token-file names, or comes from the endpoint
+// that the option token-url names, which issues tokens for client credentials.
 func parseOAuth(v sink.Values, user, password string) (sasl.Mechanism, error) {
 	token, file, endpoint := v.Text("token"), v.Text("token-file"), v.Text("token-url")
 	var get func(ctx context.Context) (string, error)

@@ -20,16 +20,16 @@ import (
 )
 
 const (
-	// defaultMessage is the limit of a topic, in bytes, if brokers do not return one: Kafka's
-	// default of max.message.bytes.
+	// defaultMessage is the maximum message size, in bytes, that eds assumes for a topic if the
+	// brokers do not return one. It is Kafka's default of max.message.bytes.
 	defaultMessage = 1_048_588
-	// mostMessage caps the message size that eds assumes a topic to accept, in bytes. It is below
-	// the largest request that brokers accept by default, 100 MiB.
+	// mostMessage is an upper limit, in bytes, for the message size that eds assumes for a topic.
+	// It is below the largest request that brokers accept by default, 100 MiB.
 	mostMessage = 96 << 20
-	// overhead is an upper bound, in bytes, of the size of a batch of one record without its key,
-	// its value and the values of its headers.
+	// The constant overhead is an upper bound, in bytes, of the size of a batch of one record
+	// without its key, its value and the values of its headers.
 	overhead = 256
-	// unlimited exceeds the number of records in any batch.
+	// The constant unlimited exceeds the number of records in any batch.
 	unlimited = 1 << 24
 	// idleTimeout is how long a connection without traffic stays open. It also limits how long a
 	// broker can throttle the client. A broker may ask for up to 24 days (ThrottleTimeMs), but the
@@ -48,7 +48,7 @@ type producerSession struct {
 	*config
 	client   *kgo.Client
 	inFlight *producedBatch // nil if everything is acknowledged
-	// spent reports whether the client can no longer be used.
+	// The field spent is set if the client can no longer be used.
 	spent bool
 
 	mu     sync.Mutex
@@ -103,8 +103,8 @@ func (s *producerSession) limit(topic string) int32 {
 	return defaultMessage
 }
 
-// checkTopics checks that the brokers answer, and that each topic can be written to or, if it is
-// missing, created. It creates no topic.
+// checkTopics checks that the brokers answer, and that eds can write to each topic, or can create
+// the topic if it is missing. checkTopics creates no topic.
 func (s *producerSession) checkTopics(ctx context.Context, topics ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, s.patience)
 	defer cancel()
@@ -183,8 +183,8 @@ func (s *producerSession) missingTopics(ctx context.Context, topics []string) (m
 	return missing, nil
 }
 
-// createTopics creates the topics. If validateOnly is true, it only asks the brokers whether they
-// would create them.
+// createTopics creates the topics. If the parameter validateOnly is true, it only asks the brokers
+// whether they would create the topics.
 func (s *producerSession) createTopics(ctx context.Context, topics []string, validateOnly bool) error {
 	if len(topics) == 0 {
 		return nil
@@ -315,8 +315,8 @@ func (f *producedBatch) holds(records []*kgo.Record) bool {
 }
 
 // await waits until the outcome of every record in flight is known, and returns the most severe
-// error. If there is no progress for the whole patience, it returns an error and leaves the records
-// in flight.
+// error. If there is no progress for the duration s.patience, it returns an error and leaves the
+// records in flight.
 func (s *producerSession) await(ctx context.Context) error {
 	f := s.inFlight
 	timer := time.NewTimer(s.patience)

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxTopic is the maximum length of a topic's name that Kafka allows, in bytes.
+// maxTopic is the maximum length, in bytes, that Kafka allows for a topic's name.
 const maxTopic = 249
 
 // parseTopic reads a topic's name, or a template that yields the topic's name for each change.
@@ -24,8 +24,8 @@ func parseTopic(text string) (*encode.Route, error) {
 	return encode.ParseRoute("topic", text, legal)
 }
 
-// legal turns name into a name that Kafka accepts. It replaces each invalid byte with _. If the
-// name is too long, it is cut and ends in a hash.
+// The function legal turns name into a name that Kafka accepts. It replaces each invalid byte with
+// _. A name that is too long is cut, and then ends in a hash.
 func legal(name string) string {
 	b := []byte(name)
 	for i, c := range b {

@@ -22,7 +22,8 @@ type relation struct {
 	uniques [][]string
 }
 
-// transactional reports whether the table's engine is InnoDB, which supports transactions.
+// The method transactional reports whether the table's engine is InnoDB, which supports
+// transactions.
 func (r *relation) transactional() bool { return strings.Contains(r.create, "\n) ENGINE=InnoDB") }
 
 // attribute describes the type of a column.
@@ -41,8 +42,8 @@ type attribute struct {
 	collation  string
 }
 
-// exact reports whether the column never treats different values as equal, neither when it stores
-// nor when it compares them.
+// The method exact reports whether the column always keeps different values distinct, both when it
+// stores values and when it compares them.
 func (a *attribute) exact() bool {
 	switch {
 	case a.collation == "", strings.HasSuffix(a.collation, "_nopad_bin"), a.collation == "utf8mb4_0900_bin", a.collation == "binary":
@@ -94,7 +95,8 @@ func (s *sqlSession) Objects(ctx context.Context, names []string) ([]sqlsink.Obj
 	return objects, nil
 }
 
-// Empty finds the tables that have no rows, and returns their indexes in the slice names.
+// Empty finds out which of the named tables have no rows. It returns the positions of their names
+// in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -300,9 +302,9 @@ func (s *sqlSession) describeColumn(r *relation, row []string) sqlsink.RealColum
 	return c
 }
 
-// holds returns the encoding for values of the column's type, and the schema type that the column
-// can hold, or 0 if there is none. It also reports whether the column is narrow, which means that
-// it holds only some values of the schema type. The parameter checked is set if a constraint checks
+// holds returns three results: the encoding for values of the column's type; the schema type that
+// the column can hold, or 0 if there is none; and whether the column is narrow, which means that it
+// can hold only some values of the schema type. The parameter checked is set if a constraint checks
 // that the text is JSON.
 func (a *attribute) holds(spelling string, checked bool) (kind, schema.Type, bool) {
 	foreign := a.charset != "utf8mb4"
@@ -387,8 +389,8 @@ func describeIndexes(tables map[string]*sqlsink.RealTable, rows [][]string) {
 	}
 }
 
-// keyed reports whether the table has a single unique index, which has exactly the given columns.
-// An insert can then conflict only with the row that has the same key.
+// The method keyed reports whether the table has a single unique index, which has exactly the given
+// columns. An insert can then conflict only with the row that has the same key.
 func (r *relation) keyed(key []string) bool {
 	if len(r.uniques) != 1 || len(r.uniques[0]) != len(key) {
 		return false

@@ -39,7 +39,8 @@ type columnEncoder struct {
 	buffer []byte // reused to encode one value
 }
 
-// rules names and describes the adjustments that eds makes to values that a column cannot store.
+// The variable rules has the names and descriptions of the adjustments that eds makes to values
+// that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {
 		Name: "mysql_surrogate",
@@ -70,8 +71,8 @@ var rules = sqlsink.ValueRules{
 }
 
 // newColumnEncoder returns the encoder for a target of a layout. The parameter native says whether
-// the server stores JSON in a binary form. The encoder calls adjusted for each value that it
-// adjusts.
+// the server stores JSON in a binary form. The encoder calls the function adjusted for each value
+// that the encoder adjusts.
 func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, native bool, adjusted func(table, column, rule string)) columnEncoder {
 	return columnEncoder{
 		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: t.Real.Native.(*attribute),
@@ -217,7 +218,7 @@ func (c *columnEncoder) appendBit(dst, raw []byte) ([]byte, error) {
 	return strconv.AppendUint(dst, n, 10), err
 }
 
-// bits are the sizes of the integer types, in bits.
+// The map bits maps the name of each integer type to the size of the type, in bits.
 var bits = map[string]int{"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "integer": 32, "bigint": 64}
 
 func (c *columnEncoder) appendInt(dst, raw []byte) ([]byte, error) {

@@ -38,7 +38,7 @@ type dialect struct {
 // flavour has the properties that differ between servers that speak MySQL's protocol.
 type flavour struct {
 	maria bool
-	// exact is the collation for keys; see exactCollation.
+	// The field exact is the collation for keys; see exactCollation.
 	exact string
 	// foldsTables reports whether the server ignores the case of table names.
 	foldsTables bool
@@ -148,7 +148,8 @@ func (s *flavour) definition(c sqlsink.NewColumn, texts int) string {
 	return quote(c.Name) + " " + s.typeOf(c.Type)
 }
 
-// shortText returns a type that can be indexed, for texts of up to length characters.
+// shortText returns a type that can be indexed, for texts whose length, in characters, is at most
+// the parameter length.
 func (s *flavour) shortText(length int) string {
 	return fmt.Sprintf("VARCHAR(%d)%s COLLATE %s", length, utf8mb4, s.exact)
 }
@@ -213,8 +214,8 @@ func (s *flavour) createTable(step sqlsink.MigrationStep) string {
 
 // widen returns the statements that change the column's type. They keep the rest of the column's
 // definition, as far as the new type allows. Integers become DECIMAL rather than a floating-point
-// type, because DECIMAL is exact. A key column stays in the key. widen returns nil if it cannot
-// widen the column.
+// type, because DECIMAL is exact. A key column stays in the key. The result is nil if the column
+// cannot be widened.
 func (s *flavour) widen(step sqlsink.MigrationStep) []string {
 	a := step.Real.Native.(*attribute)
 	table, name := quote(step.Table), quote(step.Real.Name)

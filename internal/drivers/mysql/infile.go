@@ -117,7 +117,7 @@ func (r *rowReader) appendLine(row *change.Row) error {
 // errNoInfile reports that the server refused LOAD DATA LOCAL INFILE before reading any row.
 var errNoInfile = errors.New("load data local infile is not allowed")
 
-// noInfileWarning is logged when eds finds that the server does not allow LOAD DATA LOCAL INFILE.
+// noInfileWarning is logged when eds notices that the server does not allow LOAD DATA LOCAL INFILE.
 const noInfileWarning = "the server does not allow LOAD DATA LOCAL INFILE, so eds writes rows with INSERT statements, which is slower; " +
 	"to allow it, run: SET GLOBAL local_infile = ON"
 
@@ -164,9 +164,9 @@ func (s *sqlSession) loadData(ctx context.Context, ts *tableStatements, to *rowW
 	return count, nil
 }
 
-// loadFrom runs one LOAD DATA statement and returns the number of written rows. The reader from
-// supplies the content of the statement's file. The parameter load is the part of the statement
-// that follows the file.
+// loadFrom runs one LOAD DATA statement and returns the number of written rows. The parameter from
+// is a reader that supplies the content of the statement's file. The parameter load is the part of
+// the statement that follows the file.
 func (s *sqlSession) loadFrom(ctx context.Context, what, load string, from io.Reader) (int64, error) {
 	s.source = from
 	defer func() { s.source = nil }()

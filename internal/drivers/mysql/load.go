@@ -143,13 +143,14 @@ const dependentsQuery = `SELECT NOT EXISTS (
 // grantee is an expression for the session's user in the format of the privilege tables.
 const grantee = `CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''')`
 
-// oldName returns the name that the live table has between its replacement by stage and its drop.
+// oldName returns the temporary name of the live table. The live table gets this name when the
+// staging table named stage replaces it, and keeps the name until it is dropped.
 func oldName(stage string) string { return sqlsink.StageObjectName("old", stage) }
 
 // Place merges the staged rows into the live table, or replaces the live table's rows. If all rows
 // are replaced and nothing depends on the live table, Place renames the staging table to the live
-// table's name. Otherwise Place works within the transaction: it upserts the staged rows. If it
-// replaces rows, it first deletes the rows whose keys were not staged.
+// table's name. Otherwise Place works within the transaction: if it replaces rows, it deletes the
+// rows whose keys were not staged, and in any case it upserts the staged rows.
 func (tx *transaction) Place(ctx context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	ts := tx.tableStatements(live)
 	if mode == sink.Replace && ts.swap && live.Scope == nil {
@@ -185,8 +186,8 @@ func placeTexts(ts *tableStatements, stage string, mode sink.LoadMode) []string 
 	return append([]string{missing}, ts.upsertFrom(stage, false)...)
 }
 
-// staged returns the condition that a staged row has the same key as a row of the live table. The
-// server can evaluate the condition with the index of the staging table's key.
+// The method staged returns the condition that a staged row has the same key as a row of the live
+// table. The server can evaluate the condition with the index of the staging table's key.
 func (ts *tableStatements) staged(stage string) string {
 	var terms []string
 	for i := range ts.layout.Keys {

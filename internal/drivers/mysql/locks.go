@@ -10,7 +10,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// lockWait returns the limit for how long a statement waits for a lock, in seconds.
+// lockWait returns the maximum time, in seconds, that a statement waits for a lock.
 func (s *sqlSession) lockWait() int { return int(s.dialect.timeouts.Lock.Seconds()) }
 
 // waitShortly calls the function do, and limits lock waits on tables to sqlsink.ShortLockWait
@@ -33,8 +33,8 @@ func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// working asks the server in another session whether the server is still processing this session's
-// call.
+// The method working uses another session to ask the server whether the server is still processing
+// this session's call.
 func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {
@@ -86,10 +86,10 @@ const transactionsQuery = `SELECT p.id, p.user, p.command, p.time
 FROM information_schema.innodb_trx AS t JOIN information_schema.processlist AS p ON p.id = t.trx_mysql_thread_id
 WHERE p.id <> CONNECTION_ID() ORDER BY p.time DESC LIMIT 3`
 
-// Blockers describes the sessions that hold or await locks on tables. If change is true, it
-// includes sessions that only read, because they block DDL. By default, MariaDB does not list
-// locks. If the server does not list locks, or the user lacks permission to read the list, Blockers
-// describes open transactions instead. Listing transactions needs the privilege PROCESS.
+// Blockers describes the sessions that hold or await locks on tables. If the parameter change is
+// true, it includes sessions that only read, because readers block DDL. By default, MariaDB does
+// not list locks. If the server does not list locks, or the user lacks permission to read the list,
+// Blockers describes open transactions instead. Listing transactions needs the privilege PROCESS.
 func (s *sqlSession) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	names, readers := make([]string, len(tables)), noReaders
 	for i, t := range tables {

@@ -8,7 +8,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 )
 
-// privileges are the privileges that eds needs on its database.
+// privileges are the privileges that eds needs on the destination's database.
 const privileges = "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP, TRIGGER, REFERENCES, CREATE TEMPORARY TABLES"
 
 // CanWrite checks that the user can write: it creates a table, changes the table, writes, updates

@@ -19,7 +19,7 @@ type tableStatements struct {
 	// keyOnly is set if an insert can conflict only with the row that has the same key. One statement
 	// can then insert or update a row.
 	keyOnly bool
-	// swap is set if a staging table can replace the live table. Seal determines it.
+	// The field swap is set if a staging table can replace the live table. Seal determines it.
 	swap bool
 
 	upsertRows  *rowWriter   // inserts or updates rows; nil unless keyOnly is set
@@ -30,8 +30,8 @@ type tableStatements struct {
 	deleteStage *tempStage   // deletes many rows
 }
 
-// rowStatement is a statement that takes the values of one row as parameters. The indexes of the
-// columns are in takes.
+// rowStatement is a statement that takes the values of one row as parameters. The field takes has
+// the indexes of the columns.
 type rowStatement struct {
 	sql       string
 	condition string // the condition for one row, if sql needs one condition per row; else ""
@@ -47,9 +47,9 @@ type rowWriter struct {
 	insert  string // the part of the INSERT before the rows
 	row     string // one row of parameters
 	suffix  string // the part of the INSERT after the rows
-	// replace is the writer that writes all rows again if the first pass skipped rows whose
-	// keys already existed. After this second pass, the table has the last row of each key. The
-	// field replace is nil if the first pass never skips rows.
+	// The field replace is the writer that writes all rows again if the first pass skipped rows
+	// whose keys already existed. After this second pass, the table has the last row of each key.
+	// The field replace is nil if the first pass never skips rows.
 	replace *rowWriter
 }
 
@@ -96,7 +96,7 @@ func (ts *tableStatements) names(indexes []int) string {
 	return strings.Join(names, ", ")
 }
 
-// of returns the qualified name of column i of the real table.
+// The method named of returns the qualified name of column i of the real table.
 func (ts *tableStatements) of(i int) string { return ts.table + "." + quote(ts.columns[i].name) }
 
 // parameter returns an SQL expression that converts an encoded value to the column's type. The
@@ -112,10 +112,10 @@ func (c *columnEncoder) parameter(text string) string {
 }
 
 // matches returns the condition that a row of the real table has a given key. The function
-// expression returns the SQL expression for the value of key column i. matches also returns the
-// indexes of the columns in the order in which the condition uses the expressions. If the collation
-// of a key column treats different texts as equal, the condition compares the texts with that
-// collation, so that the server can use the index, and also compares the texts' bytes.
+// expression returns the SQL expression for the value of key column i. The second result has the
+// indexes of the columns, in the order in which the condition uses the expressions. If the
+// collation of a key column treats different texts as equal, the condition compares the texts with
+// that collation, so that the server can use the index, and also compares the texts' bytes.
 func (ts *tableStatements) matches(expression func(i int) string) (string, []int) {
 	var terms []string
 	var takes []int
@@ -142,10 +142,10 @@ func (ts *tableStatements) notNewer(version string) string {
 	return fmt.Sprintf("(%s IS NULL OR %s <= %s)", column, column, version)
 }
 
-// onDuplicate returns the clause that updates an existing row. The parameter expression returns the
-// SQL expression for the new value of column i. If guard is true, the clause changes only a row
-// that is not newer. It then assigns the version last, because each assignment sees the results of
-// the earlier ones.
+// onDuplicate returns the clause that updates an existing row. The function expression returns the
+// SQL expression for the new value of column i. If the parameter guard is true, the clause changes
+// only a row that is not newer. It then assigns the version last, because each assignment sees the
+// results of the earlier ones.
 func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string) string {
 	var sets []string
 	set := func(i int) {
@@ -175,7 +175,7 @@ func (ts *tableStatements) onDuplicate(guard bool, expression func(i int) string
 }
 
 // upsertFrom returns the statements that upsert the rows of another table, which has the layout's
-// columns. If guard is true, the statements do not change rows that are newer.
+// columns. If the parameter guard is true, the statements do not change rows that are newer.
 func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
 	var values []string
@@ -195,7 +195,8 @@ func (ts *tableStatements) upsertFrom(table string, guard bool) []string {
 }
 
 // updateFrom returns the statement that updates the given columns from the rows of another table
-// that have the same keys. If guard is true, the statement does not change rows that are newer.
+// that have the same keys. If the parameter guard is true, the statement does not change rows that
+// are newer.
 func (ts *tableStatements) updateFrom(table string, columns []int, guard bool) string {
 	from := func(i int) string { return table + "." + quote(ts.columns[i].name) }
 	match, _ := ts.matches(from)
@@ -276,8 +277,8 @@ func (ts *tableStatements) buildSingle() {
 	}
 }
 
-// rowWriter returns a writer for the given columns of a table, without LOAD DATA. The suffix is the
-// part of the INSERT after the rows.
+// rowWriter returns a writer for the given columns of a table, without LOAD DATA. The parameter
+// suffix is the part of the INSERT statement after the rows.
 func (ts *tableStatements) rowWriter(what, table string, columns []int, suffix string) *rowWriter {
 	var rows []string
 	for _, i := range columns {
@@ -301,9 +302,9 @@ func (ts *tableStatements) stagingWriter() *rowWriter {
 	return to
 }
 
-// loadText returns the part of a LOAD DATA statement after the file. If the key of a row already
-// exists in the table, the mode "IGNORE " skips the row, and the mode "REPLACE " replaces the
-// existing row. The mode "" is for tables in which no key can exist already.
+// loadText returns the part of a LOAD DATA statement after the file. The parameter mode says what
+// happens to a row whose key already exists in the table: "IGNORE " skips the row, and "REPLACE "
+// replaces the existing row. The value "" is for tables in which no key can exist already.
 func (ts *tableStatements) loadText(mode, table string, columns []int) string {
 	var into, sets []string
 	for _, i := range columns {
@@ -345,8 +346,8 @@ func (ts *tableStatements) tempStage(prefix string, columns []int, what string) 
 
 // definitions returns the definitions of columns of a staging table. The columns have the types of
 // the real columns, but no defaults, and allow NULL. Key columns have types that do not treat
-// different values as equal. If keyed is true, the key columns are NOT NULL and form the primary
-// key.
+// different values as equal. If the parameter keyed is true, the key columns are NOT NULL and form
+// the primary key.
 func (ts *tableStatements) definitions(columns []int, keyed bool) string {
 	var definitions, key []string
 	texts := 0

@@ -106,8 +106,8 @@ func chunkSize(n, most int) int {
 	return p
 }
 
-// run runs a statement once, for all rows. Unless the statement has a condition per row, there must
-// be only one row.
+// run executes a statement once, for all rows. A statement without a condition per row needs
+// exactly one row.
 func (tx *transaction) run(
 	ctx context.Context, ts *tableStatements, what string, c rowStatement, rows []change.Row, synced time.Time,
 ) error {
@@ -171,7 +171,7 @@ func (tx *transaction) lostTemp(t *tempStage, err error) error {
 	return err
 }
 
-// arguments are the values of a statement's parameters. The values are slices of text.
+// arguments are the values of a statement's parameters. The values are slices of the field text.
 type arguments struct {
 	values []driver.Value
 	text   []byte
@@ -223,7 +223,7 @@ func (s *sqlSession) insertRows(ctx context.Context, ts *tableStatements, to *ro
 	}
 }
 
-// insert writes n rows with one statement. If the statement skipped rows, insert writes all rows
+// insert writes n rows with one statement. If that statement skipped rows, insert writes all rows
 // again with a second statement, which replaces existing rows. It returns the number of rows that
 // the first statement wrote.
 func (s *sqlSession) insert(ctx context.Context, to *rowWriter, n int, values []driver.Value) (int64, error) {

@@ -15,11 +15,11 @@ import (
 // relation describes a table, except for its columns.
 type relation struct {
 	oid string
-	// plain is set if a write to the table changes nothing except the table's rows. A plain
-	// table is an ordinary table without triggers, rules, foreign keys in either direction, row
-	// security, partitions or child tables.
+	// The field plain is set if a write to the table changes nothing except the table's rows. A
+	// plain table is an ordinary table without triggers, rules, foreign keys in either direction,
+	// row security, partitions or child tables.
 	plain bool
-	// checked is set if no trigger changes rows before the server checks the constraints.
+	// The field checked is set if no trigger changes rows before the server checks the constraints.
 	checked bool
 	checks  []checkConstraint
 	// uniques are the columns of each unique index that ON CONFLICT can name.
@@ -145,7 +145,8 @@ func (s *sqlSession) PlacedID(stage, live *sqlsink.Layout, mode sink.LoadMode) s
 	}
 }
 
-// Empty finds the tables that have no rows, and returns their indexes in the slice names.
+// Empty finds out which of the named tables have no rows. It returns the positions of their names
+// in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -284,8 +285,9 @@ func describe(row resultRow) (sqlsink.RealColumn, error) {
 	return c, nil
 }
 
-// narrow reports whether a wider type for the same values exists, such as bigint for integer. It
-// returns false for an enum and for a numeric with a precision, which restrict values on purpose.
+// The method narrow reports whether a wider type for the same values exists, such as bigint for
+// integer. It returns false for an enum and for a numeric with a precision, which restrict values
+// on purpose.
 func (a *attribute) narrow() bool {
 	switch a.kind {
 	case kindInt2, kindInt4, kindFloat4:

@@ -46,7 +46,8 @@ type columnEncoder struct {
 	precision int // for timestamps: the number of fractional digits of the second
 }
 
-// rules names and describes the adjustments that eds makes to values that a column cannot store.
+// The variable rules has the names and descriptions of the adjustments that eds makes to values
+// that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceNUL:       {Name: "postgres_nul", Help: "U+0000, which PostgreSQL cannot store, becomes U+FFFD, in text and in JSON"},
 	sqlsink.ReplaceSurrogate: {Name: "postgres_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
@@ -66,8 +67,8 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumnEncoder returns the encoder for a target of a layout. The encoder calls adjusted for
-// each value that it adjusts.
+// newColumnEncoder returns the encoder for a target of a layout. The encoder calls the function
+// adjusted for each value that the encoder adjusts.
 func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
 	a := t.Real.Native.(*attribute)
 	c := columnEncoder{

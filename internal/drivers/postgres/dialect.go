@@ -23,7 +23,7 @@ type dialect struct {
 	schema   string         // the URL's schema option, or "" for the user's default schema
 	timeouts sqlsink.Timeouts
 	env      sink.Env
-	// pooled is set after a session has lost its prepared statements, as happens behind a
+	// The field pooled is set after a session has lost its prepared statements, as happens behind a
 	// pooler.
 	pooled atomic.Bool
 	// server is the part of the newest session that DDL depends on.

@@ -176,9 +176,9 @@ func deduplicateText(stage *tableStatements) string {
 // keyName returns PostgreSQL's default name for the primary key of the layout's table.
 func keyName(l *sqlsink.Layout) string { return (*dialect)(nil).Name(l.Real.Name + "_pkey") }
 
-// swapQuery returns whether a new table can replace an old one without loss. Its parameters are the
-// oid of the old table, the oid of the new table, and the name of the old table's primary key. A
-// replacement is possible if three conditions hold: nothing depends on the old table, except its
+// swapQuery finds out whether a new table can replace an old one without loss. Its parameters are
+// the oid of the old table, the oid of the new table, and the name of the old table's primary key.
+// A replacement is possible if three conditions hold: nothing depends on the old table, except its
 // primary key and the objects that every table has; both tables have the same owner and grants; and
 // no other relation has the name of the primary key.
 const swapQuery = `

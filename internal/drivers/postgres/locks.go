@@ -18,9 +18,9 @@ func (s *sqlSession) lockWait(d time.Duration) string {
 	return "SET LOCAL lock_timeout = " + milliseconds(d) + "; "
 }
 
-// working asks the server in another session whether the server is still processing this session's
-// call. Behind a pooler, the server process of a session is unknown, so working reports an active
-// call if the server answers at all.
+// The method working uses another session to ask the server whether the server is still processing
+// this session's call. Behind a pooler, the server process of a session is unknown, so working
+// reports an active call if the server answers at all.
 func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	const what = "ask whether the server still works on a call"
 	other, err := s.dialect.connect(ctx)
@@ -49,10 +49,10 @@ SELECT concat_ws(' ', p.phase, p.blocks_done, p.tuples_done, p.lockers_done, p.i
   FROM pg_catalog.pg_stat_progress_create_index p JOIN pg_catalog.pg_stat_activity a USING (pid)
  WHERE pid = $1::int`
 
-// blockersQuery lists up to three sessions that hold or await locks on tables, the session with the
-// longest transaction first. Its parameters are those of catalogueQuery, and whether to include
-// sessions that have only readers' locks. Unless the user has the role pg_read_all_stats, the
-// server hides the times of other users' sessions.
+// blockersQuery lists up to three sessions that hold or await locks on tables. The session with the
+// longest transaction comes first. The query's parameters are those of catalogueQuery, and a
+// boolean that says whether to include sessions that have only readers' locks. Unless the user has
+// the role pg_read_all_stats, the server hides the times of other users' sessions.
 const blockersQuery = `
 SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
        coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::bigint::text, ''),
@@ -70,7 +70,8 @@ SELECT a.pid::text, coalesce(a.usename, ''), coalesce(a.application_name, ''), c
  LIMIT 3`
 
 // Blockers describes the sessions that hold or await locks on tables. It returns "" on CockroachDB.
-// If change is true, it includes sessions that have only readers' locks, because they block DDL.
+// If the parameter change is true, it includes sessions that have only readers' locks, because such
+// locks block DDL.
 func (s *sqlSession) Blockers(ctx context.Context, tables []string, change bool) (string, error) {
 	if s.features.Cockroach {
 		return "", nil

@@ -42,7 +42,7 @@ type wirePipeline struct {
 	mu       sync.Mutex
 	segments []segment // the segments that the server has not answered yet
 
-	// The goroutine that runs read owns these fields until read returns.
+	// The goroutine that runs the method read owns these fields until the method returns.
 	serverErr error  // the first error that the server returned
 	connErr   error  // the error that broke the connection, or nil
 	tag       string // the last command tag, such as COMMIT
@@ -88,8 +88,8 @@ type preparedStatement struct {
 	ready bool // the server has prepared the statement; valid only after the pipeline has finished
 }
 
-// sendPrepared adds a prepared statement with binary parameters to the open segment. If checkpoint
-// is true, the statement moves the checkpoint.
+// sendPrepared adds a prepared statement with binary parameters to the open segment. If the
+// parameter checkpoint is true, the statement moves the checkpoint.
 func (p *wirePipeline) sendPrepared(st *preparedStatement, what string, table *tableStatements, checkpoint bool, params [][]byte) {
 	this := sentStatement{what: what, table: table, checkpoint: checkpoint}
 	if !st.sent || st.name == "" {
@@ -117,8 +117,8 @@ func (p *wirePipeline) sendSimple(sql, what string, table *tableStatements) {
 	p.flushIfFull()
 }
 
-// sync ends the open segment of prepared statements, if there is one. If last is true, the segment
-// is the last of the pipeline.
+// sync ends the open segment of prepared statements, if there is one. If the parameter last is
+// true, the segment is the last of the pipeline.
 func (p *wirePipeline) sync(last bool) {
 	if len(p.open) == 0 {
 		return
@@ -290,8 +290,8 @@ func (p *wirePipeline) read() {
 }
 
 // keepError keeps e as serverErr if e is the pipeline's first error. It adds the operation and the
-// table of the statement that caused e. The parameter completed is the number of statements of the
-// current segment that have completed.
+// table of the failed statement to the error. The parameter completed is the number of statements
+// of the current segment that have completed.
 func (p *wirePipeline) keepError(e *pgconn.PgError, completed int) {
 	p.failed.Store(true)
 	if p.serverErr != nil {

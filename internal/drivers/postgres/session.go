@@ -22,8 +22,8 @@ type sqlSession struct {
 	serverView
 	dialect *dialect
 	pg      *pgconn.PgConn
-	// front sends pipelines. The connection's own frontend cannot be used: if a read fails, pgconn
-	// sends Terminate through that frontend, even while a pipeline sends.
+	// The field front sends pipelines. The connection's own frontend cannot be used: if a read
+	// fails, pgconn sends Terminate through that frontend, even while a pipeline sends.
 	front *pgproto3.Frontend
 
 	begin, commit *preparedStatement
@@ -134,7 +134,7 @@ func (s *sqlSession) findTempPrivilege(ctx context.Context) error {
 	return err
 }
 
-// schemaQuery returns whether the user may create schemas, and whether the schema exists.
+// schemaQuery finds out whether the user may create schemas, and whether the schema exists.
 const schemaQuery = `SELECT has_database_privilege(current_database(), 'CREATE'),
        EXISTS (SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1)`
 
@@ -186,8 +186,8 @@ func (s *sqlSession) Close(ctx context.Context) error {
 	return err
 }
 
-// prepared returns the session's prepared statement with the given SQL text. It creates the
-// statement on first use, but does not send it to the server.
+// The method prepared returns the session's prepared statement with the given SQL text. It creates
+// the statement on first use, but does not send it to the server.
 func (s *sqlSession) prepared(sql string, oids []uint32) *preparedStatement {
 	st := s.statements[sql]
 	if st == nil {

@@ -22,14 +22,15 @@ type tableStatements struct {
 	label  string // the table's description in messages
 	// columns are the encoders of the layout's columns, in the same order.
 	columns []columnEncoder
-	// direct is set if deleting and inserting a row has the same effect as updating the row.
+	// The field direct is set if deleting and inserting a row has the same effect as updating the
+	// row.
 	direct bool
-	// unique is set if a unique index has exactly the key's columns, so that ON CONFLICT can name
-	// them.
+	// The field unique is set if a unique index has exactly the key's columns, so that ON CONFLICT
+	// can name them.
 	unique bool
-	// swap is set if a staging table can replace the live table. Seal determines it.
+	// The field swap is set if a staging table can replace the live table. Seal determines it.
 	swap bool
-	// casted is set if the server casts the values of some columns from text.
+	// The field casted is set if the server casts the values of some columns from text.
 	casted bool
 
 	arrays []uint32 // types of the array parameters, by column
@@ -123,8 +124,8 @@ func (ts *tableStatements) unnest(n int) rowSource {
 	return rowSource{from: "unnest(" + strings.Join(params, ", ") + ") AS s(" + strings.Join(aliases, ", ") + ")", expressions: expressions}
 }
 
-// staged returns a source that reads all columns from a staging table. The parameter stage is the
-// quoted name of the staging table.
+// The method staged returns a source that reads all columns from a staging table. The parameter
+// stage is the quoted name of the staging table.
 func (ts *tableStatements) staged(stage string) rowSource {
 	src := rowSource{from: stage + " AS s"}
 	for i := range ts.columns {

@@ -72,8 +72,8 @@ func (tx *transaction) deleteRows(ts *tableStatements, rows []change.Row, synced
 	return tx.eachChunk(ts, []string{ts.deleteArrays}, ts.deleteColumns(), "delete from "+ts.label, rows, synced)
 }
 
-// eachChunk splits rows into chunks and runs all statements once per chunk. The parameters of each
-// statement are one array per column. The parameter indexes selects these columns.
+// eachChunk splits rows into chunks and runs all statements once per chunk. Each statement takes
+// one array per column. The parameter indexes selects the columns by index.
 func (tx *transaction) eachChunk(
 	ts *tableStatements, statements []string, indexes []int, what string, rows []change.Row, synced time.Time,
 ) error {
@@ -165,8 +165,8 @@ func (tx *transaction) appendParameter(dst []byte, ts *tableStatements, index in
 	return c.append(dst, raw)
 }
 
-// stageRows copies w.Upserts into the session's temporary table, and upserts them into the live
-// table from the temporary table.
+// stageRows copies w.Upserts into the session's temporary table, and from there upserts them into
+// the live table.
 func (tx *transaction) stageRows(ts *tableStatements, w *sqlsink.Write) error {
 	if !tx.tempTables[ts.stage] {
 		tx.pipeline.sendSimple(ts.createStage, "create a temporary table for "+ts.label, nil)
@@ -182,7 +182,8 @@ func (tx *transaction) stageRows(ts *tableStatements, w *sqlsink.Write) error {
 	return nil
 }
 
-// copyRows runs the COPY statement sql and sends rows, which must not be empty, as its data.
+// copyRows runs the COPY statement sql. The parameter rows, which must not be empty, has the data
+// for the statement.
 func (tx *transaction) copyRows(ts *tableStatements, sql, what string, rows []change.Row, synced time.Time) error {
 	i := 0
 	return tx.pipeline.copyIn(sql, what, ts, func(dst []byte) ([]byte, bool, error) {
@@ -233,9 +234,9 @@ position = CASE WHEN c.position = $6 AND c.stored = $7 THEN excluded.position EL
 
 var checkpointTypes = []uint32{oidText, oidText, oidText, oidInt8, oidInt8, oidInt8, oidInt8}
 
-// guardedSQL moves a checkpoint of this writer's epoch and generation. If another writer has moved
-// the checkpoint, or changed the checkpoint's epoch or generation, the statement divides by zero,
-// as checkpointSQL does.
+// guardedSQL moves a checkpoint that has this writer's epoch and generation. If another writer has
+// moved the checkpoint, or changed the checkpoint's epoch or generation, the statement divides by
+// zero, as checkpointSQL does.
 const guardedSQL = `WITH moved AS (UPDATE %s SET position = $4, stored = $5, seen = $10 WHERE stream = $1 AND consumer = $2 AND filter = $3
 AND position = $6 AND stored = $7 AND epoch = $8 AND coalesce(generation, 0) = $9 RETURNING 1) SELECT 1 / count(*) FROM moved`
 

@@ -19,7 +19,7 @@ import (
 
 // batchSink writes each batch as one object per table and directory of the layout.
 //
-// Events are acknowledged once Apply returns, so the sink cannot keep an object open over several
+// Events are acknowledged when Apply returns, so the sink cannot keep an object open over several
 // batches. Instead its Limits make batches grow until they have the size or age of an object. Each
 // batch is uploaded as whole objects, so no other state has to survive a crash.
 type batchSink struct {
@@ -69,8 +69,8 @@ func (b *batchSink) applyRows(ctx context.Context, batch *change.Batch, from enc
 	return b.deliver(ctx, planner, batch.Events, func(n int, _ *lake.Part) string { return lake.ImportName(from, n+1) })
 }
 
-// deliver uploads the events as objects. The function name returns the name of the nth object, from
-// 0, without its directory.
+// deliver uploads the events as objects. The parameter name is a function that returns the name of
+// the nth object, counted from 0, without the directory.
 func (b *batchSink) deliver(ctx context.Context, planner lake.Planner, events []*cdc.Event, name func(n int, p *lake.Part) string) error {
 	if len(events) == 0 {
 		return nil

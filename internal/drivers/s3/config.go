@@ -55,7 +55,7 @@ type accessKeys struct {
 	role, externalID  string
 }
 
-// parse reads a destination URL. Its errors contain no secrets of the URL.
+// parse reads a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL) (config, error) {
 	c := config{limits: limits}
 	v, err := sink.ParseOptions(target, options)

@@ -51,7 +51,7 @@ type regionError struct {
 func (e *regionError) Error() string { return e.err.Error() }
 func (e *regionError) Unwrap() error { return e.err }
 
-// fatal maps each error code that only the operator can fix to a hint.
+// The map fatal has a hint for each error code that only the operator can fix.
 var fatal = map[string]string{
 	"NoSuchBucket":      "the bucket does not exist; create it, or correct the url",
 	"InvalidBucketName": "the store does not accept the bucket's name; correct the url",
@@ -88,8 +88,8 @@ var fatal = map[string]string{
 	"KMSNotConfigured":                               "the store has no key management; leave sse= and kms-key= out",
 }
 
-// refusals are those fatal codes that depend on keys, permissions and the bucket. These may change
-// while eds runs.
+// refusals are those fatal codes that depend on keys, permissions and the bucket. Keys, permissions
+// and the bucket may change while eds runs.
 var refusals = map[string]bool{
 	"NoSuchBucket": true, "AccessDenied": true, "Forbidden": true, "AllAccessDisabled": true, "AccountProblem": true, "NotSignedUp": true,
 	"UserSuspended":      true,
@@ -103,14 +103,14 @@ var otherRegion = map[string]bool{
 	"MovedPermanently": true,
 }
 
-// poison maps each error code that concerns a single object to a hint.
+// The map poison has a hint for each error code that concerns a single object.
 var poison = map[string]string{
 	"KeyTooLongError": "the object's name is too long for the store",
 	"EntityTooLarge":  "the object is too large for the store",
 }
 
-// classify returns a client error with its fault class and a text that says what to do. The text
-// does not contain the names of objects.
+// classify converts an error of the client to an error that has a fault class and a text that says
+// what to do. The text does not contain the names of objects.
 func (s *bucketStore) classify(err error) error {
 	if err == nil {
 		return nil
@@ -144,7 +144,7 @@ func (s *bucketStore) classify(err error) error {
 	return fault.Innermost(err)
 }
 
-// classifyResponse returns an error response with its fault class and a hint.
+// classifyResponse adds a fault class and a hint to an error response.
 func (s *bucketStore) classifyResponse(err error) error {
 	answer := &responseError{}
 	header := make(http.Header)
@@ -195,7 +195,8 @@ func (s *bucketStore) classifyResponse(err error) error {
 
 var expectedRegion = regexp.MustCompile(`expecting ['"]([a-z0-9-]+)['"]`)
 
-// regionOf returns the bucket's region that a response names, or "" if it names none.
+// regionOf returns the region that a response names as the bucket's region, or "" if the response
+// names none.
 func regionOf(header http.Header, message string) string {
 	if region := header.Get("X-Amz-Bucket-Region"); regionName.MatchString(region) {
 		return region

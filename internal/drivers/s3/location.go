@@ -19,7 +19,7 @@ type location struct {
 	// endpoint is the URL of the store. It is "" for AWS, where the endpoint depends on the region.
 	endpoint string
 	region   string // "" if the URL names none
-	// aws reports whether the store is Amazon S3 itself.
+	// The field aws reports whether the store is Amazon S3 itself.
 	aws bool
 }
 
@@ -61,12 +61,12 @@ func isStore(host string) bool {
 	return false
 }
 
-// local reports whether host, which has no port, is this machine.
+// The function local reports whether host, which has no port, is this machine.
 func local(host string) bool {
 	return sink.Loopback(host) || strings.HasSuffix(host, ".localhost")
 }
 
-// parseLocation reads the location from a destination URL. Its errors contain no secrets.
+// parseLocation reads the location from a destination URL. An error contains no secret.
 func parseLocation(target *url.URL) (location, error) {
 	query := target.Query()
 	p := location{region: query.Get("region"), aws: true}
@@ -166,7 +166,7 @@ func cleanPrefix(prefix string) (string, error) {
 
 // endpointURL returns the URL of the store at address, which is a host with an optional port and
 // scheme. If address has no scheme, the option tls in query selects http or https. Without that
-// option, only this machine and port 80 use http.
+// option, endpointURL selects http only for this machine and for port 80.
 func endpointURL(address string, query url.Values) (string, error) {
 	malformed := errors.New("option endpoint should be a host like storage.googleapis.com, or a URL like https://minio.example.com:9000")
 	plain := ""

@@ -11,7 +11,7 @@ import (
 
 const (
 	// partSize is the size of a part, in bytes. It is large enough for objects of 160 GB, since S3
-	// allows 10,000 parts. It is small enough to send a part again.
+	// allows 10,000 parts. It is small enough for eds to send a part again after a failure.
 	partSize = 16 << 20
 	// partsAtOnce is the maximum number of parts of an object that are uploaded concurrently.
 	partsAtOnce = 4

@@ -20,7 +20,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/encode"
 )
 
-// maxName is the maximum length of an object's name that S3 allows, in bytes.
+// maxName is the maximum length, in bytes, that S3 allows for an object's name.
 const maxName = 1024
 
 // objectSink writes one object per event. Events are uploaded in any order. If an event is
@@ -96,8 +96,9 @@ func (o *objectSink) upload(ctx context.Context, name string, e *cdc.Event) erro
 	return nil
 }
 
-// names returns the names of the objects and, parallel to them, the events to upload. If several
-// events have the same name, it keeps the last one, as if the events were uploaded one at a time.
+// names returns two slices of the same length: the names of the objects, and the events to upload
+// as these objects. If several events have the same name, names keeps only the last of these
+// events, as if the events were uploaded one at a time.
 func (o *objectSink) names(events []*cdc.Event) ([]string, []*cdc.Event, error) {
 	names := make([]string, 0, len(events))
 	kept := make([]*cdc.Event, 0, len(events))
@@ -178,8 +179,8 @@ func (o *objectSink) Close(context.Context) error {
 	return nil
 }
 
-// serialCalls lets only one call that uploads run at a time. Closing the sink interrupts the
-// running call.
+// serialCalls makes calls that upload wait for each other, so that only one of them runs at a time.
+// Closing the sink interrupts the running call.
 type serialCalls struct {
 	mu sync.Mutex // held during a call
 

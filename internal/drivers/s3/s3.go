@@ -199,9 +199,9 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return u.String(), nil
 }
 
-// open connects to the store and checks that it accepts the credentials and lets eds write. It
-// changes nothing in the bucket. If the URL names no region and the bucket is in a different region
-// than assumed, open tries again in that region.
+// open connects to the store, and checks that the store accepts the credentials and lets eds write.
+// It changes nothing in the bucket. If the URL names no region and the bucket is in a different
+// region than assumed, open tries again in that region.
 func open(ctx context.Context, target *url.URL, env sink.Env) (sink.Sink, error) {
 	env = env.Complete()
 	c, err := parse(target)

@@ -155,11 +155,11 @@ func configuration(ctx context.Context, c *config) (aws.Config, error) {
 	return cfg, nil
 }
 
-// minRate is the slowest upload that does not time out, in bytes per second.
+// minRate is the lowest upload rate that does not lead to a timeout, in bytes per second.
 const minRate = 64 << 10
 
-// withTimeout returns a context for a request that sends size bytes. Its deadline leaves time for
-// the client's own retries.
+// withTimeout returns a context for a request that sends size bytes. The context's deadline leaves
+// time for the client's own retries.
 func (s *bucketStore) withTimeout(ctx context.Context, size int64) (context.Context, context.CancelFunc) {
 	once := s.timeout + time.Duration(size/minRate)*time.Second
 	return context.WithTimeout(ctx, time.Duration(s.retries+1)*once)
@@ -184,7 +184,8 @@ func (s *bucketStore) putFrom(ctx context.Context, key, contentType string, body
 	return s.classify(err)
 }
 
-// beginUpload begins a multipart upload of the object key, and returns the upload's id.
+// beginUpload begins a multipart upload of the object with the given key, and returns the upload's
+// id.
 func (s *bucketStore) beginUpload(ctx context.Context, key, contentType string) (id string, err error) {
 	ctx, cancel := s.withTimeout(ctx, 0)
 	defer cancel()

@@ -80,7 +80,8 @@ func nameSpellings(names []string) (string, error) {
 	return string(list), err
 }
 
-// Empty finds the tables that have no rows, and returns their indexes in the slice names.
+// Empty finds out which of the named tables have no rows. It returns the positions of their names
+// in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {

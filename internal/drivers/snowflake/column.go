@@ -38,7 +38,8 @@ type columnEncoder struct {
 	text []byte // reused to encode one text
 }
 
-// rules names and describes the adjustments that eds makes to values that a column cannot store.
+// The variable rules has the names and descriptions of the adjustments that eds makes to values
+// that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceNUL:       {Name: "snowflake_nul", Help: "U+0000 becomes U+FFFD, in text and in JSON"},
 	sqlsink.ReplaceSurrogate: {Name: "snowflake_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
@@ -59,8 +60,8 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumnEncoder returns the encoder for a target of a layout. The encoder calls adjusted for
-// each value that it adjusts.
+// newColumnEncoder returns the encoder for a target of a layout. The encoder calls the function
+// adjusted for each value that the encoder adjusts.
 func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
 	return columnEncoder{ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute)}
 }
@@ -170,8 +171,9 @@ func (c *columnEncoder) appendInstant(dst, raw []byte) ([]byte, error) {
 	return dst, nil
 }
 
-// appendJSON appends a JSON value, with its line breaks replaced by spaces. For an OBJECT or ARRAY
-// column, it returns an error if the value is not an object or an array.
+// appendJSON appends a JSON value, with its line breaks replaced by spaces. For an OBJECT column,
+// it returns an error if the value is not an object. For an ARRAY column, it returns an error if
+// the value is not an array.
 func (c *columnEncoder) appendJSON(dst, raw []byte) ([]byte, error) {
 	switch {
 	case c.kind == kindObject && raw[0] != '{':

@@ -19,8 +19,8 @@ type dialect struct {
 	target  *url.URL // the URL at the time when the destination was opened
 	account account  // parsed from target; each session parses its own URL again
 	env     sink.Env
-	// actual maps the name of a table, as Name returns it, to the table's name in the catalogue. It
-	// has no entry if the two names are equal.
+	// The field actual maps the name of a table, as Name returns it, to the table's name in the
+	// catalogue. It has no entry if the two names are equal.
 	actual sync.Map
 }
 
@@ -61,7 +61,7 @@ func literal(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, "'", "''").Replace(text) + "'"
 }
 
-// quoted returns name as a quoted identifier, or "" if name is empty.
+// The function quoted returns name as a quoted identifier, or "" if name is empty.
 func quoted(name string) string {
 	if name == "" {
 		return ""
@@ -128,8 +128,8 @@ const (
 // widen returns the statements that widen a column. If only the length or precision changes, one
 // statement alters the column in place. Otherwise the statements add a new column, fill it, drop
 // the old column and rename the new one. If they are interrupted, the table has the complete old
-// column or the complete new column, and Tables finishes the renaming. widen returns nil if it
-// cannot widen the column.
+// column or the complete new column, and Tables finishes the renaming. The result is nil if the
+// column cannot be widened.
 func widen(table string, step sqlsink.MigrationStep) []string {
 	c := step.Real
 	alter := "ALTER TABLE " + table + " "

@@ -15,8 +15,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// serverError is an error that has a number from the server or Snowflake's driver. The text of the
-// error contains no value of a row, because Error leaves out messages that may quote a value.
+// serverError is an error that has a number from the server or from Snowflake's driver. The text of
+// the error contains no value of a row, because Error leaves out messages that may quote a value.
 type serverError struct {
 	number  int
 	state   string // SQLSTATE
@@ -57,8 +57,8 @@ func (e *serverError) quotable() bool {
 	return true
 }
 
-// denied reports whether an object does not exist or the role lacks a privilege on the object.
-// Snowflake does not distinguish the two cases.
+// The method denied reports whether an object does not exist or the role lacks a privilege on the
+// object. Snowflake does not distinguish the two cases.
 func (e *serverError) denied() bool {
 	return e.number == numberDenied || e.number == numberMissing || e.number == numberAbsent || e.state == "42501"
 }

@@ -172,7 +172,8 @@ func isEncrypted(der []byte) bool {
 	return err == nil
 }
 
-// maxIterations is the maximum number of iterations of a key derivation, which limits its duration.
+// maxIterations is the maximum number of iterations of a key derivation. It limits the duration of
+// the derivation.
 const maxIterations = 2_000_000
 
 // decrypt decrypts a private key that is encrypted with PBES2, and returns the PKCS#8 key in DER

@@ -12,8 +12,8 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink/sqlsink"
 )
 
-// fileBytes is the size of a file of the stage before compression, in bytes. Compression reduces a
-// file to about a tenth of this size. Snowflake recommends files of the reduced size.
+// fileBytes is the size, in bytes, that a file on the stage has before compression. Compression
+// reduces a file to about a tenth of this size. Snowflake recommends files of the reduced size.
 const fileBytes = 256 << 20
 
 // Exec runs DDL statements one after the other. Snowflake commits each statement separately. If the
@@ -115,7 +115,7 @@ func (tx *transaction) copyFile(ctx context.Context, ts *tableStatements, rows *
 
 // Place merges the staged rows into the live table, or replaces the live table's rows, within the
 // transaction. It keeps the live table and does not use ALTER TABLE ... SWAP WITH, which would move
-// grants to the other table, and commit separately from the record of the load.
+// grants to the other table, and would commit separately from the record of the load.
 func (tx *transaction) Place(_ context.Context, stage, live *sqlsink.Layout, mode sink.LoadMode) error {
 	staging, ts := tx.tableStatements(stage), tx.tableStatements(live)
 	statements := []string{ts.mergeStage(staging, true)}

@@ -240,8 +240,9 @@ func (s *sqlSession) query(ctx context.Context, what, sql string, args ...string
 	return a, err
 }
 
-// each runs one statement with text parameters and passes each row of the result to yield, until
-// yield returns false. A row is valid only during the call of yield.
+// The method named each runs one statement with text parameters and passes each row of the result
+// to the function yield, until that function returns false. A row is valid only during the call of
+// yield.
 func (s *sqlSession) each(
 	ctx context.Context, what, sql string, args []string, yield func(columns []string, row []driver.Value) bool,
 ) (err error) {

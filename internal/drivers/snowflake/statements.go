@@ -125,7 +125,7 @@ func (ts *tableStatements) merge(from string, only operationFilter) string {
 	return fmt.Sprintf(text, from)
 }
 
-// escaped returns text with each % doubled, for use in a format string.
+// The function escaped returns text with each % doubled, for use in a format string.
 func escaped(text string) string { return strings.ReplaceAll(text, "%", "%%") }
 
 // match returns the condition that the keys of t and s are equal. The name of a column of s is the
@@ -253,8 +253,8 @@ func (ts *tableStatements) matchNames() string {
 	return strings.Join(terms, " AND ")
 }
 
-// mergeStage returns the statement that upserts the staged rows. If guarded is true, the statement
-// applies the layout's guard.
+// mergeStage returns the statement that upserts the staged rows. If the parameter guarded is true,
+// the statement applies the layout's guard.
 func (ts *tableStatements) mergeStage(staging *tableStatements, guarded bool) string {
 	var set, values []string
 	for i := range ts.columns {

@@ -34,7 +34,7 @@ type transport struct {
 	refusal  httpRefusal // from the last response of the current call
 }
 
-// boundCall is a call of eds that requests belong to.
+// boundCall is a call of eds to which HTTP requests belong.
 type boundCall struct {
 	ended    func() bool
 	onEnd    func(f func()) (stop func() bool) // makes f run when the call ends; stop undoes this
@@ -64,7 +64,7 @@ func newTransport() *transport {
 
 // bind makes requests belong to a call with the context ctx, until the returned function is called.
 // Requests of the call are canceled when ctx ends or the returned function is called. The transport
-// calls progress whenever the service sends or accepts data for the call.
+// calls the function progress whenever the service sends or accepts data for the call.
 func (t *transport) bind(ctx context.Context, progress func()) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	t.mu.Lock()
@@ -111,7 +111,8 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // requestContext returns the context for a request that belongs to call. If call is nil or has
-// ended, the context has a timeout. The caller must call done when the request has ended.
+// ended, the context has a timeout. The caller must call the function done when the request has
+// ended.
 func requestContext(parent context.Context, call *boundCall) (ctx context.Context, done func()) {
 	switch {
 	case call == nil:
@@ -162,8 +163,8 @@ func (t *transport) close() {
 	t.base.CloseIdleConnections()
 }
 
-// trackedBody is the body of a request or response. It calls progress after each read, and done
-// when the body ends or is closed.
+// trackedBody is the body of a request or response. It calls the function progress after each read,
+// and the function done when the body ends or is closed.
 type trackedBody struct {
 	io.ReadCloser
 	done, progress func()

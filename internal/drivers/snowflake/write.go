@@ -52,8 +52,8 @@ func (tx *transaction) add(what, sql string, check func(*queryResult) error, arg
 	tx.statements = append(tx.statements, queuedStatement{what: what, sql: sql, args: args, check: check})
 }
 
-// addTo is like add, but for a statement about the table of layout l. Errors of the statement are
-// then about that table.
+// addTo is like add, but the statement belongs to the table of layout l, and so do errors of the
+// statement.
 func (tx *transaction) addTo(l *sqlsink.Layout, what, sql string, check func(*queryResult) error, args ...string) {
 	tx.add(what, sql, check, args...)
 	tx.statements[len(tx.statements)-1].layout = l
@@ -105,7 +105,7 @@ func checkCount(want int64, names ...string) func(*queryResult) error {
 }
 
 // send returns the relation from which a statement reads the rows, and the statement's parameters.
-// If the rows are too large for a parameter, send uploads them as a file, and the result arg is
+// If the rows are too large for a parameter, send uploads them as a file, and the second result is
 // nil.
 func (tx *transaction) send(ctx context.Context, ts *tableStatements, rows *ndjsonBuffer) (from string, arg []string, err error) {
 	if rows.size() <= parameterBytes {
@@ -173,9 +173,9 @@ func (ts *tableStatements) appendRow(
 	return append(dst, '}', '\n'), key, nil
 }
 
-// Statements that store a checkpoint. moveSQL moves a checkpoint. guardedSQL moves a checkpoint of
-// this writer's epoch and generation. startSQL creates a checkpoint; it is a MERGE, because a MERGE
-// waits for another session's MERGE into the same table.
+// Statements that store a checkpoint. moveSQL moves a checkpoint. guardedSQL moves a checkpoint
+// that has this writer's epoch and generation. startSQL creates a checkpoint; it is a MERGE,
+// because a MERGE waits for another session's MERGE into the same table.
 const (
 	atPosition = `WHERE "stream" = ? AND "consumer" = ? AND "filter" = ? AND ` +
 		`"position" = ?::NUMBER(38,0) AND "stored" = ?::NUMBER(38,0)`

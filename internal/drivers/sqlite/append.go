@@ -72,8 +72,8 @@ type appender struct {
 	free, full chan *chunk
 }
 
-// fill encodes all rows into chunks and passes the chunks to drain. It returns an error that rows
-// yields unchanged.
+// fill encodes all rows into chunks and passes the chunks to drain. If the iterator rows yields an
+// error, fill returns that error unchanged.
 func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error]) error {
 	defer close(a.full)
 	now := time.Now()
@@ -113,7 +113,7 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 	return nil
 }
 
-// empty waits until all chunks are written.
+// The method empty waits until all chunks are written.
 func (a *appender) empty(ctx context.Context) error {
 	for range chunksAhead {
 		select {

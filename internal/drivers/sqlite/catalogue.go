@@ -20,7 +20,7 @@ type relation struct {
 	uniques  [][]string // the columns of each unique index that compares bytes, such as the primary key's
 }
 
-// unique reports whether a unique index has exactly the given columns, in any order.
+// The method unique reports whether a unique index has exactly the given columns, in any order.
 func (r *relation) unique(key []string) bool {
 	return slices.ContainsFunc(r.uniques, func(columns []string) bool {
 		return len(columns) == len(key) && !slices.ContainsFunc(key, func(k string) bool {
@@ -100,7 +100,8 @@ WHERE s.name = ? COLLATE NOCASE AND s.type <> 'trigger'`, []string{name}, func(r
 	return o, err
 }
 
-// Empty finds the tables that have no rows, and returns their indexes in the slice names.
+// Empty finds out which of the named tables have no rows. It returns the positions of their names
+// in the slice names.
 func (s *fileSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	if err := s.openIfCreated(ctx); err != nil {
 		return nil, err

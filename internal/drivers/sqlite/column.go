@@ -51,7 +51,8 @@ func affinityOf(declared string) affinity {
 	}
 }
 
-// rules names and describes the adjustments that eds makes to values that a column cannot store.
+// The variable rules has the names and descriptions of the adjustments that eds makes to values
+// that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {
 		Name: "sqlite_surrogate",

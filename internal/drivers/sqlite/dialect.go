@@ -21,7 +21,7 @@ func (d *dialect) Name(name string) string {
 	return name
 }
 
-// reserved is the prefix of SQLite's own names.
+// The constant reserved is the prefix of SQLite's own names.
 const reserved = "sqlite_"
 
 // FoldsCase returns true, because SQLite ignores the case of ASCII letters in names.
@@ -45,8 +45,8 @@ func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`
 // literal returns text as a string constant.
 func literal(text string) string { return `'` + strings.ReplaceAll(text, `'`, `''`) + `'` }
 
-// declared returns the declared type of a new column for values of type t. Text needs the affinity
-// TEXT, because most other affinities convert text that looks like a number.
+// The function declared returns the declared type of a new column for values of type t. Text needs
+// the affinity TEXT, because most other affinities convert text that looks like a number.
 func declared(t schema.Type) string {
 	switch t {
 	case schema.Integer, schema.Boolean:

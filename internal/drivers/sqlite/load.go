@@ -102,9 +102,9 @@ func swappable(stage, live *sqlsink.Layout, now *sqlsink.RealTable) bool {
 }
 
 // swap drops the live table, gives its name to the stage, and creates the indexes of the live table
-// on the stage. It copies no rows. With legacy_alter_table, the renaming does not change views, nor
-// the triggers and foreign keys of other tables. So all of these continue to refer to the live
-// table's name.
+// on the stage. It copies no rows. With legacy_alter_table, the renaming leaves three things
+// unchanged: views, the triggers of other tables, and the foreign keys of other tables. So all of
+// these continue to refer to the live table's name.
 func (t *transaction) swap(stage, live *sqlsink.Layout) (err error) {
 	db := t.s.db
 	name, indexes := "", []string{dropIndexSQL(sqlsink.StageObjectName("key", stage.Real.Name))}

@@ -79,9 +79,9 @@ func columnsOf(sql string) (map[string]columnDefinition, error) {
 	}
 }
 
-// renamed returns the statement sql with another table name. The parameter sql must be a CREATE
-// TABLE statement from a schema. There, SQLite writes the words CREATE TABLE in upper case with one
-// blank between them.
+// The function renamed returns the statement sql with another table name. The parameter sql must be
+// a CREATE TABLE statement from a schema. There, SQLite writes the words CREATE TABLE in upper case
+// with one blank between them.
 func renamed(sql, name string) (string, error) {
 	const begin = "CREATE TABLE "
 	if !strings.HasPrefix(sql, begin) {
@@ -171,7 +171,7 @@ type lexer struct {
 	token string
 }
 
-// next moves to the next token and returns it, or "" at the end of the text.
+// The method named next moves to the next token and returns it, or "" at the end of the text.
 func (l *lexer) next() string {
 	l.skip()
 	start := l.pos
@@ -199,8 +199,8 @@ func (l *lexer) next() string {
 	return l.token
 }
 
-// quoted moves to the end of a quoted token, whose quote character is c. A doubled quote does not
-// end the token.
+// The method quoted moves to the end of a quoted token, whose quote character is c. A doubled quote
+// does not end the token.
 func (l *lexer) quoted(c byte) {
 	for l.pos++; l.pos < len(l.text); l.pos++ {
 		if l.text[l.pos] != c {

@@ -52,14 +52,15 @@ func (d *dialect) Connect(ctx context.Context) (sqlsink.Conn, error) {
 // file exists.
 const inMemory = ":memory:"
 
-// missing reports whether the database file does not exist and eds has never opened it.
+// The method named missing reports whether the database file does not exist and eds has never
+// opened it.
 func (d *dialect) missing() bool {
 	_, err := os.Stat(d.path)
 	return errors.Is(err, fs.ErrNotExist) && !d.seen.Load()
 }
 
 // open opens the database at path and closes the session's previous database. If opening fails, the
-// previous database stays open. If create is true, open creates a missing file.
+// previous database stays open. If the parameter create is true, open creates a missing file.
 func (s *fileSession) open(ctx context.Context, path string, create bool) error {
 	d := s.dialect
 	db, err := capi.Open(path, capi.Options{Create: create, BusyTimeout: d.busyTimeout, Waiting: d.waiting})

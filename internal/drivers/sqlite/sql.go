@@ -34,8 +34,8 @@ func keyNames(l *sqlsink.Layout) []string { return names(l, l.All()[:l.Keys]) }
 // parameters returns a list of n parameters in parentheses: (?, ?, ...).
 func parameters(n int) string { return "(" + strings.Repeat("?, ", n-1) + "?)" }
 
-// upsertSQL returns the statement that inserts rows from source, which is VALUES or a SELECT. If
-// the key of a row exists, the statement updates the other columns.
+// upsertSQL returns the statement that inserts rows from source, which is a VALUES clause or a
+// SELECT statement. If the key of a row exists, the statement updates the other columns.
 func upsertSQL(l *sqlsink.Layout, source string) string {
 	if len(l.Columns) == l.Keys {
 		return insertSQL(l, source)
@@ -57,7 +57,8 @@ func onConflict(l *sqlsink.Layout, source string) string {
 }
 
 // assignments returns the assignments to all columns that are not part of the key. Each column gets
-// the value of the column with the same name after the prefix.
+// the value of the column of the same name in the relation that the parameter prefix names, such as
+// "excluded.".
 func assignments(l *sqlsink.Layout, prefix string) string {
 	sets := names(l, l.All()[l.Keys:])
 	for i, c := range sets {
@@ -93,7 +94,7 @@ func sameKey(l *sqlsink.Layout, prefix string) string {
 	return strings.Join(terms, " AND ")
 }
 
-// update returns the command that updates the existing row with the same key.
+// update returns the command that updates the existing row with the same key as the new row.
 func update(l *sqlsink.Layout) boundStatement {
 	sets := names(l, l.All())
 	for i := range sets {
@@ -111,7 +112,7 @@ func insertion(l *sqlsink.Layout) boundStatement {
 	return boundStatement{sql, slices.Concat(l.All(), l.All()[:l.Keys])}
 }
 
-// removal returns the command that deletes the row with the same key or, if the layout is soft,
+// removal returns the command that deletes the row with a given key or, if the layout is soft,
 // marks that row as deleted.
 func removal(l *sqlsink.Layout) boundStatement {
 	table := fmt.Sprintf("%s AS %s", quote(l.Real.Name), here)
@@ -129,8 +130,8 @@ func removal(l *sqlsink.Layout) boundStatement {
 	return c.guarded(l)
 }
 
-// guarded returns the command with the layout's guard, if there is one, added to the condition. The
-// command must end with its condition.
+// The method guarded returns the command with the layout's guard, if there is one, added to the
+// condition. The command must end with its condition.
 func (c boundStatement) guarded(l *sqlsink.Layout) boundStatement {
 	if l.Guard {
 		c.sql += " AND " + guard(l, "?")

@@ -79,13 +79,13 @@ type dialect struct {
 	turn chan struct{} // holds a token while a session of this process writes
 	seen atomic.Bool   // eds has opened the file at least once
 
-	// maxLog is the size of the write-ahead log, in bytes, from which a commit waits for
-	// readers and truncates the log. Usually the log stays near autoCheckpointPages, but
-	// overlapping readers can keep it growing.
+	// maxLog is a limit for the size of the write-ahead log, in bytes. If a commit makes the log
+	// that large or larger, the commit waits for readers and truncates the log. Usually the log
+	// stays near autoCheckpointPages, but overlapping readers can keep it growing.
 	maxLog int64
-	// logTolerated is the size, in bytes, up to which the log may grow after readers have
-	// blocked a truncation. It is 0 if no readers block truncations. Only the session that has
-	// the turn uses logTolerated.
+	// logTolerated is the size, in bytes, up to which the log may grow after readers have blocked a
+	// truncation. It is 0 if no readers block truncations. Only the session that has the turn to
+	// write uses logTolerated.
 	logTolerated int64
 }
 
@@ -179,8 +179,8 @@ func buildURL(values map[string]string) (string, []sink.FieldError) {
 	return "sqlite://" + escaped, nil
 }
 
-// existingDir returns the directory of the database file or, if it does not exist, the nearest
-// existing directory above it.
+// existingDir returns the directory of the database file or, if that directory does not exist, the
+// nearest existing directory above it.
 func (d *dialect) existingDir() (string, error) {
 	if info, err := os.Stat(d.path); err == nil && info.IsDir() {
 		return "", fault.Mark(fault.Fatal, fmt.Errorf("%s is a directory, not a database file", d.path))

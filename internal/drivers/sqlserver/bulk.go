@@ -59,7 +59,7 @@ func (b *bulkLoad) add(ctx context.Context, row *change.Row, synced time.Time) e
 
 func (b *bulkLoad) what() string { return "load rows for " + b.table.label }
 
-// done completes the load and returns the number of rows that the server stored.
+// The method named done completes the load and returns the number of rows that the server stored.
 func (b *bulkLoad) done() (int64, error) {
 	defer b.release()
 	b.call.Resume()

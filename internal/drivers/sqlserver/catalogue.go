@@ -15,12 +15,12 @@ import (
 // relation describes a table, except for its columns.
 type relation struct {
 	id string // object_id
-	// plain is set if the table can be truncated, and a write to the table changes nothing
-	// except the table's rows.
+	// The field plain is set if the table can be truncated, and a write to the table changes
+	// nothing except the table's rows.
 	plain bool
-	// merges is set if eds can write the table with MERGE. MERGE has defects in tables with a
-	// filtered index, an indexed view, a history or an INSTEAD OF trigger, and does not work with
-	// memory-optimised tables.
+	// The field merges is set if eds can write the table with MERGE. MERGE has defects in tables
+	// with a filtered index, an indexed view, a history or an INSTEAD OF trigger, and does not work
+	// with memory-optimised tables.
 	merges bool
 }
 
@@ -55,7 +55,7 @@ LEFT JOIN sys.types AS b ON b.user_type_id = c.system_type_id
 WHERE s.name = @p1 AND o.type IN ('U', 'V') AND o.name IN (%s)
 ORDER BY o.name, c.column_id`
 
-// tableQuery returns the properties of tables that decide how eds can write rows. It takes the
+// tableQuery returns the properties that decide how eds can write the rows of a table. It takes the
 // parameters of columnQuery.
 const tableQuery = `SELECT o.name, CASE WHEN o.type = 'V' THEN 1 ELSE 0 END,
 COALESCE((SELECT t.is_memory_optimized FROM sys.tables AS t WHERE t.object_id = o.object_id), 0),
@@ -118,7 +118,8 @@ func (s *sqlSession) PlacedID(_, live *sqlsink.Layout, _ sink.LoadMode) string {
 	return live.Real.Native.(*relation).id
 }
 
-// Empty finds the tables that have no rows, and returns their indexes in the slice names.
+// Empty finds out which of the named tables have no rows. It returns the positions of their names
+// in the slice names.
 func (s *sqlSession) Empty(ctx context.Context, names []string) ([]int, error) {
 	tables := make([]string, len(names))
 	for i, name := range names {
@@ -251,8 +252,8 @@ func describe(row resultRow) sqlsink.RealColumn {
 	return c
 }
 
-// narrow reports whether a wider type for the same values exists, such as BIGINT for INT. It
-// returns false for DECIMAL, because its precision restricts the values on purpose.
+// The method narrow reports whether a wider type for the same values exists, such as BIGINT for
+// INT. It returns false for DECIMAL, because its precision restricts the values on purpose.
 func (a *attribute) narrow() bool {
 	switch a.kind {
 	case kindTinyInt, kindSmallInt, kindInt, kindReal:
@@ -331,8 +332,8 @@ func (a *attribute) declaration() string {
 	return a.spelling() + " COLLATE " + a.collation
 }
 
-// markIdentitiesGenerated marks identity columns that are not part of the key as generated, because
-// the server refuses to update such columns.
+// markIdentitiesGenerated sets the mark "generated" for all identity columns outside the key,
+// because the server refuses to update identity columns.
 func markIdentitiesGenerated(t *sqlsink.RealTable) {
 	for i := range t.Columns {
 		c := &t.Columns[i]

@@ -17,7 +17,8 @@ func (d *dialect) Classify(err error) sqlsink.Verdict {
 	})
 }
 
-// throttled is the time that Azure SQL asks clients to wait after it has ended their session.
+// The constant throttled is the time that Azure SQL asks clients to wait after Azure SQL has ended
+// their session.
 const throttled = 10 * time.Second
 
 // classifyNumber returns the verdict on an error with the given number.

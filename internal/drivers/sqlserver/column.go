@@ -41,7 +41,8 @@ type columnEncoder struct {
 	text []byte // reused to encode one text
 }
 
-// rules names and describes the adjustments that eds makes to values that a column cannot store.
+// The variable rules has the names and descriptions of the adjustments that eds makes to values
+// that a column cannot store.
 var rules = sqlsink.ValueRules{
 	sqlsink.ReplaceSurrogate: {Name: "sqlserver_surrogate", Help: "half of a surrogate pair becomes U+FFFD"},
 	sqlsink.ReplaceUTF8:      {Name: "sqlserver_utf8", Help: "bytes that are not UTF-8 become U+FFFD"},
@@ -60,8 +61,8 @@ var rules = sqlsink.ValueRules{
 	},
 }
 
-// newColumnEncoder returns the encoder for a target of a layout. The encoder calls adjusted for
-// each value that it adjusts.
+// newColumnEncoder returns the encoder for a target of a layout. The encoder calls the function
+// adjusted for each value that the encoder adjusts.
 func newColumnEncoder(l *sqlsink.Layout, t *sqlsink.Target, adjusted func(table, column, rule string)) columnEncoder {
 	return columnEncoder{
 		ValueDecoder: sqlsink.NewValueDecoder(l, t, rules, adjusted), attribute: *t.Real.Native.(*attribute), name: quote(t.Real.Name),
@@ -147,8 +148,9 @@ func (c *columnEncoder) string(raw []byte) (any, error) {
 // keepBuffer is the maximum capacity, in bytes, of a buffer that is kept for reuse.
 const keepBuffer = 1 << 20
 
-// fits returns an error if text is longer than the column allows, or if text has characters that a
-// VARCHAR column may be unable to store. Only ASCII is the same in all code pages.
+// The method fits returns an error if text is longer than the column allows, or if text has
+// characters that a VARCHAR column may be unable to store. Only ASCII is the same in all code
+// pages.
 func (c *columnEncoder) fits(text []byte) error {
 	if c.kind == kindVarChar {
 		if !c.utf8 && !isASCII(text) {
@@ -249,8 +251,8 @@ func (c *columnEncoder) tick() time.Duration {
 	return tick
 }
 
-// thirds returns the latest instant that is not after t and that a DATETIME can store. A DATETIME
-// stores milliseconds whose last digit is 0, 3 or 7.
+// The function thirds returns the latest instant that is not after t and that a DATETIME can store.
+// A DATETIME stores milliseconds whose last digit is 0, 3 or 7.
 func thirds(t time.Time) time.Time {
 	whole := t.Truncate(10 * time.Millisecond)
 	for _, step := range []time.Duration{7 * time.Millisecond, 3 * time.Millisecond} {

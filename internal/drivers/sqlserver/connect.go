@@ -115,8 +115,8 @@ var fedauths = []string{
 // packetSize is the maximum size of a packet of an encrypted connection, in bytes.
 const packetSize = 16383
 
-// lowerOptions returns a copy of target and the declared options, both with option names in lower
-// case, because go-mssqldb ignores the case of option names.
+// lowerOptions returns a copy of target, and the declared options. Both results have option names
+// in lower case, because go-mssqldb ignores the case of option names.
 func lowerOptions(target *url.URL) (*url.URL, []sink.Option) {
 	known := slices.Clone(options)
 	for i := range known {
@@ -151,8 +151,8 @@ func (d *dialect) connector(w *wire) (*mssql.Connector, error) {
 type wire struct {
 	net.Dialer
 	conn net.Conn
-	// unverified is the error that says why the server's certificate was refused. The driver
-	// returns only the text of that error.
+	// The field unverified is the error that says why the server's certificate was refused. The
+	// driver returns only the text of that error.
 	unverified error
 }
 

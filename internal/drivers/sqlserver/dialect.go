@@ -30,8 +30,8 @@ type dialect struct {
 	namespace atomic.Pointer[string]
 }
 
-// binary is the collation of keys and names. It compares code points, including trailing blanks, so
-// different texts are never equal.
+// The constant binary is the collation of keys and names. It compares code points, including
+// trailing blanks, so different texts are never equal.
 const binary = "Latin1_General_100_BIN2"
 
 // Name returns name if SQL Server can use it unchanged. If name is too long, Name cuts it and
@@ -80,7 +80,7 @@ func (d *dialect) qualify(table string) string {
 	return quote(*d.namespace.Load()) + "." + quote(table)
 }
 
-// declared returns the type of a new column.
+// The function declared returns the type of a new column.
 func declared(c sqlsink.NewColumn) string {
 	switch {
 	case c.Type == schema.Integer:
@@ -211,7 +211,8 @@ func (a *attribute) asText(name string) string {
 	case kindBit:
 		return "CASE " + name + " WHEN 1 THEN N'true' WHEN 0 THEN N'false' END"
 	case kindFloat, kindReal:
-		// The result is the short form of the number if that form is exact, or else the long form.
+		// The result is the short form of the number if that form is exact, and otherwise the long
+		// form.
 		short := "FORMAT(" + name + ", N'R', N'en-US')"
 		return "CASE WHEN TRY_CONVERT(FLOAT(53), " + short + ") = " + name + " THEN " + short +
 			" ELSE CONVERT(NVARCHAR(MAX), " + name + ", 3) END"

@@ -29,8 +29,9 @@ func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// working reports an active call if the server accepts another session. It cannot inspect the call
-// itself, because only users with VIEW SERVER STATE can see the state of another session.
+// The method working reports an active call if the server accepts another session. It cannot
+// inspect the call itself, because only users with VIEW SERVER STATE can see the state of another
+// session.
 func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)
 	if err != nil {

@@ -137,7 +137,7 @@ func (s *sqlSession) Close(context.Context) error {
 const grace = time.Second
 
 // abortOnDone makes the connection fail soon after ctx ends, even if the driver would keep waiting.
-// The caller must call release after the request.
+// The caller must call the function release after the request.
 func (s *sqlSession) abortOnDone(ctx context.Context) (release func()) {
 	stop := context.AfterFunc(ctx, func() { _ = s.wire.SetDeadline(time.Now().Add(grace)) })
 	return func() {
@@ -167,9 +167,9 @@ func (s *sqlSession) exec(ctx context.Context, what, sql string) error {
 	return err
 }
 
-// execParams runs statements with parameters and returns the number of changed rows. The
-// declaration names the parameters and their types, such as "@p1 BIGINT, @p2 NVARCHAR(MAX)". The
-// types do not depend on the values, so the server can reuse the plan.
+// execParams runs statements with parameters and returns the number of changed rows. The parameter
+// declaration names the parameters of the statements and their types, such as "@p1 BIGINT, @p2
+// NVARCHAR(MAX)". The types do not depend on the values, so the server can reuse the plan.
 func (s *sqlSession) execParams(ctx context.Context, what, sql, declaration string, values []any) (int64, error) {
 	args := make([]driver.NamedValue, 0, len(values)+2)
 	for _, v := range append([]any{sql, declaration}, values...) {
@@ -225,8 +225,9 @@ func (s *sqlSession) query(ctx context.Context, what, sql string, params ...stri
 	return all, err
 }
 
-// streamRows runs one statement and passes each row of the result to yield. A row is valid only
-// during the call. If yield returns false or an error, streamRows stops, and the session is broken.
+// streamRows runs one statement and passes each row of the result to the function yield. A row is
+// valid only during the call. If the function returns false or an error, streamRows stops, and the
+// session is broken.
 func (s *sqlSession) streamRows(
 	ctx context.Context, what, sql string, params []string, yield func(row []driver.Value) (bool, error),
 ) error {

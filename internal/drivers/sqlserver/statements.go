@@ -133,9 +133,9 @@ func (ts *tableStatements) expressions() string {
 	return strings.Join(all, ", ")
 }
 
-// upsertText returns the statements that upsert the rows of a source. If guarded is true, they
-// apply the layout's guard. HOLDLOCK keeps other writers from inserting a key between the lookup
-// and the insert.
+// upsertText returns the statements that upsert the rows of a source. If the parameter guarded is
+// true, they apply the layout's guard. HOLDLOCK keeps other writers from inserting a key between
+// the lookup and the insert.
 func (ts *tableStatements) upsertText(source string, guarded bool) string {
 	guard := ""
 	if g := ts.guard(); guarded && g != "" {
@@ -189,11 +189,11 @@ func (ts *tableStatements) deleteText(source string) string {
 	return text + ";"
 }
 
-// staged returns a source that consists of all rows of a temporary table.
+// The function staged returns a source that consists of all rows of a temporary table.
 func staged(table string) string { return quote(table) + " AS S" }
 
-// values returns a source that consists of n rows of parameters. Each row has the columns with the
-// given indexes.
+// The method values returns a source that consists of n rows of parameters. Each row has the
+// columns with the given indexes.
 func (ts *tableStatements) values(indexes []int, n int) string {
 	var b strings.Builder
 	b.WriteString("(VALUES ")

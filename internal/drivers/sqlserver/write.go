@@ -14,8 +14,9 @@ import (
 // sp_executesql. A row always fits, because a table has at most 1,024 columns.
 const maxParameters = 2098
 
-// smallRows is the maximum number of rows that apply sends as parameters. It sends more rows with a
-// bulk load, which needs four more round trips than one statement with parameters.
+// smallRows is the maximum number of rows that the method apply sends as parameters. The method
+// sends more rows with a bulk load, which needs four more round trips than one statement with
+// parameters.
 const smallRows = 64
 
 // transaction implements sqlsink.Tx.

@@ -108,7 +108,8 @@ func (s *Sink) begin(ctx context.Context) (context.Context, func(), error) {
 }
 
 // deliver posts the events in stream order, with as many events in each request as the endpoint
-// accepts. If the endpoint rejects a request as too large, deliver retries with half of its events.
+// accepts. If the endpoint rejects a request as too large, deliver retries with half of the
+// request's events.
 func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
 	now, err := sink.Renew(s.env.Access, s.target, parse)
 	if err != nil {
@@ -132,7 +133,8 @@ func (s *Sink) deliver(ctx context.Context, events []*cdc.Event) error {
 	return nil
 }
 
-// fitting returns the number of events, from the first, that fit into a request. It is at least 1.
+// fitting returns how many of the events, counted from the first one, fit into one request. The
+// result is at least 1.
 func (s *Sink) fitting(events []*cdc.Event) int {
 	bytes := 0
 	for i, e := range events {
@@ -161,9 +163,9 @@ func (s *Sink) post(ctx context.Context, events []*cdc.Event) error {
 	return s.classifyResponse(response, len(events))
 }
 
-// classifyResponse returns the error for the response to a request of n events, with its fault
-// class, or nil for success. The error does not include the response body, which may repeat a
-// change.
+// classifyResponse returns an error with a fault class for the response to a request of n events,
+// or nil if the response means success. The error does not include the response body, which may
+// repeat a change.
 func (s *Sink) classifyResponse(response *http.Response, n int) error {
 	code := response.StatusCode
 	err := fmt.Errorf("the endpoint returned %d %s", code, http.StatusText(code))
@@ -193,7 +195,7 @@ func (s *Sink) classifyResponse(response *http.Response, n int) error {
 	return fault.Mark(class, err)
 }
 
-// classify returns an error of the HTTP client without the URL, and with its fault class.
+// classify removes the URL from an error of the HTTP client, and adds the fault class.
 func classify(err error) error {
 	if e := new(url.Error); errors.As(err, &e) {
 		err = e.Err

@@ -131,7 +131,7 @@ func identity(target *url.URL) string {
 	return sink.JoinIdentity(target.Scheme, sink.HostIdentity(target.Hostname(), target.Port(), standard), target.Path, others)
 }
 
-// parse reads a destination URL. Its errors contain no secrets of the URL.
+// parse reads a destination URL. An error contains no secret of the URL.
 func parse(target *url.URL) (config, error) {
 	c := config{target: target, headers: make(http.Header), limits: limits}
 	if target.Opaque != "" || target.Hostname() == "" || target.Fragment != "" {
@@ -207,7 +207,7 @@ func (c *config) readHeader(option, text string) error {
 	return nil
 }
 
-// confidential matches the names of headers whose values should not be shown.
+// The pattern confidential matches the names of headers whose values should not be shown.
 var confidential = regexp.MustCompile(`(?i)auth|cookie|token|key|secret|sign|credential|pass`)
 
 // parseSecret returns the key that signs requests, or nil if text is empty. A text that starts with

@@ -1,6 +1,7 @@
 // Package capi provides the part of SQLite's C interface that package sqlite needs. It calls the Go
-// translation of SQLite in modernc.org/sqlite/lib. It does not use database/sql, which would double
-// the cost of writing a row, and cannot end a wait for a lock when a context ends.
+// translation of SQLite in modernc.org/sqlite/lib. It does not use database/sql, because that
+// package would double the cost of writing a row, and cannot end a wait for a lock when a context
+// ends.
 package capi
 
 import (
@@ -191,8 +192,9 @@ func (d *DB) Prepare(sql string) (*Stmt, error) {
 	return s, err
 }
 
-// prepare prepares the first statement of the C string text, and returns the start of the rest of
-// the text. The statement is nil if the text starts with only white space or a comment.
+// prepare prepares the first statement of a C string, whose address is the parameter text. It also
+// returns the address of the rest of the string. The statement is nil if the string begins with
+// only white space or a comment.
 func (d *DB) prepare(text uintptr) (*Stmt, uintptr, error) {
 	tail := libc.Xmalloc(d.tls, 8)
 	defer libc.Xfree(d.tls, tail)
@@ -222,9 +224,9 @@ func (d *DB) Moved() bool {
 // the transaction.
 func (d *DB) InTransaction() bool { return sqlite3.Xsqlite3_get_autocommit(d.tls, d.db) == 0 }
 
-// Function registers f on this connection as an SQL function. The SQL function has args arguments.
-// The arguments and the result are text. If f returns an error, the statement fails with
-// CodeConstraint.
+// Function registers f on this connection as an SQL function. The parameter args is the number of
+// arguments of the SQL function. The arguments and the result are text. If f returns an error, the
+// statement fails with CodeConstraint.
 func (d *DB) Function(name string, args int, f func(args []string) (string, error)) error {
 	zName, err := libc.CString(name)
 	if err != nil {
@@ -264,8 +266,8 @@ func (d *DB) Function(name string, args int, f func(args []string) (string, erro
 	return nil
 }
 
-// at converts the address p to a pointer. The address must be in C memory, which the garbage
-// collector does not manage.
+// The function named at converts the address p to a pointer. The address must be in C memory, which
+// the garbage collector does not manage.
 func at(p uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&p)) }
 
 // bytesAt returns the n bytes of C memory at p.

@@ -55,8 +55,8 @@ func (s *Stmt) Exec(args *Args) (int, error) {
 
 // ExecElse executes the statement once for each set of values in args, like Exec. If an execution
 // changes no row, ExecElse executes a second statement, the parameter other, with the same values.
-// It returns the number n of sets, and the number of sets for which the first statement changed a
-// row.
+// It returns two numbers: the number of sets, and the number of sets for which the first statement
+// changed a row.
 func (s *Stmt) ExecElse(other *Stmt, args *Args) (n, changed int, err error) {
 	if err := s.hold(args); err != nil {
 		return 0, 0, err
@@ -95,8 +95,8 @@ func (s *Stmt) exec(cells []cell) error {
 	return err
 }
 
-// Bind binds a copy of the values in args to the statement's parameters, in the same order. args
-// must have one value per parameter.
+// Bind binds a copy of the values in args to the statement's parameters, in the same order. There
+// must be one value per parameter.
 func (s *Stmt) Bind(args *Args) error {
 	if err := s.hold(args); err != nil {
 		return err
@@ -104,7 +104,8 @@ func (s *Stmt) Bind(args *Args) error {
 	return s.bind(args.cells)
 }
 
-// keep is the maximum size of the C memory that a statement keeps between executions, in bytes.
+// The constant keep is the maximum size of the C memory that a statement keeps between executions,
+// in bytes.
 const keep = 1 << 20
 
 // hold copies the texts of args to C memory.
@@ -244,7 +245,7 @@ const (
 	text
 )
 
-// keepText is the maximum capacity of the buffer for texts that Reset keeps, in bytes.
+// keepText is the maximum capacity, in bytes, at which Reset keeps the buffer for texts.
 const keepText = 4 << 20
 
 // Reset removes all values from a, and keeps the memory for reuse.
