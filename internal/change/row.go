@@ -207,8 +207,8 @@ func (s *Splitter) effect(e *cdc.Event) (Effect, error) {
 	return Effect{Table: s.table, Upsert: row, Delete: moved}, err
 }
 
-// fillKey adds to a row image the key columns that it lacks. Their values come from the event's
-// key.
+// fillKey adds the missing key columns to a row image. The values of these columns come from the
+// event's key.
 func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 	for slot := range s.table.Keys {
 		if row.IsNull(slot) {

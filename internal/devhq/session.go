@@ -104,8 +104,8 @@ func (h *HQ) startSession(r *http.Request) (any, error) {
 }
 
 // permitted returns the companies that a session or export may read. If the request names no
-// companies, or names "*", these are all companies that the API key permits. If the request names a
-// company that the API key does not permit, the result is an error.
+// companies, or names "*", permitted returns all companies that the API key permits. If the request
+// names a company that the API key does not permit, the result is an error.
 func (h *HQ) permitted(claims keyClaims, requested []string) ([]string, error) {
 	allowed := claims.Companies
 	if len(allowed) == 0 {

@@ -13,7 +13,8 @@ const HangTimeout = 30 * time.Second
 var ErrNoAnswer = errors.New("there was no answer for " + HangTimeout.String())
 
 // Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls the first
-// callback once, in another goroutine. Watch returns only after both callbacks have returned.
+// callback once, in another goroutine. Watch returns only after each callback that it has called
+// has returned.
 func Watch(hangs func(), fn func() error) error {
 	reported := make(chan struct{})
 	timer := time.AfterFunc(HangTimeout, func() {

@@ -47,7 +47,7 @@ const (
 
 // NewChangeGenerator returns a generator for a table. The table has at least 8 columns, and
 // initially has the given number of rows. The clocks of successive changes are one to two
-// microseconds apart. All clocks are after the time begin.
+// microseconds apart. All clocks are later than the given time.
 func NewChangeGenerator(seed uint64, table string, columns, rows int, begin time.Time) *ChangeGenerator {
 	g := &ChangeGenerator{
 		values: newGenerator(), seed: seed, prefix: "g" + strconv.FormatUint(seed, 36) + "-",

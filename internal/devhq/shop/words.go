@@ -95,9 +95,9 @@ func remark(g *generator, dst []byte) []byte {
 	return quoted(dst, s)
 }
 
-// longRemark returns a maker of remarks. The first parameter is the average number of remarks for
-// each long one. The second parameter is the approximate maximum size of a remark in bytes. A long
-// remark has at least half of that size.
+// longRemark returns a maker of remarks. On average, one remark is long in every oneIn remarks. The
+// second parameter is the approximate maximum size of a remark in bytes. A long remark has at least
+// half of that size.
 func longRemark(oneIn, most int) maker {
 	return func(g *generator, dst []byte) []byte {
 		if g.IntN(oneIn) != 0 {

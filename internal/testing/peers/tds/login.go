@@ -154,8 +154,8 @@ func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	return d, size, writeMessage(answer, messageReply, append(out, done(0, 0)...), 4096)
 }
 
-// refusal decides on a login. If the server accepts the login, refusal returns nil and the
-// database. Otherwise, it returns the errors that the server sends.
+// refusal decides whether the server accepts a login. If the server accepts the login, refusal
+// returns nil and the database. Otherwise, it returns the errors that the server sends.
 func (s *Server) refusal(l login) ([]*Error, *database) {
 	if e := s.record("login " + l.user); e != nil {
 		return []*Error{e}, nil
