@@ -17,9 +17,9 @@ type Info struct {
 	GoVersion string
 }
 
-// Read returns the build information. The parameter version is the version that the linker set
-// with -ldflags, or "". If version is "", Read uses the version that the Go tool recorded in the
-// program.
+// Read returns the build information. The argument is the version that the linker set with
+// -ldflags, or "" if it set none. If the argument is "", Read uses the version that the Go tool
+// recorded in the program.
 func Read(version string) Info {
 	recorded, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -145,8 +145,8 @@ func fill(r io.Reader, b []byte) (n int, more bool, err error) {
 	return n, true, nil
 }
 
-// buffer returns reusable memory of LargePayload+1 bytes. Its capacity also has space for the JSON
-// form of another piece of msgpack.
+// buffer returns a reusable slice with a length of LargePayload+1 bytes. The capacity also has
+// space for the JSON form of another piece of msgpack.
 func (d *Decoder) buffer() []byte {
 	if d.scratch == nil {
 		d.scratch = make([]byte, LargePayload+1, LargePayload+8*pieceSize)

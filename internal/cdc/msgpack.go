@@ -45,8 +45,8 @@ type transcoder struct {
 	text []byte
 	rest *bytes.Reader // the unread part of text
 	out  []byte
-	// bounded limits the field out to about LargePayload bytes. Output beyond that is dropped. The
-	// field dropped counts the dropped bytes, up to MaxPayload.
+	// If bounded is true, the output is limited to about LargePayload bytes. Any further output is
+	// dropped, and the next field counts the dropped bytes, up to MaxPayload.
 	bounded bool
 	dropped int
 }

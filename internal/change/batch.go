@@ -51,8 +51,8 @@ type handle struct {
 	row    uint32
 }
 
-// sortByKey returns the rows sorted by their key, which is the first columns of a row. The
-// parameter keys is the number of key columns.
+// sortByKey returns the rows sorted by primary key. The key consists of the first columns of a row.
+// The second argument is the number of these columns.
 func sortByKey(rows []Row, keys int) []Row {
 	if len(rows) < 2 {
 		return rows
@@ -96,10 +96,10 @@ func commonPrefix(rows []Row) int {
 	return n
 }
 
-// prefixOf returns a few bytes of a raw key value as a number. The parameter same is the number of
+// prefixOf returns a few bytes of a raw key value as a number. The second argument is the number of
 // leading bytes to skip. If the prefixes of two values differ, the values are in the order of their
-// prefixes. If same is 0, the prefix separates numbers from strings, and the prefix of a number
-// begins with the length of that number.
+// prefixes. If no bytes are skipped, the prefix separates numbers from strings, and the prefix of a
+// number begins with the length of that number.
 func prefixOf(raw []byte, same int) uint64 {
 	var p [8]byte
 	switch {
@@ -167,8 +167,8 @@ type Builder struct {
 	key    []byte
 }
 
-// keyState is the location of a key's changes in a set: the indexes of its upsert and its delete,
-// or -1 for none.
+// keyState locates the changes of one key in a set. It holds the index of the upsert and the index
+// of the delete. An index is -1 if there is no such change.
 type keyState struct {
 	set            *growingSet
 	upsert, delete int
@@ -181,9 +181,9 @@ type growingSet struct {
 	upserts, deletes []Row
 }
 
-// Accepts reports whether the effect can join the batch without loss. It cannot if the batch has a
-// change of the same row under another layout of the table. Merging these two changes would lose
-// the columns that one of the layouts lacks.
+// Accepts reports whether the effect can join the batch without loss. Accepts returns false if the
+// batch has a change of the same row under another layout of the table. Merging these two changes
+// would lose the columns that one of the layouts lacks.
 func (b *Builder) Accepts(effect Effect) bool {
 	for _, row := range []*Row{effect.Upsert, effect.Delete} {
 		if row == nil {
@@ -282,7 +282,7 @@ func replace(rows *[]Row, index *int, row *Row) {
 	*rows = append(*rows, *row)
 }
 
-// live returns the rows without the empty rows that have replaced superseded upserts.
+// live returns the rows that are not empty. Empty rows are the replacements of superseded upserts.
 func live(rows []Row) []Row {
 	return slices.DeleteFunc(rows, func(r Row) bool { return r.Image == nil })
 }

@@ -57,10 +57,10 @@ func canonicalNumber(raw []byte) []byte {
 // distinguish a number from a string with the same digits, or two spellings of a UUID. Whether such
 // values are equal depends on the column type, which may be unknown.
 
-// RowKeys returns the hashes of the keys of the rows that e writes and deletes, given the effect
-// of e. If an UPDATE changed the key, these are the keys before and after the change. If effect
-// has no Table, RowKeys returns the hashes of all possible keys. The result is empty if e has no
-// key.
+// RowKeys returns the hashes of the keys of all rows that the event e writes or deletes. The second
+// argument is the effect of e. If an UPDATE changed the key, RowKeys returns the hashes of both the
+// old and the new key. If effect has no Table, RowKeys returns the hashes of all possible keys. The
+// result is empty if e has no key.
 func RowKeys(e *cdc.Event, effect Effect) []string {
 	elements := keyElements(e)
 	if effect.Table == nil {
@@ -76,12 +76,12 @@ func RowKeys(e *cdc.Event, effect Effect) []string {
 	return keys
 }
 
-// LetterKeys returns the keys of the rows that e concerns, as far as they are known without the
-// layout of its table. The parameter effect may be the zero Effect. The result keys holds the
-// hashes of all possible keys of these rows, and is empty if e may concern any row. The result
-// rows has one element for each written or deleted row. Each element holds the hashes by which a
-// later change of that row is recognised. If it is unknown which key belongs to which row, rows is
-// nil.
+// LetterKeys returns two results about the keys of the rows that e concerns. It does not need the
+// layout of the table, so the second argument may be the zero Effect. The first result holds the
+// hashes of all possible keys of these rows, and is empty if e may concern any row. The second
+// result has one element for each written or deleted row. Each element holds the hashes by which a
+// later change of that row is recognised. If it is unknown which key belongs to which row, the
+// second result is nil.
 func LetterKeys(e *cdc.Event, effect Effect) (keys []string, rows [][]string) {
 	elements := keyElements(e)
 	keys = possibleKeys(e, elements)

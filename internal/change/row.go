@@ -107,7 +107,8 @@ func (s *Splitter) setSlot(spans []rawjson.Span, i int, name []byte, value rawjs
 	}
 }
 
-// slot returns the slot of the i-th member of a row, or -1 if the table has no column for it.
+// slot returns the slot of the i-th member of a row, or -1 if the table has no column for that
+// member.
 func (s *Splitter) slot(i int, name []byte) int {
 	switch {
 	case i < len(s.order) && s.order[i].name == string(name):
@@ -160,8 +161,9 @@ type Effect struct {
 	Delete *Row // key columns only; nil for an INSERT
 }
 
-// MaxKey is the maximum size of a primary key value, in bytes of JSON. Batches copy keys to
-// compact by them, and most destinations accept only much shorter keys anyway.
+// MaxKey is the maximum size of a primary key value, in bytes of JSON. The size is limited because
+// batches copy keys when they compact changes of the same row. Most destinations accept only much
+// shorter keys anyway.
 const MaxKey = 1 << 20
 
 // CheckKey returns an error if a key column has a value of more than MaxKey bytes.
@@ -205,8 +207,8 @@ func (s *Splitter) effect(e *cdc.Event) (Effect, error) {
 	return Effect{Table: s.table, Upsert: row, Delete: moved}, err
 }
 
-// fillKey adds key columns that are missing in a row image. It takes their values from the event's
-// key.
+// fillKey adds the missing key columns to a row image. The values of these columns come from the
+// event's key.
 func (s *Splitter) fillKey(row *Row, e *cdc.Event) error {
 	for slot := range s.table.Keys {
 		if row.IsNull(slot) {

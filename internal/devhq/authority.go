@@ -86,7 +86,7 @@ func (a *authority) issue() error {
 }
 
 // sessionUser creates the NATS user for a session. The name of the user is the server's id. The
-// user expires after the duration life, and has only the permissions that a server needs.
+// user expires after the given duration, and has only the permissions that a server needs.
 func (a *authority) sessionUser(serverID, sessionID string, companies []string, life time.Duration) (user, error) {
 	var sub jwt.StringList
 	for _, company := range companies {

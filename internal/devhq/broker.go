@@ -138,7 +138,7 @@ func (b *broker) upSince() time.Time {
 	return b.started
 }
 
-// connect opens a connection as the user u. In logs, the connection has the given name.
+// connect opens a connection as the user u. The name identifies the connection in logs.
 func (b *broker) connect(u user, name string, options ...nats.Option) (*nats.Conn, error) {
 	conn, err := nats.Connect(b.url(), append([]nats.Option{
 		nats.Name(name), nats.UserJWTAndSeed(u.jwt, string(u.seed)),

@@ -13,7 +13,7 @@ import (
 // SetRate sets the number of changes per second that the shop makes.
 func (h *HQ) SetRate(rate float64) { h.workload.set(func() { h.workload.rate = rate }) }
 
-// Pause stops the shop. Once Pause returns nil, all changes made so far are in the stream.
+// Pause stops the shop. If Pause returns nil, all changes made so far are in the stream.
 func (h *HQ) Pause(ctx context.Context) error { return h.workload.pause(ctx) }
 
 // Resume lets the shop continue after Pause.
@@ -35,13 +35,13 @@ func (h *HQ) Work(ctx context.Context, changes int) (made int, err error) {
 }
 
 // Evolve changes the schema of the shop, even if the shop is paused, and returns a description of
-// the change. It returns once the first changes with the new schema are in the stream. If no
+// the change. It returns when the first changes with the new schema are in the stream. If no
 // evolution is left, the error is shop.ErrEvolved.
 func (h *HQ) Evolve(ctx context.Context) (string, error) { return h.workload.evolve(ctx) }
 
-// Publish adds a message with any content to the stream, and returns once the message is stored.
-// The subject must begin with "dbchange.". A message without a Nats-Msg-Id header never counts as
-// a duplicate.
+// Publish adds a message with any content to the stream, and returns when the message is stored.
+// The subject must begin with "dbchange.". A message without a Nats-Msg-Id header never counts as a
+// duplicate.
 func (h *HQ) Publish(ctx context.Context, subject string, header nats.Header, data []byte) error {
 	_, err := h.publisher.store(ctx, []*nats.Msg{{Subject: subject, Header: header, Data: data}})
 	return err
@@ -96,9 +96,9 @@ func (h *HQ) DeleteConsumer(ctx context.Context, name string) error {
 	return nil
 }
 
-// PurgeStream removes every message whose sequence is less than the parameter below. If below is
-// math.MaxUint64, it removes all messages. The effect is the same as when the stream reaches one of
-// its limits.
+// PurgeStream removes every message whose sequence is less than the given one. If the given
+// sequence is math.MaxUint64, it removes all messages. The effect is the same as when the stream
+// reaches one of its limits.
 func (h *HQ) PurgeStream(ctx context.Context, below uint64) error {
 	stream, err := h.stream(ctx)
 	if err != nil {

@@ -124,8 +124,8 @@ type HQ struct {
 	closeErr error
 }
 
-// Start starts an HQ, and returns once the stream exists, the API answers and the shop is working.
-// The context limits only the start.
+// Start starts an HQ. It returns when the stream exists, the API answers and the shop is working.
+// The context limits only the start: if it ends later, the HQ keeps running.
 func Start(ctx context.Context, o Options) (_ *HQ, err error) {
 	o = o.withDefaults()
 	h := &HQ{options: o, logger: o.Logger, received: newReceivedLog()}
@@ -281,7 +281,7 @@ func (h *HQ) release() error {
 	return errors.Join(errs...)
 }
 
-// Shop returns the shop, for reading its rows. Callers must not make it work; only HQ may do that.
+// Shop returns the shop, for reading its rows. Only HQ may call the methods that change the shop.
 func (h *HQ) Shop() *shop.Shop { return h.shop }
 
 // APIURL returns the URL of the HTTP API.

@@ -21,8 +21,8 @@ type EnrolmentCode struct {
 // code with this letter, eds uses the HQ at http://localhost:3101, unless --api-url is set.
 const codePrefix = "L"
 
-// NewEnrolment returns a code with which one server can enrol once. The server may read the given
-// companies. No companies means all.
+// NewEnrolment returns a code that one server can use, one time only, to enrol. The server may read
+// the given companies, or all companies if none are given.
 func (h *HQ) NewEnrolment(companies ...string) (code string, err error) {
 	e := EnrolmentCode{
 		Code: codePrefix + rand.Text()[:9], ServerID: newID(), Companies: companies, Created: time.Now().UTC(),

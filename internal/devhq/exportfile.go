@@ -53,7 +53,7 @@ type tableWriter struct {
 
 // fileName returns the name of an export file in the format of CockroachDB's changefeeds. The name
 // contains the time of the snapshot, the job, the node, the sink, the number of the file, the
-// table, and the version of its schema.
+// table, and the version of the table's schema.
 func (w *tableWriter) fileName(number int) string {
 	t := w.clock.Time()
 	session := fnv.New64a()
@@ -62,7 +62,7 @@ func (w *tableWriter) fileName(number int) string {
 		t.Format("20060102150405"), t.Nanosecond(), w.clock.Logical, session.Sum64(), 1, number, w.table, w.schemaID)
 }
 
-// write writes the rows to files, and returns the files. If there are no rows, there are no files.
+// write writes the rows to files, and returns the files. If there are no rows, it writes no files.
 func (w *tableWriter) write(ctx context.Context, rows iter.Seq[json.RawMessage]) (files []exportFile, err error) {
 	if err := os.MkdirAll(w.dir, 0o700); err != nil {
 		return nil, err

@@ -10,8 +10,8 @@ import (
 type Fault func(next http.Handler) http.Handler
 
 // Disturb installs the function choose, which is called for each HTTP request. If choose returns a
-// fault, the fault is applied to that request. Disturb(nil) ends all faults. Calls of choose can
-// be concurrent.
+// fault, HQ applies the fault to that request. Disturb(nil) ends all faults. Calls of choose can be
+// concurrent.
 func (h *HQ) Disturb(choose func(r *http.Request) Fault) {
 	if choose == nil {
 		h.chooseFault.Store(nil)
@@ -20,8 +20,8 @@ func (h *HQ) Disturb(choose func(r *http.Request) Fault) {
 	h.chooseFault.Store(&choose)
 }
 
-// faulty wraps next. If the function that Disturb installed returns a fault for a request, the
-// fault is applied to that request.
+// faulty returns a handler that passes requests to next. If the function installed by Disturb
+// returns a fault for a request, the handler applies the fault to that request.
 func (h *HQ) faulty(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if choose := h.chooseFault.Load(); choose != nil {

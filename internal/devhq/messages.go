@@ -87,8 +87,8 @@ func (h *HQ) Received(session, kind string) []ServerMessage {
 	return found
 }
 
-// AwaitReceived waits until the number of messages of one kind from a session exceeds the
-// parameter before. It returns the first message beyond that number.
+// AwaitReceived returns a message of one kind from a session. If the message has not arrived yet,
+// AwaitReceived waits for it. The last parameter is the number of earlier messages to skip.
 func (h *HQ) AwaitReceived(ctx context.Context, session, kind string, before int) (ServerMessage, error) {
 	for {
 		found, changed := h.received.find(session, kind)
@@ -119,8 +119,8 @@ func (h *HQ) Request(ctx context.Context, sessionID, action string, data, out an
 	return nil
 }
 
-// Notify sends a control message to a session, and does not wait for a response. The parameter
-// data is encoded as JSON; nil means no data.
+// Notify sends a control message to a session, and does not wait for a response. The message
+// contains the last argument as JSON, or no data if that argument is nil.
 func (h *HQ) Notify(ctx context.Context, sessionID, action string, data any) error {
 	text, err := controlMessage(action, data)
 	if err != nil {

@@ -90,8 +90,8 @@ func (p *publisher) publish(ctx context.Context, msg *nats.Msg) (number uint64, 
 }
 
 // store publishes messages and waits until the stream has stored them. If store returns an error,
-// the result stored is the number of messages that are already in the stream. The stored messages
-// are the first ones of the slice. The others may still be stored later.
+// it also returns the number of messages that are already in the stream. These are the first
+// messages of the slice. The other messages may still be stored later.
 func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int, err error) {
 	var first uint64
 	for i, msg := range messages {
@@ -115,16 +115,16 @@ func (p *publisher) store(ctx context.Context, messages []*nats.Msg) (stored int
 	}
 }
 
-// storedOf returns how many of n consecutive messages are stored. The parameter first is the number
-// of the first of these messages.
+// storedOf considers the n messages with the numbers first, first+1, and so on. It returns how many
+// of these messages are stored.
 func (p *publisher) storedOf(first uint64, n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return min(n, int(p.head-min(first, p.head)))
 }
 
-// storedUpTo returns a channel that is closed once all messages with numbers below the parameter
-// number are stored.
+// storedUpTo returns a channel that is closed when every message with a lower number than the given
+// one is stored.
 func (p *publisher) storedUpTo(number uint64) <-chan struct{} {
 	done := make(chan struct{})
 	p.mu.Lock()
@@ -154,7 +154,7 @@ func (p *publisher) oldest() uint64 {
 	return p.head + 1
 }
 
-// run sends queued messages until ctx is done. It opens a new connection whenever one fails.
+// run sends queued messages until ctx is done. Whenever the connection fails, it opens a new one.
 func (p *publisher) run(ctx context.Context) {
 	backoff := retry.Backoff{Min: 20 * time.Millisecond, Max: time.Second}
 	for ctx.Err() == nil {

@@ -104,8 +104,8 @@ func (h *HQ) startSession(r *http.Request) (any, error) {
 }
 
 // permitted returns the companies that a session or export may read. If the request names no
-// companies, or names "*", the session or export may read all companies of the key. If the request
-// names a company that is not among the companies of the key, permitted returns an error.
+// companies, or names "*", permitted returns all companies that the API key permits. If the request
+// names a company that the API key does not permit, the result is an error.
 func (h *HQ) permitted(claims keyClaims, requested []string) ([]string, error) {
 	allowed := claims.Companies
 	if len(allowed) == 0 {
@@ -152,10 +152,10 @@ func (h *HQ) displace(serverID string) error {
 	return nil
 }
 
-// alive reports whether the server of s, which is a session that has not ended, may still be
-// running. A session is alive while it has a connection. It also counts as alive for SessionGrace
-// after the last connection, after the start of the session, and after the last start of NATS.
-// While NATS is stopped, every session counts as alive.
+// alive reports whether the server of the session s may still be running. It is called only for
+// sessions that have not ended. A session is alive while it has a connection. It also counts as
+// alive for SessionGrace after the last connection, after the start of the session, and after the
+// last start of NATS. While NATS is stopped, every session counts as alive.
 func (h *HQ) alive(s Session) (bool, error) {
 	last, err := h.broker.lastSeen(s.User)
 	if errors.Is(err, errBrokerDown) {

@@ -66,8 +66,8 @@ func (w *workload) set(change func()) {
 	w.changed = make(chan struct{})
 }
 
-// run makes changes until ctx is done. After that, it still stores the changes in progress, unless
-// the context hard is done, too.
+// run makes changes until ctx is done. Before it returns, it stores the changes in progress, unless
+// the second context is done, too.
 func (w *workload) run(ctx, hard context.Context) error {
 	due := time.Now() // when the next change is due
 	timer := time.NewTimer(0)
@@ -159,7 +159,7 @@ func (w *workload) exclusively(ctx context.Context, f func() error) error {
 	}
 }
 
-// pause stops the workload. Once it returns nil, all changes are stored.
+// pause stops the workload. If it returns nil, all changes are stored.
 func (w *workload) pause(ctx context.Context) error {
 	w.set(func() { w.paused = true })
 	if err := w.exclusively(ctx, func() error { return nil }); err != nil {
@@ -168,7 +168,7 @@ func (w *workload) pause(ctx context.Context) error {
 	return nil
 }
 
-// evolve changes the schema, and returns once the first changes with the new schema are stored.
+// evolve changes the schema, and returns when the first changes with the new schema are stored.
 func (w *workload) evolve(ctx context.Context) (description string, err error) {
 	err = w.exclusively(ctx, func() error {
 		description, err = w.shop.Evolve(ctx, func(c shop.Change) error {

@@ -13,9 +13,8 @@ import (
 )
 
 // Replace replaces the file at path with the output of write. The new file has mode 0600. Replace
-// first writes a temporary file in the same directory. The parameter temporary is the pattern for
-// the unique name of that file, as in os.CreateTemp. A power cut may leave the temporary file
-// behind.
+// first writes a temporary file in the same directory. The second argument is the pattern for the
+// unique name of that file, as in os.CreateTemp. A power cut may leave the temporary file behind.
 func Replace(path, temporary string, write func(io.Writer) error) error {
 	r, err := Prepare(path, temporary)
 	if err != nil {
@@ -79,8 +78,8 @@ func (r *Replacement) Discard() {
 }
 
 // Existing returns path if it is a directory. If path does not exist, Existing returns the nearest
-// directory above it that exists. If path or one of its parents exists but is not a directory,
-// that is an error.
+// directory above it that exists. It is an error if path, or one of its parents, exists but is not
+// a directory.
 func Existing(path string) (string, error) {
 	for {
 		info, err := os.Stat(path)

@@ -43,7 +43,7 @@ func (c Class) String() string {
 	}
 }
 
-// Error adds a class to the error Err, and optionally a wait.
+// Error adds a class to the error Err, and optionally a wait before the next attempt.
 type Error struct {
 	Class Class
 	// RetryAfter is the wait that the other side asked for, or 0 for none. Only transient errors

@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// AppendString appends the text of raw to dst. raw must be a valid JSON string, including its
-// quotes. A lone escaped surrogate becomes U+FFFD. Bytes that are not UTF-8 are kept.
+// AppendString appends the text of raw to dst. The argument raw must be a valid JSON string,
+// including its quotes. A lone escaped surrogate becomes U+FFFD. Bytes that are not UTF-8 are kept.
 func AppendString(dst, raw []byte) []byte {
 	raw = raw[1 : len(raw)-1]
 	for {

@@ -129,8 +129,8 @@ func (m *Members) fail(err error) bool {
 	return false
 }
 
-// Expect sets the probable name of the next member. If the name is right, Next finds its end with
-// a single comparison. The name must need no JSON escapes.
+// Expect sets the probable name of the next member. If the member has that name, Next finds the end
+// of the name with a single comparison. The name must not need JSON escapes.
 func (m *Members) Expect(name string) { m.expected = name }
 
 // Name returns the unescaped name of the current member. The result stays valid as long as the

@@ -9,11 +9,12 @@ import (
 // HangTimeout is how long a call may run before Watch reports it.
 const HangTimeout = 30 * time.Second
 
-// ErrNoAnswer is the error to report for a call that has been running for HangTimeout.
+// ErrNoAnswer is the error that is reported for a call without an answer after HangTimeout.
 var ErrNoAnswer = errors.New("there was no answer for " + HangTimeout.String())
 
-// Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls the
-// function hangs once in another goroutine. Watch returns only after both functions have returned.
+// Watch calls fn and returns its error. If fn runs longer than HangTimeout, Watch calls the first
+// callback once, in another goroutine. Watch returns only after each callback that it has called
+// has returned.
 func Watch(hangs func(), fn func() error) error {
 	reported := make(chan struct{})
 	timer := time.AfterFunc(HangTimeout, func() {

@@ -20,7 +20,7 @@ type Policy struct {
 	// Failed, if not nil, is called after each failure that will be retried, before the wait.
 	Failed func(err error, wait time.Duration)
 	// Hangs, if not nil, is called once for each call that runs longer than HangTimeout,
-	// concurrently with that call. The parameter failure is the previous call's error, or "" if
+	// concurrently with that call. Its argument is the text of the previous call's error, or "" if
 	// there was none.
 	Hangs func(failure string)
 }

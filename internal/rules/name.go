@@ -33,8 +33,8 @@ func parseName(table, text string) (*template.Template, error) {
 }
 
 // checkFields returns an error if the node uses a field that no change has. It always checks fields
-// of $. It checks fields of the dot only if the parameter top is true, which means that the dot is
-// the change.
+// of $. It checks fields of the dot only if the dot is the change, which is the case if the second
+// argument is true.
 func checkFields(node parse.Node, top bool) error {
 	switch n := node.(type) {
 	case *parse.ListNode:

@@ -106,11 +106,11 @@ func newRule(compiler *jsonschema.Compiler, table string, e ruleEntry) (*rule, e
 // Tables returns the names of the tables that have a rule, sorted.
 func (r *Rules) Tables() []string { return slices.Sorted(maps.Keys(r.tables)) }
 
-// Check reports whether e must be skipped, and why. If e must not be skipped, Check returns the
-// object's name that the rule sets, or "" if the rule sets none. A change is skipped if its table
-// has no rule, if the change fails its schema, or if its object cannot be named. The reason names
-// positions in the rules, but quotes no value of the change. If the table has no rule, the reason
-// is "", because such changes need no log entry.
+// Check reports whether e must be skipped, and the reason. If e must not be skipped, Check returns
+// the name that the rule sets for the object, or "" if the rule sets none. A change is skipped if
+// its table has no rule, if the change fails its schema, or if its object cannot be named. The
+// reason names positions in the rules, but quotes no value of the change. If the table has no rule,
+// the reason is "", because such changes need no log entry.
 func (r *Rules) Check(e *cdc.Event) (skip bool, reason, object string) {
 	rule, ok := r.tables[e.Table]
 	if !ok {

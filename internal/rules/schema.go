@@ -136,8 +136,8 @@ func validate(schema *jsonschema.Schema, doc any) (err error) {
 	return fmt.Errorf("the change fails the schema at %s", strings.Join(locations, ", "))
 }
 
-// leaves finds those errors below e that have no causes themselves. It appends them to the slice in
-// the parameter all, and returns the extended slice.
+// leaves finds those errors below e that have no causes themselves. It appends these errors to the
+// given slice, and returns the extended slice.
 func leaves(e *jsonschema.ValidationError, all []*jsonschema.ValidationError) []*jsonschema.ValidationError {
 	if len(e.Causes) == 0 {
 		return append(all, e)

@@ -136,9 +136,9 @@ func (c *Catalogue) Version(ctx context.Context, table, modelVersion string) (*T
 	}
 }
 
-// claim lets only one caller at a time ask HQ the question q. That caller gets a function done,
-// which it must call once it has the answer. All other callers wait for that call, and get a nil
-// done.
+// claim lets only one caller at a time ask HQ the question q. That caller gets a function, which it
+// must call as soon as it has the answer. All other callers wait for that call, and get nil instead
+// of a function.
 func (c *Catalogue) claim(ctx context.Context, q question) (done func(), err error) {
 	c.mu.Lock()
 	asking := c.asking[q]
@@ -162,7 +162,7 @@ func (c *Catalogue) claim(ctx context.Context, q question) (done func(), err err
 	}
 }
 
-// ask reads a version from the cache or, if it is not cached, from HQ.
+// ask reads a version from the cache. If the version is not in the cache, ask reads it from HQ.
 func (c *Catalogue) ask(ctx context.Context, key versionKey) (*Table, error) {
 	object, err := c.object(ctx, key.table)
 	if err != nil {
@@ -237,8 +237,8 @@ func (c *Catalogue) list(ctx context.Context) error {
 	return nil
 }
 
-// known returns a version that is in memory. If the version is denied at present, known returns
-// the denial as an error. Otherwise both results are nil.
+// known returns a version that is in memory. If the version is denied at present, known returns the
+// denial as an error. If the version is neither in memory nor denied, both results are nil.
 func (c *Catalogue) known(key versionKey) (*Table, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

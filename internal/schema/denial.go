@@ -24,7 +24,7 @@ func (e *DeniedError) Error() string {
 
 func (e *DeniedError) Unwrap() error { return e.Err }
 
-// NotFound returns true, because a denied version does not exist for callers.
+// NotFound returns true, because callers treat a denied version as one that does not exist.
 func (e *DeniedError) NotFound() bool { return true }
 
 const (
@@ -35,7 +35,7 @@ const (
 	longestDenial  = 10 * time.Minute
 	// maxDenials is the maximum number of remembered denials.
 	maxDenials = 1000
-	// maxName is the maximum length in bytes of a table name or version for which HQ is asked.
+	// maxName is the maximum length in bytes of a table name, or of a version, in a request to HQ.
 	maxName = 256
 )
 

@@ -122,7 +122,7 @@ func (t *Table) Names() []string {
 }
 
 // SameLayout reports whether t and u have the same name, and the same columns with the same types
-// in the same slots. If they do, t and u are interchangeable for their rows.
+// in the same slots. If they do, a row of t can be used as a row of u, and vice versa.
 func (t *Table) SameLayout(u *Table) bool {
 	return t == u || t.Name == u.Name && t.Keys == u.Keys && slices.EqualFunc(t.Columns, u.Columns, func(a, b Column) bool {
 		return a.Name == b.Name && a.Type == b.Type && a.Required == b.Required
@@ -218,7 +218,8 @@ func (p hqProperty) columnType() Type {
 	return String
 }
 
-// Encode encodes t in HQ's JSON format. Decode of the result returns a table equal to t.
+// Encode encodes t in HQ's JSON format. If Decode is called with that text, it returns a table
+// equal to t.
 func Encode(t *Table) ([]byte, error) {
 	w := hqSchema{Table: t.Name, ModelVersion: t.Version, Properties: make(map[string]hqProperty, len(t.Columns))}
 	for _, c := range t.Columns {

@@ -103,8 +103,8 @@ func (d Decimal) Round(scale int) (rounded Decimal, exact bool) {
 }
 
 // AppendText appends the number without an exponent. The text has as many digits after the decimal
-// point as the number needs, but no fewer than the parameter places. Zero has no sign. The length
-// of the text grows with Point, so the caller must check Point first.
+// point as the number needs, but at least the given number of them. Zero has no sign. The length of
+// the text grows with Point, so the caller must check Point first.
 func (d Decimal) AppendText(dst []byte, places int) []byte {
 	digits := d.Significant()
 	if d.Negative && len(digits) > 0 {
@@ -178,7 +178,7 @@ func (d Decimal) Int64() (int64, error) {
 }
 
 // ParseInt parses a JSON number as an int64. The number must be an integer, but may be written as
-// 12.0 or 1e3. buf is scratch memory.
+// 12.0 or 1e3. ParseInt uses buf as scratch memory.
 func ParseInt(buf, raw []byte) (int64, error) {
 	digits := raw
 	if len(raw) > 0 && raw[0] == '-' {
@@ -224,9 +224,9 @@ func ParseUint(buf, raw []byte) (uint64, error) {
 // exactDigits is the number of significant decimal digits that every float64 preserves.
 const exactDigits = 15
 
-// ParseFloat parses a JSON number as a float of the given number of bits, 64 or 32. The result
-// exact is true if the number equals the shortest decimal form of the float. It is true for every
-// number that was formatted from such a float. buf is scratch memory.
+// ParseFloat parses a JSON number as a float of the given number of bits, 64 or 32. The second
+// result says whether the number equals the shortest decimal form of the float. It is true for
+// every number that was formatted from such a float. ParseFloat uses buf as scratch memory.
 func ParseFloat(buf, raw []byte, bits int) (f float64, exact bool, err error) {
 	// The string shares raw's memory. That is safe, because strconv keeps its argument only in
 	// errors, and these are dropped here.

@@ -38,7 +38,7 @@ func (t Instant) Time() time.Time {
 // Midnight reports whether the instant is the start of a day in UTC.
 func (t Instant) Midnight() bool { return t.Micros%DayMicros == 0 && !t.Cut }
 
-// Truncate returns t cut to the given number of digits after the decimal point of the second, from
+// Truncate returns t, cut to the given number of digits after the decimal point of the second, from
 // 0 to 6. It cuts towards the past. If that changes the instant, Truncate sets Cut.
 func (t Instant) Truncate(digits int) Instant {
 	if digits >= 6 {
@@ -81,7 +81,8 @@ func (t Instant) AppendText(dst []byte, separator byte) ([]byte, error) {
 	return dst, nil
 }
 
-// FloorDiv returns a divided by b, rounded towards negative infinity. b must be positive.
+// FloorDiv returns a divided by b, rounded towards negative infinity. The divisor b must be
+// positive.
 func FloorDiv(a, b int64) int64 {
 	q := a / b
 	if a%b < 0 {

@@ -79,8 +79,8 @@ var numberBytes = []byte("+-.eE")
 // DigitBuffer provides reusable memory for the digits of one number at a time.
 type DigitBuffer struct{ digits []byte }
 
-// For returns memory that is large enough for the digits of raw. Pass it as buf to ParseDecimal
-// and similar functions. The next call of For may return the same memory.
+// For returns memory that is large enough for the digits of raw. Pass the memory as the argument
+// buf to ParseDecimal and similar functions. The next call of For may return the same memory.
 func (b *DigitBuffer) For(raw []byte) []byte {
 	if cap(b.digits) < len(raw) {
 		b.digits = make([]byte, 0, 2*len(raw)+32)

@@ -163,8 +163,8 @@ func AppendJSON(dst, raw []byte, keep Flaw) ([]byte, Flaw) {
 	}
 }
 
-// AppendBytes appends the binary data in a JSON string. CockroachDB and PostgreSQL send bytes as
-// \x followed by hexadecimal digits. If the string has any other form, its text itself is the
+// AppendBytes appends the binary data in a JSON string. CockroachDB and PostgreSQL send bytes as \x
+// followed by hexadecimal digits. If the string has any other form, the text of the string is the
 // data.
 func AppendBytes(dst, raw []byte) []byte {
 	text := rawjson.Text(raw)

@@ -34,8 +34,8 @@ type Remedy struct {
 // Silent reports whether eds reports no problem at all.
 func (c Claim) Silent() bool { return len(c.Tables) == 0 && c.Whole == nil && len(c.Alarms) == 0 }
 
-// Names returns the sorted names of the tables that c reports as incomplete. The parameter all
-// lists the shop's tables.
+// Names returns the sorted names of the tables that c reports as incomplete. The argument lists all
+// tables of the shop.
 func (c Claim) Names(all []string) []string {
 	if c.Whole != nil {
 		return slices.Sorted(slices.Values(all))

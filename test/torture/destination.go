@@ -33,7 +33,7 @@ type Destination interface {
 }
 
 // Destinations returns a function for each kind of destination, keyed by name. The function starts
-// a destination that keeps its files in dir and is removed at the end of the test.
+// a destination with files in dir. The destination is removed at the end of the test.
 func Destinations() map[string]func(t *testing.T, dir string) Destination {
 	return map[string]func(*testing.T, string) Destination{
 		"postgres": newPostgres,

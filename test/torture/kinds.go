@@ -99,8 +99,9 @@ func Enabled(destination string, seed uint64) []Kind {
 	return slices.DeleteFunc(Kinds(), func(k Kind) bool { return slices.Contains(out, k.Name) })
 }
 
-// Share distributes all enabled kinds among one round per destination, and returns the kinds for
-// destination number i. No round gets kinds that have to be kept apart.
+// Share distributes all enabled kinds among several rounds, one round per destination. It returns
+// the kinds for destination number i. No round gets two kinds that must not be combined; see
+// KnownFault.Apart.
 func Share(destinations []string, i int, seed uint64) []Kind {
 	var share []Kind
 	dealt := 0

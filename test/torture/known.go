@@ -11,7 +11,7 @@ type KnownFault struct {
 	Apart string
 	On    string // the affected destination, or "" for all
 	Seed  uint64 // seed of a round with only this kind that fails
-	// Symptom is the way in which the round with that seed fails.
+	// Symptom is the way in which the round with the seed in Seed fails.
 	Symptom Symptom
 	// Needs describes what eds lacks to survive the fault.
 	Needs string

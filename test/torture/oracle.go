@@ -38,7 +38,8 @@ type Failure struct {
 func (f *Failure) Error() string { return string(f.Symptom) + ": " + f.Detail }
 
 // suspects is the set of tables that may have lost changes in a way that eds cannot detect
-// precisely. eds may report such tables as incomplete even if they are equal to the shop's.
+// precisely. A report of such a table as incomplete is correct even if the table is equal to the
+// shop's.
 type suspects struct {
 	all   bool
 	names []string
@@ -69,11 +70,11 @@ func (o observation) differing() []string {
 	return names
 }
 
-// brokenPromise returns the way in which o breaks the promise of eds, or nil if it does not. There
-// are two ways to keep the promise. Either the destination equals the shop and eds reports no
-// problem. Or eds reports every differing table, with a command for each, and no other tables
-// except suspects. While eds reports that it does not follow the stream because of some tables,
-// other tables may differ without being reported.
+// brokenPromise returns the way in which eds breaks its promise in the observation o, or nil if eds
+// keeps the promise. There are two ways to keep the promise. Either the destination equals the shop
+// and eds reports no problem. Or eds reports every differing table, with a command for each, and no
+// other tables except suspects. While eds reports that it does not follow the stream because of
+// some tables, other tables may differ without being reported.
 func brokenPromise(o observation, may suspects) *Failure {
 	differing, named := o.differing(), o.claim.Names(o.tables)
 	fail := func(s Symptom, format string, args ...any) *Failure {

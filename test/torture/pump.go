@@ -11,8 +11,8 @@ import (
 const (
 	// rate is the number of changes per second that the shop makes.
 	rate = 300
-	// chunk is the number of changes that the shop is asked to make at once. The shop may make a
-	// few more.
+	// chunk is the number of changes that the pump requests from the shop in one call. The shop may
+	// make a few more.
 	chunk = 5
 )
 
@@ -124,7 +124,7 @@ func (p *pump) count() uint64 {
 	return p.made
 }
 
-// set calls f, which changes the pump's fields, with the lock held.
+// set holds the lock while it calls f, which changes the fields of the pump.
 func (p *pump) set(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -133,14 +133,14 @@ func (p *pump) set(f func()) {
 	p.changed = make(chan struct{})
 }
 
-// until raises the limit to at least the parameter limit, and waits until the shop has made n
-// changes.
+// until raises the limit of the pump to the given limit, unless it is already higher. Then it waits
+// until the shop has made n changes.
 func (p *pump) until(ctx context.Context, n, limit uint64) error {
 	p.set(func() { p.limit = max(p.limit, limit) })
 	return p.await(ctx, func() bool { return p.made >= n })
 }
 
-// await waits until the callback returns true. The callback is called with the lock held.
+// await waits until the callback returns true. It holds the lock while it calls the callback.
 func (p *pump) await(ctx context.Context, holds func() bool) error {
 	for {
 		p.mu.Lock()

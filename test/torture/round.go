@@ -134,9 +134,9 @@ func (r *Round) run(ctx context.Context) error {
 	return r.end(ctx)
 }
 
-// await waits for the time of step number i. It waits until the shop has made the required number
-// of changes. If the server is running and makes progress, await also waits until the server has
-// applied these changes.
+// await waits for the time of step number i. This means that it waits until the shop has made the
+// required number of changes. If the server is running and makes progress, await also waits until
+// the server has applied these changes.
 func (r *Round) await(ctx context.Context, i int) error {
 	at := r.schedule[i].At
 	limit := at + ahead
@@ -275,7 +275,7 @@ func (r *Round) record(format string, args ...any) {
 	r.journal = append(r.journal, fmt.Sprintf("%8.3fs %6d  %s", time.Since(r.began).Seconds(), made, fmt.Sprintf(format, args...)))
 }
 
-// Report describes a failed round in detail. The parameter err is the error of Run.
+// Report describes a failed round in detail. The argument is the error that Run returned.
 func (r *Round) Report(err error) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -296,8 +296,8 @@ func (r *Round) Report(err error) string {
 	return b.String()
 }
 
-// copyTree copies a directory, with all regular files below it. The parameters to and from are the
-// paths of the copy and the original.
+// copyTree copies a directory, with all regular files below it. The arguments are the path of the
+// copy, and then the path of the original.
 func copyTree(to, from string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -327,8 +327,8 @@ func (r *Round) company(n uint64) string {
 	return all[n%uint64(len(all))]
 }
 
-// wait calls the function done at the given interval until done returns true or an error, or until
-// ctx is done.
+// wait calls the callback at the given interval until the callback returns true or an error, or
+// until ctx is done.
 func wait(ctx context.Context, every time.Duration, done func() (bool, error)) error {
 	again := time.NewTicker(every)
 	defer again.Stop()

@@ -151,7 +151,7 @@ type planner struct {
 	steps  Schedule
 }
 
-// pass advances the time by a random number of changes, from least to most.
+// pass advances the time by a random number of changes between the two given bounds.
 func (p *planner) pass(least, most uint64) { p.at += least + p.Uint64N(most-least+1) }
 
 // do adds a step at the current time.
@@ -189,8 +189,8 @@ func (p *planner) down(steps ...Step) {
 	p.do(Step{Action: Start})
 }
 
-// closeGap adds a check if the stream has lost messages. eds does not record gaps, so recreating
-// the stream or a partial import would hide the gap.
+// closeGap adds a check if the stream has lost messages. The gap is not recorded by eds, so
+// recreating the stream or a partial import would hide the gap.
 func (p *planner) closeGap() {
 	if p.gap {
 		p.pass(60, 100)

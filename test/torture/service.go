@@ -160,8 +160,8 @@ func (s *service) killWorker() bool {
 	return worker != 0 && syscall.Kill(worker, syscall.SIGKILL) == nil
 }
 
-// killParent kills only the parent, and reports whether there was one. The worker has to notice
-// this and exit.
+// killParent kills only the parent, and reports whether there was one. The worker is expected to
+// notice this and exit.
 func (s *service) killParent() bool {
 	parent, worker := s.pids()
 	if parent == 0 {
@@ -246,8 +246,8 @@ func (s *service) close() {
 	}
 }
 
-// endedByItself describes the last exit since the previous call for which the server was neither
-// stopped nor killed. It returns "" if there was none.
+// endedByItself describes the last exit of the server that was caused neither by a stop nor by a
+// kill. It returns "" if there was no such exit since the previous call.
 func (s *service) endedByItself() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

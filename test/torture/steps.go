@@ -140,7 +140,7 @@ func (r *Round) importRows(ctx context.Context, s Step) error {
 }
 
 // killImporting makes the server import, and kills the server's worker after the given time. The
-// next worker has to complete the import.
+// next worker is expected to complete the import.
 func (r *Round) killImporting(ctx context.Context, after time.Duration) error {
 	over, end := context.WithCancel(ctx)
 	defer end()
@@ -270,7 +270,7 @@ func (r *Round) awaitPromise(ctx context.Context, may suspects) (*Failure, error
 
 // observe looks at the consumer, at the report of eds, and at the rows, in this order, because a
 // drained consumer stays drained. It skips the rows while the consumer is not drained and eds
-// reports no problem, unless the parameter last is true.
+// reports no problem, unless the second argument is true.
 func (r *Round) observe(ctx context.Context, last bool) (observation, error) {
 	o := observation{tables: r.hq.Shop().Tables()}
 	if c := r.consumer(ctx); c != nil {
@@ -286,7 +286,8 @@ func (r *Round) observe(ctx context.Context, last bool) (observation, error) {
 	return o, err
 }
 
-// ask returns the current report of eds, or the last error in its log if the server is down.
+// ask returns the current report of eds. If the server is down, ask returns the last error in the
+// log instead.
 func (r *Round) ask(ctx context.Context) (Claim, error) {
 	if !r.service.up() {
 		return ReadLog(r.service.output()), nil

@@ -47,7 +47,7 @@ const (
 
 // NewChangeGenerator returns a generator for a table. The table has at least 8 columns, and
 // initially has the given number of rows. The clocks of successive changes are one to two
-// microseconds apart. The first clock is after begin.
+// microseconds apart. All clocks are later than the given time.
 func NewChangeGenerator(seed uint64, table string, columns, rows int, begin time.Time) *ChangeGenerator {
 	g := &ChangeGenerator{
 		values: newGenerator(), seed: seed, prefix: "g" + strconv.FormatUint(seed, 36) + "-",
@@ -201,7 +201,7 @@ func appendRowID(dst []byte, n int) []byte {
 	return dst
 }
 
-// appendRow appends the image of row n. The parameter revision is the number of updates of the row.
+// appendRow appends the image that row n has after the given number of updates.
 func (g *ChangeGenerator) appendRow(dst []byte, n int, revision uint32) []byte {
 	company, location := benchmarkOwners(n)
 	dst = append(dst, `{"id":`...)
@@ -216,9 +216,9 @@ func (g *ChangeGenerator) appendRow(dst []byte, n int, revision uint32) []byte {
 	return append(dst, '}')
 }
 
-// variant returns the variant of a group in row n. The parameter revision is the number of updates
-// of the row. The update with number r advances one group to its next variant: the group whose
-// index is r modulo the number of groups.
+// variant returns the variant of a group that row n has after the given number of updates. The
+// update with number r advances one group to its next variant: the group whose index is r modulo
+// the number of groups.
 func (g *ChangeGenerator) variant(n, group int, revision uint32) uint32 {
 	groups := uint32(len(g.groups))
 	moved := (revision + groups - 1 - uint32(group)) / groups

@@ -42,8 +42,8 @@ func (g *generator) skewed(n int) int {
 
 func pick[T any](g *generator, from []T) T { return from[g.IntN(len(from))] }
 
-// row appends a row in the layout l. It uses the given values, which must be in the layout's
-// order, and generates all others.
+// row appends a row in the layout l. The given values must be in the layout's order. All other
+// values are generated.
 func (g *generator) row(dst []byte, l *rowLayout, values []assignment) []byte {
 	dst = append(dst, '{')
 	for i := range l.columns {
@@ -186,8 +186,8 @@ func around(before, after int) maker {
 	}
 }
 
-// years returns a maker of days, as midnight UTC. The parameters from and to are the first and the
-// last possible year.
+// years returns a maker of dates. Each date is an instant at midnight UTC. The parameters are the
+// first and the last possible year.
 func years(from, to int) maker {
 	return func(g *generator, dst []byte) []byte {
 		return instant(dst, time.Date(from+g.IntN(to-from+1), time.Month(1+g.IntN(12)), 1+g.IntN(28), 0, 0, 0, 0, time.UTC))

@@ -104,8 +104,8 @@ func (c generatedColumn) asDeprecated() generatedColumn {
 
 func (c *generatedColumn) required() bool { return c.nulls == 0 }
 
-// editable reports whether a random value may replace the column's value. A random value must not
-// contradict other rows.
+// editable reports whether a random value may replace the column's value. This is not the case if a
+// random value might contradict other rows.
 func (c *generatedColumn) editable() bool { return c.make != nil && !c.isManaged }
 
 // rowLayout is one version of a table's definition. It is immutable.
@@ -161,8 +161,8 @@ func (l *rowLayout) fingerprint() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// with returns the layout that follows l. The new layout also has the column c, which replaces a
-// column of the same name if l has one.
+// with returns the layout that follows l. The new layout has the column c and all columns of l,
+// except a column with the same name as c.
 func (l *rowLayout) with(c generatedColumn) *rowLayout {
 	columns := slices.Clone(l.columns)
 	if i := l.slot(c.name); i >= 0 {

@@ -47,7 +47,7 @@ func (m *model) addTable(l *rowLayout) {
 }
 
 // tick returns a clock that is newer than all clocks that it returned before. The clock has the
-// wall time in the parameter now, if that wall time is newer than those of all earlier clocks.
+// given wall time, if that wall time is newer than those of all earlier clocks.
 func (m *model) tick(now int64) cdc.Timestamp {
 	if now > m.clock.Wall {
 		m.clock = cdc.Timestamp{Wall: now}
@@ -101,7 +101,7 @@ func (m *model) insert(o *operation) Change {
 	return c
 }
 
-// put adds a row to its table. The parameter layout is the index of the row's layout.
+// put adds a row to its table. The second argument is the index of the row's layout.
 func (m *model) put(r *cutRow, layout int) {
 	l := r.layout
 	r.slot = r.table.add(slot{

@@ -52,8 +52,8 @@ func (st *step) seedCompanies() {
 	}
 }
 
-// seedStock adds the parts in stock. Several locations have the same part numbers, so only the
-// whole primary key identifies a row.
+// seedStock adds the parts in stock. Part numbers occur at several locations, so only the whole
+// primary key identifies a row.
 func (st *step) seedStock() {
 	numbers := partNumbers(40 + st.m.customers/10)
 	for i := range st.table("location").rows {

@@ -106,8 +106,8 @@ func (s *Shop) open(o Options) error {
 	return s.save(false)
 }
 
-// save replaces the snapshot file. If the parameter closed is true, every change in the snapshot is
-// in the stream, and the shop makes no more changes. The caller must hold the lock s.state.
+// save replaces the snapshot file. The parameter closed says whether every change in the snapshot
+// is in the stream and the shop makes no more changes. The caller must hold the lock s.state.
 func (s *Shop) save(closed bool) error {
 	err := durable.Replace(s.path, temporary, func(w io.Writer) error { return s.model.save(w, closed) })
 	if err != nil {
@@ -158,8 +158,8 @@ func each(publish func(Change) error) func([]Change) (int, error) {
 
 // Work performs steps until they have made at least the given number of changes, and then calls
 // publish once with all of these changes. The function publish must store the changes in the order
-// of the slice. If publish fails, it must return the number of changes that are in the stream. The
-// slice is valid until publish returns. In all other respects, Work is like Do.
+// of the slice. If publish fails, it must still return the number of changes that are in the
+// stream. The slice is valid until publish returns. In all other respects, Work is like Do.
 func (s *Shop) Work(ctx context.Context, changes int, publish func([]Change) (int, error)) error {
 	s.work.Lock()
 	defer s.work.Unlock()

@@ -35,8 +35,8 @@ func (sn *Snapshot) Len(table string) int { return len(sn.tables[table]) }
 
 // Rows returns the rows of a table, ordered by the text of their keys. Each row is a JSON object,
 // which the caller must not modify. If companies is not empty, only rows of these companies are
-// returned. The same applies to locations. A row that belongs to a whole company counts as a row
-// of each of its locations.
+// returned. If locations is not empty, only rows of these locations are returned. A row that
+// belongs to a whole company counts as a row of each of its locations.
 func (sn *Snapshot) Rows(table string, companies, locations []string) iter.Seq[json.RawMessage] {
 	return func(yield func(json.RawMessage) bool) {
 		rows := slices.Clone(sn.tables[table])

@@ -21,8 +21,8 @@ const snapshotMagic = "eds shop 2"
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // save writes a snapshot file. The file consists of the magic, the fingerprint of the layouts, a
-// flag for a closed shop, the model's numbers, the rows of every table in their order in memory,
-// and the CRC-32C of all that.
+// flag that says whether the shop was closed, the model's numbers, the rows of every table in their
+// order in memory, and the CRC-32C of all that.
 func (m *model) save(out io.Writer, closed bool) error {
 	w := checksumWriter{w: bufio.NewWriterSize(out, 1<<20), sum: crc32.New(castagnoli())}
 	head := binary.LittleEndian.AppendUint32([]byte(snapshotMagic), m.fingerprint())
@@ -56,8 +56,8 @@ func (m *model) fingerprint() uint32 {
 	return sum.Sum32()
 }
 
-// load loads a snapshot file that save wrote. The result closed is false if the shop was killed
-// after the file was written.
+// load loads a snapshot file that save wrote. The second result is true if the shop was closed, and
+// false if it was killed after the file was written.
 func load(path string) (m *model, closed bool, err error) {
 	text, err := os.ReadFile(path)
 	if err != nil {

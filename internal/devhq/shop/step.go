@@ -62,7 +62,7 @@ func optional(column, s string) columnValue {
 	return str(column, s)
 }
 
-// hundredths returns a number with two decimal places. The parameter n is the number times 100.
+// hundredths returns the number n/100 as a value with two decimal places.
 func hundredths(column string, n int64) columnValue {
 	sign := ""
 	if n < 0 {
@@ -71,13 +71,13 @@ func hundredths(column string, n int64) columnValue {
 	return columnValue{column, fmt.Appendf(nil, "%s%d.%02d", sign, n/100, n%100)}
 }
 
-// nowIn returns the time of the step as a value for a date column.
+// nowIn returns the time of the step as the value of the given date column.
 func (st *step) nowIn(column string) columnValue { return columnValue{column, instant(nil, st.now)} }
 
 func (st *step) table(name string) *tableRows { return st.m.byName[name] }
 
-// actAt makes all rows that are inserted from now on belong to the company and the location of the
-// row r.
+// actAt sets the company and the location for all rows that are inserted from now on. Both are
+// those of the row r.
 func (st *step) actAt(r cutRow) {
 	st.company, st.location = r.text("companyId"), r.text("locationId")
 }
@@ -183,8 +183,8 @@ func (st *step) find(name, key string) cutRow {
 	return r
 }
 
-// lookup returns the row with the given key, and whether the row exists. The row is valid until
-// the step changes it, or removes any row of the same table.
+// lookup returns the row with the given key, and reports whether that row exists. The row is valid
+// until the step changes it, or removes any row of the same table.
 func (st *step) lookup(name, key string) (cutRow, bool) {
 	t := st.table(name)
 	i, ok := t.byKey[key]

@@ -176,9 +176,9 @@ type assignment struct {
 	value  []byte
 }
 
-// rewrite returns the image of r in the newest layout of its table, with the values in sets. It
-// also returns the names of the columns whose values differ. sets must be in the layout's order.
-// The memory of scratch is reused.
+// rewrite returns the image of r in the newest layout of its table, with new values for some
+// columns. It also returns the names of the columns whose values differ. The new values in sets
+// must be in the layout's order. The image reuses the memory of scratch.
 func (r *cutRow) rewrite(scratch []byte, sets []assignment) (image []byte, diff []string) {
 	to := r.table.latest()
 	out := append(scratch[:0], '{')
@@ -212,8 +212,8 @@ func (r *cutRow) rewrite(scratch []byte, sets []assignment) (image []byte, diff 
 func isNull(raw []byte) bool { return raw == nil || rawjson.IsNull(raw) }
 
 // convert converts a raw value from an older layout. The type of the value's column has since been
-// widened; the parameter to is the new type. If the new type is String, a number becomes a string
-// with the same digits.
+// widened. The second argument is the new type. If the new type is String, a number becomes a
+// string with the same digits.
 func convert(raw []byte, to schema.Type) []byte {
 	if to == schema.String && len(raw) > 0 && raw[0] != '"' && !rawjson.IsNull(raw) {
 		return rawjson.AppendQuoted(nil, raw)
@@ -237,7 +237,7 @@ func (t *tableRows) add(s slot, parent string) int {
 	return len(t.rows) - 1
 }
 
-// remove removes a row from the table. The parameter at is the index of the row.
+// remove removes the row at the given index from the table.
 func (t *tableRows) remove(at int, parent string) {
 	key := t.rows[at].key
 	delete(t.byKey, key)

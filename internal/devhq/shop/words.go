@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// These lists are the vocabulary of generated text. They are short, but contain everything in real
-// data that software has trouble with.
+// These lists are the vocabulary of generated text. They are short, but contain every kind of real
+// text that causes trouble in software.
 var (
 	givenNames = []string{
 		"Ana", "Bob", "Chloé", "Dmitri", "Eoin", "Fátima", "Günther", "Hana", "İbrahim", "José", "Kwame", "Łukasz", "María-José", "Ngọc",
@@ -95,9 +95,9 @@ func remark(g *generator, dst []byte) []byte {
 	return quoted(dst, s)
 }
 
-// longRemark returns a maker of remarks. On average, one in oneIn remarks is long. The parameter
-// most is the approximate maximum size of a remark in bytes. A long remark has at least half of
-// that size.
+// longRemark returns a maker of remarks. On average, one remark is long in every oneIn remarks. The
+// second parameter is the approximate maximum size of a remark in bytes. A long remark has at least
+// half of that size.
 func longRemark(oneIn, most int) maker {
 	return func(g *generator, dst []byte) []byte {
 		if g.IntN(oneIn) != 0 {
@@ -147,7 +147,8 @@ func settings(g *generator, dst []byte) []byte {
 	}
 }
 
-// list returns a maker of arrays. The parameter most is the maximum number of elements of an array.
+// list returns a maker of arrays. The first parameter is the maximum number of elements of an
+// array.
 func list(most int, element maker) maker {
 	return func(g *generator, dst []byte) []byte {
 		dst = append(dst, '[')

@@ -44,8 +44,9 @@ func (st *step) work(all []action) {
 	}
 }
 
-// clerk picks a random user and returns the id of that user. In 80% of the calls, this user makes
-// the following changes; otherwise, the shop's machinery does.
+// clerk picks a random user and returns the id of that user. In 80% of the calls, the changes that
+// follow are attributed to this user. Otherwise, they are attributed to no user, like changes by
+// the shop's software.
 func (st *step) clerk() string {
 	users := st.table("user").rows
 	key := users[st.IntN(len(users))].key

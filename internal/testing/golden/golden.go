@@ -14,14 +14,15 @@ import (
 // writes the files.
 const variable = "EDS_UPDATE_GOLDEN"
 
-// Compare compares got with the file called name in testdata. In update mode, it writes the file
-// first.
+// Compare compares the text got with the file of the given name in testdata. In update mode, it
+// writes the file first.
 func Compare(t testing.TB, name, got string) {
 	t.Helper()
 	CompareFile(t, filepath.Join("testdata", name), got)
 }
 
-// CompareFile compares got with the file at path. In update mode, it writes the file first.
+// CompareFile compares the text got with the file at path. In update mode, it writes the file
+// first.
 func CompareFile(t testing.TB, path, got string) {
 	t.Helper()
 	if os.Getenv(variable) != "" {

@@ -10,8 +10,9 @@ import (
 )
 
 // CheckGlobals returns one line for each package-level variable that changes while the program
-// runs, and for each whose type exists only to be changed. It compares names, not types, so it does
-// not detect a change through a pointer or a method.
+// runs. It also returns one line for each package-level variable of a type that exists only to be
+// changed. It compares names, not types, so it does not detect a change through a pointer or a
+// method.
 func CheckGlobals(files []File) []string {
 	var problems []string
 	packages := make(map[string][]File)

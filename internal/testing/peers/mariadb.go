@@ -253,8 +253,8 @@ func (s *MariaDBServer) end(t testing.TB, signal syscall.Signal) {
 	s.process = nil
 }
 
-// ClientCertificate returns a client certificate for a user and its private key, as PEM. The server
-// must have TLS enabled.
+// ClientCertificate returns a client certificate for a user, and the private key of the
+// certificate. Both are PEM. The server must have TLS enabled.
 func (s *MariaDBServer) ClientCertificate(t testing.TB, user string) (certificate, key []byte) {
 	t.Helper()
 	return s.authority.issue(t, user)

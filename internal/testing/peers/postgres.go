@@ -232,8 +232,8 @@ func (s *PostgresServer) start() error {
 // errInUse means that processes of the previous, killed server have not ended yet.
 var errInUse = errors.New("the processes of the server before are still there")
 
-// awaitAnswer waits until the server answers a query. The parameter said is the length in bytes of
-// the log before this start of the server.
+// awaitAnswer waits until the server answers a query. The second argument is the length in bytes
+// that the server's log had before this start.
 func (s *PostgresServer) awaitAnswer(ctx context.Context, said int) error {
 	for {
 		conn, err := pgx.Connect(ctx, s.URL("postgres"))

@@ -45,8 +45,8 @@ func (s *PostgresServer) EnableTLS(t testing.TB, host string) (authority string)
 	return authority
 }
 
-// ClientCertificate returns a client certificate for a user and its private key, as PEM. The server
-// must have TLS enabled.
+// ClientCertificate returns a client certificate for a user, and the private key of the
+// certificate. Both are PEM. The server must have TLS enabled.
 func (s *PostgresServer) ClientCertificate(t testing.TB, user string) (certificate, key []byte) {
 	t.Helper()
 	return s.authority.issue(t, user)
@@ -98,7 +98,8 @@ func newAuthority(t testing.TB) *authority {
 	return &authority{key: key, certificate: template, pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-// issue returns a certificate for a host or user and its private key, as PEM.
+// issue returns a certificate for a host or user, and the private key of the certificate. Both are
+// PEM.
 func (a *authority) issue(t testing.TB, host string) (certificate, key []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

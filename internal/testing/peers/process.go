@@ -49,9 +49,9 @@ func unprivileged(names ...string) (*account, error) {
 	return nil, errors.New("no account to run a server as but root's")
 }
 
-// janitor is a shell script that kills the server in a home and removes the home once its standard
-// input reaches the end. That happens when the test process closes the other end of the pipe, or
-// ends for any reason. A zombie counts as ended.
+// janitor is a shell script that waits for the end of its standard input. Then it kills the server
+// in a home, and removes the home. The input ends when the test process closes the other end of the
+// pipe, or ends for any reason. A zombie counts as ended.
 const janitor = `
 trap '' INT TERM HUP
 running() { kill -0 "$1" 2>/dev/null && ! grep -qs ') Z' "/proc/$1/stat"; }
@@ -72,7 +72,7 @@ rm -rf "$1"
 // home is the directory of a server, together with the janitor process that removes it.
 type home struct {
 	dir string
-	// as is the account that owns the directory and runs the server.
+	// This account owns the directory and runs the server.
 	as     *account
 	alive  *os.File // closing it makes the janitor remove the home
 	keeper *exec.Cmd
@@ -174,9 +174,9 @@ func (h *home) log() string {
 	return string(text)
 }
 
-// killChildren stops the process parent, so that it creates no more children, kills its children,
-// and waits until they have ended. On a system without /proc it kills no children. They then have
-// to notice by themselves that their parent has ended.
+// killChildren first stops a parent process, so that the parent creates no more children. Then it
+// kills the children, and waits until they have ended. On a system without /proc it kills no
+// children. They then have to notice by themselves that their parent has ended.
 func killChildren(parent *os.Process) error {
 	if err := parent.Signal(syscall.SIGSTOP); err != nil {
 		return err

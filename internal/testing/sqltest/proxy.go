@@ -20,8 +20,8 @@ type LossyProxy struct {
 	work   sync.WaitGroup
 }
 
-// NewLossyProxy starts a proxy in front of the server that a URL names. The function committed
-// reports whether a response confirms a commit. The function sent, which may be nil, is called with
+// NewLossyProxy starts a proxy in front of the server that a URL names. The callback committed
+// reports whether a response confirms a commit. The callback sent, which may be nil, is called with
 // each request before the request is forwarded.
 func NewLossyProxy(t *testing.T, server string, sent func(request string), committed func(response string) bool) *LossyProxy {
 	t.Helper()

@@ -174,10 +174,10 @@ func AwaitRows(t testing.TB, query func() []string) []string {
 	return nil
 }
 
-// ApplySizes applies two batches to a new table "order", and then checks the rows. The parameter
-// width is the number of columns, and size is the number of rows. The first batch inserts all rows.
-// The second batch updates, deletes and replaces most of them. The function rows returns the first
-// two columns of the table, ordered by key.
+// ApplySizes applies two batches to a new table "order", and then checks the rows. The first two
+// arguments are the numbers of columns and rows. The first batch inserts all rows. The second batch
+// updates, deletes and replaces most of them. The last argument is a function that returns the
+// first two columns of the table, ordered by key.
 func (d *Destination) ApplySizes(width, size int, rows func() []string) {
 	t := d.T
 	t.Helper()

@@ -134,8 +134,7 @@ func (p platform) checkOne(l listed, known map[string]*types.Package) (*types.Pa
 	return config.Check(l.ImportPath, p.sources.set, files, nil)
 }
 
-// imports provides the packages that a package imports. It takes them from the packages that have
-// been checked.
+// imports provides imported packages. It takes them from the packages that have been checked.
 type imports struct {
 	known map[string]*types.Package
 	names map[string]string // maps import paths to vendored packages

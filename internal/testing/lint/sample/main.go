@@ -1,5 +1,5 @@
 // Sample prints random doc comments and random sentences of the documents, for a reader who marks
-// the texts that have to be read twice. The same seed selects the same texts.
+// each text that is not clear at the first reading. The same seed selects the same texts.
 package main
 
 import (
@@ -122,8 +122,8 @@ func splitSentences(lines []lint.Text) []lint.Text {
 	return texts
 }
 
-// follows reports whether two positions of the form file:line are on consecutive lines of a file.
-// The parameter last is the first of the two positions.
+// follows reports whether the second position is one line after the first position in the same
+// file. Positions have the form file:line.
 func follows(last, next string) bool {
 	var a, b int
 	file, line, _ := strings.Cut(last, ":")

@@ -73,8 +73,8 @@ func (c *Conn) Serve() {
 // Cut closes the network connection without a close performative.
 func (c *Conn) Cut() { _ = c.net.Close() }
 
-// Close tells the client that the connection ends, and why. A nil reason is no error. Close returns
-// at once. The connection ends when the client answers.
+// Close tells the client that the connection ends, and why. A nil reason means that there is no
+// error. Close returns at once. The connection ends when the client answers.
 func (c *Conn) Close(reason *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,7 +101,7 @@ func (c *Conn) Links() []*Link {
 	return links
 }
 
-// write sends a frame. If that fails, it cuts the connection, and Serve returns.
+// write sends a frame. If sending fails, write cuts the connection, and Serve returns.
 func (c *Conn) write(channel uint16, p performative, payload []byte) {
 	c.writeFrame(frameAMQP, channel, p, payload)
 }
@@ -153,8 +153,8 @@ func (c *Conn) serve() error {
 	}
 }
 
-// greet reads the header of a protocol layer, and answers with the header want. If the client's
-// header differs, it returns an error.
+// greet reads the header of a protocol layer, and answers with the given header. If the client's
+// header differs from the given one, greet returns an error.
 func (c *Conn) greet(r io.Reader, want string) error {
 	got := make([]byte, len(want))
 	if _, err := io.ReadFull(r, got); err != nil {
@@ -199,7 +199,7 @@ func (c *Conn) authenticate(r io.Reader) error {
 }
 
 // open exchanges open performatives. It returns the client's idle timeout, or 0 if the client has
-// none. The client ends the connection if it receives no frame for that long.
+// none. The client ends the connection if the server sends no frame for that long.
 func (c *Conn) open(r io.Reader) (idle time.Duration, err error) {
 	f, err := readFrame(r)
 	if err != nil {

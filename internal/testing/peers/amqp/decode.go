@@ -197,7 +197,7 @@ func variable(code byte, b []byte) (any, error) {
 	return nil, unknownCode(code)
 }
 
-// sized reads a size, and then as many bytes. The size has four bytes if wide is true, and
+// sized reads a size, and then that number of bytes. The size has four bytes if wide is true, and
 // otherwise one byte.
 func (d *decoder) sized(wide bool) ([]byte, error) {
 	n, err := d.number(wide)

@@ -44,7 +44,7 @@ func required[T any](name string, p *T) field {
 	return f
 }
 
-// optional returns a field for which null leaves *p unchanged.
+// optional returns a field that may be null. If it is null, *p stays unchanged.
 func optional[T any](name string, p *T) field {
 	return field{
 		name: name,
@@ -60,7 +60,7 @@ func optional[T any](name string, p *T) field {
 	}
 }
 
-// nullable returns a field for which null leaves *p nil.
+// nullable returns a field that may be null. If it is null, *p stays nil.
 func nullable[T any](name string, p **T) field {
 	return field{
 		name: name,
@@ -78,8 +78,8 @@ func nullable[T any](name string, p **T) field {
 	}
 }
 
-// setFields sets the variables of the fields from list. It fails if a mandatory field is missing or
-// list is too long.
+// setFields sets the variable of each field to the value in list. It fails if a mandatory field is
+// missing or list is too long.
 func setFields(fields []field, list List) error {
 	if len(list) > len(fields) {
 		return decodeError("%d fields, where the type has %d", len(list), len(fields))

@@ -43,8 +43,8 @@ func (l *Link) detach(reason *Error) {
 	l.session.write(&detach{Handle: l.handle, Closed: true, Error: reason.value()}, nil)
 }
 
-// Send sends an encoded message, already settled, to a client that receives. The message is sent
-// once the client has granted credit. It must fit into one frame.
+// Send sends an encoded message to a client that receives. The message must fit into one frame. It
+// is sent as settled, but not until the client has granted credit.
 func (l *Link) Send(message []byte) {
 	l.Conn().mu.Lock()
 	defer l.Conn().mu.Unlock()
@@ -52,7 +52,7 @@ func (l *Link) Send(message []byte) {
 	l.flush()
 }
 
-// flush sends pending messages as far as the client has granted credit.
+// flush sends as many pending messages as the client has granted credit for.
 func (l *Link) flush() {
 	s := l.session
 	for len(l.pending) > 0 && !l.detached && l.credit > 0 && s.outgoingWindow > 0 {

@@ -139,8 +139,8 @@ func (m *Message) setApplicationProperties(v any) error {
 	return nil
 }
 
-// AppendReply appends an encoded message that answers the message with the id correlation. The body
-// is value.
+// AppendReply appends an encoded reply. The argument correlation is the id of the message that the
+// reply answers. The argument value is the reply's body.
 func AppendReply(b []byte, correlation any, properties map[string]any, value any) []byte {
 	p := &Properties{CorrelationID: correlation}
 	list := make(List, 0, 6)

@@ -32,8 +32,8 @@ func (s *sessionEndpoint) end(reason *Error) {
 	s.conn.unlocked(func() { s.conn.handler.Violation(reason) })
 }
 
-// endedByClient handles an end from the client. It may be the answer to an end that the server has
-// sent.
+// endedByClient handles the performative end from the client. The client may have sent it as the
+// answer to an end from the server.
 func (s *sessionEndpoint) endedByClient(*end) {
 	if !s.ended {
 		s.write(new(end), nil)

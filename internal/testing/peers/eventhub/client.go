@@ -74,8 +74,9 @@ func (c *client) Message(d *amqp.Delivery) {
 	}
 }
 
-// receive passes a message to its hub. It returns functions that answer those messages which can be
-// answered now. The caller calls them without holding the lock.
+// receive passes a message to its hub. It returns one function for each message that can be
+// answered now. The function sends the answer. The caller must not hold the lock when it calls
+// these functions.
 func (c *client) receive(d *amqp.Delivery) (answers []func()) {
 	c.namespace.mu.Lock()
 	defer c.namespace.mu.Unlock()

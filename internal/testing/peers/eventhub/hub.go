@@ -169,8 +169,8 @@ func (h *Hub) detach(t testing.TB, condition amqp.Symbol) {
 	}
 }
 
-// receive records a message as unanswered. It returns the messages that can be answered now. There
-// are none while Hold waits for more messages, and may be several afterwards.
+// receive records a message as unanswered. It returns the messages that can be answered now. While
+// Hold waits for more messages, it returns none. After that, it may return several.
 func (h *Hub) receive(d *amqp.Delivery) []*amqp.Delivery {
 	h.counts.Transfers++
 	h.unanswered++

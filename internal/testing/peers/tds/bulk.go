@@ -102,8 +102,8 @@ func (b *bulkTarget) load(ctx context.Context, body []byte) (int64, error) {
 	return count, nil
 }
 
-// statement returns the SQLite statement that inserts a row, and the next number for the identity
-// column, or -1 if the table has no identity column.
+// statement returns two results: the SQLite statement that inserts a row, and the next number for
+// the identity column. The number is -1 if the table has no identity column.
 func (b *bulkTarget) statement(ctx context.Context, d *definition) (string, int64, error) {
 	columns := make([]string, len(b.columns))
 	for i, c := range b.columns {

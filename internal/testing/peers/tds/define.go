@@ -74,7 +74,7 @@ func keyOf(tokens []token) ([]string, error) {
 	return key, nil
 }
 
-// columnOf parses the definition of a column. The result key reports whether the column is the
+// columnOf parses the definition of a column. The second result says whether the column is the
 // primary key.
 func columnOf(tokens []token) (c definedColumn, key bool, err error) {
 	if len(tokens) < 2 || tokens[0].kind != 'q' && tokens[0].kind != 'w' {
@@ -118,8 +118,8 @@ func (e *engine) make(ctx context.Context, object string, d *definition) error {
 	return e.enter(ctx, object, d)
 }
 
-// makeBelow creates a table in SQLite only. If there is an identity column, a trigger numbers its
-// rows.
+// makeBelow creates a table in SQLite only. If the table has an identity column, a trigger numbers
+// the rows.
 func (e *engine) makeBelow(ctx context.Context, named string, d *definition) error {
 	var lines []string
 	for _, c := range d.Columns {

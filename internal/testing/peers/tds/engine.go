@@ -47,7 +47,8 @@ func (d *database) session(ctx context.Context, number int64) (*engine, error) {
 	return e, nil
 }
 
-// close ends the session. It rolls its transaction back and drops its temporary tables.
+// close ends the session. It rolls back the transaction and drops the temporary tables of the
+// session.
 func (e *engine) close() {
 	_ = e.rollback(context.Background())
 	_ = e.dropTemporary(context.Background())

@@ -71,8 +71,8 @@ func lex(text string) ([]token, error) {
 	return tokens, nil
 }
 
-// delimited reads text up to the delimiter in the parameter end. A doubled delimiter stands for one
-// character of the value.
+// delimited reads text up to the given delimiter. A doubled delimiter stands for one character of
+// the value.
 func delimited(text string, end byte) (value, rest string, ok bool) {
 	var b strings.Builder
 	for i := 0; i < len(text); i++ {

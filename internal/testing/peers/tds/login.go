@@ -62,8 +62,8 @@ func (s *Server) prelogin(conn net.Conn) (login, after net.Conn, err error) {
 	return encrypted, encrypted, nil
 }
 
-// handshake is a connection that carries the records of a TLS handshake in PRELOGIN messages. Once
-// the field over is set, it carries the records directly.
+// handshake is a connection that carries the records of a TLS handshake in PRELOGIN messages. After
+// the handshake, the field over is set, and the connection carries the records directly.
 type handshake struct {
 	net.Conn
 	over    bool
@@ -124,9 +124,9 @@ func parseLogin(b []byte) (login, error) {
 	}, nil
 }
 
-// signIn reads the login message from conn, and writes its reply to the connection in the parameter
-// answer. The two connections differ if only the login message is encrypted. signIn returns the
-// database and the packet size.
+// signIn reads the login message from conn, and writes the reply to the second connection. The two
+// connections differ if only the login message is encrypted. signIn returns the database and the
+// packet size.
 func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	kind, body, err := readMessage(conn)
 	if err != nil || kind != messageLogin {
@@ -154,8 +154,8 @@ func (s *Server) signIn(conn, answer net.Conn) (*database, int, error) {
 	return d, size, writeMessage(answer, messageReply, append(out, done(0, 0)...), 4096)
 }
 
-// refusal returns the errors with which the server rejects a login, or nil and the database if it
-// accepts the login.
+// refusal decides whether the server accepts a login. If the server accepts the login, refusal
+// returns nil and the database. Otherwise, it returns the errors that the server sends.
 func (s *Server) refusal(l login) ([]*Error, *database) {
 	if e := s.record("login " + l.user); e != nil {
 		return []*Error{e}, nil

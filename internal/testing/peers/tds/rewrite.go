@@ -35,7 +35,7 @@ func object(tokens []token) (string, int, error) {
 	return "dbo." + first, 1, nil
 }
 
-// table returns the SQLite name of a table. The parameter object is the full name of the table.
+// table returns the SQLite name of the table with the given full name.
 func table(object string) string {
 	if strings.HasPrefix(object, "#") {
 		return "temp." + name(object)

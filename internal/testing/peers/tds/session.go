@@ -81,8 +81,8 @@ func skipHeaders(body []byte) []byte {
 }
 
 // run records and executes statements. It returns the tokens of the answer without the final DONE
-// token. The result failed is an error to send to the client; after any other error, the connection
-// ends.
+// token. If the third result is not nil, it is an error to send to the client. After an error in
+// the fourth result, the connection ends.
 func (s *signedIn) run(ctx context.Context, text string, arguments map[string]any) (out []byte, rows int64, failed *Error, err error) {
 	planned := s.server.record(text)
 	if planned != nil && planned.Cut && !planned.After {

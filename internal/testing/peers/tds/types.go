@@ -75,7 +75,7 @@ func (t Type) String() string {
 // text reports whether the type's values are text.
 func (t Type) text() bool { return strings.HasSuffix(t.Name, "CHAR") }
 
-// storage returns the type for SQLite's declaration of a column. That type has two parts: an
+// storage returns the type of the column as SQLite declares it. That type has two parts: an
 // affinity that keeps values unchanged, and the T-SQL type.
 func (t Type) storage() string {
 	switch t.Name {

@@ -94,7 +94,8 @@ func longText(text string) []byte {
 	return append(le.AppendUint16(nil, uint16(len(b)/2)), b...)
 }
 
-// reader reads the parts of a message. Once bytes are missing, bad stays true.
+// reader reads the parts of a message. If bytes are missing, the field bad becomes true and stays
+// true.
 type reader struct {
 	b   []byte
 	bad bool
@@ -153,7 +154,7 @@ func errorToken(e *Error) []byte {
 	return append(le.AppendUint16([]byte{0xAA}, uint16(len(b))), b...)
 }
 
-// environment returns the token ENVCHANGE for a change of the session's environment.
+// environment returns the token ENVCHANGE, which reports a change of the session's environment.
 func environment(kind byte, now, before []byte) []byte {
 	b := append(append([]byte{kind}, now...), before...)
 	return append(le.AppendUint16([]byte{0xE3}, uint16(len(b))), b...)
