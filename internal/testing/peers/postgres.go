@@ -230,7 +230,7 @@ func (s *PostgresServer) start() error {
 }
 
 // errInUse means that processes of the previous, killed server have not ended yet.
-var errInUse = errors.New("the processes of the server before are still there")
+var errInUse = errors.New("processes of the previous server are still running")
 
 // awaitAnswer waits until the server answers a query. The second argument is the length in bytes
 // that the server's log had before this start.
