@@ -227,7 +227,8 @@ func (a *Agent) Run(soft, hard context.Context) error {
 	}
 }
 
-// stopped returns the result of Run after soft is done and the last session has ended with err.
+// stopped returns the error that Run returns once the context soft has ended, given the error of the
+// last session.
 func (a *Agent) stopped(soft context.Context, err error) error {
 	failed := failure(soft, err)
 	if failed == nil && !endsInOrder(soft, err) {

@@ -69,7 +69,7 @@ func (p *Pipeline) receive(ctx, intake context.Context, failed *intakeFailure) e
 }
 
 // receiveMessages returns the next messages of the source, and retries after transient errors. If
-// the context intake ends, the error is the cause of that context.
+// intake ends, it returns context.Cause(intake).
 func (p *Pipeline) receiveMessages(intake context.Context) (messages []Message, err error) {
 	var permanent error
 	retried := false

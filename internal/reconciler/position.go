@@ -208,8 +208,8 @@ func (r *follower) checkpoint(ctx context.Context, destination *sink.Opened) (cd
 	return position, nil
 }
 
-// storeCheckpoint copies to the destination a position that only the data directory has, as after a
-// change of the filters. Without that copy, the destination would appear to have lost its
+// storeCheckpoint stores a position at the destination if only the data directory has it, for example
+// after a change of the filters. Without this copy, the destination would appear to have lost its
 // checkpoint until the next batch.
 func storeCheckpoint(ctx context.Context, destination *sink.Opened, at cdc.Position) error {
 	if destination.Checkpointer == nil {

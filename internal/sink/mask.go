@@ -63,8 +63,7 @@ func maskPairs(text, separator string, shows func(name, value string) bool) stri
 	return strings.Join(pairs, separator)
 }
 
-// shows reports whether a log may show an option of a URL. The parameters name and value are
-// still escaped, as in the URL.
+// shows reports whether a log may show an option of a URL. Its arguments are escaped, as in the URL.
 func (d *Driver) shows(name, value string) bool {
 	name, nameErr := url.QueryUnescape(name)
 	value, valueErr := url.QueryUnescape(value)

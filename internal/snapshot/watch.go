@@ -25,7 +25,7 @@ type stallWatch struct {
 }
 
 // newWatch starts to watch an operation on a part of the import. The caller must call the method
-// end to stop the watch. The parameter what names the part: a table, or all tables.
+// end to stop the watch. The part has a name: that of a table, or "all tables".
 func (r *importRun) newWatch(what, operation string) *stallWatch {
 	w := &stallWatch{operation: operation, moved: time.Now(), next: retry.HangTimeout}
 	w.report = func(reason string) {

@@ -44,7 +44,8 @@ type service struct {
 	orphans []int         // workers whose parents were killed
 }
 
-// start starts the server, and restarts it as systemd would until down is called.
+// start starts the server. Like systemd, it restarts a server that exits, until the method down is
+// called.
 func (s *service) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -25,7 +25,7 @@ type config struct {
 	renew      func() (config, error) // parses the URL again; nil if the config never changes
 }
 
-// The method now returns the config with the current secrets and certificates, which may have been
+// now returns the config with the current secrets and certificates, which may have been
 // rotated.
 func (c *config) now() (config, error) {
 	if c.renew == nil {

@@ -107,7 +107,7 @@ func statusOf(err error) int {
 	return 0
 }
 
-// The function refused reports whether err means that Event Hubs rejected a single message and left
+// refused reports whether err means that Event Hubs rejected a single message and left
 // the link open.
 func refused(err error) bool {
 	condition := conditionOf(err)

@@ -44,7 +44,7 @@ func destinationOf(target *url.URL) string {
 	return sink.JoinIdentity("eventhub", sink.HostsIdentity(c.host, "5671"), hub, nil)
 }
 
-// The function legal turns name into a name that Azure accepts. It replaces each invalid byte with
+// legal turns name into a name that Azure accepts. It replaces each invalid byte with
 // _. If the first or last character is not a letter or digit, it adds a 0 before the first or after
 // the last character. A name that is too long is cut, and then ends in a hash.
 func legal(name string) string {

@@ -240,7 +240,7 @@ func (r *failedEvents) fingerprint(e *cdc.Event) fingerprint {
 	return fingerprint{e.Position.Sequence, maphash.Bytes(r.seed, e.Payload)}
 }
 
-// The method accepted reports whether Event Hubs is known to have accepted e.
+// accepted reports whether Event Hubs is known to have accepted e.
 func (r *failedEvents) accepted(e *cdc.Event) bool {
 	return r.events != nil && r.events[r.fingerprint(e)]
 }

@@ -17,10 +17,10 @@ import (
 // partition key.
 const maxPartitionKey = 128
 
-// partitionKey returns the event's partition key. If the result plain is true, the result key is
-// the key that the protocol defines, unchanged. That key ends in the row's id. A key that is too
-// long is cut, and then ends in a hash of the whole key.
-func partitionKey(e *cdc.Event) (key string, plain bool) {
+// partitionKey returns the event's partition key. It reports whether that is exactly the key that the
+// protocol defines, which ends in the row's id. Otherwise, the key was cleaned, or was cut because it
+// is too long; a cut key ends in a hash of the whole key.
+func partitionKey(e *cdc.Event) (key string, exact bool) {
 	raw := encode.PartitionKey(e)
 	key = clean(raw)
 	if len(key) <= maxPartitionKey || utf16Length(key) <= maxPartitionKey {
@@ -45,7 +45,7 @@ func utf16Length(text string) int {
 	return n
 }
 
-// The function clean returns text as valid UTF-8, which AMQP requires. Like the body of an event,
+// clean returns text as valid UTF-8, which AMQP requires. Like the body of an event,
 // the result has U+FFFD in place of each invalid byte.
 func clean(text string) string {
 	if utf8.ValidString(text) {

@@ -24,7 +24,7 @@ const partitionHeader = "eds-partitionkey"
 // chunkEvents is the number of events that a goroutine encodes at a time.
 const chunkEvents = 512
 
-// The method records encodes the events as messages, in stream order, on all processors. The
+// records encodes the events as messages, in stream order, on all processors. The
 // messages share no memory with the events. They are valid until the next call of arena.reclaim. An
 // error concerns a single event.
 func (s *Sink) records(events []*cdc.Event) ([]*kgo.Record, error) {
@@ -106,7 +106,7 @@ type recordWriter struct {
 	text    []byte
 }
 
-// The method since returns the text that was written after the offset mark. The result has no spare
+// since returns the text that was written after the offset mark. The result has no spare
 // capacity, so appending to it does not overwrite later text.
 func (w *recordWriter) since(mark int) []byte { return w.text[mark:len(w.text):len(w.text)] }
 
@@ -117,7 +117,7 @@ func (w *recordWriter) write(text string) []byte {
 	return w.since(mark)
 }
 
-// The method events builds the messages for the given events. The topic of events[i] is topics[i].
+// events builds the messages for the given events. The topic of events[i] is topics[i].
 func (w *recordWriter) events(events []*cdc.Event, topics []string) error {
 	size := 0
 	for _, e := range events {
@@ -267,7 +267,7 @@ var formats = map[string]valueFormatter{"eds": encode.AppendEvent, "flat": appen
 func appendFlat(dst []byte, e *cdc.Event) ([]byte, bool) {
 	image := e.After
 	if e.Op == cdc.Delete {
-		image = before(e)
+		image = oldRow(e)
 	}
 	if image == nil {
 		image = []byte("{}")
@@ -306,9 +306,9 @@ func checkColumns(e *cdc.Event) error {
 	return nil
 }
 
-// The function before returns the row as it was before the change, or nil if that is unknown. For a
-// DELETE the result has at least the row's id.
-func before(e *cdc.Event) []byte {
+// oldRow returns the row before the change, or nil if that is unknown. For a DELETE, the result has at
+// least the row's id.
+func oldRow(e *cdc.Event) []byte {
 	if e.Before == nil && e.Op == cdc.Delete {
 		return append(rawjson.AppendQuoted([]byte(`{"id":`), e.RowID()), '}')
 	}
@@ -329,7 +329,7 @@ func appendDebezium(dst []byte, e *cdc.Event) ([]byte, bool) {
 		dst, r = encode.AppendPart(dst, e, row)
 		replaced = replaced || r
 	}
-	image(`{"before"`, before(e))
+	image(`{"before"`, oldRow(e))
 	image(`,"after"`, e.After)
 	dst = strconv.AppendInt(append(dst, `,"source":{"connector":"eds","name":"eds","ts_ms":`...), e.Clock.Wall/1_000_000, 10)
 	dst = strconv.AppendBool(append(dst, `,"snapshot":"`...), e.Imported)

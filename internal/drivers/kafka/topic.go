@@ -24,7 +24,7 @@ func parseTopic(text string) (*encode.Route, error) {
 	return encode.ParseRoute("topic", text, legal)
 }
 
-// The function legal turns name into a name that Kafka accepts. It replaces each invalid byte with
+// legal turns name into a name that Kafka accepts. It replaces each invalid byte with
 // _. A name that is too long is cut, and then ends in a hash.
 func legal(name string) string {
 	b := []byte(name)

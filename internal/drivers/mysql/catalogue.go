@@ -22,7 +22,7 @@ type relation struct {
 	uniques [][]string
 }
 
-// The method transactional reports whether the table's engine is InnoDB, which supports
+// transactional reports whether the table's engine is InnoDB, which supports
 // transactions.
 func (r *relation) transactional() bool { return strings.Contains(r.create, "\n) ENGINE=InnoDB") }
 
@@ -42,7 +42,7 @@ type attribute struct {
 	collation  string
 }
 
-// The method exact reports whether the column always keeps different values distinct, both when it
+// exact reports whether the column always keeps different values distinct, both when it
 // stores values and when it compares them.
 func (a *attribute) exact() bool {
 	switch {
@@ -389,7 +389,7 @@ func describeIndexes(tables map[string]*sqlsink.RealTable, rows [][]string) {
 	}
 }
 
-// The method keyed reports whether the table has a single unique index, which has exactly the given
+// keyed reports whether the table has a single unique index, which has exactly the given
 // columns. An insert can then conflict only with the row that has the same key.
 func (r *relation) keyed(key []string) bool {
 	if len(r.uniques) != 1 || len(r.uniques[0]) != len(key) {

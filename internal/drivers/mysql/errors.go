@@ -52,8 +52,7 @@ var conditions = map[uint16]string{
 
 // sessionError converts an error of the driver. An error that the server returned becomes a
 // *serverError, and any other error a *sqlsink.ConnectionError. The parameter ctx is the context of
-// the call that failed. The parameter what names the operation, and the text of the error starts
-// with this name.
+// the call that failed. The text of the error starts with the name of the operation.
 func (s *sqlSession) sessionError(ctx context.Context, what string, err error) error {
 	if e := new(mysql.MySQLError); errors.As(err, &e) {
 		return &serverError{number: e.Number, state: string(e.SQLState[:]), message: e.Message, what: what}

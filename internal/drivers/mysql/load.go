@@ -186,7 +186,7 @@ func placeTexts(ts *tableStatements, stage string, mode sink.LoadMode) []string 
 	return append([]string{missing}, ts.upsertFrom(stage, false)...)
 }
 
-// The method staged returns the condition that a staged row has the same key as a row of the live
+// staged returns the condition that a staged row has the same key as a row of the live
 // table. The server can evaluate the condition with the index of the staging table's key.
 func (ts *tableStatements) staged(stage string) string {
 	var terms []string

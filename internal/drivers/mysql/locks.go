@@ -33,7 +33,7 @@ func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// The method working uses another session to ask the server whether the server is still processing
+// working uses another session to ask the server whether the server is still processing
 // this session's call.
 func (s *sqlSession) working(ctx context.Context) sqlsink.Work {
 	other, err := s.dialect.connect(ctx)

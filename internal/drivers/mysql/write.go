@@ -311,8 +311,8 @@ func (tx *transaction) Rollback(ctx context.Context) error {
 	return tx.exec(ctx, "roll back", "ROLLBACK")
 }
 
-// warning converts the first row of SHOW WARNINGS to an error, which is poison. The parameter what
-// names the operation, and the text of the error starts with this name.
+// warning converts the first row of SHOW WARNINGS to an error, which is poison. The text of the
+// error starts with the name of the operation.
 func warning(what string, rows [][]string) error {
 	if len(rows) == 0 || len(rows[0]) < 3 {
 		return fault.Mark(fault.Poison, errors.New(what+": the server changed a value"))

@@ -285,7 +285,7 @@ func describe(row resultRow) (sqlsink.RealColumn, error) {
 	return c, nil
 }
 
-// The method narrow reports whether a wider type for the same values exists, such as bigint for
+// narrow reports whether a wider type for the same values exists, such as bigint for
 // integer. It returns false for an enum and for a numeric with a precision, which restrict values
 // on purpose.
 func (a *attribute) narrow() bool {

@@ -63,8 +63,8 @@ var conditions = map[string]string{
 	"P0001": "a trigger raised an exception",
 }
 
-// newServerError converts an error of pgconn. The parameter what names the operation, and the text
-// of the error starts with this name.
+// newServerError converts an error of pgconn. The text of the error starts with the name of the
+// operation.
 func newServerError(what string, e *pgconn.PgError) *serverError {
 	return &serverError{
 		code: e.Code, severity: e.SeverityUnlocalized, message: e.Message, constraint: e.ConstraintName, column: e.ColumnName, what: what,
@@ -73,8 +73,7 @@ func newServerError(what string, e *pgconn.PgError) *serverError {
 
 // sessionError converts an error of pgconn. An error that the server returned becomes a
 // *serverError. If the connection is closed, sessionError wraps the error in a
-// *sqlsink.ConnectionError. The parameter what names the operation, and the text of the error
-// starts with this name.
+// *sqlsink.ConnectionError. The text of the error starts with the name of the operation.
 func (s *sqlSession) sessionError(what string, err error) error {
 	if err == nil {
 		return nil

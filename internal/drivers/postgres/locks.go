@@ -18,7 +18,7 @@ func (s *sqlSession) lockWait(d time.Duration) string {
 	return "SET LOCAL lock_timeout = " + milliseconds(d) + "; "
 }
 
-// The method working uses another session to ask the server whether the server is still processing
+// working uses another session to ask the server whether the server is still processing
 // this session's call. Behind a pooler, the server process of a session is unknown, so working
 // reports an active call if the server answers at all.
 func (s *sqlSession) working(ctx context.Context) sqlsink.Work {

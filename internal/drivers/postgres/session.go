@@ -186,7 +186,7 @@ func (s *sqlSession) Close(ctx context.Context) error {
 	return err
 }
 
-// The method prepared returns the session's prepared statement with the given SQL text. It creates
+// prepared returns the session's prepared statement with the given SQL text. It creates
 // the statement on first use, but does not send it to the server.
 func (s *sqlSession) prepared(sql string, oids []uint32) *preparedStatement {
 	st := s.statements[sql]

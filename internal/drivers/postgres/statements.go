@@ -124,7 +124,7 @@ func (ts *tableStatements) unnest(n int) rowSource {
 	return rowSource{from: "unnest(" + strings.Join(params, ", ") + ") AS s(" + strings.Join(aliases, ", ") + ")", expressions: expressions}
 }
 
-// The method staged returns a source that reads all columns from a staging table. The parameter
+// staged returns a source that reads all columns from a staging table. The parameter
 // stage is the quoted name of the staging table.
 func (ts *tableStatements) staged(stage string) rowSource {
 	src := rowSource{from: stage + " AS s"}

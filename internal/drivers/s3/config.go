@@ -39,7 +39,7 @@ type config struct {
 	renew func() (config, error) // parses the URL again; nil if the config never changes
 }
 
-// The method now returns the config with the current secrets, which may have been rotated.
+// now returns the config with the current secrets, which may have been rotated.
 func (c *config) now() (config, error) {
 	if c.renew == nil {
 		return *c, nil

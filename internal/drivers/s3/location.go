@@ -61,7 +61,7 @@ func isStore(host string) bool {
 	return false
 }
 
-// The function local reports whether host, which has no port, is this machine.
+// local reports whether host, which has no port, is this machine.
 func local(host string) bool {
 	return sink.Loopback(host) || strings.HasSuffix(host, ".localhost")
 }

@@ -124,7 +124,7 @@ func (o *objectSink) names(events []*cdc.Event) ([]string, []*cdc.Event, error) 
 	return names, kept, nil
 }
 
-// The method below returns the full name of an object, which starts with the location's prefix.
+// below returns the full name of an object, which starts with the location's prefix.
 func (l location) below(name string) string {
 	if l.prefix == "" {
 		return name

@@ -61,7 +61,7 @@ func literal(text string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, "'", "''").Replace(text) + "'"
 }
 
-// The function quoted returns name as a quoted identifier, or "" if name is empty.
+// quoted returns name as a quoted identifier, or "" if name is empty.
 func quoted(name string) string {
 	if name == "" {
 		return ""

@@ -57,7 +57,7 @@ func (e *serverError) quotable() bool {
 	return true
 }
 
-// The method denied reports whether an object does not exist or the role lacks a privilege on the
+// denied reports whether an object does not exist or the role lacks a privilege on the
 // object. Snowflake does not distinguish the two cases.
 func (e *serverError) denied() bool {
 	return e.number == numberDenied || e.number == numberMissing || e.number == numberAbsent || e.state == "42501"

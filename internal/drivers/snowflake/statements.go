@@ -125,7 +125,7 @@ func (ts *tableStatements) merge(from string, only operationFilter) string {
 	return fmt.Sprintf(text, from)
 }
 
-// The function escaped returns text with each % doubled, for use in a format string.
+// escaped returns text with each % doubled, for use in a format string.
 func escaped(text string) string { return strings.ReplaceAll(text, "%", "%%") }
 
 // match returns the condition that the keys of t and s are equal. The name of a column of s is the

@@ -113,7 +113,7 @@ func (a *appender) fill(ctx context.Context, rows iter.Seq2[*change.Row, error])
 	return nil
 }
 
-// The method empty waits until all chunks are written.
+// empty waits until all chunks are written.
 func (a *appender) empty(ctx context.Context) error {
 	for range chunksAhead {
 		select {

@@ -20,7 +20,7 @@ type relation struct {
 	uniques  [][]string // the columns of each unique index that compares bytes, such as the primary key's
 }
 
-// The method unique reports whether a unique index has exactly the given columns, in any order.
+// unique reports whether a unique index has exactly the given columns, in any order.
 func (r *relation) unique(key []string) bool {
 	return slices.ContainsFunc(r.uniques, func(columns []string) bool {
 		return len(columns) == len(key) && !slices.ContainsFunc(key, func(k string) bool {

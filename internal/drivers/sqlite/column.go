@@ -79,7 +79,7 @@ func newRowEncoder(l *sqlsink.Layout, adjusted func(table, column, rule string))
 	return e
 }
 
-// The method row encodes a row's values and appends them to args. The parameter columns selects the
+// row encodes a row's values and appends them to args. The parameter columns selects the
 // columns by index.
 func (e *rowEncoder) row(args *capi.Args, columns []int, row *change.Row, synced time.Time) error {
 	e.scratch = e.scratch[:0]

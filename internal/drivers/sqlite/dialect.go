@@ -45,7 +45,7 @@ func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`
 // literal returns text as a string constant.
 func literal(text string) string { return `'` + strings.ReplaceAll(text, `'`, `''`) + `'` }
 
-// The function declared returns the declared type of a new column for values of type t. Text needs
+// declared returns the declared type of a new column for values of type t. Text needs
 // the affinity TEXT, because most other affinities convert text that looks like a number.
 func declared(t schema.Type) string {
 	switch t {

@@ -79,7 +79,7 @@ func columnsOf(sql string) (map[string]columnDefinition, error) {
 	}
 }
 
-// The function renamed returns the statement sql with another table name. The parameter sql must be
+// renamed returns the statement sql with another table name. The parameter sql must be
 // a CREATE TABLE statement from a schema. There, SQLite writes the words CREATE TABLE in upper case
 // with one blank between them.
 func renamed(sql, name string) (string, error) {
@@ -199,7 +199,7 @@ func (l *lexer) next() string {
 	return l.token
 }
 
-// The method quoted moves to the end of a quoted token, whose quote character is c. A doubled quote
+// quoted moves to the end of a quoted token, whose quote character is c. A doubled quote
 // does not end the token.
 func (l *lexer) quoted(c byte) {
 	for l.pos++; l.pos < len(l.text); l.pos++ {

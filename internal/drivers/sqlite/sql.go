@@ -130,7 +130,7 @@ func removal(l *sqlsink.Layout) boundStatement {
 	return c.guarded(l)
 }
 
-// The method guarded returns the command with the layout's guard, if there is one, added to the
+// guarded returns the command with the layout's guard, if there is one, added to the
 // condition. The command must end with its condition.
 func (c boundStatement) guarded(l *sqlsink.Layout) boundStatement {
 	if l.Guard {

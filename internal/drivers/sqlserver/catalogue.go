@@ -252,7 +252,7 @@ func describe(row resultRow) sqlsink.RealColumn {
 	return c
 }
 
-// The method narrow reports whether a wider type for the same values exists, such as BIGINT for
+// narrow reports whether a wider type for the same values exists, such as BIGINT for
 // INT. It returns false for DECIMAL, because its precision restricts the values on purpose.
 func (a *attribute) narrow() bool {
 	switch a.kind {

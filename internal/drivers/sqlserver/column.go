@@ -148,7 +148,7 @@ func (c *columnEncoder) string(raw []byte) (any, error) {
 // keepBuffer is the maximum capacity, in bytes, of a buffer that is kept for reuse.
 const keepBuffer = 1 << 20
 
-// The method fits returns an error if text is longer than the column allows, or if text has
+// fits returns an error if text is longer than the column allows, or if text has
 // characters that a VARCHAR column may be unable to store. Only ASCII is the same in all code
 // pages.
 func (c *columnEncoder) fits(text []byte) error {
@@ -251,7 +251,7 @@ func (c *columnEncoder) tick() time.Duration {
 	return tick
 }
 
-// The function thirds returns the latest instant that is not after t and that a DATETIME can store.
+// thirds returns the latest instant that is not after t and that a DATETIME can store.
 // A DATETIME stores milliseconds whose last digit is 0, 3 or 7.
 func thirds(t time.Time) time.Time {
 	whole := t.Truncate(10 * time.Millisecond)

@@ -80,7 +80,7 @@ func (d *dialect) qualify(table string) string {
 	return quote(*d.namespace.Load()) + "." + quote(table)
 }
 
-// The function declared returns the type of a new column.
+// declared returns the type of a new column.
 func declared(c sqlsink.NewColumn) string {
 	switch {
 	case c.Type == schema.Integer:

@@ -20,14 +20,14 @@ type serverError struct {
 
 // newServerError converts the most specific error of a request. The server may return several
 // errors: after the cause, it adds an error such as 3621 ("the statement has been terminated"). The
-// parameter what names the operation, and the text of the error starts with this name.
-func newServerError(what string, e mssql.Error) *serverError {
+// text of the error starts with the name of the operation.
+func newServerError(operation string, e mssql.Error) *serverError {
 	for _, each := range e.All {
 		if (each.Class > e.Class || follows(e.Number)) && !follows(each.Number) {
 			e = each
 		}
 	}
-	return &serverError{number: e.Number, state: e.State, class: e.Class, message: e.Message, what: what}
+	return &serverError{number: e.Number, state: e.State, class: e.Class, message: e.Message, what: operation}
 }
 
 // follows reports whether an error with the given number only states the consequence of another
@@ -87,18 +87,17 @@ var conditions = map[int32]string{
 // sessionError converts an error of the driver. An error that the server returned becomes a
 // *serverError. If the connection broke or the error did not come from the server, sessionError
 // marks the session as broken and returns a *sqlsink.ConnectionError, because the outcome of the
-// request is unknown. The parameter what names the operation, and the text of the error starts with
-// this name.
-func (s *sqlSession) sessionError(what string, err error) error {
+// request is unknown. The text of the error starts with the name of the operation.
+func (s *sqlSession) sessionError(operation string, err error) error {
 	if err == nil {
 		return nil
 	}
 	e := mssql.Error{}
 	if !errors.As(err, &e) {
 		s.broken = true
-		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", what, err)}
+		return &sqlsink.ConnectionError{Err: fmt.Errorf("%s: %w", operation, err)}
 	}
-	explained := newServerError(what, e)
+	explained := newServerError(operation, e)
 	if explained.class >= 20 || !s.conn.IsValid() {
 		s.broken = true
 		return &sqlsink.ConnectionError{Err: explained}

@@ -29,7 +29,7 @@ func (s *sqlSession) waitShortly(ctx context.Context, do func() error) error {
 	return err
 }
 
-// The method working reports an active call if the server accepts another session. It cannot
+// working reports an active call if the server accepts another session. It cannot
 // inspect the call itself, because only users with VIEW SERVER STATE can see the state of another
 // session.
 func (s *sqlSession) working(ctx context.Context) sqlsink.Work {

@@ -189,10 +189,10 @@ func (ts *tableStatements) deleteText(source string) string {
 	return text + ";"
 }
 
-// The function staged returns a source that consists of all rows of a temporary table.
+// staged returns a source that consists of all rows of a temporary table.
 func staged(table string) string { return quote(table) + " AS S" }
 
-// The method values returns a source that consists of n rows of parameters. Each row has the
+// values returns a source that consists of n rows of parameters. Each row has the
 // columns with the given indexes.
 func (ts *tableStatements) values(indexes []int, n int) string {
 	var b strings.Builder

@@ -98,8 +98,8 @@ func checkOtherJob(h *harness) {
 }
 
 // resumeLoad begins a load and loads the first of the images. Then it resumes the load over a new
-// connection, and loads all images. The parameters before and after are the table at the beginning
-// and after the resumption.
+// connection, and loads all images. Its arguments are the table's schema
+// for the first load, and for the resumed one.
 func (h *harness) resumeLoad(before, after *schema.Table, images []string, changes ...func(*sink.Env)) sink.Sink {
 	h.Helper()
 	l := h.begin(h.open(), "job", before, sink.Replace)

@@ -105,10 +105,10 @@ func Run(t *testing.T, c Config) {
 	}
 }
 
-// property checks one property. The field needs is a function that reports whether the sink under
-// test has the capabilities that the property requires.
+// property checks one property.
 type property struct {
-	name  string
+	name string
+	// needs reports whether the sink under test has the capabilities that the property requires.
 	needs func(features) bool
 	run   func(h *harness)
 }

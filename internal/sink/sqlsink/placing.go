@@ -134,9 +134,9 @@ func (s *Sink) recordPlaced(ctx context.Context, conn Conn, found *engineRecords
 	return nil
 }
 
-// checkPlacings checks the placings that were pending when Records found them. It returns an error
-// if the rows of one of them are in place now. The import may have been interrupted at that point,
-// before it could inform the server.
+// checkPlacings checks the placings that were pending when Records found them. If the rows of one of
+// them are in place now, it returns an error: the import may have been interrupted after it placed
+// the rows, and before it could inform the server.
 func (s *Sink) checkPlacings(ctx context.Context, conn Conn) error {
 	placed, pending, err := s.placed(ctx, conn, s.placings)
 	if err != nil {
