@@ -150,6 +150,7 @@ func (s *hqSession) run(soft, hard context.Context) {
 	renew(nil)
 	end(nil)
 	background.Wait()
+	s.previous = nil // frees it: otherwise each session would keep all earlier ones in memory
 	s.reports.Wait()
 	s.closeChannel(s.err)
 	s.conn.Close()

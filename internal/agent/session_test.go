@@ -5,11 +5,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/jwt/v2"
@@ -48,6 +50,27 @@ func TestSession_IsRenewedInTime(t *testing.T) {
 		b.expect(t, "s1: close the channel", "s1: disconnect", "follow eds-dev [dbchange.*.*.*.*.PUBLIC.>]")
 		b.end(nil)
 		b.expect(t, "s2: close the channel", "s2: disconnect", "end s2, errored: false")
+	})
+}
+
+func TestSession_IsFreedAfterRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.config.Options.RenewInterval = time.Hour
+		b.begin()
+		first := weak.Make(b.conn)
+		b.conn = nil
+		time.Sleep(6 * time.Hour)
+		synctest.Wait()
+		for len(b.nats.ready) > 1 {
+			<-b.nats.ready
+		}
+		runtime.GC()
+		if first.Value() != nil {
+			t.Error("after several renewals, the connection of the first session is still in memory")
+		}
+		b.conn = <-b.nats.ready
+		b.end(nil)
 	})
 }
 

@@ -174,10 +174,9 @@ func (c *Client) request(operation, method, path string, in any) (request, error
 func (c *Client) send(ctx context.Context, r request) (*apiResponse, error) {
 	var response *apiResponse
 	var final error // an error that must not be retried
-	began := time.Now()
 	err := retry.Do(ctx, retry.Policy{
-		Backoff: retry.Backoff{Min: 250 * time.Millisecond}, Patience: c.patience,
-		Retryable: func(error) bool { return c.patience == 0 || time.Since(began) <= c.patience },
+		Backoff: retry.Backoff{Min: 250 * time.Millisecond}, Patience: c.patience, Since: time.Now(),
+		Retryable: func(error) bool { return true },
 		Failed: func(err error, wait time.Duration) {
 			if r.waits != nil {
 				r.waits(err, wait)

@@ -13,7 +13,8 @@ import (
 type Policy struct {
 	Backoff  Backoff
 	Attempts int           // maximum number of calls, or 0 for no limit
-	Patience time.Duration // maximum time from the first failure to the start of the last call, or 0 for no limit
+	Patience time.Duration // maximum time from Since to the start of the last call, or 0 for no limit
+	Since    time.Time     // start of the patience; if it is zero, the time of the first failure
 	// Retryable reports whether to call the function again after an error. If Retryable is nil,
 	// errors of the class fault.Transient are retried.
 	Retryable func(err error) bool
@@ -29,7 +30,7 @@ type Policy struct {
 // retryable, or the policy permits no further call, Do returns that error. If ctx ends after a
 // failure, Do returns the cause of ctx.
 func Do(ctx context.Context, p Policy, fn func() error) error {
-	var first time.Time // time of the first failure
+	since := p.Since
 	failure := ""
 	for attempt := 1; ; attempt++ {
 		err := p.call(failure, fn)
@@ -39,11 +40,11 @@ func Do(ctx context.Context, p Policy, fn func() error) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if first.IsZero() {
-			first = time.Now()
+		if since.IsZero() {
+			since = time.Now()
 		}
 		wait := p.Backoff.Next(err)
-		exhausted := attempt == p.Attempts || p.Patience > 0 && time.Since(first)+wait > p.Patience
+		exhausted := attempt == p.Attempts || p.Patience > 0 && time.Since(since)+wait > p.Patience
 		if exhausted || !p.retryable(err) {
 			return err
 		}

@@ -57,6 +57,10 @@ func TestDo_StopsWhenThePolicySaysSo(t *testing.T) {
 			policy: retry.Policy{Patience: time.Second, Backoff: retry.Backoff{Min: 400 * time.Millisecond, Max: 400 * time.Millisecond}},
 			fails:  always(errDown), err: errDown, // three to five calls, because waits are 200 to 400 ms
 		},
+		"patience from earlier": {
+			policy: retry.Policy{Patience: time.Second, Since: time.Unix(1, 0)},
+			fails:  always(errDown), calls: 1, err: errDown,
+		},
 		"own rule": {
 			policy: retry.Policy{Retryable: func(err error) bool { return errors.Is(err, errOther) }},
 			fails: func(call int) error {
@@ -74,7 +78,7 @@ func TestDo_StopsWhenThePolicySaysSo(t *testing.T) {
 				if !errors.Is(err, c.err) {
 					t.Errorf("the error is %v, want %v", err, c.err)
 				}
-				if p := c.policy.Patience; p > 0 {
+				if p := c.policy.Patience; c.calls == 0 {
 					if calls < 3 || calls > 5 || time.Since(began) > p {
 						t.Errorf("%d calls in %v", calls, time.Since(began))
 					}

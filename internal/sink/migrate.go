@@ -6,7 +6,7 @@ import "github.com/shopmonkeyus/eds/internal/schema"
 // callback migrate once with all tables. If that call fails, it calls migrate for each table
 // separately, and returns each table that failed, together with its error. If the callback general
 // reports that an error, such as a connection error, does not concern a single table,
-// MigrateTables returns only that error, as err.
+// MigrateTables stops and also returns that error, as err.
 func MigrateTables(
 	tables []*schema.Table, migrate func([]*schema.Table) error, general func(error) bool,
 ) (refused map[*schema.Table]error, err error) {
@@ -21,7 +21,7 @@ func MigrateTables(
 	for _, t := range tables {
 		if err := migrate([]*schema.Table{t}); err != nil {
 			if general(err) {
-				return nil, err
+				return refused, err
 			}
 			refused[t] = err
 		}

@@ -86,8 +86,9 @@ func ParseOptions(target *url.URL, options []Option) (Values, error) {
 	for i := range options {
 		o := &options[i]
 		for _, name := range append([]string{o.Name}, o.Aliases...) {
-			if query.Get(name) != "" {
-				v.given[o.Name] = query[name]
+			values := slices.DeleteFunc(slices.Clone(query[name]), func(value string) bool { return value == "" })
+			if len(values) > 0 {
+				v.given[o.Name] = values
 				break
 			}
 		}

@@ -57,6 +57,7 @@ func TestParseOptions_ReturnsValuesOrDefaults(t *testing.T) {
 		"":                         defaults,
 		"mode=&rows=&gzip=&bytes=": defaults,
 		"schema=a&schema=b":        with(func(v *values) { v.Schema, v.SchemasOfAll = "a", []string{"a", "b"} }),
+		"schema=&schema=b":         with(func(v *values) { v.Schema, v.SchemasOfAll = "b", []string{"b"} }),
 		"mode=1":                   with(func(v *values) { v.Mode = "true" }),
 		"mode=strict":              with(func(v *values) { v.Mode = "Strict" }),
 		"gzip=0":                   with(func(v *values) { v.Gzip = false }),

@@ -32,7 +32,7 @@ func Driver() sink.Driver {
 // brokers, or returns "" if target has no such option. Brokers could misuse the secret: for
 // example, they could pass on a signature for MSK.
 func borrows(target *url.URL) string {
-	if target.Query().Get("auth") == "aws-msk-iam" {
+	if strings.EqualFold(target.Query().Get("auth"), "aws-msk-iam") { // as the option is parsed
 		return "auth=aws-msk-iam"
 	}
 	return sink.FirstOption(target, "token-file")

@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"net"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -9,6 +10,20 @@ import (
 	"github.com/shopmonkeyus/eds/internal/sink"
 	"github.com/shopmonkeyus/eds/internal/sink/sinktest"
 )
+
+// TestDriver_BorrowsInAnyCase: HQ must not be able to use the credentials of this machine through
+// another spelling of an option.
+func TestDriver_BorrowsInAnyCase(t *testing.T) {
+	for query, want := range map[string]string{
+		"auth=aws-msk-iam": "auth=aws-msk-iam", "auth=AWS-MSK-IAM": "auth=aws-msk-iam", "TOKEN-FILE=/x": "option token-file",
+		"auth=plain": "",
+	} {
+		target := &url.URL{Scheme: "kafka", Host: "h", Path: "/t", RawQuery: query}
+		if got := Driver().Borrows(target); got != want {
+			t.Errorf("%s: %q, want %q", query, got, want)
+		}
+	}
+}
 
 // TestOpen_RejectsBadURLs checks that each error says what to change. It does not connect to a
 // broker.

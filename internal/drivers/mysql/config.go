@@ -38,6 +38,9 @@ func parse(target *url.URL, env sink.Env) (*dialect, sqlsink.Options, error) {
 func configOf(target *url.URL, v sink.Values) (*mysql.Config, error) {
 	c := mysql.NewConfig()
 	if extra := sink.PickOptions(target.Query(), passedOptions...); len(extra) > 0 {
+		for name := range extra {
+			extra.Set(name, extra.Get(name)) // the first value counts, as for other options
+		}
 		var err error
 		if c, err = mysql.ParseDSN("/?" + extra.Encode()); err != nil {
 			return nil, sink.RejectedOptions(extra, func(one url.Values) bool {

@@ -58,8 +58,10 @@ func Blocking(tables, sessions []string) string {
 // ShortLockWait and is a separate transaction, so that readers can proceed between two calls.
 func (s *Sink) retryLocked(ctx context.Context, conn Conn, what string, tables []string, do func() error) error {
 	reported := false
+	var last error // of do; retry.Do returns the cause of a context that has ended instead
 	err := retry.Do(ctx, retry.Policy{
-		Backoff: retry.Backoff{Min: lockPause, Max: lockPause}, Patience: max(s.options.LockTimeout, 1), Retryable: s.locked,
+		Backoff: retry.Backoff{Min: lockPause, Max: lockPause}, Patience: max(s.options.LockTimeout, 1), Since: time.Now(),
+		Retryable: s.locked,
 		Failed: func(err error, _ time.Duration) {
 			if !reported {
 				reported = true
@@ -67,11 +69,17 @@ func (s *Sink) retryLocked(ctx context.Context, conn Conn, what string, tables [
 				s.log.Info("waiting for a lock that another session holds", "action", what, "error", err)
 			}
 		},
-	}, do)
-	if err != nil && s.locked(err) {
-		return s.blame(ctx, conn, tables, true, err)
+	}, func() error {
+		last = do()
+		return last
+	})
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() == nil && s.locked(last):
+		return s.blame(ctx, conn, tables, true, last)
 	}
-	return err
+	return last
 }
 
 // locked reports whether err says that another session did not release a lock in time, and the

@@ -16,6 +16,7 @@
 package jetstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -140,7 +141,7 @@ func (s *Source) Receive(ctx context.Context) ([]pipeline.Message, error) {
 			s.dropSubscription()
 			if !broken.expected && len(messages) == 0 {
 				if err := retry.Sleep(ctx, s.backoff.Next(err)); err != nil {
-					return nil, err
+					return nil, cmp.Or(s.watch.failure(), err)
 				}
 			}
 		case len(messages) == 0:
