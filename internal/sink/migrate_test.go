@@ -19,11 +19,13 @@ func TestMigrateTables_IsolatesRefusedTables(t *testing.T) {
 		refused []string
 		err     error
 	}{
-		"success":        {[]string{"a", "b"}, nil, []string{"a b "}, nil, nil},
-		"one table":      {[]string{"a"}, map[string]error{"a": refused}, []string{"a "}, []string{"a"}, nil},
-		"one of two":     {[]string{"a", "b"}, map[string]error{"b": refused}, []string{"a b ", "a ", "b "}, []string{"b"}, nil},
-		"general":        {[]string{"a", "b"}, map[string]error{"a": down}, []string{"a b "}, nil, down},
-		"general, later": {[]string{"a", "b"}, map[string]error{"a": refused, "b": down}, []string{"a b ", "a ", "b "}, []string{"a"}, down},
+		"success":    {[]string{"a", "b"}, nil, []string{"a b "}, nil, nil},
+		"one table":  {[]string{"a"}, map[string]error{"a": refused}, []string{"a "}, []string{"a"}, nil},
+		"one of two": {[]string{"a", "b"}, map[string]error{"b": refused}, []string{"a b ", "a ", "b "}, []string{"b"}, nil},
+		"general":    {[]string{"a", "b"}, map[string]error{"a": down}, []string{"a b "}, nil, down},
+		"general, later": {
+			[]string{"a", "b"}, map[string]error{"a": refused, "b": down}, []string{"a b ", "a ", "b "}, []string{"a"}, down,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var tables []*schema.Table
