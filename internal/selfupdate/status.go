@@ -103,13 +103,18 @@ func (u *Updater) Status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
+	return j.statusIn(p), nil
+}
+
+// statusIn returns the state of the upgrade in the phase p. In the phase noJournal, j is nil.
+func (j *upgradeJournal) statusIn(p upgradePhase) Status {
 	switch p {
 	case onProbation:
-		return j.status(Probation), nil
+		return j.status(Probation)
 	case goingBack, wentBack:
-		return j.status(Reverted), nil
+		return j.status(Reverted)
 	}
-	return Status{}, nil
+	return Status{}
 }
 
 // Recover completes an upgrade or rollback that a power cut has interrupted, and returns the
@@ -120,15 +125,10 @@ func (u *Updater) Recover() (Status, error) {
 		return Status{}, err
 	}
 	switch p {
-	case onProbation:
-		return j.status(Probation), nil
-	case wentBack:
-		return j.status(Reverted), nil
 	case goingBack:
 		if err := u.restore(j); err != nil {
 			return Status{}, err
 		}
-		return j.status(Reverted), nil
 	case missing:
 		if err := u.restore(j); err != nil {
 			return Status{}, err
@@ -137,7 +137,7 @@ func (u *Updater) Recover() (Status, error) {
 	case outdated:
 		return Status{}, u.Commit()
 	}
-	return Status{}, nil
+	return j.statusIn(p), nil
 }
 
 // Attempt calls Recover for a starting server. If a program is on probation, Attempt also counts

@@ -138,6 +138,19 @@ func (h *harness) checkTransient(err error, n int, mode Mode) {
 	}
 }
 
+// untilDone repeats a call that was broken at step n and returned err, at most five times. The
+// argument failure is the text of the error if no repetition succeeds.
+func (h *harness) untilDone(err error, n int, mode Mode, failure string, do func() error) {
+	h.Helper()
+	for attempt := 0; err != nil; attempt++ {
+		h.checkTransient(err, n, mode)
+		if attempt == 5 {
+			h.Fatalf("broken %s %d: %s once the destination is back: %v", mode, n+1, failure, err)
+		}
+		err = do()
+	}
+}
+
 // untilApplied retries a batch as the pipeline does, but only a few times. A sink may need one or
 // two failed calls to notice that its connection is lost.
 func (h *harness) untilApplied(s sink.Sink, steps []textChange) {
@@ -172,13 +185,10 @@ func checkMigrationFaults(h *harness) {
 		_, err := s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{is, other})
 		steps = faults.Steps() - before
 		faults.Repair()
-		for attempt := 0; err != nil; attempt++ {
-			h.checkTransient(err, number, "in migration")
-			if attempt == 5 {
-				h.Fatalf("the migration does not succeed once the destination is back: %v", err)
-			}
+		h.untilDone(err, number, "in migration", "the migration does not succeed", func() error {
 			_, err = s.(sink.Migrator).Migrate(h.ctx(), []*schema.Table{is, other})
-		}
+			return err
+		})
 		h.apply(s, h.insert(is, `{"id":"2","n":0.5,"text":"new"}`), h.insert(other, `{"id":"1"}`))
 		h.expect(s, is)
 		h.expect(s, other)
@@ -267,13 +277,10 @@ func checkLoadFaults(h *harness) {
 			faults.Break(n, mode)
 			rows, err := h.loadOnce(s, t, files, round)
 			faults.Repair()
-			for attempt := 0; err != nil; attempt++ {
-				h.checkTransient(err, n, mode)
-				if attempt == 5 {
-					h.Fatalf("broken %s %d: the load does not finish once the destination is back: %v", mode, n+1, err)
-				}
+			h.untilDone(err, n, mode, "the load does not finish", func() error {
 				rows, err = h.loadOnce(s, t, files, round)
-			}
+				return err
+			})
 			h.expectLoaded(s, t, files, rows, n, mode)
 		}
 	}
@@ -298,13 +305,10 @@ func checkFinishFaults(h *harness) {
 		rows, err := h.finishInTime(l)
 		steps = faults.Steps() - before
 		faults.Repair()
-		for attempt := 0; err != nil; attempt++ {
-			h.checkTransient(err, n, mode)
-			if attempt == 5 {
-				h.Fatalf("broken %s %d: finishing does not succeed once the destination is back: %v", mode, n+1, err)
-			}
+		h.untilDone(err, n, mode, "finishing does not succeed", func() error {
 			rows, err = h.finishInTime(l)
-		}
+			return err
+		})
 		h.expectLoaded(s, t, files, rows, n, mode)
 		_ = l.Close(context.WithoutCancel(h.ctx()))
 		return steps

@@ -29,10 +29,10 @@ func checkBrokenFile(h *harness) {
 		}
 	}
 	h.expectRows(s, t, old)
-	h.loadFile(l, t, "bad", `{"id":"d","name":"mended"}`)
+	h.loadFile(l, t, "bad", `{"id":"d","name":"repaired"}`)
 	h.end(l, true)
 	loaded := newTableModel()
-	loaded.load(h, t, `{"id":"a","name":"good"}`, `{"id":"d","name":"mended"}`)
+	loaded.load(h, t, `{"id":"a","name":"good"}`, `{"id":"d","name":"repaired"}`)
 	h.expectRows(s, t, loaded)
 }
 

@@ -170,13 +170,10 @@ func checkLoadRowsFaults(h *harness) {
 		rows, err := h.loadRowsOnce(s, t, images, job, seen)
 		steps = faults.Steps() - before
 		faults.Repair()
-		for attempt := 0; err != nil; attempt++ {
-			h.checkTransient(err, job, "in a load")
-			if attempt == 5 {
-				h.Fatalf("the load does not finish once the destination is back: %v", err)
-			}
+		h.untilDone(err, job, "in a load", "the load does not finish", func() error {
 			rows, err = h.loadRowsOnce(s, t, images, job, seen)
-		}
+			return err
+		})
 		if len(seen) != 2 || !seen["2 "+images[1]] || !seen["5 "+images[4]] {
 			h.Errorf("refused: %v", seen)
 		}

@@ -13,15 +13,15 @@ type Proxy struct {
 	listener net.Listener
 	target   string
 
-	mu      sync.Mutex
-	mended  *sync.Cond
-	answers int // number of bytes of answers so far
-	limit   int // of answers, where mode is not ""
-	mode    Mode
-	stalled bool
-	conns   map[net.Conn]struct{}
-	closed  bool
-	group   sync.WaitGroup
+	mu       sync.Mutex
+	repaired *sync.Cond
+	answers  int // number of bytes of answers so far
+	limit    int // of answers, where mode is not ""
+	mode     Mode
+	stalled  bool
+	conns    map[net.Conn]struct{}
+	closed   bool
+	group    sync.WaitGroup
 }
 
 // NewProxy starts a proxy in front of the server at target, which is host:port. The proxy stops
@@ -33,7 +33,7 @@ func NewProxy(t testing.TB, target string) *Proxy {
 		t.Fatal(err)
 	}
 	p := &Proxy{listener: listener, target: target, conns: make(map[net.Conn]struct{})}
-	p.mended = sync.NewCond(&p.mu)
+	p.repaired = sync.NewCond(&p.mu)
 	p.group.Go(p.accept)
 	t.Cleanup(p.close)
 	return p
@@ -83,7 +83,7 @@ func (p *Proxy) Repair() {
 		p.cutAll() // a connection with an incomplete answer is useless
 	}
 	p.mode, p.stalled = "", false
-	p.mended.Broadcast()
+	p.repaired.Broadcast()
 }
 
 func (p *Proxy) close() {
@@ -91,7 +91,7 @@ func (p *Proxy) close() {
 	p.closed, p.stalled = true, false
 	p.listener.Close()
 	p.cutAll()
-	p.mended.Broadcast()
+	p.repaired.Broadcast()
 	p.mu.Unlock()
 	p.group.Wait()
 }
@@ -191,7 +191,7 @@ func (p *Proxy) pass(n int) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for p.stalled && !p.closed {
-		p.mended.Wait()
+		p.repaired.Wait()
 	}
 	if p.mode != "" {
 		n = max(0, min(n, p.limit-p.answers))

@@ -28,13 +28,10 @@ func checkBeginFaults(h *harness) {
 			faults.Break(n, mode)
 			_, err := s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: r.Checkpoint.Position})
 			faults.Repair()
-			for attempt := 0; err != nil; attempt++ {
-				h.checkTransient(err, n, mode)
-				if attempt == 5 {
-					h.Fatalf("broken %s %d: beginning does not succeed once the destination is back: %v", mode, n+1, err)
-				}
+			h.untilDone(err, n, mode, "beginning does not succeed", func() error {
 				_, err = s.(sink.Recorder).Begin(h.ctx(), sink.Beginning{Position: r.Checkpoint.Position})
-			}
+				return err
+			})
 			h.apply(s, h.insert(t, fmt.Sprintf(`{"id":"%d"}`, *h.sequence)))
 			h.expect(s, t)
 		}

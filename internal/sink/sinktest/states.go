@@ -147,13 +147,7 @@ func checkStateFaults(h *harness) {
 				faults.Break(n, mode)
 				err := apply(h.ctx())
 				faults.Repair()
-				for attempt := 0; err != nil; attempt++ {
-					h.checkTransient(err, n, mode)
-					if attempt == 5 {
-						h.Fatalf("broken %s %d: the batch is not applied once the destination is back: %v", mode, n+1, err)
-					}
-					err = apply(h.ctx())
-				}
+				h.untilDone(err, n, mode, "the batch is not applied", func() error { return apply(h.ctx()) })
 				if !advance {
 					main = h.position()
 				}
