@@ -12,25 +12,15 @@ import (
 	"github.com/shopmonkeyus/eds/internal/fault"
 	"github.com/shopmonkeyus/eds/internal/hq"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
+	"github.com/shopmonkeyus/eds/internal/testing/natstest"
 )
 
 // dialer returns a Dialer of a NATS server that runs until the test ends.
 func dialer(t *testing.T, change func(*server.Options)) *NATS {
 	t.Helper()
-	o := &server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true}
+	o := new(server.Options)
 	change(o)
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(30 * time.Second) {
-		t.Fatal("the nats server does not start")
-	}
+	s := natstest.Start(t, o)
 	return &NATS{Servers: s.ClientURL(), Security: &hq.Security{}, Health: telemetry.NewHealth(), Logger: slog.New(new(messages))}
 }
 

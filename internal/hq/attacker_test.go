@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/shopmonkeyus/eds/internal/testing/natstest"
 	"github.com/shopmonkeyus/eds/internal/tlshosts"
 )
 
@@ -75,25 +76,13 @@ func startNATS(t *testing.T, config *tls.Config, change func(*server.Options)) s
 func startServer(t *testing.T, config *tls.Config, change func(*server.Options)) *server.Server {
 	t.Helper()
 	o := &server.Options{
-		Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true, Username: "u", Password: "hunter2",
+		Username: "u", Password: "hunter2",
 		TLSConfig: config, TLS: config != nil, AllowNonTLS: true, TLSTimeout: 10,
 	}
 	if change != nil {
 		change(o)
 	}
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(30 * time.Second) {
-		t.Fatal("the nats server does not start")
-	}
-	return s
+	return natstest.Start(t, o)
 }
 
 // attacker is a proxy between eds and a server. It changes the server's greeting and records the

@@ -37,6 +37,7 @@ import (
 	"github.com/shopmonkeyus/eds/internal/source/jetstream"
 	"github.com/shopmonkeyus/eds/internal/state"
 	"github.com/shopmonkeyus/eds/internal/telemetry"
+	"github.com/shopmonkeyus/eds/internal/testing/natstest"
 )
 
 // fixture is a reconciler between a NATS server, an HQ and a destination.
@@ -55,19 +56,8 @@ type fixture struct {
 func newFixture(t *testing.T, url string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, data: t.TempDir(), hq: newHQExports(t), url: url}
-	s, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true,
-		NoLog: true,
-	})
-	f.must(err)
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the NATS server does not start")
-	}
+	s := natstest.Start(t, &server.Options{JetStream: true, StoreDir: t.TempDir()})
+	var err error
 	f.conn, err = nats.Connect(s.ClientURL())
 	f.must(err)
 	t.Cleanup(f.conn.Close)

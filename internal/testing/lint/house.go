@@ -20,7 +20,10 @@ func House() []Rule {
 	// Packages that no other package may depend on.
 	top := []string{"cli", "supervisor", "devhq/..."}
 	// Packages that only tests use.
-	tests := []string{"sink/sinktest", "testing/golden", "testing/laketest", "testing/lint", "testing/peers/...", "testing/sqltest"}
+	tests := []string{
+		"sink/sinktest", "testing/golden", "testing/laketest", "testing/lint", "testing/natstest", "testing/peers/...",
+		"testing/sqltest",
+	}
 	destinations := append([]string{"drivers/...", "sink/sqlsink"}, sql...)
 
 	none := []string{}
@@ -46,6 +49,7 @@ func House() []Rule {
 		// Destinations.
 		{Package: "sink/sinktest"},
 		{Package: "testing/laketest"},
+		{Package: "testing/natstest"},
 		{Package: "testing/sqltest"},
 		{Package: "sink/sqlsink", Only: append(slices.Clone(sinks), "retry"), Never: never(middle, nats, sql)},
 		{Package: "sink", Only: changes, Never: ground},
